@@ -1,0 +1,1 @@
+//! From bytes to lines. No I/O: time is passed in.

@@ -1,0 +1,1 @@
+//! Who wrote: from a cgroup to a container, a Pod and an image.

@@ -1,0 +1,256 @@
+//! The count that must balance for each container: produced = delivered + pending + dropped{stage, reason}.
+//!
+//! Unit: bytes of the stream as the application wrote them, newlines included. Each figure is counted where it
+//! happens, none is derived from the others, so that a mistake in one shows as a ledger that does not balance.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use crate::record::Resource;
+
+/// Where bytes were lost.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Stage {
+    /// In the kernel, before the ring.
+    Capture,
+    /// Reading back from a file what the ring does not hold.
+    Repair,
+    /// Cutting into lines.
+    Assemble,
+    /// Between the stages.
+    Pipeline,
+    /// In a sink.
+    Sink,
+}
+
+/// Why bytes were lost: a closed set.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Reason {
+    /// The container has used up its share of the ring.
+    Quota,
+    /// The ring was full.
+    RingFull,
+    /// The writer's memory could not be read.
+    Fault,
+    /// Written by a call that shows no bytes (`splice`, `sendfile`, `vmsplice`, `tee`, io_uring) into a pipe.
+    Unreadable,
+    /// One write larger than a record may be.
+    Oversize,
+    /// The file was truncated, or overwritten, before the missing bytes were read back.
+    Truncated,
+    /// The file could not be opened or read.
+    Unavailable,
+    /// The agent stopped before the sinks had taken everything.
+    Shutdown,
+    /// A sink's queue was full and its rule says drop.
+    QueueFull,
+    /// A sink refused the record for good.
+    Rejected,
+    /// The disk is full, or its quota.
+    DiskFull,
+}
+
+impl Stage {
+    /// Every stage, in the order of the data path.
+    pub const ALL: [Self; 5] = [Self::Capture, Self::Repair, Self::Assemble, Self::Pipeline, Self::Sink];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Capture => "capture",
+            Self::Repair => "repair",
+            Self::Assemble => "assemble",
+            Self::Pipeline => "pipeline",
+            Self::Sink => "sink",
+        }
+    }
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 11] = [
+        Self::Quota,
+        Self::RingFull,
+        Self::Fault,
+        Self::Unreadable,
+        Self::Oversize,
+        Self::Truncated,
+        Self::Unavailable,
+        Self::Shutdown,
+        Self::QueueFull,
+        Self::Rejected,
+        Self::DiskFull,
+    ];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::RingFull => "ring_full",
+            Self::Fault => "fault",
+            Self::Unreadable => "unreadable",
+            Self::Oversize => "oversize",
+            Self::Truncated => "truncated",
+            Self::Unavailable => "unavailable",
+            Self::Shutdown => "shutdown",
+            Self::QueueFull => "queue_full",
+            Self::Rejected => "rejected",
+            Self::DiskFull => "disk_full",
+        }
+    }
+}
+
+/// The account of one container, or of the node itself.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// Whose account it is.
+    pub resource: Arc<Resource>,
+    produced: AtomicU64,
+    delivered: AtomicU64,
+    delivered_lines: AtomicU64,
+    pending: AtomicI64,
+    dropped: [[AtomicU64; Reason::ALL.len()]; Stage::ALL.len()],
+}
+
+/// One reading of an [`Account`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Balance {
+    /// Bytes that the container wrote to its streams since the agent knows it.
+    pub produced: u64,
+    /// Bytes that every sink which wants them has acknowledged.
+    pub delivered: u64,
+    /// Lines that those bytes made.
+    pub delivered_lines: u64,
+    /// Bytes on their way.
+    pub pending: i64,
+    /// Bytes lost; only entries that are not zero.
+    pub dropped: Vec<(Stage, Reason, u64)>,
+}
+
+impl Balance {
+    /// Bytes lost, in all.
+    #[must_use]
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().map(|(_, _, bytes)| bytes).sum()
+    }
+
+    /// Produced minus all that is accounted for; zero when the ledger balances.
+    #[must_use]
+    pub fn difference(&self) -> i128 {
+        i128::from(self.produced)
+            - i128::from(self.delivered)
+            - i128::from(self.pending)
+            - i128::from(self.dropped_total())
+    }
+}
+
+impl Account {
+    /// An account for `resource`, all zero.
+    #[must_use]
+    pub fn new(resource: Arc<Resource>) -> Self {
+        Self { resource, ..Self::default() }
+    }
+
+    /// Books bytes that the container wrote and that are now on their way, or already known to be lost.
+    pub fn produce(&self, bytes: u64) {
+        self.produced.fetch_add(bytes, Relaxed);
+        self.pending.fetch_add(bytes.cast_signed(), Relaxed);
+    }
+
+    /// Books pending bytes as acknowledged by every sink.
+    pub fn deliver(&self, bytes: u64, lines: u64) {
+        self.pending.fetch_sub(bytes.cast_signed(), Relaxed);
+        self.delivered.fetch_add(bytes, Relaxed);
+        self.delivered_lines.fetch_add(lines, Relaxed);
+    }
+
+    /// Books pending bytes as lost.
+    pub fn drop_bytes(&self, stage: Stage, reason: Reason, bytes: u64) {
+        self.pending.fetch_sub(bytes.cast_signed(), Relaxed);
+        self.dropped[stage as usize][reason as usize].fetch_add(bytes, Relaxed);
+    }
+
+    /// The figures now. They are read one after the other: a reading under load may be off by what moved meanwhile.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        let mut dropped = Vec::new();
+        for stage in Stage::ALL {
+            for reason in Reason::ALL {
+                let bytes = self.dropped[stage as usize][reason as usize].load(Relaxed);
+                if bytes > 0 {
+                    dropped.push((stage, reason, bytes));
+                }
+            }
+        }
+        Balance {
+            produced: self.produced.load(Relaxed),
+            delivered: self.delivered.load(Relaxed),
+            delivered_lines: self.delivered_lines.load(Relaxed),
+            pending: self.pending.load(Relaxed),
+            dropped,
+        }
+    }
+}
+
+/// All accounts by the container's cgroup id; 0 is the node itself.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    accounts: Mutex<HashMap<u64, Arc<Account>>>,
+}
+
+impl Ledger {
+    /// The account of a cgroup, opened with `resource` when there is none.
+    pub fn open(&self, cgroup_id: u64, resource: &Arc<Resource>) -> Arc<Account> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(accounts.entry(cgroup_id).or_insert_with(|| Arc::new(Account::new(Arc::clone(resource)))))
+    }
+
+    /// Closes the account of a container that is gone and whose last record is out.
+    pub fn close(&self, cgroup_id: u64) {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).remove(&cgroup_id);
+    }
+
+    /// All accounts now.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<(u64, Arc<Account>)> {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.iter().map(|(id, account)| (*id, Arc::clone(account))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balances_when_each_byte_is_booked_once() {
+        let account = Account::default();
+        account.produce(100);
+        account.deliver(60, 3);
+        account.drop_bytes(Stage::Capture, Reason::RingFull, 30);
+        let balance = account.balance();
+        assert_eq!(balance.pending, 10);
+        assert_eq!(balance.dropped, [(Stage::Capture, Reason::RingFull, 30)]);
+        assert_eq!(balance.difference(), 0);
+    }
+
+    #[test]
+    fn every_stage_and_reason_has_its_own_cell() {
+        let account = Account::default();
+        for stage in Stage::ALL {
+            for reason in Reason::ALL {
+                account.drop_bytes(stage, reason, 1);
+            }
+        }
+        let balance = account.balance();
+        assert_eq!(balance.dropped.len(), Stage::ALL.len() * Reason::ALL.len());
+        assert!(balance.dropped.iter().all(|(_, _, bytes)| *bytes == 1));
+    }
+}

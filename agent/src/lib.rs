@@ -1,0 +1,9 @@
+//! Sidestep's agent: one per node, in the place of the sidecars of every Pod.
+//!
+//! Reading order is data order: `drain` -> `decode` -> `attribute` -> `assemble` -> `pipeline` -> `sinks`.
+
+pub mod assemble;
+pub mod attribute;
+pub mod ledger;
+pub mod record;
+pub mod sinks;

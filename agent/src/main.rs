@@ -1,0 +1,3 @@
+//! `sidestep`: the agent and its command line.
+
+fn main() {}

@@ -1,0 +1,226 @@
+//! The words of the data path: what a stream is, who wrote it, and the batches of lines that stages hand on.
+//!
+//! The field names that leave the node are OpenTelemetry's semantic conventions; see `docs/records.md`.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use crate::ledger::Account;
+
+/// The three classes of the log center.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// A container's stdout or stderr.
+    Pod,
+    /// A log file that an application in a container writes.
+    Business,
+    /// A log file of the node itself.
+    Server,
+}
+
+impl Class {
+    /// The name in records, paths and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Business => "business",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// `log.iostream` of a container's standard stream.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum IoStream {
+    /// File descriptor 1. A terminal, and a pipe that is both 1 and 2, count as stdout.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+impl IoStream {
+    /// The value of the attribute `log.iostream`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Where the bytes of a stream are written to.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Origin {
+    /// A container's stdout or stderr.
+    Stdio(IoStream),
+    /// A log file, by the path that the writer sees (`log.file.path`).
+    File {
+        /// Path inside the container, or on the node for class `server`. Chosen by the Pod: never use it as a path of ours.
+        path: Arc<str>,
+    },
+}
+
+/// Who wrote: the resource of the OpenTelemetry log data model. Everything unknown is `None` and left out of records.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Resource {
+    /// `host.name`: the node.
+    pub host_name: Option<Arc<str>>,
+    /// `container.runtime.name`: `containerd`, `cri-o`, `docker`, `podman`, `runc`.
+    pub container_runtime: Option<Arc<str>>,
+    /// `container.id`: the runtime's full id.
+    pub container_id: Option<Arc<str>>,
+    /// `container.name`; inside Kubernetes `k8s.container.name` as well.
+    pub container_name: Option<Arc<str>>,
+    /// `container.image.name`, as the runtime was asked for it, with tag or digest.
+    pub image: Option<Arc<str>>,
+    /// `k8s.namespace.name`.
+    pub namespace: Option<Arc<str>>,
+    /// `k8s.pod.name`.
+    pub pod: Option<Arc<str>>,
+    /// `k8s.pod.uid`.
+    pub pod_uid: Option<Arc<str>>,
+    /// Path of the cgroup in the v2 hierarchy; the only name of a container that no runtime knows.
+    pub cgroup: Option<Arc<str>>,
+}
+
+/// One sequence of log bytes. A rotated file that continues under a new name is the same stream; a file that was
+/// truncated to start over is a new one.
+#[derive(Debug)]
+pub struct Stream {
+    /// Unique on this node and stable across restarts of the agent; with a line's position it identifies a record.
+    /// Made of `[A-Za-z0-9:._/-]`.
+    pub key: Arc<str>,
+    /// Class of every record of the stream.
+    pub class: Class,
+    /// Where the bytes are written to.
+    pub origin: Origin,
+    /// Who writes them.
+    pub resource: Arc<Resource>,
+    /// The account that the stream's bytes are booked on.
+    pub account: Arc<Account>,
+}
+
+/// `SeverityNumber` of the OpenTelemetry log data model, by its six ranges (`TRACE` = 1, `DEBUG` = 5, ...).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Severity {
+    /// 1
+    Trace = 1,
+    /// 5
+    Debug = 5,
+    /// 9
+    Info = 9,
+    /// 13
+    Warn = 13,
+    /// 17
+    Error = 17,
+    /// 21
+    Fatal = 21,
+}
+
+impl Severity {
+    /// `severity_text`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "TRACE",
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
+/// What a line went through, as bits.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LineFlags(pub u8);
+
+impl LineFlags {
+    /// The line was longer than the limit and was cut here; the rest follows as further lines.
+    pub const CUT: Self = Self(1);
+    /// The line ended without a newline (end of the stream, or idle for too long).
+    pub const UNTERMINATED: Self = Self(1 << 1);
+    /// Bytes before this line are missing, and counted in the ledger.
+    pub const AFTER_GAP: Self = Self(1 << 2);
+    /// Several lines of the stream were joined by a multiline rule.
+    pub const MULTILINE: Self = Self(1 << 3);
+    /// The line continues one that was cut.
+    pub const CONTINUATION: Self = Self(1 << 4);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets of bits.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// One line of a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Line {
+    /// When it was written, or what the line itself says; nanoseconds since the Unix epoch.
+    pub time_unix_nano: u64,
+    /// When the kernel saw the end of the write; nanoseconds since the Unix epoch.
+    pub observed_time_unix_nano: u64,
+    /// The line's bytes in [`Batch::data`], without the final newline.
+    pub body: Range<usize>,
+    /// Position of the line's first byte in its stream.
+    pub position: u64,
+    /// How many bytes of the stream the line accounts for, its newline included.
+    pub span: u64,
+    /// What it went through.
+    pub flags: LineFlags,
+    /// From the body, when parsing is on.
+    pub severity: Option<Severity>,
+    /// From the body, when parsing is on.
+    pub attributes: Option<Box<Attributes>>,
+}
+
+/// Attributes taken from a structured body, in the order of their appearance.
+pub type Attributes = serde_json::Map<String, serde_json::Value>;
+
+/// Lines of one stream, in order; the unit that stages hand on and that sinks acknowledge.
+#[derive(Debug)]
+pub struct Batch {
+    /// The stream that all lines belong to.
+    pub stream: Arc<Stream>,
+    /// The bytes that the lines' bodies point into.
+    pub data: bytes::Bytes,
+    /// The lines, by rising position.
+    pub lines: Vec<Line>,
+}
+
+impl Batch {
+    /// A line's bytes.
+    #[must_use]
+    pub fn body(&self, line: &Line) -> &[u8] {
+        &self.data[line.body.clone()]
+    }
+
+    /// How many bytes of the stream the batch accounts for.
+    #[must_use]
+    pub fn span(&self) -> u64 {
+        self.lines.iter().map(|line| line.span).sum()
+    }
+
+    /// The position after the last line.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.lines.last().map_or(0, |line| line.position + line.span)
+    }
+}

@@ -1,0 +1,69 @@
+//! Where records go. Each sink is a folder: `config`, `encode`, `sink`, `tests`.
+//!
+//! A sink runs on a thread of its own behind a bounded queue. It takes [`Delivery`]s and settles each one's
+//! [`Receipt`] when the record is as safe as the sink can make it, at once or much later: a file sink after the
+//! write, Kafka after the broker's acknowledgement.
+
+pub mod receipt;
+
+use std::{sync::Arc, time::Duration};
+
+pub use receipt::{Outcome, Receipt, Settled};
+
+use crate::record::Batch;
+
+/// A batch on its way into one sink.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What to write; shared by all sinks.
+    pub batch: Arc<Batch>,
+    /// What to settle once it is safe.
+    pub receipt: Receipt,
+}
+
+/// What went wrong in a sink. The worker logs it, counts it and calls again after a pause.
+#[derive(Debug, thiserror::Error)]
+#[error("{action}: {source}")]
+pub struct SinkError {
+    /// What was being done, with the path or address concerned, and what the operator can do.
+    pub action: String,
+    /// The cause.
+    pub source: std::io::Error,
+}
+
+/// A destination of records. Calls come from one thread, in order.
+pub trait Sink: Send {
+    /// The name in metrics and logs, as configured.
+    fn name(&self) -> &str;
+
+    /// Takes the deliveries at the front of `queue` in order, leaving those that it cannot take now: the worker
+    /// offers them again, so a full disk or a lost connection loses nothing.
+    ///
+    /// # Errors
+    /// The error that stopped it; deliveries already taken stay taken.
+    fn write(&mut self, queue: &mut std::collections::VecDeque<Delivery>) -> Result<(), SinkError>;
+
+    /// Pushes out what is buffered and settles every receipt that this settles; called when the queue runs empty
+    /// and before the end.
+    ///
+    /// # Errors
+    /// The error that stopped it; what is not settled stays with the sink.
+    fn flush(&mut self) -> Result<(), SinkError>;
+
+    /// Housekeeping (rotation, retention), called about once a second.
+    ///
+    /// # Errors
+    /// The error that stopped it; it is called again.
+    fn tick(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// Ends the sink within `limit`, settling what can be settled.
+    ///
+    /// # Errors
+    /// The error that stopped it.
+    fn close(&mut self, limit: Duration) -> Result<(), SinkError> {
+        let _ = limit;
+        self.flush()
+    }
+}

@@ -1,0 +1,7 @@
+#![no_std]
+#![no_main]
+//! Kernel programs.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
