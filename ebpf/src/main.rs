@@ -1,7 +1,24 @@
 #![no_std]
 #![no_main]
-//! Kernel programs.
+// The target has no `AtomicU64::fetch_add`; the instruction exists since Linux 5.12.
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "core::intrinsics is the only way to the BPF atomic instructions")]
+
+//! Kernel programs of Sidestep. Reading order: `probes` (attach points) -> `policy` (may it, must it) -> `emit` (ring).
+
+mod emit;
+mod kernel;
+mod maps;
+mod policy;
+mod probes;
+
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program in which a panic is reachable, so this is never run.
     loop {}
 }
+
+/// The helpers that read memory are for programs under a GPL-compatible licence only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

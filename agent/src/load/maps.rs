@@ -1,0 +1,133 @@
+//! Typed access to the maps. `load` fills them, `drain` takes the ring, `policy` writes verdicts.
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError, RingBuf},
+};
+use sidestep_abi::{
+    container::Container,
+    file::FileState,
+    kernel::Control,
+    stdio::{InodeKey, Stdio},
+};
+
+use super::LoadError;
+
+/// All maps but the ring, which has a single reader.
+pub struct KernelMaps {
+    ring: Option<RingBuf<MapData>>,
+    control: Array<MapData, Control>,
+    reader: Option<Array<MapData, u32>>,
+    containers: HashMap<MapData, u64, Container>,
+    members: HashMap<MapData, u64, u32>,
+    stdio: HashMap<MapData, InodeKey, Stdio>,
+    files: HashMap<MapData, InodeKey, FileState>,
+    lost_events: Array<MapData, u64>,
+}
+
+fn failed(name: &'static str) -> impl Fn(MapError) -> LoadError {
+    move |source| LoadError::Map { name, source: Box::new(source) }
+}
+
+macro_rules! take {
+    ($ebpf:expr, $name:literal) => {
+        $ebpf
+            .take_map($name)
+            .ok_or_else(|| failed($name)(MapError::InvalidName { name: $name.to_owned() }))
+            .and_then(|map| map.try_into().map_err(failed($name)))
+    };
+}
+
+impl KernelMaps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        Ok(Self {
+            ring: Some(take!(ebpf, "RING")?),
+            control: take!(ebpf, "CONTROL")?,
+            reader: Some(take!(ebpf, "READER")?),
+            containers: take!(ebpf, "CONTAINERS")?,
+            members: take!(ebpf, "MEMBERS")?,
+            stdio: take!(ebpf, "STDIO")?,
+            files: take!(ebpf, "FILES")?,
+            lost_events: take!(ebpf, "LOST_EVENTS")?,
+        })
+    }
+
+    /// The ring and the word that says what its reader does; once, for the only reader.
+    pub fn take_ring(&mut self) -> Option<(RingBuf<MapData>, Array<MapData, u32>)> {
+        Some((self.ring.take()?, self.reader.take()?))
+    }
+
+    pub(super) fn set_control(&mut self, control: &Control) -> Result<(), LoadError> {
+        self.control.set(0, control, 0).map_err(failed("CONTROL"))
+    }
+
+    pub(super) fn control(&self) -> Result<Control, LoadError> {
+        self.control.get(&0, 0).map_err(failed("CONTROL"))
+    }
+
+    /// Makes a cgroup that existed before the programs a member of its root.
+    pub(super) fn add_member(&mut self, cgroup: u64) -> Result<(), LoadError> {
+        self.members.insert(cgroup, 1, 0).map_err(failed("MEMBERS"))
+    }
+
+    /// Enters a container that ran before the programs were attached.
+    pub(super) fn add_container(&mut self, cgroup: u64, init_tgid: u32) {
+        const BPF_NOEXIST: u64 = 1;
+        let container = Container { newer: 0, older: 0, mark: 0, file_skipped: 0, init_tgid, _pad: 0 };
+        // The kernel may have been first: then it knows better.
+        let _ = self.containers.insert(cgroup, container, BPF_NOEXIST);
+    }
+
+    /// Registers a standard stream, unless the kernel knows it already.
+    pub fn add_stdio(&mut self, key: InodeKey, stream: Stdio) {
+        const BPF_NOEXIST: u64 = 1;
+        let _ = self.stdio.insert(key, stream, BPF_NOEXIST);
+    }
+
+    /// A registered stream and its counters.
+    #[must_use]
+    pub fn stdio(&self, key: &InodeKey) -> Option<Stdio> {
+        self.stdio.get(key, 0).ok()
+    }
+
+    /// Every registered stream.
+    pub fn all_stdio(&self) -> impl Iterator<Item = (InodeKey, Stdio)> + '_ {
+        self.stdio.iter().flatten()
+    }
+
+    /// Forgets a stream whose container is gone.
+    pub fn remove_stdio(&mut self, key: &InodeKey) {
+        let _ = self.stdio.remove(key);
+    }
+
+    /// Forgets a cgroup that is gone.
+    pub fn remove_container(&mut self, cgroup: u64) {
+        let _ = self.containers.remove(&cgroup);
+        let _ = self.members.remove(&cgroup);
+    }
+
+    /// What the kernel keeps for a cgroup.
+    #[must_use]
+    pub fn container(&self, cgroup: u64) -> Option<Container> {
+        self.containers.get(&cgroup, 0).ok()
+    }
+
+    /// Judges a file.
+    ///
+    /// # Errors
+    /// When the map can't be written; the file stays pending and is announced again after eviction.
+    pub fn set_file(&mut self, key: InodeKey, state: FileState) -> Result<(), LoadError> {
+        self.files.insert(key, state, 0).map_err(failed("FILES"))
+    }
+
+    /// Forgets a file, so that its next write announces it.
+    pub fn remove_file(&mut self, key: &InodeKey) {
+        let _ = self.files.remove(key);
+    }
+
+    /// Events that the ring did not take, by kind.
+    #[must_use]
+    pub fn lost_events(&self) -> Vec<u64> {
+        (0..self.lost_events.len()).map(|kind| self.lost_events.get(&kind, 0).unwrap_or_default()).collect()
+    }
+}

@@ -1,0 +1,155 @@
+//! Loads the kernel programs: what this kernel can do, the offsets that the programs need, attach, health.
+
+pub mod btf;
+pub mod cgroups;
+pub mod layout;
+pub mod maps;
+pub mod probes;
+pub mod running;
+
+use std::path::{Path, PathBuf};
+
+use aya::{Ebpf, EbpfLoader};
+use sidestep_abi::kernel::Control;
+
+pub use cgroups::{CgroupError, RootPattern};
+pub use maps::KernelMaps;
+pub use probes::{AttachPoint, Health, Probe};
+
+/// The kernel programs, compiled for BPF and embedded.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sidestep-ebpf"));
+
+/// What the loader has to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Cgroups below which processes are captured.
+    pub roots: Vec<RootPattern>,
+    /// Where the v2 hierarchy is mounted; found when `None`.
+    pub cgroup_mount: Option<PathBuf>,
+    /// Bytes of the ring: a power of two and a multiple of the page size.
+    pub ring_size: u32,
+    /// Bytes of the ring that one container may hold.
+    pub container_share: u32,
+    /// Attach point for finished writes; the best that works when `None`.
+    pub attach: Option<AttachPoint>,
+}
+
+/// Why the kernel programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The agent was built without its kernel programs.
+    #[error("this agent was built without its kernel programs; build it with `cargo xtask build`")]
+    NoObject,
+    /// The kernel's types can't be used.
+    #[error(transparent)]
+    Btf(#[from] btf::BtfError),
+    /// The cgroups can't be used.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The kernel refused the object or a map.
+    #[error("the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.15 or a kernel with the same features; `sidestep doctor` tells more")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// A map of the object is not as expected.
+    #[error("map {name}: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// The cause.
+        source: Box<aya::maps::MapError>,
+    },
+    /// A probe that nothing works without could not be attached.
+    #[error("probe {name}: {reason}; `sidestep doctor` tells more")]
+    Probe {
+        /// The probe.
+        name: String,
+        /// What every attach point that was tried said.
+        reason: String,
+    },
+}
+
+/// The loaded programs. Dropping it detaches and unloads them.
+pub struct Kernel {
+    /// The programs and their links.
+    _ebpf: Ebpf,
+    /// The maps, for `drain` and `policy`.
+    pub maps: KernelMaps,
+    /// What is attached where.
+    pub probes: Vec<Probe>,
+    /// Where the v2 hierarchy is mounted.
+    pub cgroup_mount: PathBuf,
+    settings: Settings,
+}
+
+impl Kernel {
+    /// Loads and attaches everything, and registers the containers that already run.
+    ///
+    /// # Errors
+    /// When something that nothing works without is missing; the text says what to do.
+    pub fn load(settings: Settings) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NoObject);
+        }
+        let cgroup_mount = match &settings.cgroup_mount {
+            Some(path) => path.clone(),
+            None => cgroups::find_mount()?,
+        };
+        let layout = layout::kernel_layout(Path::new(layout::BTF_PATH))?;
+        let numbers = layout::syscall_numbers();
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .override_global("KERNEL_LAYOUT", &layout, true)
+            .override_global("SYSCALL_NUMBERS", &numbers, true)
+            .map_max_entries("RING", settings.ring_size);
+        let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
+        let mut maps = KernelMaps::take(&mut ebpf)?;
+        maps.set_control(&control(&settings, &cgroup_mount)?)?;
+
+        // Births first, then those that were born before, then their writes: none falls between.
+        let mut probes = probes::attach_life(&mut ebpf)?;
+        let kernel_roots = &settings.roots;
+        running::register(&cgroup_mount, kernel_roots, &mut maps)?;
+        probes.extend(probes::attach_writes(&mut ebpf, settings.attach)?);
+        release_memory();
+        Ok(Self { _ebpf: ebpf, maps, probes, cgroup_mount, settings })
+    }
+
+    /// Looks again for governed roots that did not exist before.
+    ///
+    /// # Errors
+    /// When the map can't be written.
+    pub fn refresh_roots(&mut self) -> Result<(), LoadError> {
+        let control = control(&self.settings, &self.cgroup_mount)?;
+        if control.roots_len != self.maps.control()?.roots_len {
+            self.maps.set_control(&control)?;
+            running::register(&self.cgroup_mount, &self.settings.roots, &mut self.maps)?;
+        }
+        Ok(())
+    }
+}
+
+fn control(settings: &Settings, mount: &Path) -> Result<Control, CgroupError> {
+    let mut control = Control {
+        agent_tgid: std::process::id(),
+        agent_cgroup: cgroups::of_process(mount, std::process::id()).unwrap_or_default(),
+        ring_size: u64::from(settings.ring_size),
+        container_share: u64::from(settings.container_share),
+        ..Control::default()
+    };
+    let roots: Vec<_> = settings.roots.iter().filter_map(|pattern| pattern.resolve(mount)).collect();
+    if roots.len() > control.roots.len() {
+        return Err(CgroupError::TooMany(roots.len()));
+    }
+    control.roots[..roots.len()].copy_from_slice(&roots);
+    control.roots_len = roots.len() as u32;
+    Ok(control)
+}
+
+/// Gives back what reading BTF took: the allocator would keep it for the life of the agent.
+fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `malloc_trim` has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

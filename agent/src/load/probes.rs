@@ -1,0 +1,252 @@
+//! Which program is attached where, and how well: healthy, degraded, unsupported or failed.
+
+use std::{fmt, path::Path};
+
+use aya::{
+    Btf, Ebpf,
+    programs::{FExit, ProgramError, RawTracePoint, TracePoint},
+};
+
+use super::{LoadError, layout};
+
+/// A way to see the end of a system call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachPoint {
+    /// `fexit` on the functions that implement the calls: other calls and processes pay nothing.
+    Fexit,
+    /// The tracepoints `syscalls:sys_exit_*`: every system call of the node pays 30 to 50 ns.
+    Tracepoint,
+    /// The raw tracepoint `sys_exit`: every system call of the node pays about 100 ns.
+    RawTracepoint,
+}
+
+impl AttachPoint {
+    /// The name in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fexit => "fexit",
+            Self::Tracepoint => "tracepoint",
+            Self::RawTracepoint => "raw_tracepoint",
+        }
+    }
+}
+
+impl fmt::Display for AttachPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a probe does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Health {
+    /// Attached at the best point.
+    Healthy,
+    /// Attached at a point that costs more or sees less.
+    Degraded,
+    /// This kernel has no such point; what is missed is stated.
+    Unsupported,
+    /// It should have worked.
+    Failed,
+}
+
+impl Health {
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unsupported => "unsupported",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One probe and its state.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// What it sees, such as `write` or `cgroup_rmdir`.
+    pub name: &'static str,
+    /// Where it is attached; `None` when it is not.
+    pub attached: Option<AttachPoint>,
+    /// How it does.
+    pub health: Health,
+    /// Why it is not healthy, and what follows.
+    pub reason: String,
+}
+
+/// System calls whose finished writes carry bytes.
+const WRITES: [&str; 5] = ["write", "writev", "pwrite64", "pwritev", "pwritev2"];
+/// System calls that move bytes without showing them: name, tracepoint, program.
+const TRANSFERS: [(&str, &str, &str); 5] = [
+    ("sendfile", "sys_exit_sendfile64", "exit_sendfile"),
+    ("splice", "sys_exit_splice", "exit_splice"),
+    ("tee", "sys_exit_tee", "exit_tee"),
+    ("vmsplice", "sys_exit_vmsplice", "exit_vmsplice"),
+    ("copy_file_range", "sys_exit_copy_file_range", "exit_copy_file_range"),
+];
+
+fn raw(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
+    let program: &mut RawTracePoint =
+        ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
+    load_once(program.load())?;
+    program.attach(point).map_err(text)?;
+    Ok(())
+}
+
+fn tracepoint(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
+    let program: &mut TracePoint =
+        ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
+    load_once(program.load())?;
+    program.attach("syscalls", point).map_err(text)?;
+    Ok(())
+}
+
+fn fexit(ebpf: &mut Ebpf, call: &str, btf: &Btf) -> Result<(), String> {
+    let program: &mut FExit =
+        ebpf.program_mut(&format!("fexit_{call}")).ok_or("not in the object")?.try_into().map_err(text)?;
+    load_once(program.load(&layout::wrapper(call), btf))?;
+    program.attach().map_err(text)?;
+    Ok(())
+}
+
+fn load_once(result: Result<(), ProgramError>) -> Result<(), String> {
+    match result {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+        Err(error) => Err(text(error)),
+    }
+}
+
+/// An error with its causes. The verifier's log is long, and its end is what matters.
+fn text(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    match text.char_indices().rev().nth(2000) {
+        Some((cut, _)) => format!("...{}", &text[cut..]),
+        None => text,
+    }
+}
+
+/// Attaches what tells the life of containers. Nothing works without these.
+pub(super) fn attach_life(ebpf: &mut Ebpf) -> Result<Vec<Probe>, LoadError> {
+    ["sched_process_exec", "cgroup_mkdir", "cgroup_notify_populated", "cgroup_rmdir"]
+        .into_iter()
+        .map(|name| match raw(ebpf, name, name) {
+            Ok(()) => Ok(healthy(name, AttachPoint::RawTracepoint)),
+            Err(reason) => Err(LoadError::Probe { name: name.to_owned(), reason }),
+        })
+        .collect()
+}
+
+fn healthy(name: &'static str, attached: AttachPoint) -> Probe {
+    Probe { name, attached: Some(attached), health: Health::Healthy, reason: String::new() }
+}
+
+/// Attaches the probes of finished writes at the best point that works, or at the one that is asked for.
+pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Result<Vec<Probe>, LoadError> {
+    let candidates = match wanted {
+        Some(point) => vec![point],
+        None => vec![AttachPoint::Fexit, AttachPoint::Tracepoint, AttachPoint::RawTracepoint],
+    };
+    let mut refused = Vec::new();
+    for point in candidates {
+        let attached = match point {
+            AttachPoint::Fexit => attach_fexit(ebpf),
+            AttachPoint::Tracepoint => {
+                ensure_tracefs();
+                WRITES.iter().try_for_each(|call| {
+                    tracepoint(ebpf, &format!("exit_{call}"), &format!("sys_exit_{call}"))
+                })
+            }
+            AttachPoint::RawTracepoint => raw(ebpf, "raw_exit_write", "sys_exit"),
+        };
+        match attached {
+            Ok(()) => {
+                let reason = refused.join("; ");
+                let health = if refused.is_empty() { Health::Healthy } else { Health::Degraded };
+                let mut probes: Vec<_> = WRITES
+                    .into_iter()
+                    .map(|name| Probe { name, attached: Some(point), health, reason: reason.clone() })
+                    .collect();
+                probes.extend(attach_transfers(ebpf, point));
+                return Ok(probes);
+            }
+            Err(reason) => {
+                detach_writes(ebpf, point);
+                refused.push(format!("{point}: {reason}"));
+            }
+        }
+    }
+    Err(LoadError::Probe { name: "write".to_owned(), reason: refused.join("; ") })
+}
+
+fn attach_fexit(ebpf: &mut Ebpf) -> Result<(), String> {
+    let btf = Btf::from_sys_fs().map_err(text)?;
+    WRITES.iter().try_for_each(|call| fexit(ebpf, call, &btf))
+}
+
+/// Takes back a half-made attachment, or every write would be seen twice.
+fn detach_writes(ebpf: &mut Ebpf, point: AttachPoint) {
+    for call in WRITES {
+        match point {
+            AttachPoint::Fexit => {
+                let program = ebpf.program_mut(&format!("fexit_{call}")).map(<&mut FExit>::try_from);
+                if let Some(Ok(program)) = program {
+                    let _ = program.unload();
+                }
+            }
+            AttachPoint::Tracepoint => {
+                let program = ebpf.program_mut(&format!("exit_{call}")).map(<&mut TracePoint>::try_from);
+                if let Some(Ok(program)) = program {
+                    let _ = program.unload();
+                }
+            }
+            AttachPoint::RawTracepoint => {}
+        }
+    }
+}
+
+/// Attaches what sees bytes moved between descriptors. It is not needed for a log that is written.
+fn attach_transfers(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
+    if writes == AttachPoint::RawTracepoint {
+        return vec![match raw(ebpf, "raw_exit_transfer", "sys_exit") {
+            Ok(()) => healthy("transfer", AttachPoint::RawTracepoint),
+            Err(reason) => unseen("transfer", reason),
+        }];
+    }
+    ensure_tracefs();
+    TRANSFERS
+        .into_iter()
+        .map(|(name, point, program)| match tracepoint(ebpf, program, point) {
+            Ok(()) => healthy(name, AttachPoint::Tracepoint),
+            Err(reason) => unseen(name, reason),
+        })
+        .collect()
+}
+
+fn unseen(name: &'static str, reason: String) -> Probe {
+    let reason = format!("{reason}; bytes that {name} moves into a container's stdout are not counted");
+    Probe { name, attached: None, health: Health::Unsupported, reason }
+}
+
+/// Mounts tracefs where it belongs, when nobody has: the tracepoints' numbers are read from it.
+fn ensure_tracefs() {
+    const TRACEFS: &str = "/sys/kernel/tracing";
+    if Path::new(TRACEFS).join("events").exists() || Path::new("/sys/kernel/debug/tracing/events").exists() {
+        return;
+    }
+    // SAFETY: all pointers are to NUL-terminated constants; failure leaves the tracepoints unsupported, and says so.
+    let result = unsafe {
+        libc::mount(c"tracefs".as_ptr(), c"/sys/kernel/tracing".as_ptr(), c"tracefs".as_ptr(), 0, std::ptr::null())
+    };
+    if result != 0 {
+        tracing::warn!(error = %std::io::Error::last_os_error(), path = TRACEFS, "can't mount tracefs");
+    }
+}

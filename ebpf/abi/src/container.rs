@@ -1,0 +1,38 @@
+//! Containers: birth, end, and each one's share of the ring.
+
+use crate::{Header, assert_layout, pod, stdio::InodeKey};
+
+/// Space for a cgroup's path.
+pub const CGROUP_PATH_SPACE: usize = 512;
+
+/// What the kernel keeps for each cgroup below a governed root that writes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Container {
+    /// Bytes reserved in the ring since [`Container::mark`] was set.
+    pub newer: u64,
+    /// Bytes reserved between the mark before and [`Container::mark`].
+    pub older: u64,
+    /// Producer position when the last window began: once the consumer has passed it, `older` is drained.
+    pub mark: u64,
+    /// Bytes to files that the ring did not take; the agent reads them from the file.
+    pub file_skipped: u64,
+    /// Process whose standard streams are the container's; 0 while unknown.
+    pub init_tgid: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+assert_layout!(Container, size 40);
+
+/// Birth or end of a container or its cgroup; for [`crate::event::CGROUP_MADE`] the path in the v2 hierarchy follows.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ContainerEvent {
+    /// `kind` is one of the container and cgroup kinds.
+    pub header: Header,
+    /// What file descriptors 1 and 2 of the first process are; `ino` 0 when neither pipe nor terminal.
+    pub stdio: [InodeKey; 2],
+}
+assert_layout!(ContainerEvent, size 64);
+
+pod!(Container);

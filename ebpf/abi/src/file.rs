@@ -1,0 +1,58 @@
+//! Regular files: which of them are logs.
+
+use crate::{Header, assert_layout, pod};
+
+/// The agent has not judged the file yet: its bytes are captured up to a budget, in case it is a log.
+pub const PENDING: u32 = 0;
+/// The file is a log.
+pub const LOG: u32 = 1;
+/// The file is no log.
+pub const IGNORED: u32 = 2;
+
+/// Bytes captured of a file that is not judged yet. What a judgement in favour finds missing is read from the file.
+pub const PENDING_BUDGET: u64 = 256 * 1024;
+/// Space for a path in [`FileSeen`].
+pub const PATH_SPACE: usize = 1024;
+/// Longest component that is copied, its NUL included.
+pub const NAME_SPACE: usize = 256;
+/// Components of a path that are walked.
+pub const MAX_DEPTH: usize = 32;
+
+/// The path is longer or deeper than the record: ask `/proc/<tgid>/fd/<fd>`.
+pub const FLAG_PATH_CUT: u16 = 1;
+
+/// What the kernel knows of a file that a governed process has written.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct FileState {
+    /// [`PENDING`], [`LOG`] or [`IGNORED`]; written by the agent.
+    pub verdict: u32,
+    /// Hash of the name at the time of the verdict: another name under the same inode number is another file.
+    pub name_hash: u32,
+    /// Bytes captured while pending.
+    pub captured: u64,
+}
+assert_layout!(FileState, size 16);
+
+/// A file that is not judged yet was written. The components of its path follow, leaf first, each ended by a NUL.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct FileSeen {
+    /// `kind` is [`crate::event::FILE_SEEN`].
+    pub header: Header,
+    /// Inode number.
+    pub ino: u64,
+    /// Device number as the kernel has it.
+    pub dev: u32,
+    /// The descriptor that was written.
+    pub fd: i32,
+    /// Offset after the write.
+    pub position: u64,
+    /// Hash of the file's name.
+    pub name_hash: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+assert_layout!(FileSeen, size 64);
+
+pod!(FileState);

@@ -1,0 +1,166 @@
+//! What the agent tells the kernel programs at load and while they run.
+
+use crate::{assert_layout, pod};
+
+/// Byte offsets of members of kernel structures, taken from the running kernel's BTF; written once before load, so
+/// that the verifier sees constants.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(8))]
+pub struct KernelLayout {
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `task_struct.thread_pid`
+    pub task_thread_pid: u32,
+    /// `files_struct.fdt`
+    pub files_fdt: u32,
+    /// `fdtable.fd`
+    pub fdtable_fd: u32,
+    /// `fdtable.max_fds`
+    pub fdtable_max_fds: u32,
+    /// `file.f_inode`
+    pub file_inode: u32,
+    /// `file.f_pos`
+    pub file_pos: u32,
+    /// `file.f_flags`
+    pub file_flags: u32,
+    /// `file.f_path.dentry`
+    pub file_dentry: u32,
+    /// `file.f_path.mnt`
+    pub file_mnt: u32,
+    /// `inode.i_mode`
+    pub inode_mode: u32,
+    /// `inode.i_ino`
+    pub inode_ino: u32,
+    /// `inode.i_sb`
+    pub inode_sb: u32,
+    /// `inode.i_rdev`
+    pub inode_rdev: u32,
+    /// `super_block.s_dev`
+    pub sb_dev: u32,
+    /// `dentry.d_parent`
+    pub dentry_parent: u32,
+    /// `dentry.d_name.name`
+    pub dentry_name: u32,
+    /// `dentry.d_name.hash`
+    pub dentry_hash: u32,
+    /// `vfsmount.mnt_root`
+    pub vfsmount_root: u32,
+    /// `mount.mnt`
+    pub mount_mnt: u32,
+    /// `mount.mnt_parent`
+    pub mount_parent: u32,
+    /// `mount.mnt_mountpoint`
+    pub mount_mountpoint: u32,
+    /// `pid.level`
+    pub pid_level: u32,
+    /// `pid.numbers`
+    pub pid_numbers: u32,
+    /// Size of `upid`
+    pub upid_size: u32,
+    /// `upid.nr`
+    pub upid_nr: u32,
+    /// `cgroup.kn`
+    pub cgroup_kn: u32,
+    /// `cgroup.root`
+    pub cgroup_root: u32,
+    /// `cgroup.self.parent`
+    pub cgroup_parent: u32,
+    /// `cgroup_root.hierarchy_id`
+    pub root_hierarchy: u32,
+    /// `kernfs_node.id`
+    pub kn_id: u32,
+    /// `kernfs_node.name`
+    pub kn_name: u32,
+    /// `linux_binprm.filename`
+    pub binprm_filename: u32,
+    /// `pt_regs` members of the six arguments of a system call
+    pub regs_args: [u32; 6],
+    /// `pt_regs` member of the system call's number
+    pub regs_nr: u32,
+}
+const _: () = assert!(size_of::<KernelLayout>() == 160);
+
+/// System call numbers of the machine, for the attach point that sees every call.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(8))]
+pub struct SyscallNumbers {
+    /// `write`
+    pub write: u32,
+    /// `writev`
+    pub writev: u32,
+    /// `pwrite64`
+    pub pwrite64: u32,
+    /// `pwritev`
+    pub pwritev: u32,
+    /// `pwritev2`
+    pub pwritev2: u32,
+    /// `sendfile`
+    pub sendfile: u32,
+    /// `splice`
+    pub splice: u32,
+    /// `tee`
+    pub tee: u32,
+    /// `vmsplice`
+    pub vmsplice: u32,
+    /// `copy_file_range`
+    pub copy_file_range: u32,
+}
+const _: () = assert!(size_of::<SyscallNumbers>() == 40);
+
+/// Governed roots that one agent may have.
+pub const MAX_ROOTS: usize = 16;
+/// Bytes of a name that are compared with a root's prefix.
+pub const PREFIX_SPACE: usize = 24;
+
+/// A cgroup below which processes are captured.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Root {
+    /// Id of the cgroup.
+    pub id: u64,
+    /// Its depth in the v2 hierarchy; the root has 0.
+    pub level: u32,
+    /// When not 0, only children whose name starts with that many bytes of `prefix` are governed.
+    pub prefix_len: u32,
+    /// First bytes of the children's names.
+    pub prefix: [u8; PREFIX_SPACE],
+}
+assert_layout!(Root, size 40);
+
+/// What may change while the programs run.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Control {
+    /// Number of valid entries in `roots`.
+    pub roots_len: u32,
+    /// The agent's process: never captured.
+    pub agent_tgid: u32,
+    /// The agent's own cgroup when it runs in a container; 0 for none.
+    pub agent_cgroup: u64,
+    /// Bytes of the ring.
+    pub ring_size: u64,
+    /// Bytes of the ring that one container may hold.
+    pub container_share: u64,
+    /// Governed roots.
+    pub roots: [Root; MAX_ROOTS],
+}
+assert_layout!(Control, size 32 + 40 * MAX_ROOTS);
+
+/// The reader is draining: do not wake it.
+pub const READER_BUSY: u32 = 0;
+/// The reader sleeps for a few milliseconds: wake it only when the ring fills.
+pub const READER_NAPPING: u32 = 1;
+/// The reader sleeps until it is woken.
+pub const READER_IDLE: u32 = 2;
+
+pod!(Control);
+
+#[cfg(feature = "aya")]
+mod globals {
+    use super::{KernelLayout, SyscallNumbers};
+
+    // SAFETY: `repr(C)`, integers only, no padding (their sizes are asserted above).
+    unsafe impl aya::Pod for KernelLayout {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SyscallNumbers {}
+}

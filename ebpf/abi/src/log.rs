@@ -1,0 +1,36 @@
+//! Finished writes.
+
+use crate::{Header, assert_layout};
+
+/// The file was open with `O_APPEND`: the position is the end of the file at that write.
+pub const FLAG_APPEND: u16 = 1;
+/// The position was an argument of the call (`pwrite64`, `pwritev`, `pwritev2`) and is exact.
+pub const FLAG_POSITIONED: u16 = 1 << 1;
+
+/// Payload sizes for which space is reserved in the ring. The helper takes only constants.
+pub const CLASSES: [usize; 6] = [256, 512, 1024, 4096, 16384, 65536];
+/// Payload of the largest record; longer writes become several.
+pub const MAX_CHUNK: usize = 65536;
+/// Chunks that one write may become; what lies behind is counted as oversize.
+pub const MAX_CHUNKS: usize = 256;
+/// `UIO_MAXIOV` of the kernel.
+pub const MAX_IOVECS: usize = 1024;
+
+/// One finished write, or one part of it; the bytes follow.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct LogEvent {
+    /// `kind` is [`crate::event::STDIO_DATA`] or [`crate::event::FILE_DATA`].
+    pub header: Header,
+    /// Inode number of the pipe, terminal or file.
+    pub ino: u64,
+    /// Device number as the kernel has it (`MKDEV`: 12 bits major, 20 bits minor).
+    pub dev: u32,
+    /// [`crate::stdio::STDOUT`] or [`crate::stdio::STDERR`]; 0 for files.
+    pub iostream: u32,
+    /// Place of the first byte: in the stream as counted by the kernel, or the offset in the file.
+    pub position: u64,
+    /// Names the open file description (its kernel address); 0 for standard streams.
+    pub description: u64,
+}
+assert_layout!(LogEvent, size 64);

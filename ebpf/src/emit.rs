@@ -1,0 +1,274 @@
+//! The only writer to the ring. Every failed reserve is counted by the caller, who knows what was lost.
+
+use core::{intrinsics, mem::MaybeUninit, ptr::addr_of_mut};
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
+    },
+};
+use sidestep_abi::{
+    Header,
+    container::{CGROUP_PATH_SPACE, ContainerEvent},
+    event,
+    file::{FLAG_PATH_CUT, FileSeen, MAX_DEPTH, NAME_SPACE, PATH_SPACE},
+    kernel::{READER_BUSY, READER_NAPPING},
+    log::LogEvent,
+    stdio::{DROP_FAULT, DROP_RING_FULL},
+};
+
+use crate::{
+    kernel::{File, Mount},
+    maps::{LOST_EVENTS, READER, RING},
+};
+
+/// Adds to a counter in a map value and returns what it was before.
+#[inline(always)]
+pub(crate) fn add(counter: *mut u64, amount: u64) -> u64 {
+    // SAFETY: a pointer into a map value, checked by the verifier.
+    unsafe { intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(counter, amount) }
+}
+
+/// Counts an event that could not be handed over.
+#[inline(always)]
+pub(crate) fn lose(kind: u16) {
+    if let Some(counter) = LOST_EVENTS.get_ptr_mut(u32::from(kind)) {
+        add(counter, 1);
+    }
+}
+
+/// A header for the current moment.
+#[inline(always)]
+pub(crate) fn header(kind: u16, cgroup: u64, tgid: u32, tid: u32) -> Header {
+    // SAFETY: the helper has no arguments.
+    let time = unsafe { bpf_ktime_get_ns() };
+    Header { kind, flags: 0, len: 0, time, cgroup, tgid, tid }
+}
+
+/// Flags for a submit: waking the reader for every record costs more than the record, so it is woken when it sleeps
+/// until woken, or naps while the ring fills.
+#[inline(always)]
+pub(crate) fn wakeup(urgent: bool) -> u64 {
+    let Some(reader) = READER.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a map value of one word; two CPUs that both wake do no harm.
+    unsafe {
+        match reader.read_volatile() {
+            READER_BUSY => u64::from(BPF_RB_NO_WAKEUP),
+            READER_NAPPING if !urgent && !filling() => u64::from(BPF_RB_NO_WAKEUP),
+            _ => {
+                reader.write_volatile(READER_BUSY);
+                u64::from(BPF_RB_FORCE_WAKEUP)
+            }
+        }
+    }
+}
+
+/// Whether the ring holds more than a napping reader should leave in it.
+#[inline(always)]
+fn filling() -> bool {
+    RING.query(u64::from(BPF_RB_AVAIL_DATA)) > 1024 * 1024
+}
+
+/// A record with space for `N` bytes.
+#[repr(C)]
+struct Sized<const N: usize> {
+    event: LogEvent,
+    data: [u8; N],
+}
+
+/// One piece of a write: `len` bytes at `source`, at most `N`. An error is the index of the reason.
+#[inline(always)]
+pub(crate) fn log<const N: usize>(event: &LogEvent, source: *const u8, len: u64) -> Result<(), usize> {
+    let Some(mut entry) = RING.reserve::<Sized<N>>(0) else { return Err(DROP_RING_FULL) };
+    let record: *mut Sized<N> = entry.as_mut_ptr();
+    let len = if len > N as u64 { N as u64 } else { len };
+    // SAFETY: the record is reserved with this type; the helper copies at most `N` bytes and fails on a bad address.
+    let failed = unsafe {
+        addr_of_mut!((*record).event).write(*event);
+        (*record).event.header.len = len as u32;
+        bpf_probe_read_user(addr_of_mut!((*record).data).cast(), len as u32, source.cast()) != 0
+    };
+    if failed {
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+        return Err(DROP_FAULT);
+    }
+    entry.submit(wakeup(false));
+    Ok(())
+}
+
+/// Space for a gather of up to `N` bytes: twice that, so that the verifier sees each copy end inside.
+#[repr(C)]
+struct Gathered<const N: usize> {
+    event: LogEvent,
+    data: [u8; N],
+    slack: [u8; N],
+}
+
+/// `struct iovec`
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Iovec {
+    pub(crate) base: u64,
+    pub(crate) len: u64,
+}
+
+/// The `index`th element of an `iovec` array in the writer's memory.
+#[inline(always)]
+pub(crate) fn iovec(array: u64, index: u64) -> Result<Iovec, usize> {
+    let mut iovec = MaybeUninit::<Iovec>::uninit();
+    let source = array.wrapping_add(index * size_of::<Iovec>() as u64) as *const _;
+    // SAFETY: the helper fills the whole value or fails.
+    unsafe {
+        if bpf_probe_read_user(iovec.as_mut_ptr().cast(), size_of::<Iovec>() as u32, source) != 0 {
+            return Err(DROP_FAULT);
+        }
+        Ok(iovec.assume_init())
+    }
+}
+
+/// Most elements that are gathered into one record; more become a record each.
+pub(crate) const MAX_GATHERED: u64 = 32;
+
+/// A vectored write of `total` bytes, at most `N`, as one record.
+#[inline(always)]
+pub(crate) fn gather<const N: usize>(event: &LogEvent, array: u64, count: u64, total: u64) -> Result<(), usize> {
+    let Some(mut entry) = RING.reserve::<Gathered<N>>(0) else { return Err(DROP_RING_FULL) };
+    let record: *mut Gathered<N> = entry.as_mut_ptr();
+    let mut filled = 0u64;
+    let mut failed = false;
+    for index in 0..MAX_GATHERED {
+        if index >= count || filled >= total {
+            break;
+        }
+        let Ok(part) = iovec(array, index) else {
+            failed = true;
+            break;
+        };
+        // The call may have written less than it was asked for, and the array may have changed since.
+        let mut len = total - filled;
+        if part.len < len {
+            len = part.len;
+        }
+        if len > N as u64 || filled >= N as u64 {
+            failed = true;
+            break;
+        }
+        if len == 0 {
+            continue;
+        }
+        // SAFETY: `filled` is below `N` and `len` at most `N`, and `2 * N` bytes are reserved.
+        unsafe {
+            let target = addr_of_mut!((*record).data).cast::<u8>().add(filled as usize);
+            if bpf_probe_read_user(target.cast(), len as u32, part.base as *const _) != 0 {
+                failed = true;
+                break;
+            }
+        }
+        filled += len;
+    }
+    if failed || filled != total {
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+        return Err(DROP_FAULT);
+    }
+    // SAFETY: the record is reserved with this type.
+    unsafe {
+        addr_of_mut!((*record).event).write(*event);
+        (*record).event.header.len = total as u32;
+    }
+    entry.submit(wakeup(false));
+    Ok(())
+}
+
+/// Space for a path of which the last component still fits.
+#[repr(C)]
+struct SeenRecord {
+    seen: FileSeen,
+    path: [u8; PATH_SPACE],
+}
+
+/// Announces a file that is not judged yet, with its path inside the writer's mount namespace.
+#[inline(always)]
+pub(crate) fn file_seen(seen: &FileSeen, file: &File) {
+    let Some(mut entry) = RING.reserve::<SeenRecord>(0) else {
+        lose(event::FILE_SEEN);
+        return;
+    };
+    let record: *mut SeenRecord = entry.as_mut_ptr();
+    // SAFETY: the record is reserved with this type.
+    let path = unsafe {
+        addr_of_mut!((*record).seen).write(*seen);
+        addr_of_mut!((*record).path).cast::<u8>()
+    };
+    let mut filled = 0u64;
+    let mut complete = false;
+    let mut mount = Mount::of_vfsmount(file.vfsmount());
+    let mut dentry = file.dentry();
+    for _ in 0..MAX_DEPTH {
+        if dentry == mount.root() {
+            let Some((above, mountpoint)) = mount.above() else {
+                complete = true;
+                break;
+            };
+            mount = above;
+            dentry = mountpoint;
+            continue;
+        }
+        if filled > (PATH_SPACE - NAME_SPACE) as u64 {
+            break;
+        }
+        // SAFETY: `filled` leaves room for a whole component.
+        let copied = unsafe {
+            bpf_probe_read_kernel_str(path.add(filled as usize).cast(), NAME_SPACE as u32, dentry.name().cast())
+        };
+        if copied <= 0 || copied > NAME_SPACE as i64 {
+            break;
+        }
+        filled += copied as u64;
+        dentry = dentry.parent();
+    }
+    // SAFETY: the record is reserved with this type.
+    unsafe {
+        (*record).seen.header.len = filled as u32;
+        if !complete {
+            (*record).seen.header.flags |= FLAG_PATH_CUT;
+        }
+    }
+    entry.submit(wakeup(true));
+}
+
+/// Announces a container without a path.
+#[inline(always)]
+pub(crate) fn container(container: &ContainerEvent) {
+    let Some(mut entry) = RING.reserve::<ContainerEvent>(0) else {
+        lose(container.header.kind);
+        return;
+    };
+    entry.write(*container);
+    entry.submit(wakeup(true));
+}
+
+#[repr(C)]
+struct CgroupRecord {
+    container: ContainerEvent,
+    path: [u8; CGROUP_PATH_SPACE],
+}
+
+/// Announces a cgroup with its path, a string in kernel memory.
+#[inline(always)]
+pub(crate) fn cgroup(container: &ContainerEvent, path: *const u8) {
+    let Some(mut entry) = RING.reserve::<CgroupRecord>(0) else {
+        lose(container.header.kind);
+        return;
+    };
+    let record: *mut CgroupRecord = entry.as_mut_ptr();
+    // SAFETY: the record is reserved with this type; the helper copies at most the space and fails on a bad address.
+    unsafe {
+        addr_of_mut!((*record).container).write(*container);
+        let target = addr_of_mut!((*record).path).cast();
+        let copied = bpf_probe_read_kernel_str(target, CGROUP_PATH_SPACE as u32, path.cast());
+        (*record).container.header.len = if copied > 0 { copied as u32 } else { 0 };
+    }
+    entry.submit(wakeup(true));
+}

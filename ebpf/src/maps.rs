@@ -1,0 +1,44 @@
+//! Every map, declared once. Sizes are defaults: the agent sets them at load.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, RingBuf},
+};
+use sidestep_abi::{
+    container::Container,
+    file::FileState,
+    kernel::Control,
+    stdio::{InodeKey, Stdio},
+};
+
+/// All records for the agent, in the order in which their space was reserved.
+#[map]
+pub(crate) static RING: RingBuf = RingBuf::with_byte_size(16 * 1024 * 1024, 0);
+
+/// One entry: what may change while the programs run.
+#[map]
+pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// One entry: what the reader of the ring is doing (`READER_*`).
+#[map]
+pub(crate) static READER: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Containers by cgroup id.
+#[map]
+pub(crate) static CONTAINERS: HashMap<u64, Container> = HashMap::with_max_entries(16384, 0);
+
+/// Children of a governed root with a prefix that match it, by cgroup id.
+#[map]
+pub(crate) static MEMBERS: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Registered standard streams by inode.
+#[map]
+pub(crate) static STDIO: HashMap<InodeKey, Stdio> = HashMap::with_max_entries(32768, 0);
+
+/// Regular files that governed processes write, by inode. A judged file that is evicted is judged again.
+#[map]
+pub(crate) static FILES: LruHashMap<InodeKey, FileState> = LruHashMap::with_max_entries(65536, 0);
+
+/// Events that could not be handed over, by event kind; what they were about is found by the agent's sweeps.
+#[map]
+pub(crate) static LOST_EVENTS: Array<u64> = Array::with_max_entries(8, 0);

@@ -1,0 +1,164 @@
+//! Who is captured, and how much of the ring one container may hold.
+
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_CONS_POS, BPF_RB_PROD_POS},
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_probe_read_kernel_str_bytes,
+        generated::bpf_get_current_ancestor_cgroup_id,
+    },
+};
+use sidestep_abi::{
+    container::Container,
+    kernel::{Control, MAX_ROOTS, PREFIX_SPACE, Root},
+};
+
+use crate::{
+    emit,
+    kernel::Cgroup,
+    maps::{CONTAINERS, CONTROL, MEMBERS, RING},
+};
+
+/// Depth to which a cgroup's ancestors are searched for a governed root.
+const MAX_ANCESTORS: usize = 12;
+
+/// A process below a governed root.
+#[derive(Clone, Copy)]
+pub(crate) struct Governed {
+    pub(crate) control: &'static Control,
+    pub(crate) cgroup: u64,
+    pub(crate) tgid: u32,
+    pub(crate) tid: u32,
+}
+
+#[inline(always)]
+pub(crate) fn control() -> Option<&'static Control> {
+    let control = CONTROL.get_ptr(0)?;
+    // SAFETY: the map has one entry, which lives as long as the program; the agent replaces it word by word, and each
+    // word stands for itself.
+    Some(unsafe { &*control })
+}
+
+/// The current process, when it is below a governed root and not the agent itself.
+#[inline(always)]
+pub(crate) fn governed() -> Option<Governed> {
+    let control = control()?;
+    let mut below = false;
+    for index in 0..MAX_ROOTS {
+        if index >= control.roots_len as usize {
+            break;
+        }
+        let root = &control.roots[index];
+        // SAFETY: the helper takes any level and returns 0 where there is no such ancestor.
+        if unsafe { bpf_get_current_ancestor_cgroup_id(root.level as i32) } != root.id {
+            continue;
+        }
+        if root.prefix_len == 0 {
+            below = true;
+            break;
+        }
+        // SAFETY: as above.
+        let child = unsafe { bpf_get_current_ancestor_cgroup_id(root.level as i32 + 1) };
+        if MEMBERS.get_ptr(&child).is_some() {
+            below = true;
+            break;
+        }
+    }
+    if !below {
+        return None;
+    }
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tgid = (pid_tgid >> 32) as u32;
+    // SAFETY: the helper has no arguments.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    if tgid == control.agent_tgid || cgroup == control.agent_cgroup {
+        return None;
+    }
+    Some(Governed { control, cgroup, tgid, tid: pid_tgid as u32 })
+}
+
+/// Whether a cgroup that was just made, or is about to go, is below a governed root. Children that match a root's
+/// prefix become members here, before any process can be in them.
+#[inline(always)]
+pub(crate) fn is_governed(control: &Control, cgroup: Cgroup) -> bool {
+    let mut child = cgroup;
+    for _ in 0..MAX_ANCESTORS {
+        let Some(parent) = child.parent() else { return false };
+        let id = parent.id();
+        for index in 0..MAX_ROOTS {
+            if index >= control.roots_len as usize {
+                break;
+            }
+            let root = &control.roots[index];
+            if root.id != id {
+                continue;
+            }
+            if root.prefix_len == 0 {
+                return true;
+            }
+            if matches_prefix(root, child) {
+                let _ = MEMBERS.insert(&child.id(), &1, 0);
+                return true;
+            }
+        }
+        child = parent;
+    }
+    false
+}
+
+#[inline(always)]
+fn matches_prefix(root: &Root, child: Cgroup) -> bool {
+    let mut name = [0u8; PREFIX_SPACE];
+    // SAFETY: the helper reads at most the size of the buffer and fails on a bad address.
+    let _ = unsafe { bpf_probe_read_kernel_str_bytes(child.name(), &mut name) };
+    for index in 0..PREFIX_SPACE {
+        if index >= root.prefix_len as usize {
+            break;
+        }
+        if name[index] != root.prefix[index] {
+            return false;
+        }
+    }
+    true
+}
+
+/// The container of a cgroup, entered when it is new. `None` when the map is full.
+#[inline(always)]
+pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
+    if let Some(container) = CONTAINERS.get_ptr_mut(&cgroup) {
+        return Some(container);
+    }
+    let empty = Container { newer: 0, older: 0, mark: 0, file_skipped: 0, init_tgid: 0, _pad: 0 };
+    // Another CPU may have been first; what it entered is as good.
+    let _ = CONTAINERS.insert(&cgroup, &empty, u64::from(BPF_NOEXIST));
+    CONTAINERS.get_ptr_mut(&cgroup)
+}
+
+/// Books `size` bytes of the ring on a container; `false` when it holds its share already.
+///
+/// What a container holds is bounded from above without the reader's help: all it reserved since a mark in the ring,
+/// and in the window before. When the consumer has passed the mark, the older window is drained. The ring is asked
+/// only when the bound is reached, so a container within its share pays one addition.
+#[inline(always)]
+pub(crate) fn take_share(control: &Control, container: *mut Container, size: u64) -> bool {
+    // SAFETY: a pointer to a map value, checked by the verifier; windows of other CPUs may be seen half turned, which
+    // makes the bound wrong by one window at most.
+    let state = unsafe { &mut *container };
+    if state.older + state.newer + size > control.container_share {
+        let consumed = RING.query(u64::from(BPF_RB_CONS_POS));
+        let produced = RING.query(u64::from(BPF_RB_PROD_POS));
+        if produced == consumed {
+            state.older = 0;
+            state.newer = 0;
+            state.mark = produced;
+        } else if consumed >= state.mark {
+            state.older = state.newer;
+            state.newer = 0;
+            state.mark = produced;
+        }
+        if state.older + state.newer + size > control.container_share {
+            return false;
+        }
+    }
+    emit::add(&raw mut state.newer, size);
+    true
+}

@@ -1,0 +1,6 @@
+//! Attach points, one event family per file. A probe is thin: may it, what is it, hand it over.
+
+mod cgroup;
+mod exec;
+mod transfer;
+mod write;

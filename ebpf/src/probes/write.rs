@@ -1,0 +1,379 @@
+//! Finished writes: `write`, `writev`, `pwrite64`, `pwritev`, `pwritev2`.
+//!
+//! Three kinds of attach points run the same body; the agent picks one at load: `fexit` on the wrappers (a process
+//! that does not write pays nothing), the tracepoints `syscalls:sys_exit_*`, or the raw tracepoint `sys_exit`.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{fexit, raw_tracepoint, tracepoint},
+    programs::{FExitContext, RawTracePointContext, TracePointContext},
+};
+use sidestep_abi::{
+    event,
+    file::{FileSeen, FileState, IGNORED, LOG, PENDING, PENDING_BUDGET},
+    log::{FLAG_APPEND, FLAG_POSITIONED, LogEvent, MAX_CHUNK, MAX_CHUNKS, MAX_IOVECS},
+    stdio::{DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, InodeKey},
+};
+
+use crate::{
+    emit,
+    kernel::{File, Registers, number},
+    maps::{FILES, STDIO},
+    policy::{self, Governed},
+};
+
+const O_APPEND: u32 = 0o2000;
+const RWF_APPEND: u64 = 0x10;
+
+/// Where a call's bytes are and where they went.
+#[derive(Clone, Copy)]
+struct Write {
+    fd: u64,
+    source: Source,
+    written: u64,
+    /// The position argument of a positioned call.
+    position: Option<u64>,
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Buffer(u64),
+    Vector { array: u64, count: u64 },
+}
+
+/// Where pieces that are not handed over are counted.
+#[derive(Clone, Copy)]
+enum Counter {
+    Stdio(*mut [u64; DROP_REASONS]),
+    File(*mut u64),
+}
+
+impl Counter {
+    #[inline(always)]
+    fn count(self, reason: usize, bytes: u64) {
+        match self {
+            Self::Stdio(dropped) => {
+                if reason < DROP_REASONS {
+                    // SAFETY: inside the map value, by the check above.
+                    emit::add(unsafe { dropped.cast::<u64>().add(reason) }, bytes);
+                }
+            }
+            Self::File(skipped) => {
+                emit::add(skipped, bytes);
+            }
+        }
+    }
+}
+
+/// The body of every probe of this file.
+#[inline(always)]
+fn finished(governed: &Governed, write: Write) {
+    let Some(file) = File::of_current(write.fd) else { return };
+    if file.is_pipe_or_device() {
+        stdio(governed, &file, &write);
+    } else if file.is_regular() {
+        regular(governed, &file, &write);
+    }
+}
+
+#[inline(always)]
+fn stdio(governed: &Governed, file: &File, write: &Write) {
+    let key = file.key();
+    let Some(stream) = STDIO.get_ptr_mut(&key) else { return };
+    // SAFETY: a map value, checked by the verifier.
+    let (cgroup, iostream, written, dropped) =
+        unsafe { ((*stream).cgroup, (*stream).iostream, &raw mut (*stream).written, &raw mut (*stream).dropped) };
+    let position = emit::add(written, write.written);
+    let header = emit::header(event::STDIO_DATA, cgroup, governed.tgid, governed.tid);
+    let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
+    hand_over(governed, cgroup, event, write, Counter::Stdio(dropped));
+}
+
+#[inline(always)]
+fn regular(governed: &Governed, file: &File, write: &Write) {
+    let key = file.key();
+    let flags = file.flags();
+    let end = match write.position {
+        Some(position) => position.wrapping_add(write.written),
+        None => file.position(),
+    };
+    let state = FILES.get_ptr_mut(&key);
+    // SAFETY: a map value, checked by the verifier.
+    let verdict = match state {
+        Some(state) => unsafe { (*state).verdict },
+        None => PENDING,
+    };
+    if verdict == IGNORED {
+        // Inode numbers are used again: another name is another file.
+        // SAFETY: as above.
+        let same = state.is_some_and(|state| unsafe { (*state).name_hash } == file.dentry().name_hash());
+        if same {
+            return;
+        }
+        let _ = FILES.remove(&key);
+        announce(governed, file, &key, write.fd, end);
+    } else if state.is_none() {
+        announce(governed, file, &key, write.fd, end);
+    }
+    if verdict != LOG {
+        let Some(state) = FILES.get_ptr_mut(&key) else { return };
+        // SAFETY: as above.
+        let captured = emit::add(unsafe { &raw mut (*state).captured }, write.written);
+        if captured > PENDING_BUDGET {
+            return;
+        }
+    }
+    let Some(container) = policy::container(governed.cgroup) else { return };
+    let mut header = emit::header(event::FILE_DATA, governed.cgroup, governed.tgid, governed.tid);
+    if flags & O_APPEND != 0 {
+        header.flags |= FLAG_APPEND;
+    }
+    if write.position.is_some() {
+        header.flags |= FLAG_POSITIONED;
+    }
+    let position = end.wrapping_sub(write.written);
+    let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.description() };
+    // SAFETY: as above.
+    let skipped = unsafe { &raw mut (*container).file_skipped };
+    hand_over(governed, governed.cgroup, event, write, Counter::File(skipped));
+}
+
+/// Enters a file as pending and tells the agent.
+#[inline(always)]
+pub(super) fn announce(governed: &Governed, file: &File, key: &InodeKey, fd: u64, end: u64) {
+    let name_hash = file.dentry().name_hash();
+    if FILES.insert(key, &FileState { verdict: PENDING, name_hash, captured: 0 }, 0).is_err() {
+        emit::lose(event::FILE_SEEN);
+        return;
+    }
+    let Some(container) = policy::container(governed.cgroup) else { return };
+    if !policy::take_share(governed.control, container, size_of::<FileSeen>() as u64 + 1024) {
+        // Not announced: taken out again, so that the next write tries once more.
+        let _ = FILES.remove(key);
+        emit::lose(event::FILE_SEEN);
+        return;
+    }
+    let header = emit::header(event::FILE_SEEN, governed.cgroup, governed.tgid, governed.tid);
+    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end, name_hash, _pad: 0 };
+    emit::file_seen(&seen, file);
+}
+
+/// Hands a write over in one record where it fits, in several where it does not.
+#[inline(always)]
+fn hand_over(governed: &Governed, cgroup: u64, mut event: LogEvent, write: &Write, counter: Counter) {
+    let Some(container) = policy::container(cgroup) else {
+        counter.count(DROP_QUOTA, write.written);
+        return;
+    };
+    let total = write.written;
+    match write.source {
+        Source::Buffer(buffer) if total <= MAX_CHUNK as u64 => {
+            piece(governed, container, &event, buffer, total, counter);
+        }
+        Source::Vector { array, count } if total <= 4096 && count <= emit::MAX_GATHERED => {
+            if !policy::take_share(governed.control, container, size_of::<LogEvent>() as u64 + 2 * total) {
+                counter.count(DROP_QUOTA, total);
+                return;
+            }
+            let result = if total <= 512 {
+                emit::gather::<512>(&event, array, count, total)
+            } else {
+                emit::gather::<4096>(&event, array, count, total)
+            };
+            if let Err(reason) = result {
+                counter.count(reason, total);
+            }
+        }
+        source => pieces(governed, container, &mut event, source, total, counter),
+    }
+}
+
+/// A write that needs more than one record: a walk over buffers and the chunks of each.
+#[inline(always)]
+fn pieces(
+    governed: &Governed,
+    container: *mut sidestep_abi::container::Container,
+    event: &mut LogEvent,
+    source: Source,
+    total: u64,
+    counter: Counter,
+) {
+    let (array, count, mut base, mut rest) = match source {
+        Source::Buffer(buffer) => (0, 0, buffer, total),
+        Source::Vector { array, count } => (array, count, 0, 0),
+    };
+    let mut index = 0u64;
+    let mut done = 0u64;
+    for _ in 0..MAX_IOVECS + MAX_CHUNKS {
+        if done >= total {
+            break;
+        }
+        if rest == 0 {
+            if index >= count {
+                break;
+            }
+            let Ok(part) = emit::iovec(array, index) else { break };
+            index += 1;
+            base = part.base;
+            rest = part.len;
+            if rest > total - done {
+                rest = total - done;
+            }
+            continue;
+        }
+        let len = if rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { rest };
+        piece(governed, container, event, base, len, counter);
+        event.position = event.position.wrapping_add(len);
+        base = base.wrapping_add(len);
+        rest -= len;
+        done += len;
+    }
+    if done < total {
+        counter.count(DROP_OVERSIZE, total - done);
+    }
+}
+
+/// One record, in the smallest size that holds it.
+#[inline(never)]
+fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
+    let source = source as *const u8;
+    let result = if len <= 256 {
+        emit::log::<256>(event, source, len)
+    } else if len <= 512 {
+        emit::log::<512>(event, source, len)
+    } else if len <= 1024 {
+        emit::log::<1024>(event, source, len)
+    } else if len <= 4096 {
+        emit::log::<4096>(event, source, len)
+    } else if len <= 16384 {
+        emit::log::<16384>(event, source, len)
+    } else {
+        emit::log::<65536>(event, source, len)
+    };
+    match result {
+        Ok(()) => u64::MAX,
+        Err(reason) => reason as u64,
+    }
+}
+
+#[inline(always)]
+fn piece(
+    governed: &Governed,
+    container: *mut sidestep_abi::container::Container,
+    event: &LogEvent,
+    source: u64,
+    len: u64,
+    counter: Counter,
+) {
+    if !policy::take_share(governed.control, container, size_of::<LogEvent>() as u64 + len) {
+        counter.count(DROP_QUOTA, len);
+        return;
+    }
+    let result = piece_sized(event, source, len);
+    if result != u64::MAX {
+        counter.count(result as usize, len);
+    }
+}
+
+/// What a call of this family means, by its arguments.
+#[derive(Clone, Copy)]
+enum Call {
+    Write,
+    Writev,
+    Pwrite64,
+    Pwritev,
+    Pwritev2,
+}
+
+#[inline(always)]
+fn returned(governed: &Governed, call: Call, registers: Registers, result: i64) {
+    let written = result as u64;
+    let fd = registers.argument(0);
+    let second = registers.argument(1);
+    let vector = |registers: Registers| Source::Vector { array: second, count: registers.argument(2) };
+    let write = match call {
+        Call::Write => Write { fd, source: Source::Buffer(second), written, position: None },
+        Call::Writev => Write { fd, source: vector(registers), written, position: None },
+        Call::Pwrite64 => Write { fd, source: Source::Buffer(second), written, position: Some(registers.argument(3)) },
+        Call::Pwritev => Write { fd, source: vector(registers), written, position: Some(registers.argument(3)) },
+        Call::Pwritev2 => {
+            let position = registers.argument(3);
+            // -1 means the position of the description; with RWF_APPEND the argument is not where the bytes went.
+            let appends = registers.argument(5) & RWF_APPEND != 0;
+            let position = if position == u64::MAX || appends { None } else { Some(position) };
+            Write { fd, source: vector(registers), written, position }
+        }
+    };
+    finished(governed, write);
+}
+
+/// `ret` of `syscalls:sys_exit_*`; see `events/syscalls/sys_exit_write/format` in tracefs.
+#[inline(always)]
+pub(super) fn tracepoint_result(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the context of this kind of tracepoint is 24 bytes, and the verifier checks the load.
+    unsafe { ctx.as_ptr().cast::<i64>().add(2).read_volatile() }
+}
+
+macro_rules! on_exit {
+    ($($tracepoint:ident, $fexit:ident, $call:expr;)+) => {
+        $(
+            #[tracepoint]
+            pub(crate) fn $tracepoint(ctx: TracePointContext) -> u32 {
+                let result = tracepoint_result(&ctx);
+                if result > 0
+                    && let Some(governed) = policy::governed()
+                {
+                    returned(&governed, $call, Registers::of_current(), result);
+                }
+                0
+            }
+
+            #[fexit]
+            pub(crate) fn $fexit(ctx: FExitContext) -> i32 {
+                // SAFETY: the wrapper takes one pointer and returns a long: two words of context.
+                let (registers, result) = unsafe {
+                    let words = ctx.as_ptr().cast::<u64>();
+                    (words.read_volatile(), words.add(1).read_volatile())
+                };
+                if result as i64 > 0
+                    && let Some(governed) = policy::governed()
+                {
+                    returned(&governed, $call, Registers::at(registers), result as i64);
+                }
+                0
+            }
+        )+
+    };
+}
+
+on_exit! {
+    exit_write, fexit_write, Call::Write;
+    exit_writev, fexit_writev, Call::Writev;
+    exit_pwrite64, fexit_pwrite64, Call::Pwrite64;
+    exit_pwritev, fexit_pwritev, Call::Pwritev;
+    exit_pwritev2, fexit_pwritev2, Call::Pwritev2;
+}
+
+/// Every system call of the node passes here, so the cheap refusals come first.
+#[raw_tracepoint]
+pub(crate) fn raw_exit_write(ctx: RawTracePointContext) -> i32 {
+    let result: i64 = ctx.arg::<u64>(1) as i64;
+    if result <= 0 {
+        return 0;
+    }
+    let Some(governed) = policy::governed() else { return 0 };
+    let registers = Registers::at(ctx.arg::<u64>(0));
+    let number = registers.number();
+    if number == number!(write) {
+        returned(&governed, Call::Write, registers, result);
+    } else if number == number!(writev) {
+        returned(&governed, Call::Writev, registers, result);
+    } else if number == number!(pwrite64) {
+        returned(&governed, Call::Pwrite64, registers, result);
+    } else if number == number!(pwritev) {
+        returned(&governed, Call::Pwritev, registers, result);
+    } else if number == number!(pwritev2) {
+        returned(&governed, Call::Pwritev2, registers, result);
+    }
+    0
+}
