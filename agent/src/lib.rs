@@ -5,5 +5,6 @@
 pub mod assemble;
 pub mod attribute;
 pub mod ledger;
+pub mod load;
 pub mod record;
 pub mod sinks;

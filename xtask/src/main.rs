@@ -1,3 +1,109 @@
-//! `cargo xtask`.
+//! `cargo xtask`: everything that is done to this project, in one place and without hand work.
 
-fn main() {}
+mod build;
+mod command;
+mod delegate;
+mod setup;
+mod ui;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use setup::Purpose;
+use workspace::Workspace;
+
+/// Sets up, builds, shows, tests and packs Sidestep.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+const EXAMPLES: &str = "\
+Where to begin:
+  cargo xtask demo              set up what is missing, build, and show the agent at work
+  cargo xtask test              set up what is missing, build, and run every test
+  cargo xtask test drain        only tests whose name has `drain` in it
+
+Results:
+  target/ebpf/sidestep-ebpf     the kernel programs, which the agent embeds
+  target/debug/sidestep         the agent (target/release/ with --release)
+
+Environment:
+  CARGO_TARGET_DIR              another place for target/
+  XDG_CACHE_HOME                where bpf-linker and kernels are kept, below sidestep/ (default ~/.cache)
+  NO_COLOR                      no colours, also on a terminal
+
+Exit status: 0 done, 1 failed, 2 wrong use; `run`, `demo`, `bench`, `test` and `vm` pass on that of what they ran.";
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what the other tasks need; does nothing that is done already
+    Setup(SetupArguments),
+    /// Build the kernel programs, then the agent with them embedded
+    Build(ProfileArguments),
+    /// Build the agent and run it: `cargo xtask run -- run --config FILE`
+    Run(RunArguments),
+    /// Show the agent at work on sample containers, then clean up
+    Demo(DelegateArguments),
+    /// Measure cost and throughput: `cargo xtask bench logs`
+    Bench(DelegateArguments),
+}
+
+#[derive(Args)]
+struct SetupArguments {
+    /// What to set up for; may be repeated, and without it everything is
+    #[arg(long = "for", value_name = "PURPOSE")]
+    purposes: Vec<Purpose>,
+    /// Only report what is there and what is missing
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Args)]
+struct ProfileArguments {
+    /// Optimise the agent; the kernel programs always are
+    #[arg(long)]
+    release: bool,
+}
+
+#[derive(Args)]
+struct RunArguments {
+    #[command(flatten)]
+    profile: ProfileArguments,
+    /// Arguments of the agent
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Args)]
+struct DelegateArguments {
+    /// Arguments of the program in `tests/src/bin/`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match perform(arguments.task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui::error(&error);
+            ExitCode::from(command::exit_code(&error))
+        }
+    }
+}
+
+fn perform(task: Task) -> anyhow::Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Setup(arguments) => setup::setup(&workspace, &arguments.purposes, arguments.check),
+        Task::Build(arguments) => build::build(&workspace, arguments.release).map(drop),
+        Task::Run(arguments) => delegate::run(&workspace, arguments.profile.release, &arguments.arguments),
+        Task::Demo(arguments) => delegate::demo(&workspace, &arguments.arguments),
+        Task::Bench(arguments) => delegate::bench(&workspace, &arguments.arguments),
+    }
+}

@@ -1,0 +1,45 @@
+//! `run`, `demo` and `bench`: set up, build, and hand over to a program.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{
+    build, command,
+    setup::{self, Purpose},
+    ui,
+    workspace::Workspace,
+};
+
+/// Names the agent's binary to the demo, the benchmarks and the tests.
+pub(crate) const AGENT_VARIABLE: &str = "SIDESTEP_AGENT";
+
+/// Builds the agent and runs it with `arguments`.
+pub(crate) fn run(workspace: &Workspace, release: bool, arguments: &[String]) -> Result<()> {
+    let agent = build::build(workspace, release)?;
+    command::run(Command::new(agent).args(arguments))
+}
+
+/// Shows the agent at work (`tests/src/bin/demo.rs`).
+pub(crate) fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    hand_over(workspace, Purpose::Demo, "demo", arguments)
+}
+
+/// Measures the agent (`tests/src/bin/bench.rs`).
+pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    hand_over(workspace, Purpose::Bench, "bench", arguments)
+}
+
+/// Runs a program of the crate of tests, in release: what people watch and what is measured is what gets deployed.
+fn hand_over(workspace: &Workspace, purpose: Purpose, program: &str, arguments: &[String]) -> Result<()> {
+    setup::ensure(workspace, purpose)?;
+    let agent = build::build(workspace, true)?;
+    ui::step(format!("building {program}"));
+    command::run(workspace.cargo().args(["build", "--release", "--package=sidestep-tests", "--bin", program]))?;
+    command::run(
+        Command::new(workspace.program(program, true))
+            .args(arguments)
+            .current_dir(&workspace.root)
+            .env(AGENT_VARIABLE, agent),
+    )
+}

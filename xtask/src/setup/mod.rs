@@ -1,0 +1,120 @@
+//! `setup`: finds what a task needs, and installs what is missing.
+
+mod apt;
+mod linker;
+mod packages;
+mod rustc;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum as _;
+
+pub(crate) use packages::Purpose;
+use packages::{PACKAGES, Package};
+pub(crate) use rustc::EbpfRustc;
+
+use crate::{ui, workspace::Workspace};
+
+/// What compiles the kernel programs.
+#[derive(Debug)]
+pub(crate) struct EbpfTools {
+    /// Makes LLVM bitcode.
+    pub(crate) rustc: EbpfRustc,
+    /// Makes an object of it.
+    pub(crate) linker: PathBuf,
+}
+
+/// The task `setup`: everything for `purposes` (all when there are none), with a report of what is there.
+///
+/// # Errors
+/// What a build needs is missing; also anything else that is missing, with `check_only`.
+pub(crate) fn setup(workspace: &Workspace, purposes: &[Purpose], check_only: bool) -> Result<()> {
+    let purposes = if purposes.is_empty() { Purpose::value_variants() } else { purposes };
+    let mut missing = missing_packages(purposes);
+    if !check_only && !missing.is_empty() {
+        install_packages(&missing);
+        missing.retain(|package| !apt::is_present(package));
+    }
+    ui::step("compiler and linker of the kernel programs");
+    // Every purpose needs them, since every one runs the agent.
+    let tools = if check_only { find_ebpf_tools(workspace) } else { ensure_ebpf_tools(workspace).map(Some) };
+    match &tools {
+        Ok(Some(tools)) => {
+            ui::done(&tools.rustc.description);
+            ui::done(tools.linker.display());
+        }
+        Ok(None) => ui::warn("missing: `cargo xtask setup` installs them"),
+        Err(_) => {}
+    }
+    ui::step("packages");
+    for package in PACKAGES.iter().filter(|package| is_for(package, purposes)) {
+        if missing.iter().any(|other| std::ptr::eq(*other, package)) {
+            ui::warn(format!("{} is missing: it {}", package.name, package.why));
+        } else {
+            ui::done(package.name);
+        }
+    }
+    let complete = tools?.is_some() && (missing.is_empty() || !check_only);
+    if !complete {
+        bail!("something is missing, see above; `cargo xtask setup` installs it");
+    }
+    Ok(())
+}
+
+/// Installs what `purpose` needs and is missing, and says nothing when all is there.
+///
+/// # Errors
+/// What a build needs is missing. Without other things a task does less, and says so.
+pub(crate) fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<()> {
+    let missing = missing_packages(&[Purpose::Build, purpose]);
+    if !missing.is_empty() {
+        install_packages(&missing);
+    }
+    ensure_ebpf_tools(workspace).map(drop)
+}
+
+/// Finds or installs the compiler and the linker of the kernel programs.
+///
+/// # Errors
+/// One is missing and can't be installed; says in one line what to do.
+pub(crate) fn ensure_ebpf_tools(workspace: &Workspace) -> Result<EbpfTools> {
+    let missing = missing_packages(&[Purpose::Build]);
+    if !missing.is_empty() {
+        install_packages(&missing);
+    }
+    let rustc = rustc::find().map_or_else(rustc::install, Ok)?;
+    let linker = linker::find(workspace, &rustc).map_or_else(|| linker::install(workspace, &rustc), Ok)?;
+    Ok(EbpfTools { rustc, linker })
+}
+
+fn find_ebpf_tools(workspace: &Workspace) -> Result<Option<EbpfTools>> {
+    let tools = rustc::find().and_then(|rustc| {
+        let linker = linker::find(workspace, &rustc)?;
+        Some(EbpfTools { rustc, linker })
+    });
+    Ok(tools)
+}
+
+fn is_for(package: &Package, purposes: &[Purpose]) -> bool {
+    package.purposes.iter().any(|purpose| purposes.contains(purpose))
+}
+
+fn missing_packages(purposes: &[Purpose]) -> Vec<&'static Package> {
+    PACKAGES.iter().filter(|package| is_for(package, purposes) && !apt::is_present(package)).collect()
+}
+
+/// Installs all at once, and one by one when that fails, so that one bad package does not cost the others.
+fn install_packages(packages: &[&'static Package]) {
+    let mut names: Vec<&str> = packages.iter().map(|package| package.name).collect();
+    names.dedup();
+    let Err(error) = apt::install(&names) else { return };
+    if let [name] = names[..] {
+        return ui::warn(format!("{name}: {error:#}"));
+    }
+    for name in names {
+        if let Err(error) = apt::install(&[name]) {
+            ui::warn(format!("{name}: {error:#}"));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The Debian packages that tasks need: one list.
+
+use clap::ValueEnum;
+
+/// What something is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Compile the kernel programs and the agent.
+    Build,
+    /// Run the demo.
+    Demo,
+    /// Run the tests on this machine's kernel.
+    Test,
+    /// Run the benchmarks.
+    Bench,
+    /// Boot other kernels in emulation.
+    Vm,
+}
+
+use Purpose::{Bench, Build, Demo, Test, Vm};
+
+/// How it is known that a package's content is there, however it was installed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Evidence {
+    /// A program in `PATH` or a system folder.
+    Program(&'static str),
+    /// A file.
+    File(&'static str),
+}
+
+/// Something that may have to be installed.
+#[derive(Debug)]
+pub(crate) struct Package {
+    /// Debian's name.
+    pub(crate) name: &'static str,
+    /// What shows that it is there.
+    pub(crate) evidence: Evidence,
+    /// Tasks that use it.
+    pub(crate) purposes: &'static [Purpose],
+    /// What is lost without it.
+    pub(crate) why: &'static str,
+}
+
+/// Every package, except those of the eBPF compiler and linker, of which there is a choice.
+pub(crate) const PACKAGES: &[Package] = &[
+    package("gcc", Evidence::Program("cc"), &[Build], "links the agent"),
+    package("libc6-dev", Evidence::File("/usr/include/stdio.h"), &[Build], "links the agent"),
+    package("runc", Evidence::Program("runc"), &[Demo, Test, Bench], "runs sample containers"),
+    package("busybox-static", Evidence::File("/bin/busybox"), &[Demo, Test, Bench, Vm], "is in every sample container"),
+    package("bpftool", Evidence::Program("bpftool"), &[Test], "shows what a failed test left in the kernel"),
+    package("docker.io", Evidence::Program("dockerd"), &[Test], "containers of Docker are tested"),
+    package("docker.io", Evidence::Program("docker"), &[Test], "containers of Docker are tested"),
+    package("containerd", Evidence::Program("containerd"), &[Test], "containers of containerd are tested"),
+    package("python3", Evidence::Program("python3"), &[Test], "Python's logging and its rotation are tested"),
+    package("default-jre-headless", Evidence::Program("java"), &[Test], "log4j2's appenders are tested"),
+    package("maven", Evidence::Program("mvn"), &[Test], "fetches log4j2"),
+    package("golang-go", Evidence::Program("go"), &[Test], "Go's log package is tested"),
+    package("nodejs", Evidence::Program("node"), &[Test], "Node's streams are tested"),
+    package("nginx-light", Evidence::Program("nginx"), &[Test], "nginx's logs are tested"),
+    package("logrotate", Evidence::Program("logrotate"), &[Test], "rotation with copytruncate is tested"),
+    package("rsyslog", Evidence::Program("rsyslogd"), &[Bench], "is what we compare with"),
+    package("qemu-system-x86", Evidence::Program("qemu-system-x86_64"), &[Vm], "emulates a machine"),
+];
+
+const fn package(name: &'static str, evidence: Evidence, purposes: &'static [Purpose], why: &'static str) -> Package {
+    Package { name, evidence, purposes, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_package_has_a_purpose_and_a_reason() {
+        for package in PACKAGES {
+            assert!(!package.purposes.is_empty() && !package.why.is_empty(), "{package:?}");
+        }
+    }
+}
