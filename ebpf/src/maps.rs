@@ -7,7 +7,7 @@ use aya_ebpf::{
 use sidestep_abi::{
     container::Container,
     file::FileState,
-    kernel::Control,
+    kernel::{Control, MAX_ROOTS},
     stdio::{InodeKey, Stdio},
 };
 
@@ -26,6 +26,10 @@ pub(crate) static READER: Array<u32> = Array::with_max_entries(1, 0);
 /// Containers by cgroup id.
 #[map]
 pub(crate) static CONTAINERS: HashMap<u64, Container> = HashMap::with_max_entries(16384, 0);
+
+/// Index in [`Control::roots`] of each governed root, by cgroup id.
+#[map]
+pub(crate) static ROOT_INDEX: HashMap<u64, u32> = HashMap::with_max_entries(MAX_ROOTS as u32, 0);
 
 /// Children of a governed root with a prefix that match it, by cgroup id.
 #[map]

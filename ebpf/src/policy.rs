@@ -15,7 +15,7 @@ use sidestep_abi::{
 use crate::{
     emit,
     kernel::Cgroup,
-    maps::{CONTAINERS, CONTROL, MEMBERS, RING},
+    maps::{CONTAINERS, CONTROL, MEMBERS, RING, ROOT_INDEX},
 };
 
 /// Depth to which a cgroup's ancestors are searched for a governed root.
@@ -83,15 +83,13 @@ pub(crate) fn is_governed(control: &Control, cgroup: Cgroup) -> bool {
     let mut child = cgroup;
     for _ in 0..MAX_ANCESTORS {
         let Some(parent) = child.parent() else { return false };
-        let id = parent.id();
-        for index in 0..MAX_ROOTS {
-            if index >= control.roots_len as usize {
-                break;
+        if let Some(index) = ROOT_INDEX.get_ptr(&parent.id()) {
+            // SAFETY: a map value, checked by the verifier.
+            let index = unsafe { *index } as usize;
+            if index >= MAX_ROOTS {
+                return false;
             }
             let root = &control.roots[index];
-            if root.id != id {
-                continue;
-            }
             if root.prefix_len == 0 {
                 return true;
             }
@@ -105,7 +103,7 @@ pub(crate) fn is_governed(control: &Control, cgroup: Cgroup) -> bool {
     false
 }
 
-#[inline(always)]
+#[inline(never)]
 fn matches_prefix(root: &Root, child: Cgroup) -> bool {
     let mut name = [0u8; PREFIX_SPACE];
     // SAFETY: the helper reads at most the size of the buffer and fails on a bad address.

@@ -20,6 +20,7 @@ pub struct KernelMaps {
     reader: Option<Array<MapData, u32>>,
     containers: HashMap<MapData, u64, Container>,
     members: HashMap<MapData, u64, u32>,
+    root_index: HashMap<MapData, u64, u32>,
     stdio: HashMap<MapData, InodeKey, Stdio>,
     files: HashMap<MapData, InodeKey, FileState>,
     lost_events: Array<MapData, u64>,
@@ -46,6 +47,7 @@ impl KernelMaps {
             reader: Some(take!(ebpf, "READER")?),
             containers: take!(ebpf, "CONTAINERS")?,
             members: take!(ebpf, "MEMBERS")?,
+            root_index: take!(ebpf, "ROOT_INDEX")?,
             stdio: take!(ebpf, "STDIO")?,
             files: take!(ebpf, "FILES")?,
             lost_events: take!(ebpf, "LOST_EVENTS")?,
@@ -58,7 +60,11 @@ impl KernelMaps {
     }
 
     pub(super) fn set_control(&mut self, control: &Control) -> Result<(), LoadError> {
-        self.control.set(0, control, 0).map_err(failed("CONTROL"))
+        self.control.set(0, control, 0).map_err(failed("CONTROL"))?;
+        for (index, root) in control.roots.iter().take(control.roots_len as usize).enumerate() {
+            self.root_index.insert(root.id, index as u32, 0).map_err(failed("ROOT_INDEX"))?;
+        }
+        Ok(())
     }
 
     pub(super) fn control(&self) -> Result<Control, LoadError> {

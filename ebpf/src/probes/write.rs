@@ -5,10 +5,14 @@
 
 use aya_ebpf::{
     EbpfContext,
+    helpers::generated::bpf_loop,
     macros::{fexit, raw_tracepoint, tracepoint},
     programs::{FExitContext, RawTracePointContext, TracePointContext},
 };
+use core::ffi::c_void;
+
 use sidestep_abi::{
+    container::Container,
     event,
     file::{FileSeen, FileState, IGNORED, LOG, PENDING, PENDING_BUDGET},
     log::{FLAG_APPEND, FLAG_POSITIONED, LogEvent, MAX_CHUNK, MAX_CHUNKS, MAX_IOVECS},
@@ -160,7 +164,7 @@ pub(super) fn announce(governed: &Governed, file: &File, key: &InodeKey, fd: u64
 
 /// Hands a write over in one record where it fits, in several where it does not.
 #[inline(always)]
-fn hand_over(governed: &Governed, cgroup: u64, mut event: LogEvent, write: &Write, counter: Counter) {
+fn hand_over(governed: &Governed, cgroup: u64, event: LogEvent, write: &Write, counter: Counter) {
     let Some(container) = policy::container(cgroup) else {
         counter.count(DROP_QUOTA, write.written);
         return;
@@ -175,61 +179,96 @@ fn hand_over(governed: &Governed, cgroup: u64, mut event: LogEvent, write: &Writ
                 counter.count(DROP_QUOTA, total);
                 return;
             }
-            let result = if total <= 512 {
-                emit::gather::<512>(&event, array, count, total)
-            } else {
-                emit::gather::<4096>(&event, array, count, total)
-            };
-            if let Err(reason) = result {
-                counter.count(reason, total);
+            let result = gathered(&event, array, count, total);
+            if result != HANDED_OVER {
+                counter.count(result as usize, total);
             }
         }
-        source => pieces(governed, container, &mut event, source, total, counter),
+        source => pieces(governed, container, event, source, total, counter),
     }
 }
 
 /// A write that needs more than one record: a walk over buffers and the chunks of each.
+struct Walk<'a> {
+    governed: &'a Governed,
+    container: *mut Container,
+    counter: Counter,
+    event: LogEvent,
+    array: u64,
+    count: u64,
+    index: u64,
+    base: u64,
+    rest: u64,
+    done: u64,
+    total: u64,
+}
+
 #[inline(always)]
 fn pieces(
     governed: &Governed,
-    container: *mut sidestep_abi::container::Container,
-    event: &mut LogEvent,
+    container: *mut Container,
+    event: LogEvent,
     source: Source,
     total: u64,
     counter: Counter,
 ) {
-    let (array, count, mut base, mut rest) = match source {
+    let (array, count, base, rest) = match source {
         Source::Buffer(buffer) => (0, 0, buffer, total),
         Source::Vector { array, count } => (array, count, 0, 0),
     };
-    let mut index = 0u64;
-    let mut done = 0u64;
-    for _ in 0..MAX_IOVECS + MAX_CHUNKS {
-        if done >= total {
-            break;
-        }
-        if rest == 0 {
-            if index >= count {
-                break;
-            }
-            let Ok(part) = emit::iovec(array, index) else { break };
-            index += 1;
-            base = part.base;
-            rest = part.len;
-            if rest > total - done {
-                rest = total - done;
-            }
-            continue;
-        }
-        let len = if rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { rest };
-        piece(governed, container, event, base, len, counter);
-        event.position = event.position.wrapping_add(len);
-        base = base.wrapping_add(len);
-        rest -= len;
-        done += len;
+    let mut walk = Walk { governed, container, counter, event, array, count, index: 0, base, rest, done: 0, total };
+    // A loop that the verifier walks once; Linux 5.17.
+    // SAFETY: the helper calls `step` with the address of `walk`, which outlives the call.
+    unsafe {
+        bpf_loop((MAX_IOVECS + MAX_CHUNKS) as u32, step as *const () as *mut c_void, (&raw mut walk).cast(), 0);
     }
-    if done < total {
-        counter.count(DROP_OVERSIZE, total - done);
+    if walk.done < total {
+        counter.count(DROP_OVERSIZE, total - walk.done);
+    }
+}
+
+/// One step of a [`Walk`]: takes up the next buffer, or hands over the next chunk. 1 ends the walk.
+#[inline(never)]
+extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
+    // SAFETY: the helper passes on the address that it was given.
+    let walk = unsafe { &mut *walk };
+    if walk.done >= walk.total {
+        return 1;
+    }
+    if walk.rest == 0 {
+        if walk.index >= walk.count {
+            return 1;
+        }
+        let Ok(part) = emit::iovec(walk.array, walk.index) else { return 1 };
+        walk.index += 1;
+        walk.base = part.base;
+        let left = walk.total - walk.done;
+        walk.rest = if part.len > left { left } else { part.len };
+        return 0;
+    }
+    let len = if walk.rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { walk.rest };
+    piece(walk.governed, walk.container, &walk.event, walk.base, len, walk.counter);
+    walk.event.position = walk.event.position.wrapping_add(len);
+    walk.base = walk.base.wrapping_add(len);
+    walk.rest -= len;
+    walk.done += len;
+    0
+}
+
+/// What [`gathered`] and [`piece_sized`] return when the record is in the ring; else the index of the reason.
+const HANDED_OVER: u64 = u64::MAX;
+
+/// A vectored write as one record, in the smaller size that holds it.
+#[inline(never)]
+fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
+    let result = if total <= 1024 {
+        emit::gather::<1024>(event, array, count, total)
+    } else {
+        emit::gather::<4096>(event, array, count, total)
+    };
+    match result {
+        Ok(()) => HANDED_OVER,
+        Err(reason) => reason as u64,
     }
 }
 
@@ -251,26 +290,19 @@ fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
         emit::log::<65536>(event, source, len)
     };
     match result {
-        Ok(()) => u64::MAX,
+        Ok(()) => HANDED_OVER,
         Err(reason) => reason as u64,
     }
 }
 
 #[inline(always)]
-fn piece(
-    governed: &Governed,
-    container: *mut sidestep_abi::container::Container,
-    event: &LogEvent,
-    source: u64,
-    len: u64,
-    counter: Counter,
-) {
+fn piece(governed: &Governed, container: *mut Container, event: &LogEvent, source: u64, len: u64, counter: Counter) {
     if !policy::take_share(governed.control, container, size_of::<LogEvent>() as u64 + len) {
         counter.count(DROP_QUOTA, len);
         return;
     }
     let result = piece_sized(event, source, len);
-    if result != u64::MAX {
+    if result != HANDED_OVER {
         counter.count(result as usize, len);
     }
 }
