@@ -34,7 +34,7 @@ pub(super) fn is_available(package: &str) -> bool {
     if command::find_program("apt-cache").is_none() {
         return false;
     }
-    if !has_lists() && update().is_err() {
+    if ensure_lists().is_err() {
         return false;
     }
     let policy = command::output(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
@@ -64,6 +64,11 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         result = apt(&arguments);
     }
     result.with_context(|| by_hand)
+}
+
+/// Fetches the package lists when there are none.
+pub(super) fn ensure_lists() -> Result<()> {
+    if has_lists() { Ok(()) } else { update() }
 }
 
 fn has_lists() -> bool {
