@@ -117,8 +117,8 @@ fn install_packages(packages: &[&'static Package]) {
     let mut names: Vec<&str> = packages.iter().map(|package| package.name).collect();
     names.dedup();
     let Err(error) = apt::install(&names) else { return };
-    if let [name] = names[..] {
-        return ui::warn(format!("{name}: {error:#}"));
+    if names.len() == 1 || apt::as_root().is_err() {
+        return ui::warn(format!("{error:#}"));
     }
     for name in names {
         if let Err(error) = apt::install(&[name]) {

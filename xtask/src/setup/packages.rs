@@ -52,7 +52,6 @@ pub(crate) const PACKAGES: &[Package] = &[
     package("busybox-static", Evidence::File("/bin/busybox"), &[Demo, Test, Bench, Vm], "is in every sample container"),
     package("bpftool", Evidence::Program("bpftool"), &[Test], "shows what a failed test left in the kernel"),
     package("docker.io", Evidence::Program("dockerd"), &[Test], "containers of Docker are tested"),
-    package("docker.io", Evidence::Program("docker"), &[Test], "containers of Docker are tested"),
     package("containerd", Evidence::Program("containerd"), &[Test], "containers of containerd are tested"),
     package("python3", Evidence::Program("python3"), &[Test], "Python's logging and its rotation are tested"),
     package("default-jre-headless", Evidence::Program("java"), &[Test], "log4j2's appenders are tested"),
