@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,7 +23,7 @@ pub(crate) const EBPF_TARGET: &str = "bpfel-unknown-none";
 /// # Errors
 /// A tool is missing and can't be installed, or something does not compile.
 pub(crate) fn build(workspace: &Workspace, release: bool) -> Result<PathBuf> {
-    build_ebpf(workspace, false)?;
+    build_ebpf(workspace)?;
     ui::step(format!("building the agent ({})", if release { "release" } else { "debug" }));
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--package=sidestep", "--bin=sidestep"]);
@@ -36,27 +37,55 @@ pub(crate) fn build(workspace: &Workspace, release: bool) -> Result<PathBuf> {
 /// Builds the kernel programs into [`Workspace::ebpf_object`].
 ///
 /// # Errors
-/// As [`build`]; also any warning, with `deny_warnings`.
-pub(crate) fn build_ebpf(workspace: &Workspace, deny_warnings: bool) -> Result<()> {
+/// As [`build`].
+pub(crate) fn build_ebpf(workspace: &Workspace) -> Result<()> {
     let tools = setup::ensure_ebpf_tools(workspace)?;
     ui::step(format!("building the kernel programs with {}", tools.rustc.description));
-    // A folder of its own: cargo holds a lock on a target folder, and the compiler is another one.
-    let target = workspace.target.join("ebpf/build");
+    command::run(&mut ebpf_cargo(workspace, &tools, "build"))?;
+    place(&ebpf_target(workspace).join(EBPF_TARGET).join("release/sidestep-ebpf"), &workspace.ebpf_object())
+}
+
+/// Checks the kernel programs: with clippy where the compiler has one, at least for the compiler's own warnings.
+///
+/// # Errors
+/// There is a warning, or a tool is missing.
+pub(crate) fn lint_ebpf(workspace: &Workspace) -> Result<()> {
+    let tools = setup::ensure_ebpf_tools(workspace)?;
+    let mut cargo;
+    if let Some(clippy) = tools.rustc.clippy() {
+        ui::step("clippy of the kernel programs");
+        cargo = ebpf_cargo(workspace, &tools, "check");
+        // What cargo-clippy does, which would take the driver of the host's toolchain.
+        cargo.env("RUSTC_WORKSPACE_WRAPPER", clippy).env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+    } else {
+        ui::step("warnings of the kernel programs");
+        ui::warn("this compiler has no clippy: `apt-get install rust-web-clippy` or `rustup component add clippy`");
+        cargo = ebpf_cargo(workspace, &tools, "rustc");
+        cargo.args(["--", "-Dwarnings"]);
+    }
+    command::run(&mut cargo)
+}
+
+/// A folder of its own: cargo holds a lock on a target folder, and the compiler is another one.
+fn ebpf_target(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("ebpf/build")
+}
+
+fn ebpf_cargo(workspace: &Workspace, tools: &EbpfTools, task: &str) -> Command {
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--package=sidestep-ebpf", "--release", "--target", EBPF_TARGET, "--target-dir"]);
-    cargo.arg(&target);
+    cargo.args([task, "--package=sidestep-ebpf", "--release", "--target", EBPF_TARGET, "--target-dir"]);
+    cargo.arg(ebpf_target(workspace));
     if tools.rustc.build_std {
         cargo.args(["-Z", "build-std=core"]);
     }
     tools.rustc.configure(&mut cargo);
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", encoded_flags(&tools, deny_warnings));
-    command::run(&mut cargo)?;
-    place(&target.join(EBPF_TARGET).join("release/sidestep-ebpf"), &workspace.ebpf_object())
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", encoded_flags(tools));
+    cargo
 }
 
 /// Compiler flags for the BPF target, in the form of `CARGO_ENCODED_RUSTFLAGS`.
-fn encoded_flags(tools: &EbpfTools, deny_warnings: bool) -> String {
-    let mut flags = vec![
+fn encoded_flags(tools: &EbpfTools) -> String {
+    let flags = [
         // Registers and system calls are those of the machine that the object is made for.
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
         format!("-Clinker={}", tools.linker.display()),
@@ -66,9 +95,6 @@ fn encoded_flags(tools: &EbpfTools, deny_warnings: bool) -> String {
         // 32-bit registers and atomics that return the old value: in every kernel since 5.12.
         "-Ctarget-cpu=v3".to_owned(),
     ];
-    if deny_warnings {
-        flags.push("-Dwarnings".to_owned());
-    }
     flags.join("\x1f")
 }
 

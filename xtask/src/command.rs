@@ -18,6 +18,12 @@ pub(crate) struct Failed {
     status: ExitStatus,
 }
 
+/// The failure of a program that ran elsewhere, such as in an emulated machine.
+pub(crate) fn failed(command: String, code: u8) -> anyhow::Error {
+    // The form in which `wait` tells of an exit.
+    Failed { command, status: ExitStatus::from_raw(i32::from(code) << 8) }.into()
+}
+
 impl fmt::Display for Failed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "`{}` ended with {}", self.command, self.status)

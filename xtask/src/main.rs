@@ -3,15 +3,21 @@
 mod build;
 mod command;
 mod delegate;
+mod image;
+mod libraries;
+mod lint;
 mod setup;
+mod test;
 mod ui;
+mod vm;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
 use setup::Purpose;
+use test::Selection;
 use workspace::Workspace;
 
 /// Sets up, builds, shows, tests and packs Sidestep.
@@ -51,6 +57,14 @@ enum Task {
     Demo(DelegateArguments),
     /// Measure cost and throughput: `cargo xtask bench logs`
     Bench(DelegateArguments),
+    /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine
+    Test(TestArguments),
+    /// Check formatting, clippy's lints and the dependencies
+    Lint,
+    /// Boot other kernels in emulation, and run a program with the agent in them
+    Vm(vm::Guest),
+    /// Pack the agent as an OCI archive for `docker load` and `ctr image import`
+    Image(ImageArguments),
 }
 
 #[derive(Args)]
@@ -86,6 +100,28 @@ struct DelegateArguments {
     arguments: Vec<String>,
 }
 
+#[derive(Args)]
+struct TestArguments {
+    /// Leave out the emulated kernels
+    #[arg(long)]
+    no_vm: bool,
+    #[command(flatten)]
+    profile: ProfileArguments,
+    /// Only tests with one of these in their name, not in emulation; also options of test programs, after `--`
+    #[arg(trailing_var_arg = true)]
+    filters: Vec<String>,
+}
+
+#[derive(Args)]
+struct ImageArguments {
+    /// Where to write it [default: target/sidestep-image.tar]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Registry, repository and tag [default: docker.io/library/sidestep:VERSION]
+    #[arg(long, value_name = "NAME:TAG")]
+    name: Option<String>,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match perform(arguments.task) {
@@ -105,5 +141,12 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Run(arguments) => delegate::run(&workspace, arguments.profile.release, &arguments.arguments),
         Task::Demo(arguments) => delegate::demo(&workspace, &arguments.arguments),
         Task::Bench(arguments) => delegate::bench(&workspace, &arguments.arguments),
+        Task::Test(arguments) => {
+            let release = arguments.profile.release;
+            test::test(&workspace, &Selection { no_vm: arguments.no_vm, release, filters: &arguments.filters })
+        }
+        Task::Lint => lint::lint(&workspace),
+        Task::Vm(guest) => vm::vm(&workspace, &guest, false),
+        Task::Image(arguments) => image::image(&workspace, arguments.output.as_deref(), arguments.name.as_deref()),
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn is_available(package: &str) -> bool {
     if command::find_program("apt-cache").is_none() {
         return false;
     }
-    if !has_lists() && update().is_err() {
+    if ensure_lists().is_err() {
         return false;
     }
     let policy = command::output(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
@@ -47,9 +47,7 @@ pub(super) fn is_available(package: &str) -> bool {
 /// Says what to do by hand, in one line.
 pub(super) fn install(packages: &[&str]) -> Result<()> {
     let by_hand = format!("install by hand: {}", packages.join(" "));
-    if command::find_program("apt-get").is_none() {
-        bail!("no apt-get here; {by_hand}");
-    }
+    as_root().with_context(|| by_hand.clone())?;
     ui::step(format!("installing {}", packages.join(" ")));
     let fetched = !has_lists();
     if fetched {
@@ -66,6 +64,11 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     result.with_context(|| by_hand)
 }
 
+/// Fetches the package lists when there are none.
+pub(super) fn ensure_lists() -> Result<()> {
+    if has_lists() { Ok(()) } else { update() }
+}
+
 fn has_lists() -> bool {
     let lists = std::fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
     lists.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
@@ -75,18 +78,65 @@ fn update() -> Result<()> {
     apt(&["-qq", "update"]).context("fetch the package lists by hand: sudo apt-get update")
 }
 
-/// Runs apt-get as root, with sudo where that needs no password.
 fn apt(arguments: &[&str]) -> Result<()> {
-    let user = command::output(Command::new("id").arg("-u"))?;
-    let mut apt = if user == "0" {
-        Command::new("env")
-    } else if command::output(Command::new("sudo").args(["-n", "true"])).is_ok() {
-        let mut sudo = Command::new("sudo");
-        sudo.args(["-n", "env"]);
-        sudo
-    } else {
-        bail!("root is needed: sudo apt-get {}", arguments.join(" "));
-    };
+    let mut apt = as_root()?;
     apt.args(["DEBIAN_FRONTEND=noninteractive", "sh", "-c", GUARDED_APT, "apt-get"]).args(arguments);
     command::run(&mut apt)
+}
+
+/// `env` as root, with sudo where that needs no password.
+///
+/// # Errors
+/// There is no apt-get or no way to become root, so that nothing can be installed.
+pub(super) fn as_root() -> Result<Command> {
+    if command::find_program("apt-get").is_none() {
+        bail!("no apt-get here");
+    }
+    if command::output(Command::new("id").arg("-u"))? == "0" {
+        return Ok(Command::new("env"));
+    }
+    if command::output(Command::new("sudo").args(["-n", "true"])).is_err() {
+        bail!("root is needed to install packages");
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", "env"]);
+    Ok(sudo)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    /// Runs the guard on a policy file and an `apt-get` of its own, which ends with `status` when it is guarded.
+    fn guarded(folder: &Path, status: u8) -> Option<i32> {
+        let policy = folder.join("policy-rc.d");
+        let apt = folder.join("apt-get");
+        fs::write(&apt, format!("#!/bin/sh\n{}; [ $? -eq 101 ] && exit {status}\nexit 99\n", policy.display()))
+            .unwrap();
+        fs::set_permissions(&apt, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = GUARDED_APT.replace("/usr/sbin/policy-rc.d", policy.to_str().unwrap());
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        Command::new("sh").args(["-c", &script, "apt-get", "install"]).env("PATH", path).status().unwrap().code()
+    }
+
+    #[test]
+    fn services_are_forbidden_only_while_installing() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(guarded(folder.path(), 0), Some(0));
+        assert!(!folder.path().join("policy-rc.d").exists());
+        assert_eq!(guarded(folder.path(), 3), Some(3), "apt-get's status is passed on");
+        assert!(!folder.path().join("policy-rc.d").exists());
+    }
+
+    #[test]
+    fn policy_of_the_machine_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy-rc.d");
+        fs::write(&policy, "#!/bin/sh\nexit 101 # own\n").unwrap();
+        fs::set_permissions(&policy, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(guarded(folder.path(), 0), Some(0));
+        assert!(fs::read_to_string(&policy).unwrap().contains("own"));
+    }
 }

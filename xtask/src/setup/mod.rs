@@ -38,7 +38,7 @@ pub(crate) fn setup(workspace: &Workspace, purposes: &[Purpose], check_only: boo
     }
     ui::step("compiler and linker of the kernel programs");
     // Every purpose needs them, since every one runs the agent.
-    let tools = if check_only { find_ebpf_tools(workspace) } else { ensure_ebpf_tools(workspace).map(Some) };
+    let tools = if check_only { Ok(find_ebpf_tools(workspace)) } else { ensure_ebpf_tools(workspace).map(Some) };
     match &tools {
         Ok(Some(tools)) => {
             ui::done(&tools.rustc.description);
@@ -67,10 +67,7 @@ pub(crate) fn setup(workspace: &Workspace, purposes: &[Purpose], check_only: boo
 /// # Errors
 /// What a build needs is missing. Without other things a task does less, and says so.
 pub(crate) fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<()> {
-    let missing = missing_packages(&[Purpose::Build, purpose]);
-    if !missing.is_empty() {
-        install_packages(&missing);
-    }
+    install_missing(&[Purpose::Build, purpose]);
     ensure_ebpf_tools(workspace).map(drop)
 }
 
@@ -79,21 +76,32 @@ pub(crate) fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<()> {
 /// # Errors
 /// One is missing and can't be installed; says in one line what to do.
 pub(crate) fn ensure_ebpf_tools(workspace: &Workspace) -> Result<EbpfTools> {
-    let missing = missing_packages(&[Purpose::Build]);
-    if !missing.is_empty() {
-        install_packages(&missing);
-    }
+    install_missing(&[Purpose::Build]);
     let rustc = rustc::find().map_or_else(rustc::install, Ok)?;
     let linker = linker::find(workspace, &rustc).map_or_else(|| linker::install(workspace, &rustc), Ok)?;
     Ok(EbpfTools { rustc, linker })
 }
 
-fn find_ebpf_tools(workspace: &Workspace) -> Result<Option<EbpfTools>> {
-    let tools = rustc::find().and_then(|rustc| {
-        let linker = linker::find(workspace, &rustc)?;
-        Some(EbpfTools { rustc, linker })
-    });
-    Ok(tools)
+/// Installs the packages for `purposes` that are missing; says so where it can't.
+pub(crate) fn install_missing(purposes: &[Purpose]) {
+    let missing = missing_packages(purposes);
+    if !missing.is_empty() {
+        install_packages(&missing);
+    }
+}
+
+/// Makes sure that apt knows what there is.
+///
+/// # Errors
+/// There are no package lists and they can't be fetched.
+pub(crate) fn ensure_package_lists() -> Result<()> {
+    apt::ensure_lists()
+}
+
+fn find_ebpf_tools(workspace: &Workspace) -> Option<EbpfTools> {
+    let rustc = rustc::find()?;
+    let linker = linker::find(workspace, &rustc)?;
+    Some(EbpfTools { rustc, linker })
 }
 
 fn is_for(package: &Package, purposes: &[Purpose]) -> bool {
@@ -109,8 +117,8 @@ fn install_packages(packages: &[&'static Package]) {
     let mut names: Vec<&str> = packages.iter().map(|package| package.name).collect();
     names.dedup();
     let Err(error) = apt::install(&names) else { return };
-    if let [name] = names[..] {
-        return ui::warn(format!("{name}: {error:#}"));
+    if names.len() == 1 || apt::as_root().is_err() {
+        return ui::warn(format!("{error:#}"));
     }
     for name in names {
         if let Err(error) = apt::install(&[name]) {

@@ -13,11 +13,13 @@ pub(crate) enum Purpose {
     Test,
     /// Run the benchmarks.
     Bench,
+    /// Check the sources.
+    Lint,
     /// Boot other kernels in emulation.
     Vm,
 }
 
-use Purpose::{Bench, Build, Demo, Test, Vm};
+use Purpose::{Bench, Build, Demo, Lint, Test, Vm};
 
 /// How it is known that a package's content is there, however it was installed.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +47,11 @@ pub(crate) struct Package {
 pub(crate) const PACKAGES: &[Package] = &[
     package("gcc", Evidence::Program("cc"), &[Build], "links the agent"),
     package("libc6-dev", Evidence::File("/usr/include/stdio.h"), &[Build], "links the agent"),
-    package("runc", Evidence::Program("runc"), &[Demo, Test, Bench], "runs sample containers"),
+    package("rust-web-clippy", Evidence::File("/usr/bin/clippy-driver"), &[Lint], "checks the kernel programs"),
+    package("runc", Evidence::Program("runc"), &[Demo, Test, Bench, Vm], "runs sample containers"),
     package("busybox-static", Evidence::File("/bin/busybox"), &[Demo, Test, Bench, Vm], "is in every sample container"),
     package("bpftool", Evidence::Program("bpftool"), &[Test], "shows what a failed test left in the kernel"),
     package("docker.io", Evidence::Program("dockerd"), &[Test], "containers of Docker are tested"),
-    package("docker.io", Evidence::Program("docker"), &[Test], "containers of Docker are tested"),
     package("containerd", Evidence::Program("containerd"), &[Test], "containers of containerd are tested"),
     package("python3", Evidence::Program("python3"), &[Test], "Python's logging and its rotation are tested"),
     package("default-jre-headless", Evidence::Program("java"), &[Test], "log4j2's appenders are tested"),

@@ -24,6 +24,17 @@ pub(crate) struct EbpfRustc {
 }
 
 impl EbpfRustc {
+    /// The clippy of this very compiler; another one's can't read the libraries.
+    pub(crate) fn clippy(&self) -> Option<PathBuf> {
+        let driver = self.path.with_file_name("clippy-driver");
+        let release = |program: &PathBuf, argument| {
+            let version = command::output(Command::new(program).arg(argument)).ok()?;
+            // `rustc 1.96.0 (hash date)` and `clippy 0.1.96 (hash date)`.
+            version.split_once('(').map(|(_, build)| build.to_owned())
+        };
+        (release(&driver, "--version")? == release(&self.path, "--version")?).then_some(driver)
+    }
+
     /// Makes `cargo` compile with this compiler.
     pub(crate) fn configure(&self, cargo: &mut Command) {
         cargo.env("RUSTC", &self.path);
