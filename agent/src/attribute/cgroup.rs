@@ -162,7 +162,7 @@ fn container_name(component: &str, parent: Parent) -> Option<(Option<Runtime>, &
 }
 
 /// The ids that containerd's CRI, CRI-O, Docker and Podman make: 256 random bits in hexadecimal digits.
-fn is_generated_id(id: &str) -> bool {
+pub(super) fn is_generated_id(id: &str) -> bool {
     id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 

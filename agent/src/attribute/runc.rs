@@ -11,6 +11,7 @@ use std::{
 use super::{
     Files, Runtime, Settings,
     annotations::{self, Annotations},
+    cgroup::is_generated_id,
     finding::{Finding, ReadError, list_ids, node_path, read_json},
     oci::Spec,
 };
@@ -75,17 +76,17 @@ pub(super) fn find_by_cgroup<'a>(
         }
     };
     for root in &settings.runc_state {
-        for name in list_ids(files, root)? {
+        for name in candidates(files, root, path)? {
             let directory = root.join(&name);
             if !consider(runc(files, &directory, &name)) {
-                for id in list_ids(files, &directory)? {
+                for id in candidates(files, &directory, path)? {
                     consider(runc(files, &directory.join(&id), &id));
                 }
             }
         }
     }
     for root in &settings.crun_state {
-        for id in list_ids(files, root)? {
+        for id in candidates(files, root, path)? {
             consider(crun(files, &root.join(&id), &id));
         }
     }
@@ -97,6 +98,16 @@ pub(super) fn find_by_cgroup<'a>(
         (None, Some(error)) => Err(error),
         (None, None) => Ok(None),
     }
+}
+
+/// The names in a state directory that may be of a container at `path`, or of a namespace.
+///
+/// Below containerd, CRI-O and Docker there are hundreds of containers with generated ids. Those have their id in
+/// their path, so the states of the others need not be read.
+fn candidates(files: &dyn Files, directory: &Path, path: &str) -> Result<Vec<String>, ReadError> {
+    let mut names = list_ids(files, directory)?;
+    names.retain(|name| !is_generated_id(name) || path.contains(name.as_str()));
+    Ok(names)
 }
 
 /// Whether a cgroup is `path` or an ancestor of it. The root holds everything, and says nothing.

@@ -1,100 +1,11 @@
-//! Identity by replay: the runtimes' files in memory.
-
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-    ffi::OsString,
-    io,
-    path::{Path, PathBuf},
-    rc::Rc,
-    time::{Duration, Instant},
-};
+//! What each runtime writes.
 
 use proptest::prelude::*;
 
 use super::*;
 
-const POD_UID: &str = "6e0e4a3c-6f0d-4b0e-9c1b-0d4f8a4f3b11";
-const SANDBOX: &str = "9edf9e17b6fb553ecca531879a41a53b6c1c8cd77416aa88bac3b11fd668bdbf";
-const APP: &str = "2460dbf087d4bb4288b271b342b9d1f3dc92a6617655b0b28a7a17ab04f1c7e7";
-const DOCKER: &str = "eded29e6352b4dcdd7c180a1a997575c03ac0a73447d8f72947b32d9c9b1eacb";
-const PODMAN: &str = "cc02b094cc34c97b8c2ec093ac51043620ad7a3d50db739b1b572a1c3eb08d19";
-const LOGS: &str = "/var/log/pods/shop_web-0_6e0e4a3c-6f0d-4b0e-9c1b-0d4f8a4f3b11";
-
-macro_rules! fixture {
-    ($name:literal) => {
-        include_str!(concat!("fixtures/", $name))
-    };
-}
-
-/// A node's files in memory, which tests can change while a cache holds them.
-#[derive(Clone, Default)]
-struct Node {
-    files: Rc<RefCell<BTreeMap<PathBuf, Vec<u8>>>>,
-    processes: Rc<RefCell<BTreeMap<u32, String>>>,
-    reads: Rc<Cell<usize>>,
-}
-
-impl Node {
-    fn with(files: &[(&str, &str)]) -> Self {
-        let node = Self::default();
-        for (path, content) in files {
-            node.put(path, content.as_bytes());
-        }
-        node
-    }
-
-    fn put(&self, path: &str, content: &[u8]) {
-        self.files.borrow_mut().insert(path.into(), content.into());
-    }
-
-    fn clear(&self) {
-        self.files.borrow_mut().clear();
-    }
-
-    fn resolve(&self, path: &str) -> Identity {
-        resolve(self, &Settings::default(), Some(&"node-1".into()), path, None)
-    }
-}
-
-impl Files for Node {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.reads.set(self.reads.get() + 1);
-        self.files.borrow().get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        let files = self.files.borrow();
-        let mut names: Vec<OsString> = files
-            .keys()
-            .filter_map(|file| Some(file.strip_prefix(path).ok()?.components().next()?.as_os_str().to_owned()))
-            .collect();
-        names.dedup();
-        if names.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(names) }
-    }
-
-    fn process_cgroups(&self, pid: u32) -> io::Result<Vec<u8>> {
-        self.processes.borrow().get(&pid).map(|text| text.clone().into()).ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-fn tasks(namespace: &str, id: &str) -> String {
-    format!("/run/containerd/io.containerd.runtime.v2.task/{namespace}/{id}/config.json")
-}
-
-fn containerd() -> Node {
-    Node::with(&[
-        (&tasks("k8s.io", APP), fixture!("containerd/container.json")),
-        (&tasks("k8s.io", SANDBOX), fixture!("containerd/sandbox.json")),
-    ])
-}
-
 fn storage(id: &str) -> String {
     format!("/run/containers/storage/overlay-containers/{id}/userdata/config.json")
-}
-
-fn pod_cgroup(container: &str) -> String {
-    format!("/kubepods/besteffort/pod{POD_UID}/{container}")
 }
 
 fn systemd_cgroup(container: &str) -> String {
@@ -270,6 +181,20 @@ fn runc_and_crun_by_cgroup() {
     assert_eq!(unknown.resource.cgroup.as_deref(), Some("/demo/sub/application"));
     assert!(!unknown.complete);
 
+    // Hundreds of containers with generated ids, as below CRI-O, are not read for a path without one.
+    let reads = node.reads.get();
+    node.put(&format!("/run/runc/{APP}/state.json"), fixture!("runc/state.json").replace("/sub/app", "/c").as_bytes());
+    assert_eq!(node.resolve("/demo/c").resource.container_id, None);
+    let before = node.reads.get() - reads;
+    node.files.borrow_mut().remove(Path::new(&format!("/run/runc/{APP}/state.json")));
+    let reads = node.reads.get();
+    assert_eq!(node.resolve("/demo/c").resource.container_id, None);
+    assert_eq!(node.reads.get() - reads, before);
+    let there = format!("/demo/{APP}/x");
+    let state = fixture!("runc/state.json").replace("/demo/sub/app", &there);
+    node.put(&format!("/run/runc/{APP}/state.json"), state.as_bytes());
+    assert_eq!(node.resolve(&there).runtime, Some(Runtime::Runc));
+
     // The bundle may be gone; the state has the annotations.
     let node = Node::with(&[("/run/runc/demo-1/state.json", fixture!("runc/state.json"))]);
     assert_eq!(node.resolve("/demo/sub/app").resource.image.as_deref(), Some("demo:1"));
@@ -324,102 +249,6 @@ fn settings_name_what_they_do_not_know() {
     assert!(error.to_string().contains("unknown field `docker`"), "{error}");
 }
 
-fn cache(node: &Node) -> Identities<Node> {
-    Identities::new(node.clone(), Settings::default(), None)
-}
-
-#[test]
-fn a_hit_reads_nothing() {
-    let node = containerd();
-    let (mut identities, now) = (cache(&node), Instant::now());
-    let first = Arc::clone(identities.lookup(1, &pod_cgroup(APP), None, now).identity);
-    let reads = node.reads.get();
-    let second = identities.lookup(1, &pod_cgroup(APP), None, now + Duration::from_secs(3600));
-    assert!(second.settled);
-    assert!(Arc::ptr_eq(&first, second.identity));
-    // What the container makes below its cgroup is the same container.
-    let below = identities.lookup(2, &format!("{}/init.scope", pod_cgroup(APP)), None, now);
-    assert!(Arc::ptr_eq(&first, below.identity));
-    assert_eq!(node.reads.get(), reads);
-    assert!(identities.get(2).is_some_and(|identity| Arc::ptr_eq(&first, identity)));
-    assert!(identities.get(3).is_none());
-}
-
-#[test]
-fn metadata_that_comes_late_is_found_with_fewer_and_fewer_reads() {
-    let node = Node::default();
-    let (mut identities, start) = (cache(&node), Instant::now());
-    let path = pod_cgroup(APP);
-    assert!(!identities.lookup(1, &path, None, start).settled);
-    // One question each millisecond for a minute.
-    for milliseconds in 1..60_000 {
-        let found = identities.lookup(1, &path, None, start + Duration::from_millis(milliseconds));
-        assert_eq!(found.settled, milliseconds >= 2000, "at {milliseconds}");
-    }
-    // 10 ms, doubled up to 30 s: due at 10, 30, 70, 150 ... 20,470, 40,950 ms.
-    assert_eq!(identities.statistics().resolutions, 1 + 12);
-    assert_eq!(identities.statistics().incomplete, 1);
-    let late = containerd();
-    node.files.borrow_mut().clone_from(&late.files.borrow());
-    let found = identities.lookup(1, &path, None, start + Duration::from_secs(120));
-    assert_eq!((found.settled, found.identity.resource.pod.as_deref()), (true, Some("web-0")));
-    assert_eq!(identities.statistics().incomplete, 0);
-}
-
-#[test]
-fn exited_containers_are_known_until_released() {
-    let node = containerd();
-    let (mut identities, now) = (cache(&node), Instant::now());
-    identities.lookup(1, &pod_cgroup(APP), None, now);
-    node.clear();
-    identities.exited(1, now);
-    identities.exited(1, now);
-    identities.exited(99, now);
-    assert_eq!((identities.statistics().live, identities.statistics().exited), (0, 1));
-    let found = identities.lookup(1, &pod_cgroup(APP), None, now + Duration::from_secs(600));
-    assert_eq!((found.settled, found.identity.resource.pod.as_deref()), (true, Some("web-0")));
-    // A container that is started at the same path is another one.
-    assert_eq!(identities.lookup(2, &pod_cgroup(APP), None, now).identity.resource.pod, None);
-    identities.release(1);
-    identities.release(1);
-    assert!(identities.get(1).is_none());
-    assert_eq!(identities.statistics().exited, 0);
-}
-
-#[test]
-fn the_end_of_a_container_is_the_last_chance_for_its_files() {
-    let node = Node::default();
-    let (mut identities, now) = (cache(&node), Instant::now());
-    identities.lookup(1, &pod_cgroup(APP), None, now);
-    node.files.borrow_mut().clone_from(&containerd().files.borrow());
-    identities.exited(1, now + Duration::from_millis(1));
-    let found = identities.lookup(1, &pod_cgroup(APP), None, now + Duration::from_millis(2));
-    assert_eq!((found.settled, found.identity.resource.pod.as_deref()), (true, Some("web-0")));
-}
-
-#[test]
-fn both_ends_of_the_cache_are_bounded() {
-    let node = Node::default();
-    let settings = Settings { exited_containers: 10, live_cgroups: 20, ..Settings::default() };
-    let mut identities = Identities::new(node, settings, None);
-    let now = Instant::now();
-    for id in 0..10_000 {
-        identities.lookup(id, &format!("/pods/{id}"), None, now);
-        if id % 2 == 0 {
-            identities.exited(id, now);
-        }
-    }
-    let statistics = identities.statistics();
-    assert_eq!((statistics.live, statistics.exited), (20, 10));
-    assert_eq!(statistics.evictions, 10_000 - 30);
-    assert!(identities.get(9_998).is_some(), "the newest stay");
-    assert!(identities.get(9_978).is_none());
-    for id in 0..10_000 {
-        identities.release(id);
-    }
-    assert_eq!((identities.statistics().live, identities.statistics().exited), (0, 0));
-}
-
 proptest! {
     /// Whatever bytes are in the files, and whatever the path, there is an answer, with the path in it.
     #[test]
@@ -440,29 +269,6 @@ proptest! {
         for path in [pod_cgroup(APP), "/demo/sub/app".into(), path] {
             let found = node.resolve(&path);
             prop_assert!(path.starts_with(&*found.container_cgroup));
-        }
-    }
-
-    /// The bounds hold, and nothing is left, after any order of calls.
-    #[test]
-    fn the_cache_stays_consistent(calls in prop::collection::vec((0u8..4, 0u64..12, 0u64..5000), 0..200)) {
-        let settings = Settings { exited_containers: 3, live_cgroups: 5, ..Settings::default() };
-        let mut identities = Identities::new(containerd(), settings, None);
-        let start = Instant::now();
-        for (call, id, milliseconds) in calls {
-            let now = start + Duration::from_millis(milliseconds);
-            match call {
-                0 | 1 => {
-                    let path = if id % 3 == 0 { pod_cgroup(APP) } else { format!("{}/{id}", pod_cgroup(APP)) };
-                    prop_assert_eq!(identities.lookup(id, &path, None, now).identity.resource.pod.as_deref(), Some("web-0"));
-                }
-                2 => identities.exited(id, now),
-                _ => identities.release(id),
-            }
-            let statistics = identities.statistics();
-            prop_assert!(statistics.live <= 5 && statistics.exited <= 3);
-            let known = (0..12).filter(|id| identities.get(*id).is_some()).count();
-            prop_assert_eq!(known, statistics.live + statistics.exited);
         }
     }
 }
