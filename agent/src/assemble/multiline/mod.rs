@@ -11,6 +11,8 @@ mod node;
 mod python;
 mod ruby;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub(super) use self::{

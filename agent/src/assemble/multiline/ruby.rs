@@ -34,7 +34,7 @@ impl State {
                 Step::Join(if ends_with_class(text) { head } else { Self::Frames })
             }
             // `error_highlight` shows the source, and an exception at the top level has no frame behind it.
-            Self::Head { .. } if is_carets(text) => Step::Join(Self::Head { message_lines: 0 }),
+            Self::Head { .. } if is_carets(text) => Step::Join(Self::Frames),
             Self::Head { message_lines } if message_lines < MAX_MESSAGE_LINES && !is_entry(text) => {
                 Step::Hold(Self::Head { message_lines: message_lines + 1 })
             }

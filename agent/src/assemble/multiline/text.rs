@@ -23,11 +23,14 @@ pub(super) fn is_carets(text: &[u8]) -> bool {
 }
 
 /// Whether a line looks like the beginning of a log entry, so that it is not a further line of a message: a date, a
-/// bracket, a brace, a level, a klog header, a key.
+/// bracket, a brace, a level, the header of klog or of Ruby's `Logger`, a key.
 pub(super) fn is_entry(text: &[u8]) -> bool {
     match text {
         [b'0'..=b'9' | b'[' | b'{' | b'<', ..] => true,
         [b'I' | b'W' | b'E' | b'F', b'0' | b'1', b'0'..=b'9', b'0'..=b'3', b'0'..=b'9', b' ', ..] => true,
+        [b'D' | b'I' | b'W' | b'E' | b'F' | b'A', b',', b' ', b'[', ..] => true,
+        // `Nov 21 00:00:00` of syslog, `Nov 21, 2025` of `java.util.logging`.
+        [b'A'..=b'Z', b'a'..=b'z', b'a'..=b'z', b' ', b' ' | b'0'..=b'3', b'0'..=b'9', b' ' | b',', ..] => true,
         _ => {
             let word = &text[..text.iter().take(8).take_while(|byte| byte.is_ascii_alphabetic()).count()];
             match text.get(word.len()) {

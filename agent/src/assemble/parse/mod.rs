@@ -4,6 +4,8 @@
 mod json;
 mod logfmt;
 mod severity;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use serde_json::Value;
