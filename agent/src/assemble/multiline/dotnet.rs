@@ -2,7 +2,7 @@
 
 use super::{
     rules::{MAX_MESSAGE_LINES, Step},
-    text::{indented, is_at_frame, is_entry, names_exception, qualified_type},
+    text::{indented, is_at_frame, is_entry, qualified_type},
 };
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,14 +25,15 @@ pub(super) fn may_start(first: u8) -> bool {
     !matches!(first, b'{' | b'"' | b' ' | b'\t')
 }
 
-pub(super) fn start(text: &[u8]) -> Option<State> {
+/// `names_exception` is what [`text::names_exception`](super::text::names_exception) says of the line.
+pub(super) fn start(text: &[u8], names_exception: bool) -> Option<State> {
     if is_logger_head(text) {
         return Some(State::Entry);
     }
     if is_certain_head(text) {
         return Some(State::Head { certain: true, message_lines: 0 });
     }
-    names_exception(text).then_some(State::Head { certain: false, message_lines: 0 })
+    names_exception.then_some(State::Head { certain: false, message_lines: 0 })
 }
 
 fn is_certain_head(text: &[u8]) -> bool {

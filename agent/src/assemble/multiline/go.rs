@@ -27,7 +27,7 @@ pub(super) fn start(text: &[u8]) -> Option<State> {
         return Some(State::Frames);
     }
     let dated = || DATE_LENGTHS.iter().filter_map(|&length| text.get(length..)).any(is_reason);
-    let reason = is_reason(text) || (text[0].is_ascii_digit() && dated());
+    let reason = is_reason(text) || (text.get(4) == Some(&b'/') && dated());
     reason.then_some(State::Head { message_lines: 0 })
 }
 

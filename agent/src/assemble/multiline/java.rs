@@ -2,7 +2,7 @@
 
 use super::{
     rules::{MAX_MESSAGE_LINES, Step},
-    text::{indented, is_at_frame, is_entry, names_exception, number_then, qualified_type},
+    text::{indented, is_at_frame, is_entry, number_then, qualified_type},
 };
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,11 +21,12 @@ pub(super) fn may_start(first: u8) -> bool {
     !matches!(first, b'{' | b'"' | b' ' | b'\t')
 }
 
-pub(super) fn start(text: &[u8]) -> Option<State> {
+/// `names_exception` is what [`text::names_exception`](super::text::names_exception) says of the line.
+pub(super) fn start(text: &[u8], names_exception: bool) -> Option<State> {
     if is_certain_head(text) {
         return Some(State::Head { certain: true, message_lines: 0 });
     }
-    names_exception(text).then_some(State::Head { certain: false, message_lines: 0 })
+    names_exception.then_some(State::Head { certain: false, message_lines: 0 })
 }
 
 fn is_certain_head(text: &[u8]) -> bool {
@@ -52,8 +53,13 @@ impl State {
 }
 
 fn is_cause(text: &[u8]) -> bool {
-    let heads = [&b"Caused by: "[..], b"Suppressed: ", b"Wrapped by: ", b"nested exception is:"];
-    heads.iter().any(|head| text.starts_with(head))
+    match text.first() {
+        Some(b'C') => text.starts_with(b"Caused by: "),
+        Some(b'S') => text.starts_with(b"Suppressed: "),
+        Some(b'W') => text.starts_with(b"Wrapped by: "),
+        Some(b'n') => text.starts_with(b"nested exception is:"),
+        _ => false,
+    }
 }
 
 fn is_frame(text: &[u8]) -> bool {

@@ -27,11 +27,12 @@ pub(super) fn may_start(first: u8) -> bool {
     !matches!(first, b'{' | b'"' | b' ' | b'\t')
 }
 
-pub(super) fn start(text: &[u8]) -> Option<State> {
+/// `names_exception` is what [`text::names_exception`](super::text::names_exception) says of the line.
+pub(super) fn start(text: &[u8], names_exception: bool) -> Option<State> {
     if is_place(text) {
         return Some(State::Place { source_lines: 0 });
     }
-    names_exception(text).then_some(State::Head { message_lines: 0 })
+    names_exception.then_some(State::Head { message_lines: 0 })
 }
 
 /// `/app/server.js:12`, `file:///app/server.mjs:12`, `node:internal/process/promises:389`, `C:\app\server.js:12`.

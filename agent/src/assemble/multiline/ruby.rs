@@ -45,13 +45,12 @@ impl State {
 
 /// `path:12:in 'method'`, with a backtick before Ruby 3.4.
 fn is_place(text: &[u8]) -> bool {
-    let searched = &text[..text.len().min(1024)];
-    memchr::memchr_iter(b':', searched).any(|colon| {
-        let before = &searched[..colon];
-        let digits = before.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-        let line = digits > 0 && digits < colon && before[colon - digits - 1] == b':' && !before.contains(&b' ');
-        line && matches!(&text[colon..], [b':', b'i', b'n', b' ', b'`' | b'\'', ..])
-    })
+    // A path with spaces is not recognised: most lines are decided by their first word.
+    let Some(space) = memchr::memchr(b' ', &text[..text.len().min(1024)]) else { return false };
+    let Some(numbered) = text[..space].strip_suffix(b":in") else { return false };
+    let digits = numbered.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let path = numbered[..numbered.len() - digits].strip_suffix(b":");
+    digits > 0 && path.is_some_and(|path| !path.is_empty()) && matches!(text.get(space + 1), Some(b'`' | b'\''))
 }
 
 /// Indented `from path:12:in 'method'`, `12: from path...` (Ruby 2.5 to 2.7), `path.rb:12:in 'method'`, or the count of

@@ -4,7 +4,7 @@ use regex::bytes::Regex;
 
 use super::{
     super::settings::{Pattern, SettingsError},
-    dotnet, go, java, node, python, ruby,
+    dotnet, go, java, node, python, ruby, text,
 };
 
 /// How many lines of an exception's message, behind its first, are waited through for the first frame. Each is joined
@@ -81,6 +81,8 @@ pub(in super::super) struct Rules {
     starts: [bool; 256],
     /// Whether an empty line can.
     empty_starts: bool,
+    /// Whether a language is among them whose traces begin with the name of an exception.
+    exceptions: bool,
 }
 
 #[derive(Debug)]
@@ -113,7 +115,9 @@ impl Rules {
             *starts |= languages.iter().any(|language| language.may_start(byte));
         }
         let empty_starts = !patterns.is_empty();
-        Ok(Some(Self { languages: languages.to_vec(), patterns: compiled, limits, starts, empty_starts }))
+        let exceptions =
+            languages.iter().any(|language| matches!(language, Language::Java | Language::Node | Language::Dotnet));
+        Ok(Some(Self { languages: languages.to_vec(), patterns: compiled, limits, starts, empty_starts, exceptions }))
     }
 
     /// Whether a line with this first byte can begin a record: what most lines cost.
@@ -124,8 +128,10 @@ impl Rules {
     /// The record that a line begins.
     pub(super) fn start(&self, text: &[u8]) -> Option<State> {
         let first = text.first();
+        // Three languages ask for it, and it is the dearest question: it is asked once.
+        let names_exception = self.exceptions && text::names_exception(text);
         let language = |language: &Language| match first {
-            Some(&byte) if language.may_start(byte) => language.start(text),
+            Some(&byte) if language.may_start(byte) => language.start(text, names_exception),
             _ => None,
         };
         let pattern = |pattern: &CompiledPattern| pattern.starts(text);
@@ -159,14 +165,14 @@ impl Language {
         }
     }
 
-    fn start(self, text: &[u8]) -> Option<State> {
+    fn start(self, text: &[u8], names_exception: bool) -> Option<State> {
         match self {
-            Self::Java => java::start(text).map(State::Java),
+            Self::Java => java::start(text, names_exception).map(State::Java),
             Self::Python => python::start(text).map(State::Python),
             Self::Go => go::start(text).map(State::Go),
             Self::Ruby => ruby::start(text).map(State::Ruby),
-            Self::Node => node::start(text).map(State::Node),
-            Self::Dotnet => dotnet::start(text).map(State::Dotnet),
+            Self::Node => node::start(text, names_exception).map(State::Node),
+            Self::Dotnet => dotnet::start(text, names_exception).map(State::Dotnet),
         }
     }
 }

@@ -96,7 +96,8 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Value, A::Error> {
-        let mut attributes = Attributes::new();
+        // Most objects of a log are this small, and growing a map costs more than parsing a value.
+        let mut attributes = Attributes::with_capacity(8);
         while let Some(key) = map.next_key::<String>()? {
             self.count()?;
             attributes.insert(key, map.next_value_seed(self.inner()?)?);

@@ -23,7 +23,7 @@ pub(super) fn parse(body: &[u8], words: Words) -> Option<Attributes> {
         return None;
     }
     let mut rest = std::str::from_utf8(body).ok()?.trim_ascii_end();
-    let mut attributes = Attributes::new();
+    let mut attributes = Attributes::with_capacity(8);
     while !rest.is_empty() {
         let (key, behind) = split(rest, |byte| !is_key(byte));
         if key.is_empty() || attributes.len() == MAX_VALUES {
