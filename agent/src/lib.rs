@@ -4,6 +4,8 @@
 
 pub mod assemble;
 pub mod attribute;
+pub mod control;
 pub mod ledger;
 pub mod record;
 pub mod sinks;
+pub mod telemetry;

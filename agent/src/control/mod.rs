@@ -1,0 +1,1 @@
+//! The unix socket behind `sidestep logs` and `sidestep status`.
