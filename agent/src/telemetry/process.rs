@@ -3,6 +3,8 @@
 
 use std::{fs, io, mem::MaybeUninit, time::Duration};
 
+use rustix::process::{Resource, getrlimit};
+
 /// One reading of this process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessReading {
@@ -35,7 +37,8 @@ impl ProcessReading {
             virtual_memory: field(&status, "VmSize:") * 1024,
             threads: field(&status, "Threads:"),
             open_fds,
-            max_fds: max_fds()?,
+            // No limit is as good as any number that is never reached.
+            max_fds: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         })
     }
 }
@@ -64,13 +67,6 @@ fn cpu() -> io::Result<Duration> {
 
 fn duration(time: libc::timeval) -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_usec).unwrap_or(0) * 1000)
-}
-
-fn max_fds() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid `rlimit` that the kernel overwrites.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    if result == 0 { Ok(limit.rlim_cur) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

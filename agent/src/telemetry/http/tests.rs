@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::*;
 use crate::telemetry::{
     names,
@@ -292,6 +294,9 @@ fn a_connection_serves_a_bounded_number_of_requests() {
 
 #[test]
 fn a_thousand_silent_connections_do_not_shut_others_out() {
+    // Both ends of each connection are in this process, and the usual soft limit is 1024 descriptors.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
     let endpoint = Endpoint::start(|_| {});
     let mut scraper = endpoint.connect();
     let mut ask = || {
