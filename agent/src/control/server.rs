@@ -8,6 +8,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -24,8 +25,11 @@ use crate::{record::Batch, sinks::json::Encoder, telemetry::Observe};
 #[cfg(test)]
 pub(super) mod tests;
 
-/// Clients at a time; each may hold a queue of the tap.
-const CLIENTS: usize = 16;
+/// Clients of the tap at a time: each may hold a queue for as long as it likes.
+const LOGS_CLIENTS: usize = 16;
+
+/// Connections at a time. Those beyond the clients of the tap end within [`TIMEOUT`], so `sidestep status` gets its turn.
+const CLIENTS: usize = 2 * LOGS_CLIENTS;
 
 /// Time for a client to send its request, and to take an answer that is not a stream.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +40,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// Serves clients until the future is dropped, which closes every connection and removes the socket file.
 pub async fn serve(listener: Listener, observe: Arc<dyn Observe>, tap: Arc<Tap>) -> Infallible {
     let mut clients = JoinSet::new();
+    let agent = Arc::new(Agent { observe, tap, logs_clients: Semaphore::new(LOGS_CLIENTS) });
     loop {
         while clients.try_join_next().is_some() {}
         if clients.len() >= CLIENTS {
@@ -44,7 +49,7 @@ pub async fn serve(listener: Listener, observe: Arc<dyn Observe>, tap: Arc<Tap>)
         }
         match listener.listener.accept().await {
             Ok((stream, _)) => {
-                clients.spawn(serve_client(stream, Arc::clone(&observe), Arc::clone(&tap)));
+                clients.spawn(serve_client(stream, Arc::clone(&agent)));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection to the control socket could not be accepted");
@@ -54,11 +59,18 @@ pub async fn serve(listener: Listener, observe: Arc<dyn Observe>, tap: Arc<Tap>)
     }
 }
 
-async fn serve_client(stream: UnixStream, observe: Arc<dyn Observe>, tap: Arc<Tap>) {
+/// What clients ask about.
+struct Agent {
+    observe: Arc<dyn Observe>,
+    tap: Arc<Tap>,
+    logs_clients: Semaphore,
+}
+
+async fn serve_client(stream: UnixStream, agent: Arc<Agent>) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let result = match timeout(TIMEOUT, read_request(&mut reader)).await {
-        Ok(Ok(request)) => answer(request, &mut reader, &mut writer, observe.as_ref(), &tap).await,
+        Ok(Ok(request)) => answer(request, &mut reader, &mut writer, &agent).await,
         Ok(Err(message)) => send(&mut writer, &[Frame::Error { message }]).await,
         Err(_too_slow) => return,
     };
@@ -95,18 +107,23 @@ async fn answer(
     request: Request,
     reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
-    observe: &dyn Observe,
-    tap: &Arc<Tap>,
+    agent: &Agent,
 ) -> io::Result<()> {
     match request.ask {
         Ask::Status => {
-            let report = Box::new(StatusReport::of(&observe.snapshot(), observe.streams()));
+            let report = Box::new(StatusReport::of(&agent.observe.snapshot(), agent.observe.streams()));
             send(writer, &[Frame::Status(report), Frame::End {}]).await
         }
-        Ask::Logs(logs) => match Matcher::new(&logs.filter) {
-            Ok(matcher) => stream_logs(&logs, Arc::new(matcher), reader, writer, tap).await,
-            Err(error) => send(writer, &[Frame::Error { message: error.to_string() }]).await,
-        },
+        Ask::Logs(logs) => {
+            let Ok(_permit) = agent.logs_clients.try_acquire() else {
+                let message = format!("{LOGS_CLIENTS} clients read the logs already; end one of them");
+                return send(writer, &[Frame::Error { message }]).await;
+            };
+            match Matcher::new(&logs.filter) {
+                Ok(matcher) => stream_logs(&logs, Arc::new(matcher), reader, writer, &agent.tap).await,
+                Err(error) => send(writer, &[Frame::Error { message: error.to_string() }]).await,
+            }
+        }
     }
 }
 

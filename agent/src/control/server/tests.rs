@@ -56,14 +56,14 @@ fn seen_at(nanos: u64, pod: &str, body: impl AsRef<[u8]>) -> Arc<Batch> {
 }
 
 /// A control socket served by a runtime and thread of its own, as in the agent.
-struct Agent {
+struct Served {
     directory: tempfile::TempDir,
     tap: Arc<Tap>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Agent {
+impl Served {
     fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("control.sock");
@@ -125,7 +125,7 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for Served {
     fn drop(&mut self) {
         self.stop();
     }
@@ -145,7 +145,7 @@ fn raw() -> LogsOptions {
 
 #[test]
 fn prints_the_history_in_each_form() {
-    let agent = Agent::start();
+    let agent = Served::start();
     let body = b"caf\xc3\xa9 \xff\x1b[31m\0 end\r";
     agent.tap.observe(&batch("web-1", body));
     let out = agent.logs(&raw()).expect("an answer");
@@ -167,7 +167,7 @@ fn prints_the_history_in_each_form() {
 
 #[test]
 fn filters_by_pod_since_and_grep() {
-    let agent = Agent::start();
+    let agent = Served::start();
     for (seconds, pod, body) in [(1, "web-1", "old error"), (2, "web-1", "new error"), (3, "api", "new error")] {
         agent.tap.observe(&seen_at(seconds * 1_000_000_000, pod, body));
     }
@@ -199,7 +199,7 @@ impl Write for Pipe {
 
 #[test]
 fn follows_new_lines_until_the_agent_ends() {
-    let mut agent = Agent::start();
+    let mut agent = Served::start();
     agent.tap.observe(&batch("web", "before"));
     let (sender, output) = channel();
     let socket = agent.socket();
@@ -221,7 +221,7 @@ fn follows_new_lines_until_the_agent_ends() {
 
 #[test]
 fn a_client_that_goes_away_is_noticed() {
-    let agent = Agent::start();
+    let agent = Served::start();
     let mut client = Client::connect(agent.socket()).expect("the agent listens");
     client.write_all(b"{\"version\":1,\"ask\":{\"logs\":{\"follow\":true,\"filter\":{}}}}\n").expect("a request");
     until("nobody follows", || agent.tap.followers() == 1);
@@ -238,7 +238,7 @@ fn a_client_that_goes_away_is_noticed() {
 #[test]
 fn a_client_that_does_not_read_never_blocks_and_learns_what_it_lost() {
     const LINES: u64 = 2000;
-    let agent = Agent::start();
+    let agent = Served::start();
     let mut client = Client::connect(agent.socket()).expect("the agent listens");
     client.set_read_timeout(Some(DEADLINE)).expect("a time limit");
     client.write_all(b"{\"version\":1,\"ask\":{\"logs\":{\"follow\":true,\"filter\":{}}}}\n").expect("a request");
@@ -264,8 +264,27 @@ fn a_client_that_does_not_read_never_blocks_and_learns_what_it_lost() {
 }
 
 #[test]
+fn clients_of_the_tap_are_bounded_and_do_not_shut_out_the_status() {
+    let agent = Served::start();
+    let request = b"{\"version\":1,\"ask\":{\"logs\":{\"follow\":true,\"filter\":{}}}}\n";
+    let mut clients: Vec<_> = (0..LOGS_CLIENTS)
+        .map(|_| {
+            let mut client = Client::connect(agent.socket()).expect("the agent listens");
+            client.write_all(request).expect("a request");
+            client
+        })
+        .collect();
+    until("not all follow", || agent.tap.followers() == LOGS_CLIENTS);
+    assert!(agent.exchange(request).contains("clients read the logs already"));
+    assert!(fetch(&agent.socket()).is_ok());
+    clients.pop();
+    until("the follower stays", || agent.tap.followers() == LOGS_CLIENTS - 1);
+    assert!(agent.logs(&raw()).is_ok());
+}
+
+#[test]
 fn tells_the_status() {
-    let agent = Agent::start();
+    let agent = Served::start();
     let report = fetch(&agent.socket()).expect("a status");
     let web = &report.containers[0];
     assert_eq!((web.produced_bytes, web.delivered_bytes, web.pending_bytes, web.difference_bytes), (1000, 850, 50, 0));
@@ -279,7 +298,7 @@ fn tells_the_status() {
 
 #[test]
 fn watches_the_status_until_the_reader_is_gone() {
-    let agent = Agent::start();
+    let agent = Served::start();
     let (sender, output) = channel();
     let socket = agent.socket();
     let client = thread::spawn(move || {
@@ -309,7 +328,7 @@ fn says_what_to_do_when_no_agent_runs() {
 
 #[test]
 fn refuses_what_is_not_a_request() {
-    let agent = Agent::start();
+    let agent = Served::start();
     let long = [b"{\"version\":1,".to_vec(), vec![b' '; 200_000], b"\n".to_vec()].concat();
     let inputs: [(&[u8], &str); 6] = [
         (b"GET / HTTP/1.1\r\n\r\n", "has no version"),
