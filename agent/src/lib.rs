@@ -4,7 +4,9 @@
 
 pub mod assemble;
 pub mod attribute;
+pub mod control;
 pub mod ledger;
 pub mod load;
 pub mod record;
 pub mod sinks;
+pub mod telemetry;

@@ -4,7 +4,9 @@
 //! [`Receipt`] when the record is as safe as the sink can make it, at once or much later: a file sink after the
 //! write, Kafka after the broker's acknowledgement.
 
+pub mod json;
 pub mod receipt;
+mod timestamp;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,0 +1,162 @@
+//! `sidestep logs`: lines of the running agent, past and live.
+
+use std::{
+    io::Write,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, value::RawValue};
+
+use super::{
+    ClientError, Connection, quiet_on_broken_pipe,
+    terminal::{Screen, append_escaped, append_json, escaped_word},
+};
+use crate::{
+    control::{
+        filter::{Filter, Matcher},
+        protocol::{Ask, Frame, LogsRequest},
+    },
+    sinks::json::exact_body,
+};
+
+/// Output is written in pieces of about this size while there is more to read.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// What `sidestep logs` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct LogsOptions {
+    /// Go on with new lines until interrupted.
+    pub follow: bool,
+    /// Start with the lines of the agent's recent history from this time on. `None` is the whole history, or with
+    /// `follow` none of it. See [`super::since::parse`].
+    pub since: Option<SystemTime>,
+    /// Which lines.
+    pub filter: Filter,
+    /// In which form.
+    pub output: LogsOutput,
+}
+
+/// The form of the output.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogsOutput {
+    /// Time, who wrote, and the line with control characters escaped.
+    #[default]
+    Pretty,
+    /// One record a line, in the form of the sinks that write JSON.
+    Json,
+    /// The line's bytes alone; exact, unless they go to a terminal, where control characters are escaped.
+    Raw,
+}
+
+/// Prints lines until the history is over, or with `follow` until the agent ends. Notices of lost lines go to `notices`.
+///
+/// # Errors
+/// The agent does not run or refuses, or the output cannot be written (a closed pipe is not an error).
+pub fn logs(
+    socket: &Path,
+    options: &LogsOptions,
+    screen: Screen,
+    out: &mut dyn Write,
+    notices: &mut dyn Write,
+) -> Result<(), ClientError> {
+    quiet_on_broken_pipe(print(socket, options, screen, out, notices))
+}
+
+fn print(
+    socket: &Path,
+    options: &LogsOptions,
+    screen: Screen,
+    out: &mut dyn Write,
+    notices: &mut dyn Write,
+) -> Result<(), ClientError> {
+    // The agent would refuse a bad filter too, but this error is the user's and not the agent's.
+    Matcher::new(&options.filter)?;
+    let since_unix_nano = options.since.map(|since| {
+        let nanos = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    });
+    let request = LogsRequest { follow: options.follow, since_unix_nano, filter: options.filter.clone() };
+    let mut connection = Connection::ask(socket, Ask::Logs(request))?;
+    let mut buffer = Vec::with_capacity(WRITE_BYTES * 2);
+    loop {
+        if buffer.len() >= WRITE_BYTES || (!buffer.is_empty() && connection.is_drained()) {
+            out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+            buffer.clear();
+        }
+        match connection.next() {
+            Ok(Frame::Record(record)) => append(record, options.output, screen, &mut buffer)?,
+            Ok(Frame::Lost { lines }) => {
+                // The notice comes after the lines before it, also when both go to one terminal.
+                out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+                buffer.clear();
+                let notice = format!("sidestep: {lines} lines lost here, because this client reads too slowly\n");
+                notices.write_all(notice.as_bytes()).map_err(ClientError::Output)?;
+            }
+            Ok(Frame::Status(_) | Frame::Error { .. }) => {}
+            Ok(Frame::End {}) => return out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output),
+            Err(error) => {
+                out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+                return Err(error);
+            }
+        }
+    }
+}
+
+fn append(record: &RawValue, output: LogsOutput, screen: Screen, out: &mut Vec<u8>) -> Result<(), ClientError> {
+    if output == LogsOutput::Json {
+        append_json(record.get(), screen, out);
+        out.push(b'\n');
+        return Ok(());
+    }
+    let record: Value = serde_json::from_str(record.get())?;
+    let body = exact_body(&record).unwrap_or_default();
+    match output {
+        LogsOutput::Raw if !screen.terminal => out.extend_from_slice(&body),
+        LogsOutput::Raw => append_escaped(&body, out),
+        LogsOutput::Pretty | LogsOutput::Json => append_pretty(&record, &body, screen, out),
+    }
+    out.push(b'\n');
+    Ok(())
+}
+
+/// `TIME NAMESPACE/POD/CONTAINER ORIGIN [SEVERITY] BODY`
+fn append_pretty(record: &Value, body: &[u8], screen: Screen, out: &mut Vec<u8>) {
+    let text = |object: &str, field: &str| record.get(object)?.get(field)?.as_str();
+    let time = record.get("timestamp").and_then(Value::as_str).unwrap_or("-");
+    screen.paint(out, "2", time);
+    out.push(b' ');
+
+    let who = ["k8s.namespace.name", "k8s.pod.name", "container.name"].map(|field| text("resource", field));
+    let mut who: Vec<String> = who.into_iter().flatten().map(escaped_word).collect();
+    if who.is_empty() {
+        let short = |id: &str| escaped_word(&id.chars().take(12).collect::<String>());
+        who.push(text("resource", "container.id").map_or_else(|| "node".to_owned(), short));
+    }
+    let who = who.join("/");
+    screen.paint(out, color_of(&who), &who);
+    out.push(b' ');
+
+    let origin = text("attributes", "log.iostream").or_else(|| text("attributes", "log.file.path")).unwrap_or("-");
+    screen.paint(out, if origin == "stderr" { "31" } else { "2" }, &escaped_word(origin));
+    out.push(b' ');
+
+    if let Some(severity) = record.get("severity_text").and_then(Value::as_str) {
+        let style = match severity {
+            "ERROR" | "FATAL" => "1;31",
+            "WARN" => "33",
+            "INFO" => "32",
+            _ => "2",
+        };
+        screen.paint(out, style, &format!("{:<5}", escaped_word(severity)));
+        out.push(b' ');
+    }
+    append_escaped(body, out);
+}
+
+/// The same colour for the same container, without a memory of containers.
+fn color_of(who: &str) -> &'static str {
+    const COLORS: [&str; 6] = ["36", "35", "34", "32", "33", "96"];
+    let sum = who.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    COLORS[sum % COLORS.len()]
+}

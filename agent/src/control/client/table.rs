@@ -1,0 +1,273 @@
+//! The status as tables for people.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::terminal::{Screen, escaped_word};
+use crate::{
+    control::status::{ContainerStatus, SinkStatus, StatusReport},
+    telemetry::snapshot::Health,
+};
+
+const PLAIN: &str = "0";
+const HEADING: &str = "1";
+const FAINT: &str = "2";
+const GOOD: &str = "32";
+const WARNING: &str = "33";
+const BAD: &str = "1;31";
+
+/// Appends the whole report.
+pub(super) fn render(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+    agent(report, screen, out);
+    out.push(b'\n');
+    containers(report, screen, out);
+    out.push(b'\n');
+    capture(report, screen, out);
+    out.push(b'\n');
+    sinks(report, screen, out);
+}
+
+/// A text and its style.
+struct Cell(String, &'static str);
+
+impl Cell {
+    fn plain(text: impl Into<String>) -> Self {
+        Self(text.into(), PLAIN)
+    }
+}
+
+/// A line of a table, and the lines below it that explain it.
+struct Row {
+    cells: Vec<Cell>,
+    details: Vec<Cell>,
+}
+
+/// Appends a table whose columns are as wide as their widest cell. Headings that begin with `>` stand to the right.
+fn append_table(headings: &[&str], rows: &[Row], screen: Screen, out: &mut Vec<u8>) {
+    let heading_cells: Vec<_> =
+        headings.iter().map(|heading| Cell(heading.trim_start_matches('>').to_owned(), HEADING)).collect();
+    let width_of = |index: usize| {
+        let cells = rows.iter().map(|row| &row.cells).chain(std::iter::once(&heading_cells));
+        cells.filter_map(|cells| cells.get(index)).map(|cell| cell.0.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width_of).collect();
+    let append_line = |cells: &[Cell], out: &mut Vec<u8>| {
+        for (index, Cell(text, style)) in cells.iter().enumerate() {
+            let padding = " ".repeat(widths[index].saturating_sub(text.chars().count()));
+            out.extend_from_slice(if index > 0 { b"  " } else { b"" });
+            if headings[index].starts_with('>') {
+                out.extend_from_slice(padding.as_bytes());
+                paint(text, style, screen, out);
+            } else {
+                paint(text, style, screen, out);
+                // Nothing follows the last column, so it needs no padding.
+                out.extend_from_slice(if index + 1 < cells.len() { padding.as_bytes() } else { b"" });
+            }
+        }
+        out.push(b'\n');
+    };
+    append_line(&heading_cells, out);
+    for row in rows {
+        append_line(&row.cells, out);
+        for Cell(text, style) in &row.details {
+            out.extend_from_slice(b"  ");
+            paint(text, style, screen, out);
+            out.push(b'\n');
+        }
+    }
+}
+
+fn paint(text: &str, style: &str, screen: Screen, out: &mut Vec<u8>) {
+    if style == PLAIN || text.is_empty() {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        screen.paint(out, style, text);
+    }
+}
+
+fn agent(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+    let agent = &report.agent;
+    let commit = agent.commit.as_deref().map_or_else(String::new, |commit| format!(" ({commit})"));
+    let uptime = humantime::format_duration(Duration::from_secs(agent.uptime_seconds));
+    let line = format!("sidestep {}{commit} on Linux {}, up {uptime}: ", agent.version, agent.kernel);
+    paint(&escaped_word(&line), PLAIN, screen, out);
+    let (word, style) = if agent.ready { ("ready", GOOD) } else { ("not ready", BAD) };
+    paint(word, style, screen, out);
+    out.push(b'\n');
+    for reason in &agent.reasons {
+        paint(&format!("  {}", escaped_word(reason)), BAD, screen, out);
+        out.push(b'\n');
+    }
+}
+
+fn containers(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+    let headings = ["CONTAINER", "ID", ">PRODUCED", ">DELIVERED", ">LINES", ">PENDING", ">DROPPED", "LEDGER"];
+    let rows: Vec<Row> = report.containers.iter().map(container).collect();
+    append_table(&headings, &rows, screen, out);
+}
+
+fn container(container: &ContainerStatus) -> Row {
+    let parts = [&container.namespace, &container.pod, &container.container];
+    let mut name = parts.into_iter().flatten().map(|part| escaped_word(part)).collect::<Vec<_>>().join("/");
+    if name.is_empty() {
+        name = if container.cgroup_id == 0 { "(node)" } else { "(unknown)" }.to_owned();
+    }
+    let id = match &container.container_id {
+        Some(id) => escaped_word(&id.chars().take(12).collect::<String>()),
+        None if container.cgroup_id == 0 => String::new(),
+        None => format!("cgroup {}", container.cgroup_id),
+    };
+    let dropped: u64 = container.dropped.iter().map(|dropped| dropped.bytes).sum();
+    let ledger = match container.difference_bytes {
+        0 => Cell("balanced".to_owned(), GOOD),
+        difference => Cell(format!("off by {difference} B"), WARNING),
+    };
+    let cells = vec![
+        Cell::plain(name),
+        Cell(id, FAINT),
+        Cell::plain(bytes(container.produced_bytes)),
+        Cell::plain(bytes(container.delivered_bytes)),
+        Cell::plain(container.delivered_lines.to_string()),
+        Cell::plain(signed_bytes(container.pending_bytes)),
+        Cell(bytes(dropped), if dropped > 0 { BAD } else { PLAIN }),
+        ledger,
+    ];
+    let streams = container.streams.iter().map(|stream| {
+        let pending = bytes(stream.pending_bytes);
+        let (class, origin) = (stream.class, escaped_word(&stream.origin));
+        Cell(format!("{class} {origin}: {} seen, {pending} pending", bytes(stream.position)), FAINT)
+    });
+    let losses = container.dropped.iter().map(|dropped| {
+        let (stage, reason) = (escaped_word(&dropped.stage), escaped_word(&dropped.reason));
+        Cell(format!("dropped at {stage}, {reason}: {} ({} B)", bytes(dropped.bytes), dropped.bytes), BAD)
+    });
+    Row { cells, details: streams.chain(losses).collect() }
+}
+
+fn capture(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+    let (ring, repair) = (&report.ring, &report.repair);
+    let lines = format!(
+        "ring     {} of {} filled, {} records, {} wake-ups, lag {:.1} ms\nrepair   {} gaps filled, {} read back\n",
+        bytes(ring.fill_bytes),
+        bytes(ring.capacity_bytes),
+        ring.records,
+        ring.wakeups,
+        ring.lag_seconds * 1000.0,
+        repair.gaps,
+        bytes(repair.read_bytes),
+    );
+    out.extend_from_slice(lines.as_bytes());
+    let caches = report.identity.iter().map(|cache| format!("{} {}", cache.entries, escaped_word(&cache.cache)));
+    let caches: Vec<_> = caches.collect();
+    out.extend_from_slice(format!("identity {}\n\n", caches.join(", ")).as_bytes());
+    let row = |probe: &crate::control::status::ProbeStatus| {
+        let style = match probe.health {
+            Health::Healthy => GOOD,
+            Health::Degraded => WARNING,
+            Health::Unsupported if !probe.required => WARNING,
+            Health::Unsupported | Health::Failed => BAD,
+        };
+        let health = Cell(probe.health.as_str().to_owned(), style);
+        let cells = vec![
+            Cell::plain(escaped_word(&probe.name)),
+            Cell::plain(escaped_word(&probe.attach)),
+            health,
+            Cell::plain(escaped_word(&probe.reason)),
+        ];
+        Row { cells, details: Vec::new() }
+    };
+    let rows: Vec<Row> = report.probes.iter().map(row).collect();
+    append_table(&["PROBE", "ATTACHED BY", "HEALTH", "REASON"], &rows, screen, out);
+}
+
+fn sinks(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+    let headings = ["SINK", "TYPE", ">QUEUED", ">DELIVERED", ">RECORDS", ">ERRORS", "STATE"];
+    let rows: Vec<Row> = report.sinks.iter().map(sink).collect();
+    append_table(&headings, &rows, screen, out);
+}
+
+fn sink(sink: &SinkStatus) -> Row {
+    let state = match sink.failing_seconds {
+        Some(seconds) => Cell(format!("failing for {}", humantime::format_duration(Duration::from_secs(seconds))), BAD),
+        None => Cell("works".to_owned(), GOOD),
+    };
+    let cells = vec![
+        Cell::plain(escaped_word(&sink.name)),
+        Cell::plain(escaped_word(&sink.kind)),
+        Cell::plain(bytes(sink.queued_bytes)),
+        Cell::plain(bytes(sink.delivered_bytes)),
+        Cell::plain(sink.delivered_records.to_string()),
+        Cell(sink.errors.to_string(), if sink.errors > 0 { WARNING } else { PLAIN }),
+        state,
+    ];
+    let error = sink.last_error.iter().map(|error| Cell(format!("last error: {}", escaped_word(error)), WARNING));
+    Row { cells, details: error.collect() }
+}
+
+fn bytes(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// Pending bytes below zero are a mistake in the ledger, and shown as such.
+fn signed_bytes(value: i64) -> String {
+    let sign = if value < 0 { "-" } else { "" };
+    format!("{sign}{}", bytes(value.unsigned_abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Observe, testing};
+
+    fn rendered(report: &StatusReport) -> String {
+        let mut out = Vec::new();
+        render(report, Screen::default(), &mut out);
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn shows_streams_and_the_ledger_of_each_container() {
+        let agent = testing::agent();
+        let mut report = StatusReport::of(&agent.snapshot(), agent.streams());
+        report.agent.kernel = "6.12.0".to_owned();
+        let text = rendered(&report);
+        let expected = [
+            "sidestep 0.1.0 on Linux 6.12.0, up 1h: ready",
+            "",
+            "CONTAINER          ID            PRODUCED  DELIVERED  LINES  PENDING  DROPPED  LEDGER",
+            "shop/web-7d9f/web  c0ffee012345  1000 B      850 B      9     50 B    100 B  balanced",
+        ];
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("sidestep ") && lines[0].ends_with("on Linux 6.12.0, up 1h: ready"), "{text}");
+        assert_eq!(lines[1..3], expected[1..3]);
+        // The width of a number depends on its unit, so the fields are compared without their padding.
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(lines[3]), words(expected[3]), "{text}");
+        let details = [
+            "  business /var/log/shop/orders.log: 1000 B seen, 50 B pending",
+            "  pod stdout: 1000 B seen, 50 B pending",
+            "  dropped at capture, quota: 100 B (100 B)",
+        ];
+        assert_eq!(lines[4..7], details);
+        assert!(lines[7].starts_with("(node)"), "{text}");
+        for part in ["12.1 KiB of 64.0 MiB filled", "3 gaps filled, 4.0 KiB", "12 containers, 30 cgroups", "works"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn shows_what_is_wrong() {
+        let mut snapshot = testing::snapshot();
+        snapshot.accounts[1].balance.produced += 7;
+        snapshot.probes[0].health = Health::Failed;
+        snapshot.probes[0].reason = "EPERM\u{1b}[2J".to_owned();
+        snapshot.sinks[0].failing_for = Some(Duration::from_secs(90));
+        snapshot.sinks[0].last_error = Some("disk full".to_owned());
+        let text = rendered(&StatusReport::of(&snapshot, Vec::new()));
+        for part in ["not ready", "off by 7 B", "EPERM\\x1b[2J", "failing for 1m 30s", "last error: disk full"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,15 @@
+//! The unix socket behind `sidestep logs` and `sidestep status`: a live tap of the pipeline's batches, and the status
+//! view, as newline-delimited JSON. Like `telemetry` it only observes; no stage waits for it.
+
+pub mod client;
+pub mod filter;
+pub mod protocol;
+pub mod server;
+pub mod socket;
+pub mod status;
+pub mod tap;
+
+pub use client::{ClientError, logs::LogsOptions, status::StatusOptions};
+pub use server::serve;
+pub use socket::{Listener, SocketError};
+pub use tap::Tap;

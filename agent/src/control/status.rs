@@ -1,0 +1,320 @@
+//! What `sidestep status` shows, as it goes over the socket and comes out of `--output json`.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    record::{Class, Origin},
+    telemetry::{
+        readiness::Readiness,
+        snapshot::{AccountReading, Health, Snapshot, StreamReading},
+    },
+};
+
+/// How long a sink may fail before the status calls the agent not ready.
+const SINK_FAILING_LIMIT: Duration = Duration::from_secs(60);
+
+/// The agent at one moment. Bytes are those of the streams.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StatusReport {
+    /// The agent itself.
+    pub agent: AgentStatus,
+    /// One entry for each account of the ledger: containers by namespace, Pod and name, the node last.
+    pub containers: Vec<ContainerStatus>,
+    /// The ring buffer between kernel and agent.
+    pub ring: RingStatus,
+    /// Gap repair of files.
+    pub repair: RepairStatus,
+    /// Every probe.
+    pub probes: Vec<ProbeStatus>,
+    /// Every sink.
+    pub sinks: Vec<SinkStatus>,
+    /// Entries of each identity cache.
+    pub identity: Vec<CacheStatus>,
+}
+
+/// The agent itself.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct AgentStatus {
+    /// Its version.
+    pub version: String,
+    /// The commit that it was built from.
+    pub commit: Option<String>,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// When it started, in seconds since the Unix epoch.
+    pub started_unix_seconds: u64,
+    /// For how long it has run.
+    pub uptime_seconds: u64,
+    /// Whether logs are captured and leave the node.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
+
+/// One account of the ledger with its streams.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ContainerStatus {
+    /// Cgroup id; 0 is the node itself.
+    pub cgroup_id: u64,
+    /// `k8s.namespace.name`
+    pub namespace: Option<String>,
+    /// `k8s.pod.name`
+    pub pod: Option<String>,
+    /// `container.name`
+    pub container: Option<String>,
+    /// `container.id`
+    pub container_id: Option<String>,
+    /// Bytes written to the streams.
+    pub produced_bytes: u64,
+    /// Bytes that every sink has acknowledged.
+    pub delivered_bytes: u64,
+    /// Lines that every sink has acknowledged.
+    pub delivered_lines: u64,
+    /// Bytes on their way.
+    pub pending_bytes: i64,
+    /// Bytes lost, by stage and reason.
+    pub dropped: Vec<DroppedStatus>,
+    /// Produced minus all that is accounted for: 0 when the ledger balances, or a little off under load, as the figures
+    /// are read one after the other.
+    pub difference_bytes: i64,
+    /// The streams, by key.
+    pub streams: Vec<StreamStatus>,
+}
+
+/// Bytes lost at one stage for one reason.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DroppedStatus {
+    /// Where.
+    pub stage: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// One stream.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StreamStatus {
+    /// Its key in records.
+    pub key: String,
+    /// Its class.
+    pub class: Class,
+    /// `stdout`, `stderr`, or the path of the file.
+    pub origin: String,
+    /// Bytes seen from its start.
+    pub position: u64,
+    /// Bytes of these that are not acknowledged.
+    pub pending_bytes: u64,
+}
+
+/// The ring buffer.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RingStatus {
+    /// Its size.
+    pub capacity_bytes: u64,
+    /// What waits in it.
+    pub fill_bytes: u64,
+    /// Wake-ups by the kernel.
+    pub wakeups: u64,
+    /// Records drained.
+    pub records: u64,
+    /// Age of the newest record when it was drained.
+    pub lag_seconds: f64,
+}
+
+/// Gap repair.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RepairStatus {
+    /// Gaps filled.
+    pub gaps: u64,
+    /// Bytes read back.
+    pub read_bytes: u64,
+}
+
+/// One probe.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ProbeStatus {
+    /// What it captures.
+    pub name: String,
+    /// How it is attached.
+    pub attach: String,
+    /// How well it works.
+    pub health: Health,
+    /// Why it is not healthy.
+    pub reason: String,
+    /// Whether the agent is of no use without it.
+    pub required: bool,
+}
+
+/// One sink.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SinkStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Batches in its queue.
+    pub queued_batches: u64,
+    /// Bytes in its queue.
+    pub queued_bytes: u64,
+    /// Records acknowledged.
+    pub delivered_records: u64,
+    /// Bytes acknowledged.
+    pub delivered_bytes: u64,
+    /// Errors so far.
+    pub errors: u64,
+    /// The last error.
+    pub last_error: Option<String>,
+    /// The last write without an error, in seconds since the Unix epoch.
+    pub last_success_unix_seconds: Option<u64>,
+    /// For how long every attempt has failed.
+    pub failing_seconds: Option<u64>,
+}
+
+/// One identity cache.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct CacheStatus {
+    /// Its name.
+    pub cache: String,
+    /// Its entries.
+    pub entries: u64,
+}
+
+impl StatusReport {
+    /// The report of one reading.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, streams: Vec<StreamReading>) -> Self {
+        let mut streams_by_account: HashMap<u64, Vec<StreamStatus>> = HashMap::new();
+        for stream in streams {
+            streams_by_account.entry(stream.cgroup_id).or_default().push(StreamStatus::of(stream));
+        }
+        let mut containers: Vec<_> = snapshot
+            .accounts
+            .iter()
+            .map(|account| {
+                let mut streams = streams_by_account.remove(&account.cgroup_id).unwrap_or_default();
+                streams.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+                ContainerStatus::of(account, streams)
+            })
+            .collect();
+        containers.sort_by_cached_key(|container| {
+            let ContainerStatus { cgroup_id, namespace, pod, container, .. } = container;
+            (*cgroup_id == 0, namespace.clone(), pod.clone(), container.clone(), *cgroup_id)
+        });
+        let ring = &snapshot.ring;
+        Self {
+            agent: AgentStatus::of(snapshot),
+            containers,
+            ring: RingStatus {
+                capacity_bytes: ring.capacity,
+                fill_bytes: ring.fill,
+                wakeups: ring.wakeups,
+                records: ring.records,
+                lag_seconds: ring.lag.as_secs_f64(),
+            },
+            repair: RepairStatus { gaps: snapshot.repair.gaps, read_bytes: snapshot.repair.bytes },
+            probes: snapshot.probes.iter().map(ProbeStatus::of).collect(),
+            sinks: snapshot.sinks.iter().map(SinkStatus::of).collect(),
+            identity: snapshot
+                .identity
+                .iter()
+                .map(|(cache, entries)| CacheStatus { cache: (*cache).to_owned(), entries: *entries })
+                .collect(),
+        }
+    }
+}
+
+impl AgentStatus {
+    fn of(snapshot: &Snapshot) -> Self {
+        let Readiness { ready, reasons } = Readiness::of(snapshot, SINK_FAILING_LIMIT);
+        Self {
+            version: snapshot.build.version.to_owned(),
+            commit: snapshot.build.commit.map(str::to_owned),
+            kernel: snapshot.build.kernel.clone(),
+            started_unix_seconds: unix_seconds(snapshot.started),
+            uptime_seconds: snapshot.started.elapsed().unwrap_or_default().as_secs(),
+            ready,
+            reasons,
+        }
+    }
+}
+
+impl ContainerStatus {
+    fn of(account: &AccountReading, streams: Vec<StreamStatus>) -> Self {
+        let text = |value: &Option<std::sync::Arc<str>>| value.as_deref().map(str::to_owned);
+        let (resource, balance) = (&account.resource, &account.balance);
+        let difference = balance.difference().clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+        Self {
+            cgroup_id: account.cgroup_id,
+            namespace: text(&resource.namespace),
+            pod: text(&resource.pod),
+            container: text(&resource.container_name),
+            container_id: text(&resource.container_id),
+            produced_bytes: balance.produced,
+            delivered_bytes: balance.delivered,
+            delivered_lines: balance.delivered_lines,
+            pending_bytes: balance.pending,
+            dropped: balance
+                .dropped
+                .iter()
+                .map(|(stage, reason, bytes)| DroppedStatus {
+                    stage: stage.as_str().to_owned(),
+                    reason: reason.as_str().to_owned(),
+                    bytes: *bytes,
+                })
+                .collect(),
+            difference_bytes: i64::try_from(difference).unwrap_or(i64::MAX),
+            streams,
+        }
+    }
+}
+
+impl StreamStatus {
+    fn of(stream: StreamReading) -> Self {
+        let origin = match stream.origin {
+            Origin::Stdio(iostream) => iostream.as_str().to_owned(),
+            Origin::File { path } => path.as_ref().to_owned(),
+        };
+        let StreamReading { key, class, position, pending, .. } = stream;
+        Self { key: key.as_ref().to_owned(), class, origin, position, pending_bytes: pending }
+    }
+}
+
+impl ProbeStatus {
+    fn of(probe: &crate::telemetry::snapshot::ProbeReading) -> Self {
+        Self {
+            name: probe.name.to_owned(),
+            attach: probe.attach.to_owned(),
+            health: probe.health,
+            reason: probe.reason.clone(),
+            required: probe.required,
+        }
+    }
+}
+
+impl SinkStatus {
+    fn of(sink: &crate::telemetry::snapshot::SinkReading) -> Self {
+        Self {
+            name: sink.name.as_ref().to_owned(),
+            kind: sink.kind.to_owned(),
+            queued_batches: sink.queued_batches,
+            queued_bytes: sink.queued_bytes,
+            delivered_records: sink.delivered_records,
+            delivered_bytes: sink.delivered_bytes,
+            errors: sink.errors,
+            last_error: sink.last_error.clone(),
+            last_success_unix_seconds: sink.last_success.map(unix_seconds),
+            failing_seconds: sink.failing_for.map(|failing| failing.as_secs()),
+        }
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

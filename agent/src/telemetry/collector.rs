@@ -1,0 +1,194 @@
+//! Fills the metric families at each scrape from one snapshot of the agent. Nothing is kept between scrapes, so the
+//! metrics of a container that is gone go with it.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use prometheus::{
+    core::{Collector, Desc},
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+use super::{
+    names::{self, Definition},
+    process::ProcessReading,
+    series::{Admission, sanitize},
+    snapshot::{Health, Observe, ProbeReading, SinkReading, Snapshot},
+};
+
+/// The collector of every family in [`names`].
+pub struct AgentCollector {
+    observe: Arc<dyn Observe>,
+    descriptions: Vec<Desc>,
+    /// The only memory between scrapes: which containers have series of their own.
+    admission: Mutex<Admission>,
+}
+
+impl AgentCollector {
+    /// A collector for the agent behind `observe`, with series for at most `max_containers` containers.
+    ///
+    /// # Errors
+    /// A name or label in [`names`] that Prometheus does not take.
+    pub fn new(observe: Arc<dyn Observe>, max_containers: usize) -> Result<Self, prometheus::Error> {
+        let describe = |definition: &names::AnyDefinition| {
+            let labels = definition.labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(definition.name.to_owned(), definition.help.to_owned(), labels, Default::default())
+        };
+        let descriptions = names::ALL.iter().map(describe).collect::<Result<_, _>>()?;
+        Ok(Self { observe, descriptions, admission: Mutex::new(Admission::new(max_containers)) })
+    }
+}
+
+impl Collector for AgentCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let snapshot = self.observe.snapshot();
+        let mut families = Families(Vec::with_capacity(names::ALL.len()));
+        families.agent(&snapshot);
+        families.logs(&snapshot, &mut self.admission.lock().unwrap_or_else(PoisonError::into_inner));
+        families.capture(&snapshot);
+        families.sinks(&snapshot.sinks);
+        families.process(&snapshot);
+        families.0
+    }
+}
+
+/// The families of one scrape.
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    /// Adds a family; one without samples is left out, as the text format has no place for it.
+    fn push<const N: usize>(&mut self, definition: &Definition<N>, samples: impl Iterator<Item = ([String; N], f64)>) {
+        let metrics: Vec<Metric> = samples.map(|(values, value)| metric(definition, values, value)).collect();
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(definition.name.to_owned());
+        family.set_help(definition.help.to_owned());
+        family.set_field_type(definition.kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+
+    fn single(&mut self, definition: &Definition<0>, value: f64) {
+        self.push(definition, std::iter::once(([], value)));
+    }
+
+    fn agent(&mut self, snapshot: &Snapshot) {
+        let build = &snapshot.build;
+        let labels = [build.version.to_owned(), build.commit.unwrap_or("unknown").to_owned(), sanitize(&build.kernel)];
+        self.push(&names::BUILD_INFO, std::iter::once((labels, 1.0)));
+        let caches = snapshot.identity.iter().map(|(cache, entries)| ([(*cache).to_owned()], number(*entries)));
+        self.push(&names::IDENTITY_CACHE_ENTRIES, caches);
+    }
+
+    fn logs(&mut self, snapshot: &Snapshot, admission: &mut Admission) {
+        let arranged = admission.arrange(&snapshot.accounts);
+        self.single(&names::LOG_CONTAINERS, number(snapshot.accounts.len() as u64));
+        self.single(&names::LOG_OVERFLOW_CONTAINERS, number(arranged.overflow_containers));
+        let series = || arranged.series.iter().map(|(labels, figures)| (labels.clone(), figures));
+        self.push(&names::LOG_PRODUCED_BYTES, series().map(|(labels, f)| (labels, number(f.produced))));
+        self.push(&names::LOG_DELIVERED_BYTES, series().map(|(labels, f)| (labels, number(f.delivered))));
+        self.push(&names::LOG_DELIVERED_LINES, series().map(|(labels, f)| (labels, number(f.delivered_lines))));
+        // Below zero it shows a mistake in the ledger, so it is not hidden.
+        self.push(&names::LOG_PENDING_BYTES, series().map(|(labels, f)| (labels, signed(f.pending))));
+        let dropped = series().flat_map(|([namespace, pod, container, id], figures)| {
+            figures.dropped.iter().map(move |((stage, reason), bytes)| {
+                let (stage, reason) = (stage.as_str().to_owned(), reason.as_str().to_owned());
+                let labels = [namespace.clone(), pod.clone(), container.clone(), id.clone(), stage, reason];
+                (labels, number(*bytes))
+            })
+        });
+        self.push(&names::LOG_DROPPED_BYTES, dropped);
+    }
+
+    fn capture(&mut self, snapshot: &Snapshot) {
+        let ring = &snapshot.ring;
+        self.single(&names::RING_CAPACITY, number(ring.capacity));
+        self.single(&names::RING_FILL, number(ring.fill));
+        self.single(&names::RING_WAKEUPS, number(ring.wakeups));
+        self.single(&names::RING_RECORDS, number(ring.records));
+        self.single(&names::RING_LAG, ring.lag.as_secs_f64());
+        self.single(&names::REPAIR_GAPS, number(snapshot.repair.gaps));
+        self.single(&names::REPAIR_BYTES, number(snapshot.repair.bytes));
+        self.push(&names::PROBE_HEALTH, snapshot.probes.iter().flat_map(probe_states));
+    }
+
+    fn sinks(&mut self, sinks: &[SinkReading]) {
+        let each = || sinks.iter().map(|sink| ([sanitize(&sink.name), sink.kind.to_owned()], sink));
+        self.push(&names::SINK_QUEUED_BATCHES, each().map(|(labels, sink)| (labels, number(sink.queued_batches))));
+        self.push(&names::SINK_QUEUED_BYTES, each().map(|(labels, sink)| (labels, number(sink.queued_bytes))));
+        self.push(&names::SINK_DELIVERED_RECORDS, each().map(|(labels, s)| (labels, number(s.delivered_records))));
+        self.push(&names::SINK_DELIVERED_BYTES, each().map(|(labels, s)| (labels, number(s.delivered_bytes))));
+        self.push(&names::SINK_ERRORS, each().map(|(labels, sink)| (labels, number(sink.errors))));
+        let failing = |sink: &SinkReading| sink.failing_for.unwrap_or_default().as_secs_f64();
+        self.push(&names::SINK_FAILING, each().map(|(labels, sink)| (labels, failing(sink))));
+        let success = each().filter_map(|(labels, sink)| Some((labels, unix_seconds(sink.last_success?))));
+        self.push(&names::SINK_LAST_SUCCESS, success);
+    }
+
+    fn process(&mut self, snapshot: &Snapshot) {
+        self.single(&names::PROCESS_START, unix_seconds(snapshot.started));
+        let process = match ProcessReading::now() {
+            Ok(process) => process,
+            Err(error) => {
+                tracing::debug!(%error, "the agent's own CPU and memory could not be read");
+                return;
+            }
+        };
+        self.single(&names::PROCESS_CPU, process.cpu.as_secs_f64());
+        self.single(&names::PROCESS_RESIDENT, number(process.resident));
+        self.single(&names::PROCESS_VIRTUAL, number(process.virtual_memory));
+        self.single(&names::PROCESS_THREADS, number(process.threads));
+        self.single(&names::PROCESS_OPEN_FDS, number(process.open_fds));
+        self.single(&names::PROCESS_MAX_FDS, number(process.max_fds));
+    }
+}
+
+fn probe_states(probe: &ProbeReading) -> impl Iterator<Item = ([String; 3], f64)> + '_ {
+    Health::ALL.into_iter().map(|health| {
+        let labels = [probe.name.to_owned(), probe.attach.to_owned(), health.as_str().to_owned()];
+        (labels, f64::from(u8::from(health == probe.health)))
+    })
+}
+
+fn metric<const N: usize>(definition: &Definition<N>, values: [String; N], value: f64) -> Metric {
+    let pair = |(name, value): (&str, String)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.to_owned());
+        pair.set_value(value);
+        pair
+    };
+    let mut metric = Metric::from_label(definition.labels.into_iter().zip(values).map(pair).collect());
+    if definition.kind == MetricType::COUNTER {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+    }
+    metric
+}
+
+/// Prometheus knows only `f64`, which is exact up to 9 PB.
+#[expect(clippy::cast_precision_loss, reason = "the text format carries f64, and 2^53 bytes are beyond a node's logs")]
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the text format carries f64, and 2^53 bytes are beyond a node's logs")]
+fn signed(value: i64) -> f64 {
+    value as f64
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,119 @@
+//! Every metric that the endpoint gives: name, type, labels, meaning. The collector and `docs/metrics.md` (by a test)
+//! both hold to this table. Names follow Prometheus' conventions: base units, `_total` for counters.
+
+use prometheus::proto::MetricType;
+
+/// A metric with `N` labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Definition<const N: usize> {
+    /// The family's name.
+    pub name: &'static str,
+    /// Counter or gauge.
+    pub kind: MetricType,
+    /// Names of the labels, in the order in which the collector gives their values.
+    pub labels: [&'static str; N],
+    /// What it says, in one sentence.
+    pub help: &'static str,
+}
+
+/// A [`Definition`] of any number of labels.
+#[derive(Clone, Copy, Debug)]
+pub struct AnyDefinition {
+    /// The family's name.
+    pub name: &'static str,
+    /// Counter or gauge.
+    pub kind: MetricType,
+    /// Names of the labels.
+    pub labels: &'static [&'static str],
+    /// What it says, in one sentence.
+    pub help: &'static str,
+}
+
+/// Declares the definitions and [`ALL`], so that none can be missing there.
+macro_rules! definitions {
+    ($($constant:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Definition<{ <[&str]>::len(&[$($label),*]) }> =
+                Definition { name: $name, kind: MetricType::$kind, labels: [$($label),*], help: $help };
+        )*
+
+        /// Every definition, in the order of the reference.
+        pub const ALL: &[AnyDefinition] = &[
+            $(AnyDefinition { name: $name, kind: MetricType::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+definitions! {
+    BUILD_INFO: GAUGE "sidestep_build_info" ["version", "commit", "kernel"]
+        "What runs: version, git commit and kernel release; always 1.";
+
+    LOG_PRODUCED_BYTES: COUNTER "sidestep_log_produced_bytes_total" ["namespace", "pod", "container", "container_id"]
+        "Bytes that the container wrote to its log streams.";
+    LOG_DELIVERED_BYTES: COUNTER "sidestep_log_delivered_bytes_total" ["namespace", "pod", "container", "container_id"]
+        "Bytes of log streams that every sink has acknowledged.";
+    LOG_DELIVERED_LINES: COUNTER "sidestep_log_delivered_lines_total" ["namespace", "pod", "container", "container_id"]
+        "Lines that every sink has acknowledged.";
+    LOG_PENDING_BYTES: GAUGE "sidestep_log_pending_bytes" ["namespace", "pod", "container", "container_id"]
+        "Bytes of log streams on their way: neither delivered nor dropped.";
+    LOG_DROPPED_BYTES: COUNTER "sidestep_log_dropped_bytes_total"
+        ["namespace", "pod", "container", "container_id", "stage", "reason"]
+        "Bytes of log streams that were lost, by stage and reason; absent while zero.";
+    LOG_CONTAINERS: GAUGE "sidestep_log_containers" []
+        "Accounts in the ledger: containers that the agent knows, and the node itself.";
+    LOG_OVERFLOW_CONTAINERS: GAUGE "sidestep_log_overflow_containers" []
+        "Containers beyond the limit on series, booked together as container_id _overflow.";
+
+    RING_CAPACITY: GAUGE "sidestep_ring_capacity_bytes" []
+        "Size of the ring buffer between kernel and agent.";
+    RING_FILL: GAUGE "sidestep_ring_fill_bytes" []
+        "Bytes in the ring buffer that wait to be drained.";
+    RING_WAKEUPS: COUNTER "sidestep_ring_wakeups_total" []
+        "How often the kernel woke the agent to drain the ring buffer.";
+    RING_RECORDS: COUNTER "sidestep_ring_records_total" []
+        "Records drained from the ring buffer.";
+    RING_LAG: GAUGE "sidestep_ring_lag_seconds" []
+        "Time from the end of the system call to the draining of the newest record.";
+
+    REPAIR_GAPS: COUNTER "sidestep_repair_gaps_total" []
+        "Gaps in log files that were filled by reading the file.";
+    REPAIR_BYTES: COUNTER "sidestep_repair_read_bytes_total" []
+        "Bytes read back from log files to fill gaps.";
+
+    PROBE_HEALTH: GAUGE "sidestep_probe_health" ["probe", "attach", "health"]
+        "1 for the state that the probe is in (healthy, degraded, unsupported, failed), 0 for the others.";
+
+    SINK_QUEUED_BATCHES: GAUGE "sidestep_sink_queued_batches" ["sink", "type"]
+        "Batches that wait in the sink's queue.";
+    SINK_QUEUED_BYTES: GAUGE "sidestep_sink_queued_bytes" ["sink", "type"]
+        "Bytes that wait in the sink's queue.";
+    SINK_DELIVERED_RECORDS: COUNTER "sidestep_sink_delivered_records_total" ["sink", "type"]
+        "Records that the sink has acknowledged.";
+    SINK_DELIVERED_BYTES: COUNTER "sidestep_sink_delivered_bytes_total" ["sink", "type"]
+        "Bytes of log streams that the sink has acknowledged.";
+    SINK_ERRORS: COUNTER "sidestep_sink_errors_total" ["sink", "type"]
+        "Errors of the sink; each is tried again.";
+    SINK_FAILING: GAUGE "sidestep_sink_failing_seconds" ["sink", "type"]
+        "For how long every attempt of the sink has failed; 0 while it works.";
+    SINK_LAST_SUCCESS: GAUGE "sidestep_sink_last_success_timestamp_seconds" ["sink", "type"]
+        "Unix time of the sink's last write without an error; absent before the first.";
+
+    IDENTITY_CACHE_ENTRIES: GAUGE "sidestep_identity_cache_entries" ["cache"]
+        "Entries of the cache.";
+
+    PROCESS_CPU: COUNTER "process_cpu_seconds_total" []
+        "User and system CPU time of the agent.";
+    PROCESS_RESIDENT: GAUGE "process_resident_memory_bytes" []
+        "Resident memory of the agent.";
+    PROCESS_VIRTUAL: GAUGE "process_virtual_memory_bytes" []
+        "Virtual memory of the agent.";
+    PROCESS_THREADS: GAUGE "process_threads" []
+        "Threads of the agent.";
+    PROCESS_OPEN_FDS: GAUGE "process_open_fds" []
+        "File descriptors that the agent has open.";
+    PROCESS_MAX_FDS: GAUGE "process_max_fds" []
+        "File descriptors that the agent may have open.";
+    PROCESS_START: GAUGE "process_start_time_seconds" []
+        "Unix time when the agent started.";
+}

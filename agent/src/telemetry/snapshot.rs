@@ -1,0 +1,212 @@
+//! What the running agent tells about itself, as plain data.
+//!
+//! The stages know nothing of metrics, HTTP or the status view: whoever holds them all implements [`Observe`], and
+//! everything that this module and `control` show comes from there.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    ledger::{Balance, Ledger},
+    record::{Class, Origin, Resource},
+};
+
+/// Gives readings of the running agent. Calls come from the thread that serves HTTP and the control socket, so an
+/// implementation reads counters and takes short locks only.
+pub trait Observe: Send + Sync + 'static {
+    /// Everything but the streams, now.
+    fn snapshot(&self) -> Snapshot;
+
+    /// Every stream that the agent follows, now. There may be thousands, and only the status view asks for them.
+    fn streams(&self) -> Vec<StreamReading>;
+}
+
+/// One reading of the agent.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What was built, and what it runs on.
+    pub build: Build,
+    /// When the agent started.
+    pub started: SystemTime,
+    /// The ledger: the containers that the agent knows, and the node itself.
+    pub accounts: Vec<AccountReading>,
+    /// The ring buffer between kernel and agent.
+    pub ring: RingReading,
+    /// Gap repair of files.
+    pub repair: RepairReading,
+    /// Every probe that was to be attached.
+    pub probes: Vec<ProbeReading>,
+    /// Every configured sink.
+    pub sinks: Vec<SinkReading>,
+    /// Entries of each identity cache, by the cache's name.
+    pub identity: Vec<(&'static str, u64)>,
+}
+
+/// What was built, and what it runs on.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// The package's version.
+    pub version: &'static str,
+    /// The commit that it was built from, when the build said so in `SIDESTEP_GIT_COMMIT`.
+    pub commit: Option<&'static str>,
+    /// Release of the running kernel (`uname -r`).
+    pub kernel: String,
+}
+
+impl Build {
+    /// This agent on this kernel.
+    #[must_use]
+    pub fn current() -> Self {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned());
+        Self { version: env!("CARGO_PKG_VERSION"), commit: option_env!("SIDESTEP_GIT_COMMIT"), kernel }
+    }
+}
+
+/// One account of the ledger.
+#[derive(Clone, Debug)]
+pub struct AccountReading {
+    /// The container's cgroup id; 0 is the node itself.
+    pub cgroup_id: u64,
+    /// Whose account it is.
+    pub resource: Arc<Resource>,
+    /// Its figures.
+    pub balance: Balance,
+}
+
+impl AccountReading {
+    /// Reads every account of a ledger, ordered by cgroup id.
+    #[must_use]
+    pub fn all(ledger: &Ledger) -> Vec<Self> {
+        let mut readings: Vec<Self> = ledger
+            .accounts()
+            .into_iter()
+            .map(|(cgroup_id, account)| Self {
+                cgroup_id,
+                resource: Arc::clone(&account.resource),
+                balance: account.balance(),
+            })
+            .collect();
+        readings.sort_unstable_by_key(|reading| reading.cgroup_id);
+        readings
+    }
+}
+
+/// One stream.
+#[derive(Clone, Debug)]
+pub struct StreamReading {
+    /// Cgroup id of the account that it is booked on.
+    pub cgroup_id: u64,
+    /// [`crate::record::Stream::key`].
+    pub key: Arc<str>,
+    /// Its class.
+    pub class: Class,
+    /// Where its bytes are written to.
+    pub origin: Origin,
+    /// Bytes of the stream that the agent has seen, from its start.
+    pub position: u64,
+    /// Bytes of these that no sink has acknowledged yet.
+    pub pending: u64,
+}
+
+/// The ring buffer between kernel and agent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RingReading {
+    /// Size in bytes.
+    pub capacity: u64,
+    /// Bytes that wait to be drained.
+    pub fill: u64,
+    /// How often the kernel woke the agent.
+    pub wakeups: u64,
+    /// Records drained.
+    pub records: u64,
+    /// Time from the end of the system call to the draining of the newest record.
+    pub lag: Duration,
+}
+
+/// Gap repair of files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RepairReading {
+    /// Gaps that were filled.
+    pub gaps: u64,
+    /// Bytes that were read back from files.
+    pub bytes: u64,
+}
+
+/// How well a probe works.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Attached at the best place.
+    Healthy,
+    /// Attached, but at a place that costs more or shows less.
+    Degraded,
+    /// This kernel does not have what it needs.
+    Unsupported,
+    /// It should work here and does not.
+    Failed,
+}
+
+impl Health {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Healthy, Self::Degraded, Self::Unsupported, Self::Failed];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unsupported => "unsupported",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether the probe is attached.
+    #[must_use]
+    pub const fn is_attached(self) -> bool {
+        matches!(self, Self::Healthy | Self::Degraded)
+    }
+}
+
+/// One probe.
+#[derive(Clone, Debug)]
+pub struct ProbeReading {
+    /// What it captures, as `write` or `exec`.
+    pub name: &'static str,
+    /// How it is attached: `fexit`, `tracepoint`, `raw_tracepoint`.
+    pub attach: &'static str,
+    /// How well it works.
+    pub health: Health,
+    /// Why it is not healthy; empty when it is.
+    pub reason: String,
+    /// Whether the agent is of no use without it: it is not ready while such a probe is not attached.
+    pub required: bool,
+}
+
+/// One sink.
+#[derive(Clone, Debug)]
+pub struct SinkReading {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Its type: `console`, `file`.
+    pub kind: &'static str,
+    /// Batches that wait in its queue.
+    pub queued_batches: u64,
+    /// Bytes that wait in its queue.
+    pub queued_bytes: u64,
+    /// Records that it has acknowledged.
+    pub delivered_records: u64,
+    /// Bytes of streams that it has acknowledged.
+    pub delivered_bytes: u64,
+    /// Errors so far.
+    pub errors: u64,
+    /// The last error.
+    pub last_error: Option<String>,
+    /// When it last wrote without an error.
+    pub last_success: Option<SystemTime>,
+    /// For how long every attempt has failed, by a clock that nobody sets; `None` while it works.
+    pub failing_for: Option<Duration>,
+}

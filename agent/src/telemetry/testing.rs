@@ -1,0 +1,103 @@
+//! A made-up agent for the tests of `telemetry` and `control`: every part of the snapshot has figures.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use super::snapshot::{
+    AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, SinkReading, Snapshot,
+    StreamReading,
+};
+use crate::{
+    ledger::{Account, Ledger, Reason, Stage},
+    record::{Class, IoStream, Origin, Resource},
+};
+
+/// An agent that says what the test wants.
+pub(crate) struct Made {
+    pub(crate) snapshot: Mutex<Snapshot>,
+    pub(crate) streams: Vec<StreamReading>,
+}
+
+impl Observe for Made {
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().expect("no test panics while it holds the lock").clone()
+    }
+
+    fn streams(&self) -> Vec<StreamReading> {
+        self.streams.clone()
+    }
+}
+
+pub(crate) fn agent() -> Arc<Made> {
+    let stream = |key: &str, class, origin| StreamReading {
+        cgroup_id: 42,
+        key: key.into(),
+        class,
+        origin,
+        position: 1000,
+        pending: 50,
+    };
+    let streams = vec![
+        stream("c0ffee/stdout", Class::Pod, Origin::Stdio(IoStream::Stdout)),
+        stream("c0ffee/file/1", Class::Business, Origin::File { path: "/var/log/shop/orders.log".into() }),
+    ];
+    Arc::new(Made { snapshot: Mutex::new(snapshot()), streams })
+}
+
+pub(crate) fn resource() -> Arc<Resource> {
+    Arc::new(Resource {
+        container_id: Some("c0ffee0123456789abcdef".into()),
+        container_name: Some("web".into()),
+        namespace: Some("shop".into()),
+        pod: Some("web-7d9f".into()),
+        ..Resource::default()
+    })
+}
+
+pub(crate) fn snapshot() -> Snapshot {
+    let ledger = Ledger::default();
+    book(&ledger.open(42, &resource()), 1000);
+    book(&ledger.open(0, &Arc::default()), 500);
+    let probe = |name, required| ProbeReading {
+        name,
+        attach: "tracepoint",
+        health: Health::Healthy,
+        reason: String::new(),
+        required,
+    };
+    Snapshot {
+        build: Build::current(),
+        started: SystemTime::now() - Duration::from_secs(3600),
+        accounts: AccountReading::all(&ledger),
+        ring: RingReading {
+            capacity: 64 << 20,
+            fill: 12345,
+            wakeups: 77,
+            records: 9001,
+            lag: Duration::from_millis(2),
+        },
+        repair: RepairReading { gaps: 3, bytes: 4096 },
+        probes: vec![probe("write", true), probe("exec", true), probe("splice", false)],
+        sinks: vec![SinkReading {
+            name: "files".into(),
+            kind: "file",
+            queued_batches: 4,
+            queued_bytes: 8192,
+            delivered_records: 100,
+            delivered_bytes: 20000,
+            errors: 1,
+            last_error: None,
+            last_success: Some(SystemTime::now()),
+            failing_for: None,
+        }],
+        identity: vec![("containers", 12), ("cgroups", 30)],
+    }
+}
+
+fn book(account: &Account, bytes: u64) {
+    account.produce(bytes);
+    account.deliver(bytes - 150, 9);
+    account.drop_bytes(Stage::Capture, Reason::Quota, 100);
+}
