@@ -4,6 +4,8 @@
 
 pub mod assemble;
 pub mod attribute;
+pub mod cli;
+pub mod config;
 pub mod ledger;
 pub mod record;
 pub mod sinks;
