@@ -1,0 +1,270 @@
+//! How streams are cut into lines: as typed in the configuration, and as compiled for use.
+
+use std::{fmt::Display, sync::Arc, time::Duration};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    multiline::{Language, Limits, Rules},
+    parse::Parser,
+};
+
+/// How the bytes of a stream become lines.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// A longer line is cut, at a character boundary where there is one, and comes out as several marked lines.
+    /// At least 64 B, at most 1 GiB.
+    pub max_line_bytes: ByteSize,
+    /// How long a last line without a newline is held back once nothing more is written.
+    #[serde(with = "duration")]
+    pub idle_flush: Duration,
+    /// Which lines are joined into one record; none by default.
+    pub multiline: Multiline,
+    /// Whether bodies are parsed; not by default.
+    pub parse: Parse,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_line_bytes: ByteSize::mib(1),
+            idle_flush: Duration::from_secs(5),
+            multiline: Multiline::default(),
+            parse: Parse::default(),
+        }
+    }
+}
+
+/// Which lines are joined into one record. Off when `rules` and `patterns` are both empty.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Multiline {
+    /// Built-in rules for stack traces, tried in this order.
+    pub rules: Vec<Language>,
+    /// Own rules, tried after the built-in ones, in this order.
+    pub patterns: Vec<Pattern>,
+    /// A record of more lines is cut and marked. At least 2.
+    pub max_lines: usize,
+    /// A record of more bytes is cut and marked. At least 1 KiB, at most 1 GiB.
+    pub max_bytes: ByteSize,
+    /// How long a record is held back for a further line.
+    #[serde(with = "duration")]
+    pub flush_after: Duration,
+}
+
+impl Default for Multiline {
+    fn default() -> Self {
+        Self {
+            rules: Vec::new(),
+            patterns: Vec::new(),
+            max_lines: 1000,
+            max_bytes: ByteSize::kib(256),
+            flush_after: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A rule of one's own, by regular expressions (syntax of the crate `regex`, on bytes) that are searched for in each
+/// line without its line end.
+///
+/// - `start` alone: a line that matches begins a record, and all lines up to the next such line belong to it.
+/// - `continuation` alone: a line that matches belongs to the record before it.
+/// - both: a record begins at a match of `start` and goes on while `continuation` matches; other lines stand alone.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pattern {
+    /// Matches the first line of a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// Matches the further lines of a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continuation: Option<String>,
+}
+
+/// Whether and how bodies are parsed into attributes, severity and time. The body stays as it was written.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Parse {
+    /// What the bodies are.
+    pub format: Format,
+    /// Keys that hold the severity; the first one with a known value counts. `a.b` also finds `b` inside of `a`.
+    pub severity_keys: Vec<String>,
+    /// Keys that hold the time (RFC 3339, or seconds, milliseconds, microseconds or nanoseconds since the Unix epoch,
+    /// told apart by their magnitude); the first one with a valid value counts.
+    pub time_keys: Vec<String>,
+}
+
+impl Default for Parse {
+    fn default() -> Self {
+        let keys = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Self {
+            format: Format::None,
+            severity_keys: keys(&[
+                "level",
+                "severity",
+                "lvl",
+                "log.level",
+                "loglevel",
+                "severity_text",
+                "levelname",
+                "@level",
+                "Level",
+                "LogLevel",
+            ]),
+            time_keys: keys(&["time", "ts", "timestamp", "@timestamp", "Timestamp", "@t"]),
+        }
+    }
+}
+
+/// What the bodies of a stream are.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Text; nothing is parsed.
+    #[default]
+    None,
+    /// JSON objects or logfmt, told apart by the first byte. A line counts as logfmt only when all of it is
+    /// `key=value`, at least twice, so that prose is left alone.
+    Auto,
+    /// A JSON object a line.
+    Json,
+    /// `key=value` pairs, values quoted where needed; words without a value are `true`.
+    Logfmt,
+}
+
+/// What is wrong with [`Settings`].
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A figure is outside of what makes sense.
+    #[error("{option}: {value} is not between {least} and {most}")]
+    OutOfRange {
+        /// The option's path below the settings.
+        option: &'static str,
+        /// As configured.
+        value: String,
+        /// The least allowed value.
+        least: String,
+        /// The greatest allowed value.
+        most: String,
+    },
+    /// A regular expression does not compile.
+    #[error("multiline.patterns[{index}].{field}: {source}")]
+    Pattern {
+        /// Which pattern, from 0.
+        index: usize,
+        /// `start` or `continuation`.
+        field: &'static str,
+        /// The cause.
+        source: Box<regex::Error>,
+    },
+    /// A pattern has neither of its expressions.
+    #[error("multiline.patterns[{index}]: needs `start`, `continuation` or both")]
+    EmptyPattern {
+        /// Which pattern, from 0.
+        index: usize,
+    },
+    /// A pattern with one expression decides about every line, so no other rule can stand beside it.
+    #[error(
+        "multiline.patterns[{index}]: with only one of `start` and `continuation` it takes every line, and must be the \
+         only rule; give both, or remove the others"
+    )]
+    NotAlone {
+        /// Which pattern, from 0.
+        index: usize,
+    },
+    /// A key is empty.
+    #[error("{option}: a key is empty")]
+    EmptyKey {
+        /// The option's path below the settings.
+        option: &'static str,
+    },
+}
+
+/// [`Settings`] that were checked, ready for use by any number of streams.
+#[derive(Debug)]
+pub struct Compiled {
+    pub(super) max_line_bytes: usize,
+    pub(super) idle_flush_nanos: u64,
+    pub(super) multiline: Option<Arc<Rules>>,
+    pub(super) parser: Option<Parser>,
+}
+
+impl Settings {
+    /// Checks the settings and compiles them.
+    ///
+    /// # Errors
+    /// The first option that does not hold, by its path.
+    pub fn compile(&self) -> Result<Arc<Compiled>, SettingsError> {
+        let longest = Duration::from_secs(24 * 60 * 60);
+        let shortest = Duration::from_millis(1);
+        let most_bytes = ByteSize::gib(1);
+        in_range("max_line_bytes", self.max_line_bytes, ByteSize::b(64), most_bytes)?;
+        duration_in_range("idle_flush", self.idle_flush, shortest, longest)?;
+        in_range("multiline.max_bytes", self.multiline.max_bytes, ByteSize::kib(1), most_bytes)?;
+        in_range("multiline.max_lines", self.multiline.max_lines, 2, 1_000_000)?;
+        duration_in_range("multiline.flush_after", self.multiline.flush_after, shortest, longest)?;
+        for (option, keys) in
+            [("parse.severity_keys", &self.parse.severity_keys), ("parse.time_keys", &self.parse.time_keys)]
+        {
+            if keys.iter().any(String::is_empty) {
+                return Err(SettingsError::EmptyKey { option });
+            }
+        }
+        let limits = Limits {
+            lines: self.multiline.max_lines,
+            bytes: self.multiline.max_bytes.as_u64(),
+            flush_nanos: nanos(self.multiline.flush_after),
+        };
+        Ok(Arc::new(Compiled {
+            // The range above fits any usize that a BPF machine has.
+            max_line_bytes: usize::try_from(self.max_line_bytes.as_u64()).unwrap_or(usize::MAX),
+            idle_flush_nanos: nanos(self.idle_flush),
+            multiline: Rules::compile(&self.multiline.rules, &self.multiline.patterns, limits)?.map(Arc::new),
+            parser: Parser::new(&self.parse),
+        }))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn in_range<T: Display + PartialOrd>(option: &'static str, value: T, least: T, most: T) -> Result<(), SettingsError> {
+    if value < least || value > most {
+        let [value, least, most] = [value, least, most].map(|figure| figure.to_string());
+        return Err(SettingsError::OutOfRange { option, value, least, most });
+    }
+    Ok(())
+}
+
+fn duration_in_range(
+    option: &'static str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<(), SettingsError> {
+    if value < least || value > most {
+        let [value, least, most] =
+            [value, least, most].map(|duration| humantime::format_duration(duration).to_string());
+        return Err(SettingsError::OutOfRange { option, value, least, most });
+    }
+    Ok(())
+}
+
+/// Durations as people write them: `5s`, `500ms`, `1m 30s`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*duration))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(D::Error::custom)
+    }
+}
