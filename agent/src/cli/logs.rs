@@ -82,7 +82,9 @@ impl Since {
     #[must_use]
     pub fn resolve(self, now: SystemTime) -> SystemTime {
         match self {
-            Self::Ago(duration) => now.checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+            Self::Ago(duration) => {
+                now.checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::UNIX_EPOCH)
+            }
             Self::At(time) => time,
         }
     }

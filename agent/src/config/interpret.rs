@@ -9,16 +9,14 @@ use serde::de::DeserializeOwned;
 use super::{
     failure::{Failure, Kind, Place},
     reader::{Context, Reader, address, join},
-    report::Problem,
+    report::{MAX_PROBLEMS, Problem},
     tree::{Node, Span, Value},
 };
 
-/// More than a person reads at once; it also bounds the work on a file that is wrong from end to end.
-const MAX_PROBLEMS: usize = 50;
 /// How many values are tried, when only the section is known in which the wrong one stands.
 const MAX_TRIALS: usize = 256;
 
-/// Reads a `T`, and all that is wrong with it, up to fifty problems. What is wrong is left out of the `T`; it is
+/// Reads a `T`, and all that is wrong with it, up to [`MAX_PROBLEMS`]. What is wrong is left out of the `T`; it is
 /// `None` when nothing could be read.
 pub(super) fn interpret<T: DeserializeOwned>(root: &Node) -> (Option<T>, Vec<Problem>) {
     let context = Context::default();

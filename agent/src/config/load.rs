@@ -6,7 +6,13 @@ use std::{
     path::Path,
 };
 
-use super::{Config, ConfigError, Raw, Report, interpret::interpret, report::Problem, tree::Node, validate::validate};
+use super::{
+    Config, ConfigError, Raw, Report,
+    interpret::interpret,
+    report::{MAX_PROBLEMS, Problem},
+    tree::Node,
+    validate::validate,
+};
 
 /// Larger files are refused before they are parsed.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -65,7 +71,7 @@ impl Raw {
         match checked {
             Ok(config) if problems.is_empty() => return Ok((raw, config)),
             Ok(_) => {}
-            Err(wrong) => problems.extend(wrong),
+            Err(wrong) => problems.extend(wrong.take(MAX_PROBLEMS - problems.len())),
         }
         Err(invalid(problems))
     }

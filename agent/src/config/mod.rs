@@ -26,8 +26,10 @@ pub use load::{Environment, MAX_FILE_BYTES};
 pub use patterns::{CgroupPattern, Globs, Slash};
 pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt};
 pub use report::{ConfigError, Problem, Report};
-pub use sections::{Identity, Lines, Multiline, Parse, Sink};
+pub use sections::Sink;
 pub use units::Percent;
+
+use crate::{assemble, attribute, record::Resource};
 
 /// Where the configuration is, unless `--config` names another place.
 pub const DEFAULT_PATH: &str = "/etc/sidestep/sidestep.yaml";
@@ -53,13 +55,20 @@ pub struct Config {
     /// From bytes to lines, where no rule says otherwise.
     pub lines: Lines,
     /// Who wrote.
-    pub identity: Identity,
+    pub identity: attribute::Settings,
     /// Where records go; at least one, each with a name of its own.
     pub sinks: Vec<Sink>,
     /// Where the HTTP endpoint listens; `None` when it is off.
     pub telemetry_listen: Option<SocketAddr>,
     /// What the agent says of itself.
     pub log: Log,
+}
+
+/// How streams are cut into lines: as typed, and ready for use.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    settings: assemble::Settings,
+    compiled: Arc<assemble::Compiled>,
 }
 
 /// What is taken from containers, and how.
@@ -129,6 +138,32 @@ pub struct Server {
     pub poll_interval: Duration,
 }
 
+impl Lines {
+    /// Checks and compiles `settings`.
+    fn new(settings: assemble::Settings) -> Result<Self, assemble::SettingsError> {
+        settings.compile().map(|compiled| Self { settings, compiled })
+    }
+
+    /// As typed.
+    #[must_use]
+    pub fn settings(&self) -> &assemble::Settings {
+        &self.settings
+    }
+
+    /// For the streams that they apply to.
+    #[must_use]
+    pub fn compiled(&self) -> &Arc<assemble::Compiled> {
+        &self.compiled
+    }
+}
+
+/// What is compiled follows from what is typed.
+impl PartialEq for Lines {
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings
+    }
+}
+
 impl Files {
     /// Whether the file at `path` is a log.
     #[must_use]
@@ -140,7 +175,7 @@ impl Files {
 impl Capture {
     /// The rule for a container, if there is one.
     #[must_use]
-    pub fn rule(&self, resource: &crate::record::Resource) -> Option<&Rule> {
+    pub fn rule(&self, resource: &Resource) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.matches.is_match(resource))
     }
 }
@@ -148,7 +183,7 @@ impl Capture {
 impl Match {
     /// Whether all that is asked for holds; what is unknown of the container matches no glob.
     #[must_use]
-    pub fn is_match(&self, resource: &crate::record::Resource) -> bool {
+    pub fn is_match(&self, resource: &Resource) -> bool {
         [
             (&self.namespace, &resource.namespace),
             (&self.pod, &resource.pod),

@@ -5,8 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    sections::{Identity, Lines, Multiline, Parse, Sink},
+    sections::Sink,
     units::{self, Percent},
+};
+use crate::{
+    assemble::{self, Multiline, Parse},
+    attribute,
 };
 
 /// The whole file.
@@ -27,9 +31,9 @@ pub struct Raw {
     /// The node's own log files.
     pub server: Server,
     /// From bytes to lines.
-    pub lines: Lines,
+    pub lines: assemble::Settings,
     /// Who wrote.
-    pub identity: Identity,
+    pub identity: attribute::Settings,
     /// Where records go.
     pub sinks: Vec<Sink>,
     /// The HTTP endpoint.
@@ -162,6 +166,7 @@ pub struct Server {
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
     /// Where it listens; nowhere when null.
+    #[serde(with = "units::address")]
     pub listen: Option<SocketAddr>,
 }
 
@@ -212,8 +217,8 @@ impl Default for Raw {
             shutdown_timeout: Duration::from_secs(10),
             capture: Capture::default(),
             server: Server::default(),
-            lines: Lines::default(),
-            identity: Identity::default(),
+            lines: assemble::Settings::default(),
+            identity: attribute::Settings::default(),
             sinks: super::default_sinks(),
             telemetry: Telemetry::default(),
             log: Log::default(),

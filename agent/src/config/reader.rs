@@ -5,11 +5,13 @@ use std::{
     collections::HashSet,
 };
 
-use serde::de::{self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+};
 
 use super::{
     failure::{Failure, Kind, Place},
-    report::Problem,
+    report::{MAX_PROBLEMS, Problem},
     tree::{Entry, Node, Span, Value},
 };
 
@@ -28,8 +30,9 @@ impl Context {
     }
 
     pub(super) fn note(&self, problem: Problem) {
-        if !self.is_trial.get() {
-            self.problems.borrow_mut().push(problem);
+        let mut problems = self.problems.borrow_mut();
+        if !self.is_trial.get() && problems.len() < MAX_PROBLEMS {
+            problems.push(problem);
         }
     }
 }
@@ -133,6 +136,8 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
                 let place = self.place();
                 visitor.visit_map(self.entries(Some(fields))).map_err(place)
             }
+            // serde would take a list for the options in their order.
+            Value::Sequence(_) => Err(self.place()(de::Error::invalid_type(Unexpected::Seq, &"a section of options"))),
             _ => self.deserialize_any(visitor),
         }
     }

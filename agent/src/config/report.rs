@@ -6,6 +6,9 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::tree::Span;
 
+/// More than a person reads at once; it also bounds the work on a file that is wrong from end to end.
+pub(super) const MAX_PROBLEMS: usize = 50;
+
 /// One thing to put right.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
@@ -106,7 +109,8 @@ impl Report {
         }
         let count = self.problems.len();
         let plural = if count == 1 { "" } else { "s" };
-        let summary = format!("{}: {count} problem{plural}", self.file);
+        let more = if count < MAX_PROBLEMS { "" } else { ", perhaps more" };
+        let summary = format!("{}: {count} problem{plural}{more}", self.file);
         let _ = write!(output, "{}", renderer.render(&[Group::with_title(Level::ERROR.primary_title(summary))]));
         output
     }

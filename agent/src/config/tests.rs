@@ -47,22 +47,25 @@ fn option_paths(text: &str) -> BTreeSet<String> {
     paths
 }
 
-/// The example with its options that have no default.
+/// The example with what it shows in the place of empty lists.
 fn example_in_full() -> String {
-    let is_replaced = |line: &&str| !matches!(line.trim(), "rules: []");
-    EXAMPLE
-        .lines()
-        .filter(is_replaced)
-        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') || rest.starts_with("  ")).unwrap_or(line))
-        .collect::<Vec<_>>()
-        .join("\n")
-        .replace("# rules:", "rules:")
+    let shown = |line: &'static str| line.strip_prefix('#').filter(|rest| rest.starts_with("  "));
+    let mut lines = EXAMPLE.lines().peekable();
+    let mut full = Vec::new();
+    while let Some(line) = lines.next() {
+        let is_replaced = lines.peek().and_then(|next| shown(next)).is_some_and(|next| line == format!("{next} []"));
+        if !is_replaced {
+            full.push(shown(line).unwrap_or(line));
+        }
+    }
+    full.join("\n")
 }
 
 #[test]
 fn an_empty_file_is_all_defaults() {
     for text in ["", "\n", "# only a comment\n", "---\n", "capture:\nlines:\n", "{}"] {
-        let (raw, config) = Raw::parse("sidestep.yaml", text, &environment()).unwrap_or_else(|e| panic!("{text:?}: {e}"));
+        let (raw, config) =
+            Raw::parse("sidestep.yaml", text, &environment()).unwrap_or_else(|e| panic!("{text:?}: {e}"));
         assert_eq!(raw, Raw { node_name: Some("node-1".to_owned()), ..Raw::default() }, "{text:?}");
         assert_eq!(&*config.node_name, "node-1");
         assert_eq!(config.capture.ring_size.get(), 16 << 20);
@@ -76,6 +79,25 @@ fn the_example_is_the_defaults_and_names_every_option() {
     let defaults = serde_saphyr::to_string(&Raw::default()).expect("serializes");
     let missing: Vec<_> = option_paths(&defaults).difference(&option_paths(EXAMPLE)).cloned().collect();
     assert!(missing.is_empty(), "the example does not name {missing:?}");
+}
+
+#[test]
+fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option() {
+    let text = example_in_full();
+    let (raw, _) = Raw::parse("example.yaml", &text, &environment()).unwrap_or_else(|error| panic!("{error}"));
+    let rule = &raw.capture.rules[0];
+    let mut full = Raw { capture: raw::Capture { rules: vec![rule.clone()], ..Default::default() }, ..Raw::default() };
+    // Where the example leaves an option of a rule out, its key is in the serialized form only.
+    full.lines.multiline.patterns.clone_from(&raw.lines.multiline.patterns);
+    let serialized = serde_saphyr::to_string(&full).expect("serializes");
+    let inherited = |path: &String| {
+        ["capture.rules[].multiline.", "capture.rules[].parse."].iter().any(|section| path.starts_with(section))
+    };
+    let missing: Vec<_> =
+        option_paths(&serialized).difference(&option_paths(&text)).filter(|path| !inherited(path)).cloned().collect();
+    assert!(missing.is_empty(), "the example does not name {missing:?}");
+    let pattern = &raw.lines.multiline.patterns[0];
+    assert!(pattern.start.is_some() && pattern.continuation.is_some());
 }
 
 #[test]
@@ -115,18 +137,48 @@ fn an_unknown_option_is_named_with_its_place_and_what_was_meant() {
 #[test]
 fn a_wrong_type_is_named_with_its_place_and_what_is_allowed() {
     for (text, expected) in [
-        ("shutdown_timeout: 10", "1:19: shutdown_timeout: expected a duration with its unit, such as `500ms`, `10s` or `1h 30m`, found the number `10`"),
-        ("shutdown_timeout:", "1:1: shutdown_timeout: expected a duration with its unit, such as `500ms`, `10s` or `1h 30m`, found nothing"),
+        (
+            "shutdown_timeout: 10",
+            "1:19: shutdown_timeout: expected a duration with its unit, such as `500ms`, `10s` or `1h 30m`, found the number `10`",
+        ),
+        (
+            "shutdown_timeout:",
+            "1:1: shutdown_timeout: expected a duration with its unit, such as `500ms`, `10s` or `1h 30m`, found nothing",
+        ),
         ("capture:\n  terminals: maybe", "2:14: capture.terminals: expected `true` or `false`, found `maybe`"),
-        ("capture:\n  container_share: 25", "2:20: capture.container_share: expected a share from `1%` to `100%`, found the number `25`"),
+        (
+            "capture:\n  container_share: 25",
+            "2:20: capture.container_share: expected a share from `1%` to `100%`, found the number `25`",
+        ),
         ("capture: [1]", "1:1: capture: expected a section of options, found a list"),
-        ("capture:\n  files:\n    include: /var/log/**", "3:14: capture.files.include: expected a list, found `/var/log/**`"),
-        ("capture:\n  files:\n    include:\n      - a\n      - 5", "5:9: capture.files.include[1]: expected a string, found the number `5`"),
-        ("log:\n  level: verbose", "2:10: log.level: `verbose` is not allowed here; allowed here: `error`, `warn`, `info`, `debug`, `trace`"),
-        ("log: {level: 3}", "1:14: log.level: expected one of `error`, `warn`, `info`, `debug`, `trace`, found the number `3`"),
-        ("telemetry: {listen: 9464}", "1:21: telemetry.listen: expected an IP address and a port, such as `127.0.0.1:9464`, found the number `9464`"),
-        ("telemetry: {listen: localhost}", "1:21: telemetry.listen: expected an IP address and a port, such as `127.0.0.1:9464`, found `localhost`"),
-        ("capture: {ring_size: big}", "1:22: capture.ring_size: expected a size such as `64KiB`, `16MiB` or `1GiB`, found `big`"),
+        (
+            "capture:\n  files:\n    include: /var/log/**",
+            "3:14: capture.files.include: expected a list, found `/var/log/**`",
+        ),
+        (
+            "capture:\n  files:\n    include:\n      - a\n      - 5",
+            "5:9: capture.files.include[1]: expected a string, found the number `5`",
+        ),
+        (
+            "log:\n  level: verbose",
+            "2:10: log.level: `verbose` is not allowed here; allowed here: `error`, `warn`, `info`, `debug`, `trace`",
+        ),
+        (
+            "log: {level: 3}",
+            "1:14: log.level: expected one of `error`, `warn`, `info`, `debug`, `trace`, found the number `3`",
+        ),
+        (
+            "telemetry: {listen: 9464}",
+            "1:21: telemetry.listen: expected an IP address and a port, such as `127.0.0.1:9464`, found the number `9464`",
+        ),
+        (
+            "telemetry: {listen: localhost}",
+            "1:21: telemetry.listen: expected an IP address and a port, such as `127.0.0.1:9464`, found `localhost`",
+        ),
+        (
+            "capture: {ring_size: big}",
+            "1:22: capture.ring_size: expected a size such as `64KiB`, `16MiB` or `1GiB`, found `big`",
+        ),
         ("just words", "1:1: expected a section of options, found `just words`"),
         ("- a", "1:3: expected a section of options, found a list"),
     ] {
@@ -143,15 +195,33 @@ fn values_that_do_not_hold_are_named_with_their_place() {
         ("state_dir: var/lib", "1:12: state_dir: `var/lib` must be an absolute path"),
         (&format!("socket: /{long}"), "1:9: socket: the path has more than 107 bytes, the kernel's limit for a socket"),
         ("shutdown_timeout: 2h", "1:19: shutdown_timeout: `2h` is not between `0s` and `1h`"),
-        ("capture: {ring_size: 3MiB}", "1:22: capture.ring_size: `3MiB` is not a power of two; the next ones are `2MiB` and `4MiB`"),
+        (
+            "capture: {ring_size: 3MiB}",
+            "1:22: capture.ring_size: `3MiB` is not a power of two; the next ones are `2MiB` and `4MiB`",
+        ),
         ("capture: {ring_size: 4KiB}", "1:22: capture.ring_size: `4KiB` is not between `64KiB` and `1GiB`"),
-        ("capture: {cgroup_roots: []}", "1:11: capture.cgroup_roots: without a root nothing is captured; name at least one"),
-        ("capture:\n  cgroup_roots:\n    - /a\n    - b", "4:7: capture.cgroup_roots[1]: `b` must begin with `/`, the root of the cgroup v2 hierarchy"),
-        ("capture:\n  files:\n    exclude: ['[']", "3:15: capture.files.exclude[0]: `[` is not a glob: unclosed character class; missing ']'"),
-        ("server: {include: ['*.log']}", "1:20: server.include[0]: `*.log` must begin with `/`: the whole node is never searched"),
+        (
+            "capture: {cgroup_roots: []}",
+            "1:11: capture.cgroup_roots: without a root nothing is captured; name at least one",
+        ),
+        (
+            "capture:\n  cgroup_roots:\n    - /a\n    - b",
+            "4:7: capture.cgroup_roots[1]: `b` must begin with `/`, the root of the cgroup v2 hierarchy",
+        ),
+        (
+            "capture:\n  files:\n    exclude: ['[']",
+            "3:15: capture.files.exclude[0]: `[` is not a glob: unclosed character class; missing ']'",
+        ),
+        (
+            "server: {include: ['*.log']}",
+            "1:20: server.include[0]: `*.log` must begin with `/`: the whole node is never searched",
+        ),
         ("server: {poll_interval: 1ms}", "1:25: server.poll_interval: `1ms` is not between `10ms` and `1h`"),
         ("sinks: []", "1:1: sinks: without a sink nothing leaves the node; name at least one"),
-        ("capture:\n  rules:\n    - match: {pod: ['{a']}", "3:21: capture.rules[0].match.pod[0]: `{a` is not a glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)"),
+        (
+            "capture:\n  rules:\n    - match: {pod: ['{a']}",
+            "3:21: capture.rules[0].match.pod[0]: `{a` is not a glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)",
+        ),
     ] {
         assert_error(text, &format!("sidestep.yaml:{expected}"));
     }
@@ -274,7 +344,9 @@ fn files_that_cannot_be_read_are_named() {
     assert!(matches!(&missing, ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound));
     assert!(missing.to_string().contains(&path.display().to_string()), "{missing}");
     let is_directory = load(directory.path());
-    assert!(matches!(&is_directory, ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::IsADirectory));
+    assert!(
+        matches!(&is_directory, ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::IsADirectory)
+    );
     // Root reads what has no permissions; a descriptor that was opened for writing alone refuses root too.
     let closed = fs::OpenOptions::new().write(true).create(true).truncate(true).open(&path).expect("made");
     let not_readable = load(Path::new("/proc/self/mem"));
@@ -330,7 +402,9 @@ fn the_default_paths_are_logs_and_nothing_else() {
     for path in ["/var/log/app", "/var/log/nginx/access.log", "/srv/a/b.log", "/a.log"] {
         assert!(config.capture.files.matches(path), "{path}");
     }
-    for path in ["/var/log/a.log.1.gz", "/var/log/wtmp", "/var/log/journal/x/system.journal", "/etc/passwd", "/a.log.bak"] {
+    for path in
+        ["/var/log/a.log.1.gz", "/var/log/wtmp", "/var/log/journal/x/system.journal", "/etc/passwd", "/a.log.bak"]
+    {
         assert!(!config.capture.files.matches(path), "{path}");
     }
     assert!(config.server.files.matches("/var/log/syslog") && config.server.files.matches("/var/log/kern.log"));
@@ -403,7 +477,7 @@ proptest! {
     #[test]
     fn any_text_is_answered(text in "[a-z:\\- \n\\[\\]{}'\"#&*!|>%@?,0-9é\t]{0,200}") {
         if let Err(error) = Raw::parse("f", &text, &environment()) {
-            error.render(false);
+            prop_assert!(error.render(false).starts_with("error: "));
             let ConfigError::Invalid(report) = error else { panic!("{error}") };
             for problem in &report.problems {
                 let (line, _) = report.position(problem);

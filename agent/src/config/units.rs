@@ -94,6 +94,45 @@ pub mod duration {
     }
 }
 
+/// An IP address and a port, or nothing.
+pub mod address {
+    use std::net::SocketAddr;
+
+    use super::{Deserializer, Serialize, Serializer, Unexpected, Visitor, de, fmt};
+
+    /// Writes `127.0.0.1:9464`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.serialize(serializer)
+    }
+
+    /// Reads `127.0.0.1:9464`. A host name is refused: what it stands for may change under the agent.
+    ///
+    /// # Errors
+    /// What is no address with a port.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+        struct AddressVisitor;
+        impl Visitor<'_> for AddressVisitor {
+            type Value = Option<SocketAddr>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an IP address and a port, such as `127.0.0.1:9464`")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Option<SocketAddr>, E> {
+                Ok(None)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<SocketAddr>, E> {
+                text.parse().map(Some).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(AddressVisitor)
+    }
+}
+
 /// A number of bytes such as `64KiB`, `16MiB`, `1.5GB` or `4096`.
 pub mod byte_size {
     use super::{Deserializer, Serializer, Unexpected, Visitor, de, fmt};

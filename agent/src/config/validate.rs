@@ -3,10 +3,11 @@
 use std::{num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Capture, CgroupPattern, Config, Files, Globs, Match, Raw, Rule, Server, Slash, StartAt, raw,
+    Capture, CgroupPattern, Config, Files, Globs, Lines, Match, Raw, Rule, Server, Slash, StartAt, raw,
     report::Problem,
     units::{Percent, byte_size},
 };
+use crate::{assemble, attribute};
 
 /// A quarter of the ring: three floods at once still leave room for the quiet ones.
 pub(super) const DEFAULT_SHARE: Percent = match Percent::new(25) {
@@ -20,6 +21,9 @@ const MAX_RING: u64 = 1 << 30;
 const MAX_SOCKET_BYTES: usize = 107;
 /// What Kubernetes allows as the name of a node.
 const MAX_NODE_NAME_BYTES: usize = 253;
+
+/// A node has far fewer containers; an entry takes about a kilobyte.
+const MAX_CACHED: usize = 1 << 20;
 
 /// Checks everything.
 ///
@@ -39,17 +43,18 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
     check.duration("shutdown_timeout", raw.shutdown_timeout, Duration::ZERO, Duration::from_hours(1));
     let capture = check.capture(raw);
     let server = check.server(&raw.server);
-    check.lines("lines", &raw.lines);
+    let lines = check.lines("lines", &raw.lines);
+    check.identity(&raw.identity);
     check.sinks(&raw.sinks);
-    match (node_name, capture, server, check.problems.is_empty()) {
-        (Some(node_name), Some(capture), Some(server), true) => Ok(Config {
+    match (node_name, capture, server, lines, check.problems.is_empty()) {
+        (Some(node_name), Some(capture), Some(server), Some(lines), true) => Ok(Config {
             node_name,
             state_dir: raw.state_dir.clone(),
             socket: raw.socket.clone(),
             shutdown_timeout: raw.shutdown_timeout,
             capture,
             server,
-            lines: raw.lines.clone(),
+            lines,
             identity: raw.identity.clone(),
             sinks: raw.sinks.clone(),
             telemetry_listen: raw.telemetry.listen,
@@ -172,14 +177,14 @@ impl Check {
         if let Some(parse) = &rule.parse {
             lines.parse = parse.clone();
         }
-        if rule.multiline.is_some() || rule.parse.is_some() {
-            self.lines(&path, &lines);
-        }
+        // What is inherited is checked where it stands; an option of the rule has its path below the rule.
+        let has_own = rule.multiline.is_some() || rule.parse.is_some();
+        let lines = if has_own { self.lines(&path, &lines) } else { Lines::new(lines).ok() };
         Some(Rule {
             matches: Match { namespace: namespace?, pod: pod?, container: container?, image: image? },
             logs: rule.logs.unwrap_or(true),
             files: files?,
-            lines,
+            lines: lines?,
         })
     }
 
@@ -217,7 +222,42 @@ impl Check {
         }
     }
 
-    fn lines(&mut self, _path: &str, _lines: &super::Lines) {}
+    fn lines(&mut self, path: &str, settings: &assemble::Settings) -> Option<Lines> {
+        match Lines::new(settings.clone()) {
+            Ok(lines) => Some(lines),
+            Err(error) => {
+                // The error begins with the option's path below the settings.
+                let text = error.to_string();
+                let (option, message) = text.split_once(": ").unwrap_or(("", &text));
+                let separator = if option.is_empty() { "" } else { "." };
+                self.wrong(format!("{path}{separator}{option}"), message);
+                None
+            }
+        }
+    }
+
+    fn identity(&mut self, identity: &attribute::Settings) {
+        let attribute::Settings { host_root, pod_logs, exited_containers, live_cgroups, .. } = identity;
+        self.path("identity.host_root", host_root);
+        self.path("identity.pod_logs", pod_logs);
+        let lists = [
+            ("containerd_state", &identity.containerd_state),
+            ("docker_root", &identity.docker_root),
+            ("container_storage", &identity.container_storage),
+            ("runc_state", &identity.runc_state),
+            ("crun_state", &identity.crun_state),
+        ];
+        for (option, paths) in lists {
+            for (index, path) in paths.iter().enumerate() {
+                self.path(&format!("identity.{option}[{index}]"), path);
+            }
+        }
+        for (option, count) in [("exited_containers", exited_containers), ("live_cgroups", live_cgroups)] {
+            if !(1..=MAX_CACHED).contains(count) {
+                self.wrong(format!("identity.{option}"), format!("`{count}` is not between `1` and `{MAX_CACHED}`"));
+            }
+        }
+    }
 
     fn sinks(&mut self, sinks: &[super::Sink]) {
         if sinks.is_empty() {
