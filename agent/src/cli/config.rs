@@ -91,7 +91,7 @@ impl ConfigArgs {
 impl FileArgs {
     fn load(&self, environment: &Environment) -> Result<(String, Raw), ConfigError> {
         match effective_path(self.file.clone()) {
-            Some(path) => Raw::load(&path, environment).map(|(raw, _)| (path.display().to_string(), raw)),
+            Some(path) => Raw::load(&path, environment).map(|(raw, _)| (crate::config::display_name(&path), raw)),
             None => Raw::parse("defaults", "", environment).map(|(raw, _)| ("defaults".to_owned(), raw)),
         }
     }

@@ -141,3 +141,38 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
     assert!(ignore_closed_pipe(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
     assert!(ignore_closed_pipe(Err(io::ErrorKind::StorageFull.into())).is_err());
 }
+
+/// Exit code, standard output and standard error of `sidestep config ...`.
+fn run_config(action: Option<config::Action>) -> (bool, String, String) {
+    let environment = crate::config::Environment { node_name: Some("node-1".to_owned()), host_name: None };
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let arguments = config::ConfigArgs { example: action.is_none(), action };
+    let code = arguments.execute_to(&environment, &mut output, &mut errors, false).expect("written");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (code == std::process::ExitCode::SUCCESS, text(output), text(errors))
+}
+
+#[test]
+fn config_checks_and_shows_files() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("sidestep.yaml");
+    let file = || config::FileArgs { file: Some(path.clone()) };
+    let (is_right, example, errors) = run_config(None);
+    assert_eq!((is_right, errors.as_str()), (true, ""));
+    std::fs::write(&path, &example).expect("written");
+    let (is_right, output, errors) = run_config(Some(config::Action::Check(file())));
+    assert_eq!((is_right, errors.as_str()), (true, ""));
+    assert_eq!(output, format!("{}: no problems\n", path.display()));
+    let (is_right, shown, errors) = run_config(Some(config::Action::Show(file())));
+    assert_eq!((is_right, errors.as_str()), (true, ""));
+    assert!(shown.starts_with("node_name: node-1\nstate_dir: /var/lib/sidestep\n"), "{shown}");
+    std::fs::write(&path, "log:\n  level: loud\n").expect("written");
+    for action in [config::Action::Check(file()), config::Action::Show(file())] {
+        let (is_right, output, errors) = run_config(Some(action));
+        assert_eq!((is_right, output.as_str()), (false, ""));
+        assert!(errors.contains(&format!("--> {}:2:10", path.display())), "{errors}");
+    }
+    std::fs::remove_file(&path).expect("removed");
+    let (is_right, _, errors) = run_config(Some(config::Action::Check(file())));
+    assert!(!is_right && errors.contains("No such file or directory"), "{errors}");
+}

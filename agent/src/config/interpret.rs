@@ -16,10 +16,20 @@ use super::{
 /// How many values are tried, when only the section is known in which the wrong one stands.
 const MAX_TRIALS: usize = 256;
 
-/// Reads a `T`, and all that is wrong with it, up to [`MAX_PROBLEMS`]. What is wrong is left out of the `T`; it is
-/// `None` when nothing could be read.
-pub(super) fn interpret<T: DeserializeOwned>(root: &Node) -> (Option<T>, Vec<Problem>) {
+/// What was read of a file.
+pub(super) struct Reading<T> {
+    /// `None` when nothing could be read; without what is wrong.
+    pub(super) value: Option<T>,
+    /// What is wrong, up to [`MAX_PROBLEMS`].
+    pub(super) problems: Vec<Problem>,
+    /// Paths of the values that were left out.
+    left_out: Vec<String>,
+}
+
+/// Reads a `T`, and all that is wrong with it.
+pub(super) fn interpret<T: DeserializeOwned>(root: &Node) -> Reading<T> {
     let context = Context::default();
+    let mut left_out = Vec::new();
     let value = loop {
         let failure = match T::deserialize(Reader::root(root, &context)) {
             Ok(value) => break Some(value),
@@ -30,13 +40,52 @@ pub(super) fn interpret<T: DeserializeOwned>(root: &Node) -> (Option<T>, Vec<Pro
             break None;
         };
         let place = narrow::<T>(root, &context, &failure, place);
-        context.note(failure.problem(place.path, place.span));
+        if !is_consequence(root, &context, &failure, &place) {
+            context.note(failure.problem(place.path.clone(), place.span));
+        }
+        left_out.push(place.path);
         let is_new = context.skipped.borrow_mut().insert(place.node);
         if !is_new || place.node == address(root) || context.problems.borrow().len() >= MAX_PROBLEMS {
             break None;
         }
     };
-    (value, context.problems.into_inner())
+    Reading { value, problems: context.problems.into_inner(), left_out }
+}
+
+impl<T> Reading<T> {
+    /// The path in the file of what has `path` in the value: items of lists that were left out count there too.
+    pub(super) fn path_in_file(&self, path: &str) -> String {
+        let mut result = String::with_capacity(path.len());
+        for part in path.split_inclusive(']') {
+            let index = part.strip_suffix(']').and_then(|part| part.rsplit_once('['));
+            let Some((before, Ok(index))) = index.map(|(before, index)| (before, index.parse::<usize>())) else {
+                result.push_str(part);
+                continue;
+            };
+            result.push_str(before);
+            let mut present = (0..).filter(|index| !self.left_out.contains(&format!("{result}[{index}]")));
+            let original: usize = present.nth(index).unwrap_or(index);
+            result.push_str(&format!("[{original}]"));
+        }
+        result
+    }
+
+    /// Whether something is already known to be wrong at `path` or below.
+    pub(super) fn is_reported(&self, path: &str) -> bool {
+        let is_below = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+        self.problems.iter().any(|problem| problem.path.strip_prefix(path).is_some_and(is_below))
+    }
+}
+
+/// Whether the failure only comes from what was left out before: the missing option was wrong, or all options were.
+fn is_consequence(root: &Node, context: &Context, failure: &Failure, place: &Place) -> bool {
+    if let Kind::MissingField(field) = &failure.kind {
+        let path = join(&place.path, field);
+        return context.problems.borrow().iter().any(|problem| problem.path == path);
+    }
+    let node = find(root, context, place.node).map(|reader| &reader.node.value);
+    matches!(node, Some(Value::Mapping(entries))
+        if !entries.is_empty() && entries.iter().all(|entry| context.skips(address(&entry.node))))
 }
 
 /// Types that serde buffers first (tagged enums, flattened structs) fail as a whole; finds out which value did it.
@@ -48,10 +97,7 @@ fn narrow<T: DeserializeOwned>(root: &Node, context: &Context, failure: &Failure
     let mut candidates = Vec::new();
     collect(node, &path, &place.span, &mut candidates);
     if let Kind::UnknownField { field, .. } = &failure.kind {
-        return candidates
-            .into_iter()
-            .find(|(candidate, key)| *key == Some(field) && !context.skips(candidate.node))
-            .map_or(place, |(candidate, _)| candidate);
+        candidates.retain(|(_, key)| *key == Some(field));
     }
     context.is_trial.set(true);
     let culprit = candidates.into_iter().take(MAX_TRIALS).map(|(candidate, _)| candidate).find(|candidate| {
@@ -61,15 +107,18 @@ fn narrow<T: DeserializeOwned>(root: &Node, context: &Context, failure: &Failure
         }
         let outcome = T::deserialize(Reader::root(root, context));
         context.skipped.replace(before);
-        match outcome {
-            Ok(_) => true,
-            Err(Failure { kind: Kind::MissingField(_), .. }) => false,
-            Err(other) => other.kind != failure.kind,
-        }
+        let Err(other) = outcome else { return true };
+        let is_elsewhere = other.place.as_ref().is_none_or(|other| other.node != place.node);
+        // An option that has to be there is no culprit: without it the section fails in another way.
+        is_elsewhere || (other.kind != failure.kind && !matches!(other.kind, Kind::MissingField(_)))
     });
     context.is_trial.set(false);
-    culprit
-        .map_or(place, |culprit| Place { span: culprit.value_span.clone().unwrap_or(culprit.span.clone()), ..culprit })
+    let Some(culprit) = culprit else { return place };
+    // Of an unknown option the name is wrong, of all others the value.
+    match (&failure.kind, culprit.value_span.clone()) {
+        (Kind::UnknownField { .. }, _) | (_, None) => culprit,
+        (_, Some(span)) => Place { span, ..culprit },
+    }
 }
 
 /// All values below `node`, leaves before what holds them, each with its key.

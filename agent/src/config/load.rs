@@ -17,6 +17,9 @@ use super::{
 /// Larger files are refused before they are parsed.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// The path that stands for standard input.
+const STDIN: &str = "-";
+
 /// What the configuration takes from around it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Environment {
@@ -58,22 +61,24 @@ impl Raw {
             ConfigError::Invalid(Box::new(Report { file: name.to_owned(), text: text.to_owned(), problems }))
         };
         let tree = Node::parse(text).map_err(|problem| invalid(vec![problem]))?;
-        let (raw, mut problems) = interpret::<Self>(&tree);
-        let raw = raw.unwrap_or_default().with_environment(environment);
+        let mut reading = interpret::<Self>(&tree);
+        let is_whole = reading.value.is_some() && reading.problems.is_empty();
+        let raw = reading.value.take().unwrap_or_default().with_environment(environment);
         // What stands in the file is checked even when another part of it is wrong; what was left out has its
         // default, which holds.
-        let checked = validate(&raw).map_err(|wrong| {
-            wrong.into_iter().map(|mut problem| {
-                problem.span = Some(tree.locate(&problem.path));
-                problem
-            })
-        });
-        match checked {
-            Ok(config) if problems.is_empty() => return Ok((raw, config)),
-            Ok(_) => {}
-            Err(wrong) => problems.extend(wrong.take(MAX_PROBLEMS - problems.len())),
+        let wrong = match validate(&raw) {
+            Ok(config) if is_whole => return Ok((raw, config)),
+            Ok(_) => Vec::new(),
+            Err(wrong) => wrong,
+        };
+        for mut problem in wrong {
+            problem.path = reading.path_in_file(&problem.path);
+            problem.span = Some(tree.locate(&problem.path));
+            if reading.problems.len() < MAX_PROBLEMS && !reading.is_reported(&problem.path) {
+                reading.problems.push(problem);
+            }
         }
-        Err(invalid(problems))
+        Err(invalid(reading.problems))
     }
 
     fn with_environment(mut self, environment: &Environment) -> Self {
@@ -108,14 +113,19 @@ impl Config {
     }
 }
 
+/// What a file is called in messages.
+#[must_use]
+pub fn display_name(path: &Path) -> String {
+    if path == Path::new(STDIN) { "<stdin>".to_owned() } else { path.display().to_string() }
+}
+
 fn read(path: &Path) -> Result<(String, String), ConfigError> {
     let failed = |source: io::Error| ConfigError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    let (name, read) = if path == Path::new("-") {
-        ("<stdin>".to_owned(), io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+    let read = if path == Path::new(STDIN) {
+        io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)
     } else {
-        let file = fs::File::open(path).map_err(failed)?;
-        (path.display().to_string(), file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+        fs::File::open(path).map_err(failed)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)
     };
     read.map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
@@ -133,5 +143,5 @@ fn read(path: &Path) -> Result<(String, String), ConfigError> {
         }
     })?;
     // Editors on Windows begin a file with a mark that is no YAML.
-    Ok((name, text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)))
+    Ok((display_name(path), text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)))
 }

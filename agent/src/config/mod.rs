@@ -11,7 +11,7 @@ mod patterns;
 mod raw;
 mod reader;
 mod report;
-mod sections;
+pub mod sections;
 mod tree;
 pub mod units;
 mod validate;
@@ -22,11 +22,11 @@ mod tests;
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 pub use changes::{Changes, Part};
-pub use load::{Environment, MAX_FILE_BYTES};
+pub use load::{Environment, MAX_FILE_BYTES, display_name};
 pub use patterns::{CgroupPattern, Globs, Slash};
 pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt};
 pub use report::{ConfigError, Problem, Report};
-pub use sections::Sink;
+pub use sections::SinkSettings;
 pub use units::Percent;
 
 use crate::{assemble, attribute, record::Resource};
@@ -57,7 +57,7 @@ pub struct Config {
     /// Who wrote.
     pub identity: attribute::Settings,
     /// Where records go; at least one, each with a name of its own.
-    pub sinks: Vec<Sink>,
+    pub sinks: Vec<SinkSettings>,
     /// Where the HTTP endpoint listens; `None` when it is off.
     pub telemetry_listen: Option<SocketAddr>,
     /// What the agent says of itself.
@@ -196,6 +196,6 @@ impl Match {
 }
 
 /// Without a file, records go where a first user looks: to the terminal.
-fn default_sinks() -> Vec<Sink> {
-    vec![Sink::Console { name: None }]
+fn default_sinks() -> Vec<SinkSettings> {
+    vec![SinkSettings::Console(sections::console::Settings::default())]
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    sections::Sink,
+    sections::SinkSettings,
     units::{self, Percent},
 };
 use crate::{
@@ -35,7 +35,7 @@ pub struct Raw {
     /// Who wrote.
     pub identity: attribute::Settings,
     /// Where records go.
-    pub sinks: Vec<Sink>,
+    pub sinks: Vec<SinkSettings>,
     /// The HTTP endpoint.
     pub telemetry: Telemetry,
     /// What the agent says of itself.

@@ -71,6 +71,12 @@ impl<'t, 'c> Reader<'t, 'c> {
         }
     }
 
+    /// Reads the value. What fails after all of it was buffered, as in tagged enums, has its place here at the latest.
+    fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Failure> {
+        let place = self.place();
+        seed.deserialize(self).map_err(place)
+    }
+
     fn entries(self, known: Option<&'static [&'static str]>) -> Entries<'t, 'c> {
         let entries = match &self.node.value {
             Value::Mapping(entries) => entries.as_slice(),
@@ -187,7 +193,7 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
         for (index, item) in self.rest.by_ref() {
             if !self.reader.context.skips(address(item)) {
-                return seed.deserialize(self.reader.item(index, item)).map(Some);
+                return self.reader.item(index, item).read(seed).map(Some);
             }
         }
         Ok(None)
@@ -216,7 +222,7 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Failure> {
         match self.current.take() {
-            Some(entry) => seed.deserialize(self.reader.entry(entry)),
+            Some(entry) => self.reader.entry(entry).read(seed),
             None => Err(de::Error::custom("a value was asked for before its key")),
         }
     }

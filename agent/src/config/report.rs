@@ -4,7 +4,7 @@ use std::{fmt, fmt::Write as _, io, path::PathBuf};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::tree::Span;
+use super::{load::display_name, tree::Span};
 
 /// More than a person reads at once; it also bounds the work on a file that is wrong from end to end.
 pub(super) const MAX_PROBLEMS: usize = 50;
@@ -37,7 +37,7 @@ pub struct Report {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}: {source}", display_name(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file is larger than any configuration.
-    #[error("the configuration {} is larger than {limit} bytes; is this the right file?", path.display())]
+    #[error("the configuration {} is larger than {limit} bytes; is this the right file?", display_name(path))]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum ConfigError {
         limit: u64,
     },
     /// The file is not text.
-    #[error("the configuration {}:{line}:{column}: not UTF-8 text: byte 0x{byte:02x}", path.display())]
+    #[error("the configuration {}:{line}:{column}: not UTF-8 text: byte 0x{byte:02x}", display_name(path))]
     NotText {
         /// The file.
         path: PathBuf,

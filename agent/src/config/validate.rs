@@ -2,8 +2,9 @@
 
 use std::{num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
+use super::sections::InvalidSetting;
 use super::{
-    Capture, CgroupPattern, Config, Files, Globs, Lines, Match, Raw, Rule, Server, Slash, StartAt, raw,
+    Capture, CgroupPattern, Config, Files, Globs, Lines, Match, Raw, Rule, Server, SinkSettings, Slash, StartAt, raw,
     report::Problem,
     units::{Percent, byte_size},
 };
@@ -227,7 +228,7 @@ impl Check {
             Ok(lines) => Some(lines),
             Err(error) => {
                 // The error begins with the option's path below the settings.
-                let text = error.to_string();
+                let text = error_text(&error);
                 let (option, message) = text.split_once(": ").unwrap_or(("", &text));
                 let separator = if option.is_empty() { "" } else { "." };
                 self.wrong(format!("{path}{separator}{option}"), message);
@@ -259,11 +260,33 @@ impl Check {
         }
     }
 
-    fn sinks(&mut self, sinks: &[super::Sink]) {
+    fn sinks(&mut self, sinks: &[SinkSettings]) {
         if sinks.is_empty() {
             self.wrong("sinks", "without a sink nothing leaves the node; name at least one");
         }
+        for (index, sink) in sinks.iter().enumerate() {
+            if let Err(InvalidSetting { option, problem, .. }) = sink.check() {
+                self.wrong(format!("sinks[{index}].{option}"), format!("`{option}` {problem}"));
+            }
+            if let Some(first) = sinks[..index].iter().position(|other| other.name() == sink.name()) {
+                let name = sink.name();
+                let message =
+                    format!("the name `{name}` is that of `sinks[{first}]` too; each sink needs its own `name`");
+                self.wrong(format!("sinks[{index}].name"), message);
+            }
+        }
     }
+}
+
+/// The error on one line: of a regular expression's, which quotes it and marks a place, only the last line.
+fn error_text(error: &assemble::SettingsError) -> String {
+    if let assemble::SettingsError::Pattern { index, field, source } = error {
+        let text = source.to_string();
+        let reason = text.lines().last().unwrap_or_default();
+        let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+        return format!("multiline.patterns[{index}].{field}: not a regular expression: {reason}");
+    }
+    error.to_string()
 }
 
 /// Those that are globs.
