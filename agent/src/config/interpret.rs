@@ -4,6 +4,8 @@
 //! again, until the rest is good: since every option has a default, leaving one out is harmless. Unknown options
 //! are noted on the way.
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -13,8 +15,9 @@ use super::{
     tree::{Node, Span, Value},
 };
 
-/// How many values are tried, when only the section is known in which the wrong one stands.
-const MAX_TRIALS: usize = 256;
+/// How many values of the file are read in all in search of the wrong ones, when only their section is known: a
+/// small file is searched to the end, a huge one that is wrong all over does not hold up the agent.
+const MAX_TRIAL_READS: usize = 2_000_000;
 
 /// What was read of a file.
 pub(super) struct Reading<T> {
@@ -29,6 +32,7 @@ pub(super) struct Reading<T> {
 /// Reads a `T`, and all that is wrong with it.
 pub(super) fn interpret<T: DeserializeOwned>(root: &Node) -> Reading<T> {
     let context = Context::default();
+    context.trials_left.set(MAX_TRIAL_READS / size(root));
     let mut left_out = Vec::new();
     let value = loop {
         let failure = match T::deserialize(Reader::root(root, &context)) {
@@ -63,11 +67,21 @@ impl<T> Reading<T> {
                 continue;
             };
             result.push_str(before);
-            let mut present = (0..).filter(|index| !self.left_out.contains(&format!("{result}[{index}]")));
-            let original: usize = present.nth(index).unwrap_or(index);
+            let mut original = index;
+            for left_out in self.left_out_of(&result) {
+                if left_out <= original {
+                    original += 1;
+                }
+            }
             result.push_str(&format!("[{original}]"));
         }
         result
+    }
+
+    /// Which items of the list at `path` were left out, in order.
+    fn left_out_of(&self, path: &str) -> BTreeSet<usize> {
+        let index = |item: &String| item.strip_prefix(path)?.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+        self.left_out.iter().filter_map(index).collect()
     }
 
     /// Whether something is already known to be wrong at `path` or below.
@@ -100,7 +114,9 @@ fn narrow<T: DeserializeOwned>(root: &Node, context: &Context, failure: &Failure
         candidates.retain(|(_, key)| *key == Some(field));
     }
     context.is_trial.set(true);
-    let culprit = candidates.into_iter().take(MAX_TRIALS).map(|(candidate, _)| candidate).find(|candidate| {
+    let culprit = candidates.into_iter().map(|(candidate, _)| candidate).find(|candidate| {
+        let Some(trials_left) = context.trials_left.get().checked_sub(1) else { return false };
+        context.trials_left.set(trials_left);
         let before = context.skipped.borrow().clone();
         if !context.skipped.borrow_mut().insert(candidate.node) {
             return false;
@@ -118,6 +134,15 @@ fn narrow<T: DeserializeOwned>(root: &Node, context: &Context, failure: &Failure
     match (&failure.kind, culprit.value_span.clone()) {
         (Kind::UnknownField { .. }, _) | (_, None) => culprit,
         (_, Some(span)) => Place { span, ..culprit },
+    }
+}
+
+/// How many values the tree has.
+fn size(node: &Node) -> usize {
+    1 + match &node.value {
+        Value::Mapping(entries) => entries.iter().map(|entry| size(&entry.node)).sum(),
+        Value::Sequence(items) => items.iter().map(size).sum(),
+        _ => 0,
     }
 }
 

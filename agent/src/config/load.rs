@@ -72,9 +72,12 @@ impl Raw {
             Err(wrong) => wrong,
         };
         for mut problem in wrong {
+            if reading.problems.len() >= MAX_PROBLEMS {
+                break;
+            }
             problem.path = reading.path_in_file(&problem.path);
             problem.span = Some(tree.locate(&problem.path));
-            if reading.problems.len() < MAX_PROBLEMS && !reading.is_reported(&problem.path) {
+            if !reading.is_reported(&problem.path) {
                 reading.problems.push(problem);
             }
         }

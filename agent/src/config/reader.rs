@@ -20,6 +20,8 @@ pub(super) struct Context {
     /// Nodes that are left out, by address.
     pub(super) skipped: RefCell<HashSet<usize>>,
     pub(super) problems: RefCell<Vec<Problem>>,
+    /// How many more trials may be made.
+    pub(super) trials_left: Cell<usize>,
     /// While a trial runs, nothing is noted.
     pub(super) is_trial: Cell<bool>,
 }

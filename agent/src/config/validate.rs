@@ -1,6 +1,6 @@
 //! From [`Raw`] to [`Config`]: what a type alone cannot say.
 
-use std::{num::NonZeroU32, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
 use super::sections::InvalidSetting;
 use super::{
@@ -264,12 +264,14 @@ impl Check {
         if sinks.is_empty() {
             self.wrong("sinks", "without a sink nothing leaves the node; name at least one");
         }
+        let mut names = HashMap::new();
         for (index, sink) in sinks.iter().enumerate() {
             if let Err(InvalidSetting { option, problem, .. }) = sink.check() {
                 self.wrong(format!("sinks[{index}].{option}"), format!("`{option}` {problem}"));
             }
-            if let Some(first) = sinks[..index].iter().position(|other| other.name() == sink.name()) {
-                let name = sink.name();
+            let name = sink.name();
+            let first = *names.entry(name).or_insert(index);
+            if first != index {
                 let message =
                     format!("the name `{name}` is that of `sinks[{first}]` too; each sink needs its own `name`");
                 self.wrong(format!("sinks[{index}].name"), message);

@@ -1,5 +1,7 @@
 //! Everything that is wrong is named, at once, each with its place.
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 
 use super::{config, environment};
@@ -298,6 +300,19 @@ fn a_file_that_is_wrong_from_end_to_end_ends_the_search() {
     assert_eq!(errors(&text).len(), 50);
     let text = format!("capture:\n  cgroup_roots: [{}]", "1,".repeat(1000));
     assert_eq!(errors(&text).len(), 50);
+}
+
+#[test]
+fn a_huge_file_is_answered_soon() {
+    let started = Instant::now();
+    for item in ["{type: console, raw: 1},", "{type: console},", "{type: console, raw: 1, name: 5},"] {
+        let text = format!("sinks: [{}]", item.repeat(12_000));
+        assert_eq!(errors(&text).len(), 50, "{item}");
+    }
+    let roots = format!("capture: {{cgroup_roots: [{}]}}", "7,x,".repeat(20_000));
+    assert_eq!(errors(&roots).len(), 50);
+    // Even a debug build on a busy machine: quadratic work would take many minutes.
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 
 #[test]
