@@ -1,0 +1,258 @@
+//! Records as lines of JSON, shared by all sinks that write JSON; the schema is in `docs/records.md`.
+
+mod decode;
+mod escape;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Weak},
+};
+
+pub use decode::exact_body;
+
+use super::timestamp::Rfc3339;
+use crate::record::{Attributes, Batch, Line, LineFlags, Origin, Resource, Stream};
+
+/// The attribute that carries the exact bytes of a body that is not UTF-8.
+pub const BODY_BASE64: &str = "sidestep.body.base64";
+
+/// Attributes of a structured body whose names begin with one of these get the last of them in front, so that a
+/// Pod can neither forge an attribute of ours nor hide one of its own.
+const RESERVED_PREFIXES: [&str; 3] = ["log.", "sidestep.", "parsed."];
+const PARSED: &str = "parsed.";
+
+/// How many streams' constant parts are kept; about 600 bytes each.
+const STREAMS: usize = 2048;
+
+/// Names of the flags, in the order of a record's list.
+const FLAGS: [(LineFlags, &str); 5] = [
+    (LineFlags::CUT, "cut"),
+    (LineFlags::CONTINUATION, "continuation"),
+    (LineFlags::UNTERMINATED, "unterminated"),
+    (LineFlags::AFTER_GAP, "after_gap"),
+    (LineFlags::MULTILINE, "multiline"),
+];
+
+/// Writes records as JSON. What is the same for all records of a stream is rendered once.
+#[derive(Default)]
+pub struct Encoder {
+    time: Rfc3339,
+    observed_time: Rfc3339,
+    streams: HashMap<*const Stream, Rendered>,
+}
+
+/// The constant part of a stream's records. The weak reference keeps the address from being used again for another
+/// stream, without keeping the stream itself alive.
+struct Rendered {
+    stream: Weak<Stream>,
+    text: Box<[u8]>,
+}
+
+// SAFETY: the raw pointers are keys that are compared and never followed; all else is `Send`.
+unsafe impl Send for Encoder {}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder").field("streams", &self.streams.len()).finish_non_exhaustive()
+    }
+}
+
+impl Encoder {
+    /// Appends every record of a batch, each ended by a newline (NDJSON).
+    pub fn append_batch(&mut self, batch: &Batch, out: &mut Vec<u8>) {
+        let Self { time, observed_time, streams } = self;
+        let rendered = render(streams, &batch.stream);
+        // Enough for a batch without escapes; what more it takes is allocated once and kept by the caller.
+        out.reserve(batch.data.len() + batch.lines.len() * (rendered.len() + 200));
+        for line in &batch.lines {
+            append_record(time, observed_time, rendered, batch, line, out);
+            out.push(b'\n');
+        }
+    }
+
+    /// Appends one record without a newline.
+    pub fn append_line(&mut self, batch: &Batch, line: &Line, out: &mut Vec<u8>) {
+        let Self { time, observed_time, streams } = self;
+        append_record(time, observed_time, render(streams, &batch.stream), batch, line, out);
+    }
+}
+
+/// The constant part of a stream's records, from the cache or rendered now.
+fn render<'cache>(streams: &'cache mut HashMap<*const Stream, Rendered>, stream: &Arc<Stream>) -> &'cache [u8] {
+    let key = Arc::as_ptr(stream);
+    if !streams.contains_key(&key) && streams.len() >= STREAMS {
+        streams.retain(|_, rendered| rendered.stream.strong_count() > 0);
+        if streams.len() >= STREAMS {
+            streams.clear();
+        }
+    }
+    let rendered = streams
+        .entry(key)
+        .or_insert_with(|| Rendered { stream: Arc::downgrade(stream), text: render_stream(stream).into_boxed_slice() });
+    &rendered.text
+}
+
+fn append_record(
+    time: &mut Rfc3339,
+    observed_time: &mut Rfc3339,
+    rendered: &[u8],
+    batch: &Batch,
+    line: &Line,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"{\"timestamp\":\"");
+    time.append(line.time_unix_nano, out);
+    out.extend_from_slice(b"\",\"observed_timestamp\":\"");
+    observed_time.append(line.observed_time_unix_nano, out);
+    out.push(b'"');
+    if let Some(severity) = line.severity {
+        out.extend_from_slice(b",\"severity_text\":\"");
+        out.extend_from_slice(severity.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"severity_number\":");
+        append_number(severity as u64, out);
+    }
+    out.extend_from_slice(b",\"body\":\"");
+    let body = batch.body(line);
+    let exact = if let Ok(text) = simdutf8::basic::from_utf8(body) {
+        escape::append(text, out);
+        true
+    } else {
+        for chunk in body.utf8_chunks() {
+            escape::append(chunk.valid(), out);
+            if !chunk.invalid().is_empty() {
+                out.extend_from_slice("\u{fffd}".as_bytes());
+            }
+        }
+        false
+    };
+    out.extend_from_slice(b"\",\"position\":");
+    append_number(line.position, out);
+    out.extend_from_slice(b",\"length\":");
+    append_number(line.span, out);
+    if line.flags != LineFlags::default() {
+        append_flags(line.flags, out);
+    }
+    // The constant part ends within the attributes, which are never empty, so that more can follow it.
+    out.extend_from_slice(rendered);
+    if !exact {
+        append_base64(body, out);
+    }
+    if let Some(attributes) = &line.attributes {
+        append_attributes(attributes, out);
+    }
+    out.extend_from_slice(b"}}");
+}
+
+fn append_number(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn append_flags(flags: LineFlags, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"flags\":[");
+    let mut separator: &[u8] = b"\"";
+    for (flag, name) in FLAGS {
+        if flags.contains(flag) {
+            out.extend_from_slice(separator);
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'"');
+            separator = b",\"";
+        }
+    }
+    out.push(b']');
+}
+
+fn append_base64(body: &[u8], out: &mut Vec<u8>) {
+    append_name(BODY_BASE64, "", out);
+    out.push(b'"');
+    let start = out.len();
+    out.resize(start + data_encoding::BASE64.encode_len(body.len()), 0);
+    data_encoding::BASE64.encode_mut(body, &mut out[start..]);
+    out.push(b'"');
+}
+
+fn append_attributes(attributes: &Attributes, out: &mut Vec<u8>) {
+    for (name, value) in attributes {
+        let reserved = RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        append_name(name, if reserved { PARSED } else { "" }, out);
+        match value {
+            serde_json::Value::String(text) => {
+                out.push(b'"');
+                escape::append(text, out);
+                out.push(b'"');
+            }
+            // `Display` of a value is its JSON, and writing to a vector cannot fail.
+            other => out.extend_from_slice(other.to_string().as_bytes()),
+        }
+    }
+}
+
+/// Appends `,"prefix name":`.
+fn append_name(name: &str, prefix: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(prefix.as_bytes());
+    escape::append(name, out);
+    out.extend_from_slice(b"\":");
+}
+
+fn render_stream(stream: &Stream) -> Vec<u8> {
+    let mut out = Vec::with_capacity(640);
+    append_field("class", stream.class.as_str(), &mut out);
+    append_field("stream", &stream.key, &mut out);
+    out.extend_from_slice(b",\"resource\":");
+    let resource_start = out.len();
+    append_resource(&stream.resource, &mut out);
+    open_object(resource_start, &mut out);
+    out.extend_from_slice(b"},\"attributes\":");
+    let attributes_start = out.len();
+    match &stream.origin {
+        Origin::Stdio(iostream) => append_field("log.iostream", iostream.as_str(), &mut out),
+        Origin::File { path } => {
+            append_field("log.file.path", path, &mut out);
+            append_field("log.file.name", path.rsplit('/').next().unwrap_or(path), &mut out);
+        }
+    }
+    open_object(attributes_start, &mut out);
+    out
+}
+
+/// Makes the comma at `start`, with which the first field begins, the opening brace of an object.
+fn open_object(start: usize, out: &mut Vec<u8>) {
+    match out.get_mut(start) {
+        Some(comma) => *comma = b'{',
+        None => out.push(b'{'),
+    }
+}
+
+fn append_resource(resource: &Resource, out: &mut Vec<u8>) {
+    let in_kubernetes = resource.pod.is_some();
+    let fields = [
+        ("host.name", &resource.host_name),
+        ("k8s.namespace.name", &resource.namespace),
+        ("k8s.pod.name", &resource.pod),
+        ("k8s.pod.uid", &resource.pod_uid),
+        ("k8s.container.name", if in_kubernetes { &resource.container_name } else { &None }),
+        ("container.id", &resource.container_id),
+        ("container.name", &resource.container_name),
+        ("container.runtime.name", &resource.container_runtime),
+        ("container.image.name", &resource.image),
+        // The path names the container only where nothing better does.
+        ("process.linux.cgroup", if resource.container_id.is_none() { &resource.cgroup } else { &None }),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            append_field(name, value, out);
+        }
+    }
+}
+
+/// Appends `,"name":"value"`.
+fn append_field(name: &str, value: &str, out: &mut Vec<u8>) {
+    append_name(name, "", out);
+    out.push(b'"');
+    escape::append(value, out);
+    out.push(b'"');
+}
