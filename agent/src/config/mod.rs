@@ -11,7 +11,6 @@ mod patterns;
 mod raw;
 mod reader;
 mod report;
-pub mod sections;
 mod tree;
 pub mod units;
 mod validate;
@@ -26,10 +25,13 @@ pub use load::{Environment, MAX_FILE_BYTES, display_name};
 pub use patterns::{CgroupPattern, Globs, Slash};
 pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt};
 pub use report::{ConfigError, Problem, Report};
-pub use sections::SinkSettings;
 pub use units::Percent;
 
-use crate::{assemble, attribute, record::Resource};
+use crate::{
+    assemble, attribute,
+    record::Resource,
+    sinks::{SinkSettings, console},
+};
 
 /// Where the configuration is, unless `--config` names another place.
 pub const DEFAULT_PATH: &str = "/etc/sidestep/sidestep.yaml";
@@ -197,5 +199,5 @@ impl Match {
 
 /// Without a file, records go where a first user looks: to the terminal.
 fn default_sinks() -> Vec<SinkSettings> {
-    vec![SinkSettings::Console(sections::console::Settings::default())]
+    vec![SinkSettings::Console(console::Settings::default())]
 }

@@ -4,13 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    sections::SinkSettings,
-    units::{self, Percent},
-};
+use super::units::{self, Percent};
 use crate::{
     assemble::{self, Multiline, Parse},
     attribute,
+    sinks::SinkSettings,
 };
 
 /// The whole file.

@@ -2,13 +2,15 @@
 
 use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
-use super::sections::InvalidSetting;
 use super::{
-    Capture, CgroupPattern, Config, Files, Globs, Lines, Match, Raw, Rule, Server, SinkSettings, Slash, StartAt, raw,
+    Capture, CgroupPattern, Config, Files, Globs, Lines, Match, Raw, Rule, Server, Slash, StartAt, raw,
     report::Problem,
     units::{Percent, byte_size},
 };
-use crate::{assemble, attribute};
+use crate::{
+    assemble, attribute,
+    sinks::{SinkSettings, config::InvalidSetting},
+};
 
 /// A quarter of the ring: three floods at once still leave room for the quiet ones.
 pub(super) const DEFAULT_SHARE: Percent = match Percent::new(25) {
