@@ -5,6 +5,8 @@
 pub mod assemble;
 pub mod attribute;
 pub mod control;
+pub mod cli;
+pub mod config;
 pub mod ledger;
 pub mod load;
 pub mod record;

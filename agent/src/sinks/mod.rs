@@ -4,13 +4,28 @@
 //! [`Receipt`] when the record is as safe as the sink can make it, at once or much later: a file sink after the
 //! write, Kafka after the broker's acknowledgement.
 
+pub mod config;
+pub mod console;
+pub mod file;
 pub mod json;
 pub mod receipt;
+pub mod set;
+pub mod stats;
 mod timestamp;
+pub mod worker;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod worker_tests;
 
 use std::{sync::Arc, time::Duration};
 
+pub use config::SinkSettings;
 pub use receipt::{Outcome, Receipt, Settled};
+pub use set::Sinks;
+pub use stats::SinkStats;
+pub use worker::{Leftover, Worker};
 
 use crate::record::Batch;
 

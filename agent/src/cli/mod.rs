@@ -1,0 +1,91 @@
+//! The command line: one file a command, each with its arguments and, where it needs no running agent, its work.
+
+pub mod completions;
+pub mod config;
+pub mod doctor;
+pub mod logs;
+pub mod man;
+pub mod run;
+pub mod status;
+pub mod version;
+
+use std::io;
+
+use clap::{Parser, Subcommand};
+
+/// eBPF-based, sidecarless observability agent for Kubernetes nodes
+///
+/// One agent per node takes what containers write to stdout, stderr and their log files, right in the kernel, and
+/// sends it on with the Pod that wrote it. No container is added to a Pod, and no application is restarted.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "sidestep",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  sidestep doctor                       see what works on this node
+  sidestep config --example > sidestep.yaml
+  sidestep config check sidestep.yaml   see what is wrong with it
+  sidestep run --config sidestep.yaml   start the agent
+  sidestep logs -f --namespace shop     follow the lines of some Pods
+  sidestep status --watch               see every container, and that no byte is lost"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `sidestep` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground
+    Run(run::RunArgs),
+    /// Print, check or show the configuration
+    Config(config::ConfigArgs),
+    /// Say what works on this node, what does not, and what to do about it
+    Doctor(doctor::DoctorArgs),
+    /// Print the lines that pass through the running agent
+    Logs(logs::LogsArgs),
+    /// Show each container's streams and its ledger
+    Status(status::StatusArgs),
+    /// Print a script that completes commands in a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual, or write its pages into a directory
+    Man(man::ManArgs),
+    /// Print the version
+    Version(version::VersionArgs),
+}
+
+/// What a person or a script reads from a command.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Whether output to `stream` may have colours: it is a terminal, and neither `NO_COLOR` nor `TERM=dumb` says no.
+#[must_use]
+pub fn colors(stream: &impl io::IsTerminal) -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A closed pipe (`sidestep man | head`) ends a command; it is no error.
+///
+/// # Errors
+/// Every other error.
+pub fn ignore_closed_pipe(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

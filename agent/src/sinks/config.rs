@@ -1,0 +1,230 @@
+//! What the configuration says about sinks: one entry a sink, told apart by `type`.
+
+use std::collections::HashSet;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use super::{Sink, SinkError, console, file};
+use crate::record::Class;
+
+/// One entry of the configuration's list of sinks.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SinkSettings {
+    /// Standard output of the agent.
+    Console(console::Settings),
+    /// A tree of rotated files.
+    File(file::Settings),
+}
+
+/// The bounded queue in front of a sink.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueSettings {
+    /// The most bytes of lines that wait for the sink; default 16 MiB. One batch is taken however large it is.
+    pub max_bytes: ByteSize,
+    /// The most batches that wait for the sink; default 8192.
+    pub max_batches: usize,
+    /// What happens when the queue is full; default `block`.
+    pub when_full: WhenFull,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self { max_bytes: ByteSize::mib(16), max_batches: 8192, when_full: WhenFull::Block }
+    }
+}
+
+/// The rule of a full queue.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The pipeline waits, and with it every other sink.
+    #[default]
+    Block,
+    /// The new batch is dropped for this sink, and counted with stage `sink` and reason `queue_full`.
+    DropNewest,
+}
+
+/// A setting that reads well but makes no sense.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("sink `{sink}`: {option}: {problem}")]
+pub struct InvalidSetting {
+    /// The sink's name.
+    pub sink: String,
+    /// The option, as written in the configuration.
+    pub option: &'static str,
+    /// What is wrong with it, and what is allowed.
+    pub problem: String,
+}
+
+impl SinkSettings {
+    /// The sink's name in metrics and logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Console(settings) => &settings.name,
+            Self::File(settings) => &settings.name,
+        }
+    }
+
+    /// The classes of records that the sink wants.
+    #[must_use]
+    pub fn classes(&self) -> &[Class] {
+        match self {
+            Self::Console(settings) => &settings.classes,
+            Self::File(settings) => &settings.classes,
+        }
+    }
+
+    /// The queue in front of the sink.
+    #[must_use]
+    pub const fn queue(&self) -> &QueueSettings {
+        match self {
+            Self::Console(settings) => &settings.queue,
+            Self::File(settings) => &settings.queue,
+        }
+    }
+
+    /// Checks what serde cannot.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense.
+    pub fn check(&self) -> Result<(), InvalidSetting> {
+        let invalid = |option, problem: &str| {
+            Err(InvalidSetting { sink: self.name().to_owned(), option, problem: problem.to_owned() })
+        };
+        let name = self.name();
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+            return invalid("name", "must be made of letters, digits, `-` and `_`");
+        }
+        if self.classes().is_empty() {
+            return invalid("classes", "must name at least one of `pod`, `business`, `server`");
+        }
+        if self.queue().max_bytes.as_u64() == 0 {
+            return invalid("queue.max_bytes", "must be greater than zero");
+        }
+        if self.queue().max_batches == 0 {
+            return invalid("queue.max_batches", "must be greater than zero");
+        }
+        match self {
+            Self::Console(_) => Ok(()),
+            Self::File(settings) => match settings.problem() {
+                Some((option, problem)) => invalid(option, problem),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Makes the sink.
+    ///
+    /// # Errors
+    /// When what the sink needs from the start, as the directory of its files, cannot be had.
+    pub fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
+        Ok(match self {
+            Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
+            Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
+        })
+    }
+}
+
+/// Checks a list of sinks: each one for itself, and that no two have the same name.
+///
+/// # Errors
+/// The first setting that makes no sense.
+pub fn check_all(sinks: &[SinkSettings]) -> Result<(), InvalidSetting> {
+    let mut names = HashSet::new();
+    for sink in sinks {
+        sink.check()?;
+        if !names.insert(sink.name()) {
+            return Err(InvalidSetting {
+                sink: sink.name().to_owned(),
+                option: "name",
+                problem: "is used by another sink; each needs a name of its own".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Every class: what a sink wants by default.
+#[must_use]
+pub(super) fn all_classes() -> Vec<Class> {
+    vec![Class::Pod, Class::Business, Class::Server]
+}
+
+/// Durations as people write them: `500ms`, `30s`, `7days`.
+pub(super) mod human_duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(in crate::sinks) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text)
+            .map_err(|error| D::Error::custom(format!("`{text}` is not a duration such as `500ms` or `7d`: {error}")))
+    }
+
+    pub(in crate::sinks) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*duration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(value: serde_json::Value) -> Result<SinkSettings, String> {
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_are_read_as_people_write_them() {
+        let settings = parse(json!({
+            "type": "file", "name": "disk", "path": "/data/logs", "classes": ["pod"],
+            "queue": {"max_bytes": "4MiB", "when_full": "drop_newest"},
+            "max_file_bytes": "1GiB", "retention": "36h", "compression": "gzip", "sync": {"interval": "250ms"},
+        }))
+        .expect("valid");
+        let SinkSettings::File(file) = &settings else { panic!("a file sink") };
+        assert_eq!(file.max_file_bytes, ByteSize::gib(1));
+        assert_eq!(file.retention, Duration::from_secs(36 * 3600));
+        assert_eq!(file.sync, file::Sync::Interval(Duration::from_millis(250)));
+        assert_eq!(settings.queue().when_full, WhenFull::DropNewest);
+        assert_eq!(settings.queue().max_batches, QueueSettings::default().max_batches);
+        assert_eq!(settings.check(), Ok(()));
+        let again = serde_json::to_value(&settings).expect("serializes");
+        assert_eq!(parse(again).expect("reads back"), settings);
+    }
+
+    #[test]
+    fn what_is_unknown_or_makes_no_sense_is_named() {
+        let unknown = parse(json!({"type": "file", "path": "/x", "colour": true})).expect_err("unknown");
+        assert!(unknown.contains("unknown field `colour`"), "{unknown}");
+        let unknown = parse(json!({"type": "console", "queue": {"size": 1}})).expect_err("unknown");
+        assert!(unknown.contains("unknown field `size`"), "{unknown}");
+        let bad = parse(json!({"type": "file", "retention": "soon"})).expect_err("no duration");
+        assert!(bad.contains("`soon` is not a duration"), "{bad}");
+        for (option, value) in [
+            ("name", json!({"type": "console", "name": "a b"})),
+            ("classes", json!({"type": "console", "classes": []})),
+            ("queue.max_batches", json!({"type": "console", "queue": {"max_batches": 0}})),
+            ("path", json!({"type": "file", "path": "logs"})),
+            ("max_file_bytes", json!({"type": "file", "max_file_bytes": 0})),
+            ("max_open_files", json!({"type": "file", "max_open_files": 0})),
+            ("quota_percent", json!({"type": "file", "quota_percent": 101})),
+            ("compression_level", json!({"type": "file", "compression_level": 23})),
+        ] {
+            let error = parse(value).expect("parses").check().expect_err(option);
+            assert_eq!(error.option, option);
+        }
+        let twice =
+            [parse(json!({"type": "console"})).expect("valid"), parse(json!({"type": "console"})).expect("valid")];
+        assert_eq!(check_all(&twice).expect_err("same name").option, "name");
+    }
+}

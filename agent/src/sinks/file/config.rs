@@ -1,0 +1,140 @@
+//! Settings of the file sink.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    record::Class,
+    sinks::config::{QueueSettings, all_classes, human_duration},
+};
+
+/// Settings of the file sink.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The name in metrics and logs; default `file`.
+    pub name: String,
+    /// The classes of records to write; default all.
+    pub classes: Vec<Class>,
+    /// The queue in front of the sink.
+    pub queue: QueueSettings,
+    /// The root of the tree, absolute; made when it is missing. Default `/var/log/sidestep`.
+    pub path: PathBuf,
+    /// What a line of a file is; default `json`.
+    pub format: Format,
+    /// A file is closed before it grows beyond this; default 256 MiB. It is closed at the full hour (UTC) anyway.
+    pub max_file_bytes: ByteSize,
+    /// How closed files are compressed; default `zstd`.
+    pub compression: Compression,
+    /// Level of the compression: 1 to 22 for zstd, 1 to 9 for gzip; default 3.
+    pub compression_level: u8,
+    /// Files whose hour is longer ago are deleted; default 7 days.
+    #[serde(with = "human_duration")]
+    pub retention: Duration,
+    /// The most that the tree may take on disk: beyond it the oldest closed files are deleted; default 10 GiB.
+    pub quota: ByteSize,
+    /// The quota is never more than this share of the file system's size, in percent; default 80.
+    pub quota_percent: u8,
+    /// When written data is forced to the disk; default each second. Only the loss of the machine makes a
+    /// difference: what is written survives the agent in any case.
+    pub sync: Sync,
+    /// The most files that are held open; default 256. The one that was used longest ago is closed for another.
+    pub max_open_files: usize,
+}
+
+/// What a line of a file is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A record in JSON.
+    #[default]
+    Json,
+    /// The body alone; a body with newlines in it (multiline rules) makes several lines.
+    Text,
+}
+
+impl Format {
+    pub(super) const fn extension(self) -> &'static str {
+        match self {
+            Self::Json => "ndjson",
+            Self::Text => "log",
+        }
+    }
+}
+
+/// How closed files are compressed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Zstandard (RFC 8878).
+    #[default]
+    Zstd,
+    /// gzip (RFC 1952).
+    Gzip,
+    /// Not at all.
+    None,
+}
+
+/// When written data is forced to the disk with `fdatasync`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sync {
+    /// On a thread of its own, with this pause in between.
+    Interval(#[serde(with = "human_duration")] Duration),
+    /// By the kernel, whenever it likes.
+    Never,
+    /// Before a receipt is settled; slow.
+    Always,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: "file".to_owned(),
+            classes: all_classes(),
+            queue: QueueSettings::default(),
+            path: PathBuf::from("/var/log/sidestep"),
+            format: Format::default(),
+            max_file_bytes: ByteSize::mib(256),
+            compression: Compression::default(),
+            compression_level: 3,
+            retention: Duration::from_secs(7 * 24 * 3600),
+            quota: ByteSize::gib(10),
+            quota_percent: 80,
+            sync: Sync::Interval(Duration::from_secs(1)),
+            max_open_files: 256,
+        }
+    }
+}
+
+impl Settings {
+    /// The first option that makes no sense, and why.
+    pub(crate) fn problem(&self) -> Option<(&'static str, &'static str)> {
+        let level_max = match self.compression {
+            Compression::Zstd => 22,
+            Compression::Gzip => 9,
+            Compression::None => u8::MAX,
+        };
+        if !self.path.is_absolute() {
+            Some(("path", "must be an absolute path"))
+        } else if self.max_file_bytes.as_u64() == 0 {
+            Some(("max_file_bytes", "must be greater than zero"))
+        } else if !(1..=level_max).contains(&self.compression_level) {
+            Some(("compression_level", "must be 1 to 22 for zstd and 1 to 9 for gzip"))
+        } else if self.retention.is_zero() {
+            Some(("retention", "must be greater than zero"))
+        } else if self.quota.as_u64() == 0 {
+            Some(("quota", "must be greater than zero"))
+        } else if !(1..=100).contains(&self.quota_percent) {
+            Some(("quota_percent", "must be 1 to 100"))
+        } else if self.sync == Sync::Interval(Duration::ZERO) {
+            Some(("sync.interval", "must be greater than zero; `always` syncs before each receipt"))
+        } else if self.max_open_files == 0 {
+            Some(("max_open_files", "must be greater than zero"))
+        } else {
+            None
+        }
+    }
+}

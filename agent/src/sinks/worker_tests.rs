@@ -1,0 +1,242 @@
+//! Tests of the worker and the set of sinks, with a sink whose every move the test decides.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc, Condvar, Mutex,
+        mpsc::{self, Receiver},
+    },
+    time::{Duration, Instant},
+};
+
+use bytesize::ByteSize;
+
+use super::{
+    config::{QueueSettings, WhenFull, all_classes},
+    testing::{batch, pod_stream},
+    *,
+};
+use crate::{ledger::Reason, record::Class};
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct State {
+    blocked: bool,
+    failing: bool,
+    positions: Vec<u64>,
+    flushed: usize,
+    ticks: usize,
+    closed: bool,
+    calls: usize,
+}
+
+#[derive(Clone, Default)]
+struct Script(Arc<(Mutex<State>, Condvar)>);
+
+impl Script {
+    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.0.0.lock().expect("not poisoned"));
+        self.0.1.notify_all();
+        result
+    }
+
+    fn wait(&self, what: &str, reached: impl Fn(&State) -> bool) {
+        let guard = self.0.0.lock().expect("not poisoned");
+        let (guard, timeout) = self.0.1.wait_timeout_while(guard, LONG, |state| !reached(state)).expect("not poisoned");
+        drop(guard);
+        assert!(!timeout.timed_out(), "waited in vain: {what}");
+    }
+}
+
+/// Holds its receipts until it is flushed, as a sink with acknowledgements does.
+struct Scripted {
+    script: Script,
+    held: Vec<Delivery>,
+}
+
+impl Sink for Scripted {
+    fn name(&self) -> &str {
+        "scripted"
+    }
+
+    fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
+        self.script.with(|state| state.calls += 1);
+        self.script.wait("the test lets the sink go on", |state| !state.blocked);
+        while let Some(delivery) = queue.pop_front() {
+            if self.script.with(|state| state.failing) {
+                queue.push_front(delivery);
+                return Err(SinkError { action: "writing".to_owned(), source: io::ErrorKind::StorageFull.into() });
+            }
+            self.script.with(|state| state.positions.push(delivery.batch.lines[0].position));
+            self.held.push(delivery);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        for delivery in self.held.drain(..) {
+            delivery.receipt.settle(Outcome::Delivered);
+        }
+        self.script.with(|state| state.flushed += 1);
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), SinkError> {
+        self.script.with(|state| state.ticks += 1);
+        Ok(())
+    }
+
+    fn close(&mut self, _limit: Duration) -> Result<(), SinkError> {
+        self.flush()?;
+        self.script.with(|state| state.closed = true);
+        Ok(())
+    }
+}
+
+fn start(queue: &QueueSettings) -> (Script, Sinks, Receiver<Settled>) {
+    let script = Script::default();
+    let (sender, settled) = mpsc::channel();
+    let mut sinks = Sinks::new(sender);
+    let sink = Scripted { script: script.clone(), held: Vec::new() };
+    sinks.add(Box::new(sink), &all_classes(), queue).expect("starts");
+    (script, sinks, settled)
+}
+
+fn deliver(sinks: &Sinks, positions: std::ops::Range<u64>) {
+    let stream = pod_stream("a", "b", "c");
+    for position in positions {
+        sinks.deliver(&Arc::new(batch(&stream, position, &[b"0123456789"])));
+    }
+}
+
+fn outcomes(settled: &Receiver<Settled>, count: usize) -> Vec<(u64, Outcome)> {
+    let mut outcomes: Vec<_> = (0..count)
+        .map(|_| settled.recv_timeout(LONG).expect("settled"))
+        .map(|settled| (settled.start, settled.outcome))
+        .collect();
+    outcomes.sort_by_key(|(start, _)| *start);
+    outcomes
+}
+
+#[test]
+fn everything_arrives_in_order_and_is_counted() {
+    let (script, sinks, settled) = start(&QueueSettings::default());
+    deliver(&sinks, 0..1000);
+    let outcomes = outcomes(&settled, 1000);
+    assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Delivered));
+    assert_eq!(script.with(|state| state.positions.clone()), (0..1000).collect::<Vec<_>>());
+    script.wait("a tick", |state| state.ticks > 0);
+    let stats = sinks.stats().remove(0);
+    assert_eq!(
+        (stats.taken_records, stats.taken_bytes, stats.queued_batches, stats.queued_bytes),
+        (1000, 11_000, 0, 0)
+    );
+    assert!(stats.last_success.is_some() && stats.last_error.is_none());
+    let left = sinks.close(LONG);
+    assert_eq!(left, [("scripted".to_owned(), Leftover { batches: 0, bytes: 0, finished: true })]);
+    assert!(script.with(|state| state.closed));
+}
+
+#[test]
+fn an_error_keeps_the_rest_queued_until_it_works_again() {
+    let (script, sinks, settled) = start(&QueueSettings::default());
+    script.with(|state| state.failing = true);
+    deliver(&sinks, 0..10);
+    script.wait("several attempts", |state| state.calls >= 3);
+    let stats = sinks.stats().remove(0);
+    assert!(stats.errors >= 2);
+    assert_eq!(stats.queued_batches, 10);
+    assert!(stats.last_error.expect("an error").starts_with("writing: "));
+    assert!(settled.try_recv().is_err());
+    script.with(|state| state.failing = false);
+    assert!(outcomes(&settled, 10).iter().all(|(_, outcome)| *outcome == Outcome::Delivered));
+    assert_eq!(script.with(|state| state.positions.clone()), (0..10).collect::<Vec<_>>());
+    drop(sinks.close(LONG));
+}
+
+#[test]
+fn a_full_queue_drops_the_newest_where_the_rule_says_so() {
+    let queue = QueueSettings { max_batches: 3, when_full: WhenFull::DropNewest, ..QueueSettings::default() };
+    let (script, sinks, settled) = start(&queue);
+    script.with(|state| state.blocked = true);
+    deliver(&sinks, 0..8);
+    let dropped = outcomes(&settled, 5);
+    assert_eq!(dropped, (3..8).map(|at| (at, Outcome::Dropped(Reason::QueueFull))).collect::<Vec<_>>());
+    script.with(|state| state.blocked = false);
+    assert_eq!(outcomes(&settled, 3), (0..3).map(|at| (at, Outcome::Delivered)).collect::<Vec<_>>());
+    assert_eq!(sinks.stats()[0].dropped_records, 5);
+    drop(sinks.close(LONG));
+}
+
+#[test]
+fn a_full_queue_blocks_until_there_is_room_and_takes_a_batch_larger_than_itself() {
+    let queue = QueueSettings { max_bytes: ByteSize::b(1), ..QueueSettings::default() };
+    let (script, sinks, settled) = start(&queue);
+    script.with(|state| state.blocked = true);
+    std::thread::scope(|scope| {
+        let producer = scope.spawn(|| deliver(&sinks, 0..3));
+        script.wait("the first batch", |state| state.calls == 1);
+        assert!(!producer.is_finished());
+        assert_eq!(sinks.stats()[0].queued_batches, 1);
+        script.with(|state| state.blocked = false);
+    });
+    assert_eq!(outcomes(&settled, 3), (0..3).map(|at| (at, Outcome::Delivered)).collect::<Vec<_>>());
+    drop(sinks.close(LONG));
+}
+
+#[test]
+fn a_close_that_runs_out_of_time_reports_what_is_left() {
+    let (script, sinks, settled) = start(&QueueSettings::default());
+    script.with(|state| state.failing = true);
+    deliver(&sinks, 0..4);
+    let start = Instant::now();
+    let left = sinks.close(Duration::from_millis(300));
+    assert!(start.elapsed() < LONG);
+    assert_eq!(left[0].1, Leftover { batches: 4, bytes: 44, finished: true });
+    let expected: Vec<_> = (0..4).map(|at| (at, Outcome::Dropped(Reason::Shutdown))).collect();
+    assert_eq!(outcomes(&settled, 4), expected);
+}
+
+#[test]
+fn a_sink_that_is_stuck_does_not_hold_up_the_end() {
+    let (script, sinks, settled) = start(&QueueSettings::default());
+    script.with(|state| state.blocked = true);
+    deliver(&sinks, 0..1);
+    script.wait("the call", |state| state.calls == 1);
+    deliver(&sinks, 1..2);
+    let left = sinks.close(Duration::from_millis(50));
+    assert_eq!((left[0].1.batches, left[0].1.finished), (2, false));
+    assert_eq!(outcomes(&settled, 1), [(1, Outcome::Dropped(Reason::Shutdown))]);
+    script.with(|state| state.blocked = false);
+}
+
+#[test]
+fn a_close_lets_go_of_those_who_wait_for_room() {
+    let queue = QueueSettings { max_batches: 1, ..QueueSettings::default() };
+    let (script, sinks, settled) = start(&queue);
+    script.with(|state| state.blocked = true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| deliver(&sinks, 0..2));
+        script.wait("the first batch", |state| state.calls == 1);
+        sinks.begin_close(LONG);
+    });
+    assert_eq!(outcomes(&settled, 1), [(1, Outcome::Dropped(Reason::Shutdown))]);
+    script.with(|state| state.blocked = false);
+    assert_eq!(outcomes(&settled, 1), [(0, Outcome::Delivered)]);
+    drop(sinks.close(LONG));
+}
+
+#[test]
+fn a_batch_goes_to_the_sinks_that_want_its_class() {
+    let (script, mut sinks, settled) = start(&QueueSettings::default());
+    let other = Script::default();
+    let sink = Scripted { script: other.clone(), held: Vec::new() };
+    sinks.add(Box::new(sink), &[Class::Server], &QueueSettings::default()).expect("starts");
+    deliver(&sinks, 0..2);
+    assert_eq!(outcomes(&settled, 2).len(), 2);
+    assert_eq!(script.with(|state| state.positions.len()), 2);
+    assert_eq!(other.with(|state| state.positions.len()), 0);
+    drop(sinks.close(LONG));
+}
