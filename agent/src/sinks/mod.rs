@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod console;
+mod driver;
 pub mod file;
 pub mod json;
 pub mod receipt;

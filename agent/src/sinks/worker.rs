@@ -1,8 +1,7 @@
-//! The thread and the bounded queue in front of a sink.
+//! The bounded queue in front of a sink; the thread behind it is in [`super::driver`].
 
 use std::{
     collections::VecDeque,
-    io,
     mem::size_of,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
@@ -12,19 +11,13 @@ use std::{
 use super::{
     Delivery, Outcome, Sink, SinkError,
     config::{QueueSettings, WhenFull},
+    driver::Driver,
     stats::{Counters, SinkStats},
 };
 use crate::{
     ledger::Reason,
     record::{Batch, Line},
 };
-
-/// How often a sink's housekeeping is called.
-const TICK: Duration = Duration::from_secs(1);
-/// First and longest pause after an error.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// Errors in a row are logged at most this often.
-const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A sink on its own thread, behind a bounded queue.
 #[derive(Debug)]
@@ -45,44 +38,44 @@ pub struct Leftover {
 }
 
 #[derive(Debug)]
-struct Shared {
-    name: String,
-    settings: QueueSettings,
-    counters: Counters,
-    queue: Mutex<Queue>,
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) settings: QueueSettings,
+    pub(super) counters: Counters,
+    pub(super) queue: Mutex<Queue>,
     /// Signalled when the sink's thread has something to do.
-    work: Condvar,
+    pub(super) work: Condvar,
     /// Signalled when there is room again, or the end has come.
-    room: Condvar,
+    pub(super) room: Condvar,
     /// Signalled when the sink's thread has ended.
-    finished: Condvar,
+    pub(super) finished: Condvar,
 }
 
 /// Deliveries that the sink's thread has not fetched, and the totals of all that the sink has not taken.
 #[derive(Debug, Default)]
-struct Queue {
-    deliveries: VecDeque<Delivery>,
-    batches: usize,
+pub(super) struct Queue {
+    pub(super) deliveries: VecDeque<Delivery>,
+    pub(super) batches: usize,
     /// Memory that the batches hold, roughly.
-    memory: usize,
-    span: u64,
+    pub(super) memory: usize,
+    pub(super) span: u64,
     /// The sink's thread sleeps and has to be woken for a new delivery.
-    idle: bool,
+    pub(super) idle: bool,
     /// When the sink has to be at its end, once it is asked to.
-    deadline: Option<Instant>,
-    finished: bool,
+    pub(super) deadline: Option<Instant>,
+    pub(super) finished: bool,
 }
 
 /// What a delivery holds, noted before the sink may drop it.
 #[derive(Clone, Copy, Debug)]
-struct Size {
-    memory: usize,
-    span: u64,
-    lines: u64,
+pub(super) struct Size {
+    pub(super) memory: usize,
+    pub(super) span: u64,
+    pub(super) lines: u64,
 }
 
 impl Size {
-    fn of(batch: &Batch) -> Self {
+    pub(super) fn of(batch: &Batch) -> Self {
         Self {
             memory: batch.data.len() + batch.lines.len() * size_of::<Line>(),
             span: batch.span(),
@@ -92,7 +85,7 @@ impl Size {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -223,193 +216,5 @@ impl Worker {
             tracing::error!(sink = self.shared.name, "the thread of the sink has panicked");
         }
         leftover
-    }
-}
-
-/// The sink's thread.
-struct Driver<'shared> {
-    shared: &'shared Shared,
-    sink: Box<dyn Sink>,
-    /// Fetched, and not taken by the sink yet.
-    fetched: VecDeque<Delivery>,
-    sizes: VecDeque<Size>,
-    /// The sink may hold what is not flushed.
-    unflushed: bool,
-    next_tick: Instant,
-    /// The pause after the last error, and when it is over.
-    pause: Option<(Duration, Instant)>,
-    last_log: Option<Instant>,
-    unlogged: u64,
-}
-
-/// Wakes those who wait for the thread, also when a sink panics.
-struct Finish<'shared>(&'shared Shared);
-
-impl Drop for Finish<'_> {
-    fn drop(&mut self) {
-        self.0.lock().finished = true;
-        self.0.finished.notify_all();
-        self.0.room.notify_all();
-    }
-}
-
-impl<'shared> Driver<'shared> {
-    fn new(shared: &'shared Shared, sink: Box<dyn Sink>) -> Self {
-        Self {
-            shared,
-            sink,
-            fetched: VecDeque::new(),
-            sizes: VecDeque::new(),
-            unflushed: false,
-            next_tick: Instant::now() + TICK,
-            pause: None,
-            last_log: None,
-            unlogged: 0,
-        }
-    }
-
-    fn run(mut self) {
-        let _finish = Finish(self.shared);
-        let mut hurried = false;
-        loop {
-            let deadline = self.fetch();
-            if deadline.is_some() && !hurried {
-                // The end is near: what failed a moment ago is tried once more at once.
-                hurried = true;
-                self.pause = None;
-            }
-            let now = Instant::now();
-            if now >= self.next_tick {
-                self.next_tick = now + TICK;
-                if let Err(error) = self.sink.tick() {
-                    self.note_error(&error);
-                }
-            }
-            if self.pause.is_none_or(|(_, until)| now >= until) {
-                self.work();
-            }
-            if let Some(deadline) = deadline {
-                let done = self.fetched.is_empty() && !self.unflushed && self.shared.lock().deliveries.is_empty();
-                if done || Instant::now() >= deadline {
-                    let limit = deadline.saturating_duration_since(Instant::now());
-                    if let Err(error) = self.sink.close(limit) {
-                        self.note_error(&error);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Waits until there is something to do, and fetches what is queued.
-    fn fetch(&mut self) -> Option<Instant> {
-        let mut queue = self.shared.lock();
-        loop {
-            let now = Instant::now();
-            let ready = self.pause.is_none_or(|(_, until)| now >= until);
-            let has_work = !queue.deliveries.is_empty() || !self.fetched.is_empty() || self.unflushed;
-            let closing = queue.deadline.is_some_and(|deadline| ready || now >= deadline);
-            if (ready && has_work) || closing || now >= self.next_tick {
-                break;
-            }
-            let mut until = self.next_tick;
-            if let (false, Some((_, retry))) = (ready, self.pause) {
-                until = until.min(retry);
-            }
-            until = queue.deadline.map_or(until, |deadline| until.min(deadline));
-            queue.idle = ready;
-            queue = self
-                .shared
-                .work
-                .wait_timeout(queue, until.saturating_duration_since(now))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            queue.idle = false;
-            if queue.deadline.is_some() {
-                break;
-            }
-        }
-        self.sizes.extend(queue.deliveries.iter().map(|delivery| Size::of(&delivery.batch)));
-        if self.fetched.is_empty() {
-            std::mem::swap(&mut self.fetched, &mut queue.deliveries);
-        } else {
-            self.fetched.append(&mut queue.deliveries);
-        }
-        queue.deadline
-    }
-
-    /// Offers the sink what is fetched, and flushes when that is all there is.
-    fn work(&mut self) {
-        if !self.fetched.is_empty() {
-            self.unflushed = true;
-            let before = self.fetched.len();
-            let result = self.sink.write(&mut self.fetched);
-            self.note_taken(before - self.fetched.len());
-            let result = match result {
-                // A sink that takes nothing and names no reason must not keep the thread spinning.
-                Ok(()) if self.fetched.len() == before => Err(SinkError {
-                    action: "waiting for the sink to take records again".to_owned(),
-                    source: io::ErrorKind::WouldBlock.into(),
-                }),
-                other => other,
-            };
-            if !self.note(result) {
-                return;
-            }
-        }
-        if self.unflushed && self.fetched.is_empty() && self.shared.lock().deliveries.is_empty() {
-            let result = self.sink.flush();
-            if self.note(result) {
-                self.unflushed = false;
-            }
-        }
-    }
-
-    fn note_taken(&mut self, count: usize) {
-        if count == 0 {
-            return;
-        }
-        let (mut memory, mut span, mut lines) = (0, 0, 0);
-        for size in self.sizes.drain(..count) {
-            memory += size.memory;
-            span += size.span;
-            lines += size.lines;
-        }
-        self.shared.counters.note_taken(lines, span);
-        let mut queue = self.shared.lock();
-        queue.batches -= count;
-        queue.memory -= memory;
-        queue.span -= span;
-        drop(queue);
-        self.shared.room.notify_all();
-    }
-
-    /// Books how a write or flush went; true when it went well. After an error there is a pause.
-    fn note(&mut self, result: Result<(), SinkError>) -> bool {
-        let Err(error) = result else {
-            if self.pause.take().is_some() {
-                tracing::info!(sink = self.shared.name, "the sink works again");
-                self.last_log = None;
-            }
-            self.shared.counters.note_success();
-            return true;
-        };
-        let length = self.pause.map_or(BACK_OFF.0, |(length, _)| (length * 2).min(BACK_OFF.1));
-        self.pause = Some((length, Instant::now() + length));
-        self.note_error(&error);
-        false
-    }
-
-    /// Counts an error, and logs it unless one has just been logged.
-    fn note_error(&mut self, error: &SinkError) {
-        let now = Instant::now();
-        self.shared.counters.note_error(error.to_string());
-        if self.last_log.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
-            let suppressed = std::mem::take(&mut self.unlogged);
-            tracing::error!(sink = self.shared.name, suppressed, "{error}");
-            self.last_log = Some(now);
-        } else {
-            self.unlogged += 1;
-        }
     }
 }

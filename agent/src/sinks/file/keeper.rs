@@ -184,11 +184,14 @@ impl Shared {
     }
 
     fn sweep(&self, now: Hour, oldest: Hour) -> io::Result<()> {
+        if self.tree.root().is_err() {
+            return Ok(());
+        }
         let mut directories = Vec::new();
         let mut found = Vec::new();
         for class in [Class::Pod, Class::Business, Class::Server] {
             let class = class.as_str().to_owned();
-            for namespace in self.subdirectories(&[class.clone()])? {
+            for namespace in self.subdirectories(std::slice::from_ref(&class))? {
                 for pod in self.subdirectories(&[class.clone(), namespace.clone()])? {
                     let parent = [class.clone(), namespace.clone(), pod.clone()];
                     for container in self.subdirectories(&parent)? {
@@ -289,7 +292,7 @@ impl Shared {
     fn delete(&self, oldest: Hour, directories: &[[String; 4]], found: &mut Vec<Found>) -> io::Result<()> {
         let limit = self.quota()?;
         let mut total: u64 = found.iter().map(|file| file.bytes).sum();
-        found.sort_by(|a, b| (a.name.hour, a.name.number).cmp(&(b.name.hour, b.name.number)));
+        found.sort_by_key(|file| (file.name.hour, file.name.number));
         let mut failure = None;
         found.retain(|file| {
             if file.name.hour >= oldest && total <= limit {
@@ -314,7 +317,7 @@ impl Shared {
 
     /// The most that the tree may take, in bytes.
     fn quota(&self) -> io::Result<u64> {
-        let stat = fstatvfs(&*self.tree.root())?;
+        let stat = fstatvfs(&*self.tree.root()?)?;
         let size = u128::from(stat.f_blocks) * u128::from(stat.f_frsize);
         let share = size * u128::from(self.settings.quota_percent) / 100;
         Ok(self.settings.quota.as_u64().min(u64::try_from(share).unwrap_or(u64::MAX)))

@@ -18,26 +18,37 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 #[derive(Debug)]
 pub(super) struct Tree {
     path: PathBuf,
-    root: Mutex<Arc<OwnedFd>>,
+    /// `None` until it can be made.
+    root: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 impl Tree {
-    /// Opens the root, making it when it is missing.
+    /// Opens the root, making it when it is missing. A disk that is full or read-only may get better: it is no
+    /// error here but in [`Tree::make_directory`], until the root can be made.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), root: Mutex::new(Arc::new(open_root(path)?)) })
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+
+        let root = match open_root(path) {
+            Ok(root) => Some(Arc::new(root)),
+            Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { path: path.to_owned(), root: Mutex::new(root) })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn root(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.root.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The root; `NotFound` when it could not be made yet.
+    pub(super) fn root(&self) -> io::Result<Arc<OwnedFd>> {
+        let root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        root.as_ref().map(Arc::clone).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// A directory of the tree.
     pub(super) fn directory(&self, components: &[String]) -> io::Result<OwnedFd> {
-        let root = self.root();
+        let root = self.root()?;
         let mut current: Option<OwnedFd> = None;
         for component in components {
             let parent = current.as_ref().unwrap_or(&root);
@@ -53,46 +64,42 @@ impl Tree {
     /// `changed`, to be synced.
     pub(super) fn make_directory(&self, components: &[String], changed: &mut Vec<Arc<OwnedFd>>) -> io::Result<OwnedFd> {
         // The keeper removes empty directories, and people remove whole trees: both may happen between two steps.
-        let mut last = Errno::NOENT;
         for _ in 0..4 {
-            match self.try_make(components, changed) {
-                Ok(directory) => return Ok(directory),
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
-            last = Errno::NOENT;
-            if !self.root_exists() {
-                let root = open_root(&self.path)?;
-                *self.root.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(root);
-            }
-        }
-        Err(last.into())
-    }
-
-    /// Whether the held root is still linked into the file system.
-    fn root_exists(&self) -> bool {
-        rustix::fs::fstat(&*self.root()).is_ok_and(|stat| stat.st_nlink > 0)
-    }
-
-    fn try_make(&self, components: &[String], changed: &mut Vec<Arc<OwnedFd>>) -> Result<OwnedFd, Errno> {
-        let mut current = self.root();
-        for component in components {
-            let flags = DIRECTORY | OFlags::NOFOLLOW;
-            let next = match openat(&current, component.as_str(), flags, Mode::empty()) {
-                Err(Errno::NOENT) => {
-                    match mkdirat(&current, component.as_str(), Mode::from_raw_mode(0o750)) {
-                        Ok(()) => changed.push(Arc::clone(&current)),
-                        Err(Errno::EXIST) => {}
-                        Err(error) => return Err(error),
-                    }
-                    openat(&current, component.as_str(), flags, Mode::empty())?
+            let root = match self.root() {
+                Ok(root) if rustix::fs::fstat(&*root).is_ok_and(|stat| stat.st_nlink > 0) => root,
+                _ => {
+                    let root = Arc::new(open_root(&self.path)?);
+                    *self.root.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&root));
+                    root
                 }
-                other => other?,
             };
-            current = Arc::new(next);
+            match make_below(root, components, changed) {
+                Err(Errno::NOENT) => {}
+                other => return Ok(other?),
+            }
         }
-        rustix::io::fcntl_dupfd_cloexec(&current, 0)
+        Err(Errno::NOENT.into())
     }
+}
+
+fn make_below(root: Arc<OwnedFd>, components: &[String], changed: &mut Vec<Arc<OwnedFd>>) -> Result<OwnedFd, Errno> {
+    let mut current = root;
+    for component in components {
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        let next = match openat(&current, component.as_str(), flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                match mkdirat(&current, component.as_str(), Mode::from_raw_mode(0o750)) {
+                    Ok(()) => changed.push(Arc::clone(&current)),
+                    Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error),
+                }
+                openat(&current, component.as_str(), flags, Mode::empty())?
+            }
+            other => other?,
+        };
+        current = Arc::new(next);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&current, 0)
 }
 
 fn open_root(path: &Path) -> io::Result<OwnedFd> {

@@ -59,9 +59,9 @@ fn a_kill_tears_no_line_and_loses_nothing_settled() {
             .stdout(Stdio::piped())
             .spawn()
             .expect("starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut told = 0;
-        while let Some(line) = lines.next() {
+        for line in lines {
             let line = line.expect("text");
             let Some(range) = line.strip_prefix("settled ") else { continue };
             // The kill may cut the last line, but lines that come after it are not looked at.

@@ -106,6 +106,21 @@ fn a_read_only_disk_is_named_and_tried_again() {
 }
 
 #[test]
+fn a_disk_that_is_read_only_at_the_start_does_not_keep_the_sink_from_starting() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = Disk::mount(directory.path().join("disk"));
+    disk.remount("ro");
+    let path = disk.path.join("tree");
+    let mut fixture = Fixture::at(directory, path, |_| {});
+    fixture.sink().tick().expect("nothing to look after");
+    let error = fixture.write(&pod_stream("shop", "cart", "app"), &[b"x"]).expect_err("read-only");
+    assert!(error.to_string().contains("mount its file system writable"), "{error}");
+    disk.remount("rw");
+    fixture.retry().expect("written");
+    assert_eq!(fixture.bodies(FILE), ["x"]);
+}
+
+#[test]
 fn directories_and_files_deleted_under_way_are_made_again() {
     let mut fixture = Fixture::new(|_| {});
     let stream = pod_stream("shop", "cart", "app");

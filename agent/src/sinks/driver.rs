@@ -1,0 +1,208 @@
+//! The thread that drives a sink: offers it what is queued, flushes, ticks, and tries again after an error.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Delivery, Sink, SinkError,
+    worker::{Shared, Size},
+};
+
+/// How often a sink's housekeeping is called.
+const TICK: Duration = Duration::from_secs(1);
+/// First and longest pause after an error.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Errors in a row are logged at most this often.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The sink's thread.
+pub(super) struct Driver<'shared> {
+    shared: &'shared Shared,
+    sink: Box<dyn Sink>,
+    /// Fetched, and not taken by the sink yet.
+    fetched: VecDeque<Delivery>,
+    sizes: VecDeque<Size>,
+    /// The sink may hold what is not flushed.
+    unflushed: bool,
+    next_tick: Instant,
+    /// The pause after the last error, and when it is over.
+    pause: Option<(Duration, Instant)>,
+    last_log: Option<Instant>,
+    unlogged: u64,
+}
+
+/// Wakes those who wait for the thread, also when a sink panics.
+struct Finish<'shared>(&'shared Shared);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.lock().finished = true;
+        self.0.finished.notify_all();
+        self.0.room.notify_all();
+    }
+}
+
+impl<'shared> Driver<'shared> {
+    pub(super) fn new(shared: &'shared Shared, sink: Box<dyn Sink>) -> Self {
+        Self {
+            shared,
+            sink,
+            fetched: VecDeque::new(),
+            sizes: VecDeque::new(),
+            unflushed: false,
+            next_tick: Instant::now() + TICK,
+            pause: None,
+            last_log: None,
+            unlogged: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let _finish = Finish(self.shared);
+        let mut hurried = false;
+        loop {
+            let deadline = self.fetch();
+            if deadline.is_some() && !hurried {
+                // The end is near: what failed a moment ago is tried once more at once.
+                hurried = true;
+                self.pause = None;
+            }
+            let now = Instant::now();
+            if now >= self.next_tick {
+                self.next_tick = now + TICK;
+                if let Err(error) = self.sink.tick() {
+                    self.note_error(&error);
+                }
+            }
+            if self.pause.is_none_or(|(_, until)| now >= until) {
+                self.work();
+            }
+            if let Some(deadline) = deadline {
+                let done = self.fetched.is_empty() && !self.unflushed && self.shared.lock().deliveries.is_empty();
+                if done || Instant::now() >= deadline {
+                    let limit = deadline.saturating_duration_since(Instant::now());
+                    if let Err(error) = self.sink.close(limit) {
+                        self.note_error(&error);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to do, and fetches what is queued.
+    fn fetch(&mut self) -> Option<Instant> {
+        let mut queue = self.shared.lock();
+        loop {
+            let now = Instant::now();
+            let ready = self.pause.is_none_or(|(_, until)| now >= until);
+            let has_work = !queue.deliveries.is_empty() || !self.fetched.is_empty() || self.unflushed;
+            let closing = queue.deadline.is_some_and(|deadline| ready || now >= deadline);
+            if (ready && has_work) || closing || now >= self.next_tick {
+                break;
+            }
+            let mut until = self.next_tick;
+            if let (false, Some((_, retry))) = (ready, self.pause) {
+                until = until.min(retry);
+            }
+            until = queue.deadline.map_or(until, |deadline| until.min(deadline));
+            queue.idle = ready;
+            queue = self
+                .shared
+                .work
+                .wait_timeout(queue, until.saturating_duration_since(now))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            queue.idle = false;
+            if queue.deadline.is_some() {
+                break;
+            }
+        }
+        self.sizes.extend(queue.deliveries.iter().map(|delivery| Size::of(&delivery.batch)));
+        if self.fetched.is_empty() {
+            std::mem::swap(&mut self.fetched, &mut queue.deliveries);
+        } else {
+            self.fetched.append(&mut queue.deliveries);
+        }
+        queue.deadline
+    }
+
+    /// Offers the sink what is fetched, and flushes when that is all there is.
+    fn work(&mut self) {
+        if !self.fetched.is_empty() {
+            self.unflushed = true;
+            let before = self.fetched.len();
+            let result = self.sink.write(&mut self.fetched);
+            self.note_taken(before - self.fetched.len());
+            let result = match result {
+                // A sink that takes nothing and names no reason must not keep the thread spinning.
+                Ok(()) if self.fetched.len() == before => Err(SinkError {
+                    action: "waiting for the sink to take records again".to_owned(),
+                    source: io::ErrorKind::WouldBlock.into(),
+                }),
+                other => other,
+            };
+            if !self.note(result) {
+                return;
+            }
+        }
+        if self.unflushed && self.fetched.is_empty() && self.shared.lock().deliveries.is_empty() {
+            let result = self.sink.flush();
+            if self.note(result) {
+                self.unflushed = false;
+            }
+        }
+    }
+
+    fn note_taken(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let (mut memory, mut span, mut lines) = (0, 0, 0);
+        for size in self.sizes.drain(..count) {
+            memory += size.memory;
+            span += size.span;
+            lines += size.lines;
+        }
+        self.shared.counters.note_taken(lines, span);
+        let mut queue = self.shared.lock();
+        queue.batches -= count;
+        queue.memory -= memory;
+        queue.span -= span;
+        drop(queue);
+        self.shared.room.notify_all();
+    }
+
+    /// Books how a write or flush went; true when it went well. After an error there is a pause.
+    fn note(&mut self, result: Result<(), SinkError>) -> bool {
+        let Err(error) = result else {
+            if self.pause.take().is_some() {
+                tracing::info!(sink = self.shared.name, "the sink works again");
+                self.last_log = None;
+            }
+            self.shared.counters.note_success();
+            return true;
+        };
+        let length = self.pause.map_or(BACK_OFF.0, |(length, _)| (length * 2).min(BACK_OFF.1));
+        self.pause = Some((length, Instant::now() + length));
+        self.note_error(&error);
+        false
+    }
+
+    /// Counts an error, and logs it unless one has just been logged.
+    fn note_error(&mut self, error: &SinkError) {
+        let now = Instant::now();
+        self.shared.counters.note_error(error.to_string());
+        if self.last_log.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
+            let suppressed = std::mem::take(&mut self.unlogged);
+            tracing::error!(sink = self.shared.name, suppressed, "{error}");
+            self.last_log = Some(now);
+        } else {
+            self.unlogged += 1;
+        }
+    }
+}
