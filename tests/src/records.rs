@@ -1,0 +1,116 @@
+//! What the file sink has written, read back strictly: a line that is no record is an error.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// One record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The file that it stands in, below the sink's directory.
+    pub file: PathBuf,
+    /// The whole record.
+    pub value: Value,
+}
+
+impl Record {
+    /// A string by its JSON pointer, or "" when it isn't there.
+    #[must_use]
+    pub fn text(&self, pointer: &str) -> &str {
+        self.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// An attribute, or "" when it isn't there.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> &str {
+        self.value["attributes"][name].as_str().unwrap_or_default()
+    }
+
+    /// A resource attribute, or "" when it isn't there.
+    #[must_use]
+    pub fn resource(&self, name: &str) -> &str {
+        self.value["resource"][name].as_str().unwrap_or_default()
+    }
+
+    /// The class: `pod`, `business` or `server`.
+    #[must_use]
+    pub fn class(&self) -> &str {
+        self.text("/class")
+    }
+
+    /// The stream's key.
+    #[must_use]
+    pub fn stream(&self) -> &str {
+        self.text("/stream")
+    }
+
+    /// Position of the first byte in its stream.
+    ///
+    /// # Panics
+    /// The record has none.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.value["position"].as_u64().unwrap_or_else(|| panic!("a position in {}", self.value))
+    }
+
+    /// The bytes of the stream that the record stands for: the body, and the newline that ended it.
+    ///
+    /// # Errors
+    /// The body is none of the documented forms.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = self.text("/body").as_bytes().to_vec();
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// `stdout` or `stderr`, or the path of the log file as the writer sees it.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        let path = self.attribute("log.file.path");
+        if path.is_empty() { self.attribute("log.iostream") } else { path }
+    }
+}
+
+/// All records of the files below `directory`, files in the order of their names.
+///
+/// # Errors
+/// A file can't be read, isn't UTF-8, or has a line that isn't an object.
+pub fn read(directory: &Path) -> Result<Vec<Record>> {
+    let mut files = Vec::new();
+    find(directory, &mut files)?;
+    files.sort_unstable();
+    let mut records = Vec::new();
+    for file in files {
+        let shown = file.strip_prefix(directory).unwrap_or(&file).to_owned();
+        let text = String::from_utf8(fs::read(&file)?).with_context(|| format!("{} is not UTF-8", file.display()))?;
+        // The last line may be on its way; only a newline ends a record.
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            let value: Value =
+                serde_json::from_str(line).with_context(|| format!("{}: no record: {line:?}", shown.display()))?;
+            ensure!(value.is_object(), "{}: no record: {line:?}", shown.display());
+            records.push(Record { file: shown.clone(), value });
+        }
+    }
+    Ok(records)
+}
+
+/// Files named `*.ndjson`, wherever they are; the directory may not be there yet.
+fn find(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            find(&entry.path(), files)?;
+        } else if entry.path().extension().is_some_and(|extension| extension == "ndjson") {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
