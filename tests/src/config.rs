@@ -38,6 +38,10 @@ impl Config {
                 "ring_size": "16MiB",
                 "files": { "include": ["/var/log/**", "**/*.log"] },
             },
+            "identity": {
+                "containerd_state": [bed.directory().join("run/containerd")],
+                "runc_state": [bed.directory().join("run/containerd/runc")],
+            },
             "server": { "include": [] },
             "sinks": [{ "type": "file", "path": records, "compression": "none" }],
             "telemetry": { "listen": telemetry.to_string() },

@@ -69,10 +69,10 @@ impl Metrics {
         Ok(Self { samples: samples.collect::<Result<_>>()? })
     }
 
-    /// The samples of `name` of one container.
+    /// The samples of `name` of one container; the label has the first 12 characters of the id.
     fn of<'a>(&'a self, name: &'a str, container_id: &'a str) -> impl Iterator<Item = &'a Sample> {
         let named = self.samples.iter().filter(move |sample| sample.name == name);
-        named.filter(move |sample| sample.labels.get("container_id").is_some_and(|id| id == container_id))
+        named.filter(move |sample| sample.labels.get("container_id").is_some_and(|id| *id == short(container_id)))
     }
 
     /// The sum of all samples of `name`.
@@ -97,6 +97,11 @@ impl Metrics {
             dropped,
         }
     }
+}
+
+/// How metrics name a container, as `docker ps` does.
+fn short(container_id: &str) -> &str {
+    container_id.get(..12).unwrap_or(container_id)
 }
 
 /// `name{label="value",...} 1.5`, with or without labels.
@@ -141,16 +146,16 @@ mod tests {
     #[test]
     fn reads_a_ledger_with_awkward_labels() {
         let text = "# TYPE x counter\n\
-            sidestep_log_produced_bytes_total{container_id=\"c1\",pod=\"a\\\"},{\\\\b\"} 100\n\
-            sidestep_log_delivered_bytes_total{container_id=\"c1\"} 70\n\
-            sidestep_log_pending_bytes{container_id=\"c1\"} 10\n\
-            sidestep_log_dropped_bytes_total{container_id=\"c1\",reason=\"quota\",stage=\"capture\"} 2e1\n\
+            sidestep_log_produced_bytes_total{container_id=\"0123456789ab\",pod=\"a\\\"},{\\\\b\"} 100\n\
+            sidestep_log_delivered_bytes_total{container_id=\"0123456789ab\"} 70\n\
+            sidestep_log_pending_bytes{container_id=\"0123456789ab\"} 10\n\
+            sidestep_log_dropped_bytes_total{container_id=\"0123456789ab\",reason=\"quota\",stage=\"capture\"} 2e1\n\
             sidestep_log_produced_bytes_total{container_id=\"c2\"} 5\n\
             up 1\n";
         let metrics = Metrics::parse(text).expect("metrics");
         assert_eq!(metrics.samples[0].labels["pod"], "a\"},{\\b");
         assert_eq!(metrics.sum("up"), 1.0);
-        let ledger = metrics.ledger("c1");
+        let ledger = metrics.ledger("0123456789abcdef");
         assert_eq!((ledger.produced, ledger.delivered, ledger.pending), (100, 70, 10));
         assert_eq!(ledger.dropped_for("capture", "quota"), 20);
         assert_eq!(ledger.difference(), 0);

@@ -12,6 +12,7 @@ pub mod expect;
 pub mod http;
 pub mod ledger;
 pub mod mounts;
+pub mod python;
 pub mod records;
 pub mod rootfs;
 pub mod testbed;

@@ -57,13 +57,26 @@ impl Record {
         self.value["position"].as_u64().unwrap_or_else(|| panic!("a position in {}", self.value))
     }
 
+    /// Whether the record carries this flag: `cut`, `continuation`, `unterminated`, `after_gap` or `multiline`.
+    #[must_use]
+    pub fn has_flag(&self, flag: &str) -> bool {
+        self.value["flags"].as_array().is_some_and(|flags| flags.iter().any(|name| name == flag))
+    }
+
     /// The bytes of the stream that the record stands for: the body, and the newline that ended it.
     ///
     /// # Errors
-    /// The body is none of the documented forms.
+    /// The record isn't of the documented form, or its length doesn't fit.
     pub fn bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes = self.text("/body").as_bytes().to_vec();
-        bytes.push(b'\n');
+        let mut bytes = match self.attribute("sidestep.body.base64") {
+            "" => self.value["body"].as_str().context("a record without body")?.as_bytes().to_vec(),
+            encoded => data_encoding::BASE64.decode(encoded.as_bytes()).context("the exact body")?,
+        };
+        if !self.has_flag("cut") && !self.has_flag("unterminated") {
+            bytes.push(b'\n');
+        }
+        let length = self.value["length"].as_u64();
+        ensure!(length == Some(bytes.len() as u64), "{} bytes in a record of length {length:?}", bytes.len());
         Ok(bytes)
     }
 
