@@ -207,6 +207,19 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// Waits for an end by SIGTERM that came before the agent had installed its handler, or a good end after it.
+    ///
+    /// # Errors
+    /// It takes too long, or fails otherwise.
+    pub fn stop_or_killed_by_term(mut self) -> Result<()> {
+        let status: ExitStatus = wait_until("the agent's end after SIGTERM", DRAIN, || Ok(self.child.try_wait()?))?;
+        let killed = std::os::unix::process::ExitStatusExt::signal(&status) == Some(Signal::TERM.as_raw());
+        ensure!(status.success() || killed, "the agent ended with {status}: {}", self.log());
+        Ok(())
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         // Both fail only when it has been waited for already.

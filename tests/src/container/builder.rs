@@ -13,7 +13,7 @@ use rustix::{
     mount::{MountFlags, mount},
     process::Pid,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Capture, Container, console, spec::Spec};
 use crate::{Testbed, rootfs};
@@ -44,6 +44,7 @@ pub struct ContainerBuilder<'a> {
     stdout: Stdio,
     stderr: Stdio,
     host_programs: bool,
+    annotated: bool,
     binds: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -61,6 +62,7 @@ impl<'a> ContainerBuilder<'a> {
             stdout: Stdio::Pipe,
             stderr: Stdio::Pipe,
             host_programs: false,
+            annotated: true,
             binds: Vec::new(),
         }
     }
@@ -124,6 +126,13 @@ impl<'a> ContainerBuilder<'a> {
     #[must_use]
     pub fn host_programs(mut self) -> Self {
         self.host_programs = true;
+        self
+    }
+
+    /// No annotations, as when someone calls `runc` by hand: nothing tells the Pod.
+    #[must_use]
+    pub fn without_annotations(mut self) -> Self {
+        self.annotated = false;
         self
     }
 
@@ -207,20 +216,28 @@ impl<'a> ContainerBuilder<'a> {
             env: &self.env,
             terminal: self.terminal,
             cgroup,
-            annotations: json!({
-                "io.kubernetes.cri.container-type": "container",
-                "io.kubernetes.cri.container-name": self.name,
-                "io.kubernetes.cri.image-name": "registry.example/shop/app:1.2",
-                "io.kubernetes.cri.sandbox-id": "5".repeat(64),
-                "io.kubernetes.cri.sandbox-name": self.pod,
-                "io.kubernetes.cri.sandbox-namespace": self.namespace,
-                "io.kubernetes.cri.sandbox-uid": pod_uid,
-            }),
+            annotations: self.annotations(pod_uid),
             host_programs: self.host_programs,
             binds: &self.binds,
             hostname: "test",
         };
         fs::write(bundle.join("config.json"), spec.to_json().to_string()).context("writing config.json")
+    }
+
+    /// What containerd's CRI plugin writes.
+    fn annotations(&self, pod_uid: &str) -> Value {
+        if !self.annotated {
+            return json!({});
+        }
+        json!({
+            "io.kubernetes.cri.container-type": "container",
+            "io.kubernetes.cri.container-name": self.name,
+            "io.kubernetes.cri.image-name": "registry.example/shop/app:1.2",
+            "io.kubernetes.cri.sandbox-id": "5".repeat(64),
+            "io.kubernetes.cri.sandbox-name": self.pod,
+            "io.kubernetes.cri.sandbox-namespace": self.namespace,
+            "io.kubernetes.cri.sandbox-uid": pod_uid,
+        })
     }
 }
 
