@@ -10,6 +10,7 @@ pub mod config;
 pub mod container;
 pub mod expect;
 pub mod http;
+pub mod java;
 pub mod ledger;
 pub mod mounts;
 pub mod python;
