@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod config;
 pub mod container;
+pub mod engine;
 pub mod expect;
 pub mod http;
 pub mod java;

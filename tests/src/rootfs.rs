@@ -38,12 +38,16 @@ pub fn make(directory: &Path) -> Result<()> {
         symlink(format!("usr/{name}"), staging.join(name))?;
     }
     fs::write(staging.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
+    fs::write(staging.join("etc/hosts"), "127.0.0.1 localhost test\n")?;
     fs::write(staging.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     fs::rename(&staging, directory).with_context(|| format!("making {}", directory.display()))
 }
 
-/// The host's directories that exist.
+/// The host's directories that exist; Debian's JDKs keep a part of their files in `/etc/java-*`.
 #[must_use]
 pub fn host_directories() -> Vec<PathBuf> {
-    HOST_DIRECTORIES.iter().map(PathBuf::from).filter(|path| path.exists()).collect()
+    let fixed = HOST_DIRECTORIES.iter().map(PathBuf::from).filter(|path| path.exists());
+    let etc = fs::read_dir("/etc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let java = etc.filter(|path| path.is_dir() && path.to_str().is_some_and(|path| path.starts_with("/etc/java-")));
+    fixed.chain(java).collect()
 }

@@ -18,6 +18,9 @@ use crate::{Agent, Config, ContainerBuilder, cgroup, mounts};
 /// Everything that tests make is named with this, the pid of the test process and a number.
 const PREFIX: &str = "sidestep-test-";
 
+/// The cgroup of daemons has the test bed's name and this.
+const ENGINE: &str = ".engine";
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
 
@@ -74,6 +77,11 @@ impl Testbed {
     #[must_use]
     pub fn cgroup_root(&self) -> String {
         format!("/{}", self.name)
+    }
+
+    /// Path of the cgroup for daemons of the test: beside the governed root, not below it.
+    pub(crate) fn engine_cgroup(&self) -> String {
+        format!("/{}{ENGINE}", self.name)
     }
 
     /// A path in the test's directory, whose parents are made.
@@ -155,6 +163,7 @@ fn container_id(bed: &str, number: u32) -> String {
 /// Removes the processes, cgroups, mounts and files of the test bed `name`.
 fn remove(name: &str) -> Result<()> {
     cgroup::remove(&format!("/{name}"))?;
+    cgroup::remove(&format!("/{name}{ENGINE}"))?;
     let directory = std::env::temp_dir().join(name);
     mounts::unmount_below(&directory)?;
     // A lazily detached mount point is busy for a moment.
