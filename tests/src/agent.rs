@@ -67,6 +67,8 @@ impl Agent {
         let mut command = Command::new(binary()?);
         command.arg("run").arg("--config").arg(&config_file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr)?);
+        // Ctrl-C is for the test, which then ends its agent in order.
+        command.process_group(0);
         // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));

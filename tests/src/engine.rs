@@ -54,6 +54,22 @@ fn client(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// Removes the sockets of shims whose bundles are below `directory`: containerd puts those into `/run/containerd/s`,
+/// whatever its configuration says, and a shim that is killed leaves its own there.
+pub(crate) fn remove_shim_sockets(directory: &Path) {
+    for state in ["docker/exec/containerd/daemon", "containerd/state"] {
+        let tasks = directory.join(state).join("io.containerd.runtime.v2.task");
+        let namespaces = fs::read_dir(tasks).into_iter().flatten().flatten();
+        for bundle in namespaces.filter_map(|entry| fs::read_dir(entry.path()).ok()).flatten().flatten() {
+            let address = fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
+            if let Some(socket) = address.trim().strip_prefix("unix://") {
+                // It is gone when the shim has ended by itself.
+                let _ = fs::remove_file(socket);
+            }
+        }
+    }
+}
+
 /// A private dockerd with the image `sidestep-test:1`.
 #[derive(Debug)]
 pub struct Docker {

@@ -1,7 +1,9 @@
 //! What the file sink has written, read back strictly: a line that is no record is an error.
 
 use std::{
-    fs,
+    collections::HashMap,
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -93,22 +95,51 @@ impl Record {
 /// # Errors
 /// A file can't be read, isn't UTF-8, or has a line that isn't an object.
 pub fn read(directory: &Path) -> Result<Vec<Record>> {
-    let mut files = Vec::new();
-    find(directory, &mut files)?;
-    files.sort_unstable();
-    let mut records = Vec::new();
-    for file in files {
-        let shown = file.strip_prefix(directory).unwrap_or(&file).to_owned();
-        let text = String::from_utf8(fs::read(&file)?).with_context(|| format!("{} is not UTF-8", file.display()))?;
-        // The last line may be on its way; only a newline ends a record.
-        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-            let value: Value =
-                serde_json::from_str(line).with_context(|| format!("{}: no record: {line:?}", shown.display()))?;
-            ensure!(value.is_object(), "{}: no record: {line:?}", shown.display());
-            records.push(Record { file: shown.clone(), value });
-        }
+    Tail::default().poll(directory)
+}
+
+/// Appends the records of `text`, whose lines are complete.
+fn parse(text: &str, file: &Path, records: &mut Vec<Record>) -> Result<()> {
+    for line in text.lines() {
+        let value: Value =
+            serde_json::from_str(line).with_context(|| format!("{}: no record: {line:?}", file.display()))?;
+        ensure!(value.is_object(), "{}: no record: {line:?}", file.display());
+        records.push(Record { file: file.to_owned(), value });
     }
-    Ok(records)
+    Ok(())
+}
+
+/// Reads the records that come in while the agent runs, each once.
+#[derive(Debug, Default)]
+pub struct Tail {
+    /// How much of each file has been read.
+    read: HashMap<PathBuf, u64>,
+}
+
+impl Tail {
+    /// The records since the last call.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn poll(&mut self, directory: &Path) -> Result<Vec<Record>> {
+        let mut files = Vec::new();
+        find(directory, &mut files)?;
+        files.sort_unstable();
+        let mut records = Vec::new();
+        for path in files {
+            let shown = path.strip_prefix(directory).unwrap_or(&path).to_owned();
+            let read = self.read.entry(path.clone()).or_default();
+            let mut file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+            file.seek(SeekFrom::Start(*read))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            let complete = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            *read += complete as u64;
+            let text = std::str::from_utf8(&bytes[..complete]);
+            parse(text.with_context(|| format!("{} is not UTF-8", path.display()))?, &shown, &mut records)?;
+        }
+        Ok(records)
+    }
 }
 
 /// Files named `*.ndjson`, wherever they are; the directory may not be there yet.

@@ -165,6 +165,7 @@ fn remove(name: &str) -> Result<()> {
     cgroup::remove(&format!("/{name}"))?;
     cgroup::remove(&format!("/{name}{ENGINE}"))?;
     let directory = std::env::temp_dir().join(name);
+    crate::engine::remove_shim_sockets(&directory);
     mounts::unmount_below(&directory)?;
     // A lazily detached mount point is busy for a moment.
     crate::wait_until(&format!("removing {}", directory.display()), crate::DEADLINE, || {
