@@ -1,5 +1,8 @@
 //! Exact comparison of all that the agent delivered with what the containers wrote.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -135,12 +138,8 @@ impl Expected {
 
 /// The bytes of a source, whose streams (a truncated file starts a new one) follow each other.
 fn assemble(records: &[&Record], repeats: bool) -> Result<Vec<u8>> {
-    let mut order: Vec<&str> = Vec::new();
     let mut streams: BTreeMap<&str, BTreeMap<u64, &Record>> = BTreeMap::new();
     for record in records {
-        if !streams.contains_key(record.stream()) {
-            order.push(record.stream());
-        }
         let before = streams.entry(record.stream()).or_default().insert(record.position(), record);
         if let Some(before) = before {
             ensure!(repeats, "position {} came twice in {}", record.position(), record.stream());
@@ -152,10 +151,13 @@ fn assemble(records: &[&Record], repeats: bool) -> Result<Vec<u8>> {
             );
         }
     }
+    let mut streams: Vec<_> = streams.into_iter().collect();
+    // Between streams only time tells the order; within one it is the position. The form of a time is fixed.
+    streams.sort_by_key(|(_, records)| records.values().next().map(|record| record.text("/observed_timestamp")));
     let mut bytes = Vec::new();
-    for stream in order {
+    for (stream, records) in &streams {
         let mut end = None;
-        for (position, record) in &streams[stream] {
+        for (position, record) in records {
             ensure!(end.is_none_or(|end| end == *position), "stream {stream} jumps from {end:?} to {position}");
             let line = record.bytes()?;
             end = Some(position + line.len() as u64);
