@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Agent, Container, DEADLINE, records::Record, wait_until};
+use crate::{
+    Agent, Container, DEADLINE,
+    records::{Record, Tail},
+    wait_until,
+};
 
 /// Which stream: container id and source (`stdout`, `stderr`, or the path of a file as the writer sees it).
 type Key = (String, String);
@@ -76,8 +80,11 @@ impl Expected {
     /// Something is missing, different or too much at the deadline.
     pub fn wait_delivered(&self, agent: &Agent) -> Result<()> {
         let mut problem = None;
+        let mut tail = Tail::default();
+        let mut records = Vec::new();
         wait_until("exactly the expected records", DEADLINE, || {
-            problem = self.compare(&agent.records()?).err();
+            records.extend(tail.poll(agent.records_directory())?);
+            problem = self.compare(&records).err();
             Ok(problem.is_none().then_some(()))
         })
         .map_err(|late| problem.take().map_or(late, |problem| problem.context("at the deadline")))

@@ -4,9 +4,10 @@ use anyhow::ensure;
 use serde_json::json;
 use sidestep_tests::{Agent, DEADLINE, Expected, end_to_end, wait_until};
 
-/// 64 MiB of lines of 200 bytes, as fast as the pipe takes them.
-const FLOOD: &str = "line=$(printf '%0199d' 7); yes $line | head -c 67108800; echo done >&2; read hold";
-const FLOOD_BYTES: u64 = 67_108_800;
+/// 64 MB as fast as the pipe takes them. The lines are long, so that comparing what came of them is quick.
+const FLOOD: &str = "line=$(printf '%03999d' 7); yes $line | head -c 64000000; echo done >&2; read hold";
+const FLOOD_BYTES: u64 = 64_000_000;
+const FLOOD_LINE: usize = 3999;
 
 #[test]
 fn a_flood_costs_a_quiet_container_nothing() {
@@ -44,7 +45,7 @@ fn a_flood_costs_a_quiet_container_nothing() {
             let mut length = 0;
             for record in records.iter().filter(|record| record.resource("container.id") == flood.id()) {
                 length += record.bytes()?.len() as u64;
-                let whole = record.text("/body").len() == 199 || record.source() == "stderr";
+                let whole = record.text("/body").len() == FLOOD_LINE || record.source() == "stderr";
                 ensure!(whole || !ledger.dropped.is_empty(), "a torn line without a loss: {}", record.value);
             }
             ensure!(length == ledger.delivered, "{length} bytes of records, and the ledger says {ledger:?}");
@@ -59,12 +60,12 @@ fn a_flood_into_a_file_is_complete_with_a_small_ring() {
         let config = bed.config().with("/capture/ring_size", json!("1MiB"));
         let agent = Agent::start(bed, &config)?;
         let script =
-            "line=$(printf '%0199d' 7); yes $line | head -c 20000000 > /var/log/flood.log; echo done; read hold";
+            "line=$(printf '%01999d' 7); yes $line | head -c 20000000 > /var/log/flood.log; echo done; read hold";
         let container = bed.container("app").shell(script).start()?;
         container.wait_stdout("done\n")?;
         let mut expected = Expected::new();
-        let line = format!("{:0199}\n", 7);
-        expected.stdout(&container, "done\n").file(&container, "/var/log/flood.log", line.repeat(100_000));
+        let line = format!("{:01999}\n", 7);
+        expected.stdout(&container, "done\n").file(&container, "/var/log/flood.log", line.repeat(10_000));
         expected.verify(agent, &[&container])
     });
 }

@@ -35,9 +35,9 @@ touch /data/stopped; sleep 1000
 /// As fast as the pipe takes it, in two bursts, 200 bytes a line.
 const FLOOD: &str = r#"
 line=$(printf '%0199d' 7)
-yes $line | head -c 20000000
+yes $line | head -c 10000000
 sleep 3
-yes $line | head -c 20000000
+yes $line | head -c 10000000
 touch /data/stopped; sleep 1000
 "#;
 
