@@ -116,6 +116,12 @@ impl Docker {
         self.directory.join("root")
     }
 
+    /// Where the containerd that belongs to this daemon keeps its bundles.
+    #[must_use]
+    pub fn containerd_state(&self) -> PathBuf {
+        self.directory.join("exec/containerd/daemon")
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new("docker");
         command.arg("-H").arg(format!("unix://{}", self.directory.join("sock").display()));

@@ -23,7 +23,10 @@ fn check_resource(agent: &Agent, id: &str, expected: &[(&str, &str)]) -> Result<
 fn docker_containers_have_name_and_image() {
     end_to_end(|bed| {
         let docker = Docker::start(bed)?;
-        let config = bed.config().with("/identity/docker_root", json!([docker.root()]));
+        let config = bed
+            .config()
+            .with("/identity/docker_root", json!([docker.root()]))
+            .with("/identity/containerd_state", json!([docker.containerd_state()]));
         let agent = Agent::start(bed, &config)?;
         let script = "seq 1000; echo error >&2; echo logged > /var/log/app.log; echo done; sleep 1000";
         let id = docker.run("web", &[], script)?;
