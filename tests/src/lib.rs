@@ -1,1 +1,29 @@
-//! Harness of the end-to-end tests: containers, the agent, deadlines.
+//! Harness of the end-to-end tests: real containers, the real agent, deadlines, and clean-up that also works after
+//! a panic or a crash.
+//!
+//! A test is a closure that gets a [`Testbed`]: a directory and a cgroup root of its own, below which everything
+//! lives that the test starts. [`end_to_end`] removes both whatever happens.
+
+pub mod agent;
+pub mod cgroup;
+pub mod config;
+pub mod container;
+pub mod engine;
+pub mod expect;
+pub mod http;
+pub mod java;
+pub mod ledger;
+pub mod mounts;
+pub mod python;
+pub mod records;
+pub mod rootfs;
+pub mod testbed;
+pub mod wait;
+
+pub use agent::Agent;
+pub use config::Config;
+pub use container::{Container, ContainerBuilder, Stdio};
+pub use expect::Expected;
+pub use ledger::Ledger;
+pub use testbed::{Testbed, end_to_end};
+pub use wait::{DEADLINE, wait_until};

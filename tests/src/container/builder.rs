@@ -1,0 +1,272 @@
+//! What a container shall be, and how it is started.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    process::{self, Command},
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::{
+    mount::{MountFlags, mount},
+    process::Pid,
+};
+use serde_json::{Value, json};
+
+use super::{Capture, Container, console, spec::Spec};
+use crate::{Testbed, rootfs};
+
+/// Where a standard stream of a container leads to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Stdio {
+    /// A pipe to the runtime, as usual.
+    #[default]
+    Pipe,
+    /// `/dev/null`.
+    Null,
+    /// A file of the host, opened for appending.
+    File(PathBuf),
+}
+
+/// A container to be started.
+#[derive(Debug)]
+pub struct ContainerBuilder<'a> {
+    bed: &'a Testbed,
+    id: String,
+    name: String,
+    pod: String,
+    namespace: String,
+    args: Vec<String>,
+    env: Vec<String>,
+    terminal: bool,
+    stdout: Stdio,
+    stderr: Stdio,
+    host_programs: bool,
+    annotated: bool,
+    binds: Vec<(PathBuf, PathBuf)>,
+}
+
+impl<'a> ContainerBuilder<'a> {
+    pub(crate) fn new(bed: &'a Testbed, name: &str, id: String) -> Self {
+        Self {
+            bed,
+            id,
+            name: name.to_owned(),
+            pod: format!("{name}-pod"),
+            namespace: "shop".to_owned(),
+            args: vec!["true".to_owned()],
+            env: Vec::new(),
+            terminal: false,
+            stdout: Stdio::Pipe,
+            stderr: Stdio::Pipe,
+            host_programs: false,
+            annotated: true,
+            binds: Vec::new(),
+        }
+    }
+
+    /// The first process and its arguments.
+    #[must_use]
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self
+    }
+
+    /// A shell script as the first process.
+    #[must_use]
+    pub fn shell(self, script: &str) -> Self {
+        self.args(&["sh", "-c", script])
+    }
+
+    /// A Python program as the first process, with the host's interpreter. Standard output is not buffered.
+    #[must_use]
+    pub fn python(self, program: &str) -> Self {
+        self.host_programs().args(&["/usr/bin/python3", "-u", "-c", program])
+    }
+
+    /// An environment variable, `NAME=value`.
+    #[must_use]
+    pub fn env(mut self, variable: &str) -> Self {
+        self.env.push(variable.to_owned());
+        self
+    }
+
+    /// Namespace and Pod in the annotations.
+    #[must_use]
+    pub fn pod(mut self, namespace: &str, pod: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        pod.clone_into(&mut self.pod);
+        self
+    }
+
+    /// One terminal for all standard streams.
+    #[must_use]
+    pub fn terminal(mut self) -> Self {
+        self.terminal = true;
+        self
+    }
+
+    /// Where stdout leads to.
+    #[must_use]
+    pub fn stdout(mut self, stdio: Stdio) -> Self {
+        self.stdout = stdio;
+        self
+    }
+
+    /// Where stderr leads to.
+    #[must_use]
+    pub fn stderr(mut self, stdio: Stdio) -> Self {
+        self.stderr = stdio;
+        self
+    }
+
+    /// The host's `/usr`, read-only: Python, Java, nginx.
+    #[must_use]
+    pub fn host_programs(mut self) -> Self {
+        self.host_programs = true;
+        self
+    }
+
+    /// No annotations, as when someone calls `runc` by hand: nothing tells the Pod.
+    #[must_use]
+    pub fn without_annotations(mut self) -> Self {
+        self.annotated = false;
+        self
+    }
+
+    /// A directory or file of the host at `target` in the container, writable.
+    #[must_use]
+    pub fn bind(mut self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
+        self.binds.push((source.as_ref().to_owned(), target.as_ref().to_owned()));
+        self
+    }
+
+    /// Creates and starts the container; it runs when this returns, and may have ended.
+    ///
+    /// # Errors
+    /// runc is missing or refuses; the error has what runc logged.
+    pub fn start(self) -> Result<Container> {
+        let run = self.bed.directory().join("run/containerd");
+        let bundle = run.join("io.containerd.runtime.v2.task/k8s.io").join(&self.id);
+        let runtime_root = run.join("runc/k8s.io");
+        let pod_uid = pod_uid(&self.namespace, &self.pod);
+        let cgroup = format!("{}/kubepods/besteffort/pod{pod_uid}/{}", self.bed.cgroup_root(), self.id);
+        self.make_bundle(&bundle, &cgroup, &pod_uid)?;
+
+        let mut create = Command::new("runc");
+        let log = bundle.join("log");
+        create.arg("--root").arg(&runtime_root).arg("--log").arg(&log).args(["--log-format", "text", "create"]);
+        create.arg("--bundle").arg(&bundle).arg("--pid-file").arg(bundle.join("init.pid"));
+        let (stdin, stdout, stderr) = if self.terminal {
+            let socket = self.bed.directory().join(format!("{}.tty", &self.id[..12]));
+            let listener = UnixListener::bind(&socket).with_context(|| format!("binding {}", socket.display()))?;
+            create.arg("--console-socket").arg(&socket).arg(&self.id);
+            create.stdin(process::Stdio::null()).stdout(process::Stdio::null()).stderr(process::Stdio::null());
+            run_runc(&mut create, &log)?;
+            (None, Some(Capture::start(console::receive(&listener)?)), None)
+        } else {
+            let (stdin, writer) = io::pipe()?;
+            let (stdout, stdout_end) = open(&self.stdout)?;
+            let (stderr, stderr_end) = open(&self.stderr)?;
+            create.arg(&self.id).stdin(stdin).stdout(stdout_end).stderr(stderr_end);
+            run_runc(&mut create, &log)?;
+            (Some(writer), stdout.map(Capture::start), stderr.map(Capture::start))
+        };
+        // The writing ends of the pipes must be the container's alone, or they never end.
+        drop(create);
+
+        let pid = fs::read_to_string(bundle.join("init.pid"))?;
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).context("runc's pid file")?;
+        let container = Container {
+            id: self.id,
+            name: self.name,
+            pod: self.pod,
+            namespace: self.namespace,
+            cgroup,
+            runtime_root,
+            rootfs: bundle.join("rootfs"),
+            pid,
+            exit: None,
+            stdin,
+            stdout,
+            stderr,
+        };
+        let mut start = container.runc();
+        start.arg("--log").arg(&log).args(["start", &container.id]);
+        run_runc(&mut start, &log)?;
+        Ok(container)
+    }
+
+    /// The bundle as containerd makes it: `config.json` and an overlay of image and container layer at `rootfs`.
+    fn make_bundle(&self, bundle: &Path, cgroup: &str, pod_uid: &str) -> Result<()> {
+        let image = self.bed.directory().join("image");
+        rootfs::make(&image)?;
+        let layers = self.bed.directory().join("layers").join(&self.id);
+        let (upper, work, root) = (layers.join("upper"), layers.join("work"), bundle.join("rootfs"));
+        for directory in [&upper, &work, &root] {
+            fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+        }
+        let options = format!("lowerdir={},upperdir={},workdir={}", image.display(), upper.display(), work.display());
+        let options = std::ffi::CString::new(options)?;
+        mount("overlay", &root, "overlay", MountFlags::empty(), options.as_c_str()).context("mounting the rootfs")?;
+        let spec = Spec {
+            args: &self.args,
+            env: &self.env,
+            terminal: self.terminal,
+            cgroup,
+            annotations: self.annotations(pod_uid),
+            host_programs: self.host_programs,
+            binds: &self.binds,
+            hostname: "test",
+        };
+        fs::write(bundle.join("config.json"), spec.to_json().to_string()).context("writing config.json")
+    }
+
+    /// What containerd's CRI plugin writes.
+    fn annotations(&self, pod_uid: &str) -> Value {
+        if !self.annotated {
+            return json!({});
+        }
+        json!({
+            "io.kubernetes.cri.container-type": "container",
+            "io.kubernetes.cri.container-name": self.name,
+            "io.kubernetes.cri.image-name": "registry.example/shop/app:1.2",
+            "io.kubernetes.cri.sandbox-id": "5".repeat(64),
+            "io.kubernetes.cri.sandbox-name": self.pod,
+            "io.kubernetes.cri.sandbox-namespace": self.namespace,
+            "io.kubernetes.cri.sandbox-uid": pod_uid,
+        })
+    }
+}
+
+/// A stable UUID for a Pod, whatever its name.
+fn pod_uid(namespace: &str, pod: &str) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (namespace, pod).hash(&mut hasher);
+    let digits = format!("{:016x}", hasher.finish());
+    format!("{}-{}-4000-8000-{}", &digits[..8], &digits[8..12], &digits[4..])
+}
+
+/// The reading end, when it is a pipe, and what the container gets.
+fn open(stdio: &Stdio) -> Result<(Option<io::PipeReader>, process::Stdio)> {
+    Ok(match stdio {
+        Stdio::Pipe => {
+            let (reader, writer) = io::pipe()?;
+            (Some(reader), writer.into())
+        }
+        Stdio::Null => (None, process::Stdio::null()),
+        Stdio::File(path) => {
+            let file = File::options().create(true).append(true).open(path);
+            (None, file.with_context(|| format!("opening {}", path.display()))?.into())
+        }
+    })
+}
+
+fn run_runc(command: &mut Command, log: &Path) -> Result<()> {
+    let status = command.status().context("running runc: apt-get install runc")?;
+    ensure!(status.success(), "runc: {status}: {}", fs::read_to_string(log).unwrap_or_default());
+    Ok(())
+}

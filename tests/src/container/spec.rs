@@ -1,0 +1,84 @@
+//! The OCI configuration of a container.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::rootfs;
+
+/// What of the configuration differs between containers.
+pub(super) struct Spec<'a> {
+    pub(super) args: &'a [String],
+    pub(super) env: &'a [String],
+    pub(super) terminal: bool,
+    pub(super) cgroup: &'a str,
+    pub(super) annotations: Value,
+    pub(super) host_programs: bool,
+    pub(super) binds: &'a [(PathBuf, PathBuf)],
+    pub(super) hostname: &'a str,
+}
+
+/// What Docker and containerd grant by default, as far as tests need it.
+const CAPABILITIES: [&str; 9] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETUID",
+];
+
+impl Spec<'_> {
+    /// `config.json`.
+    pub(super) fn to_json(&self) -> Value {
+        let mut env =
+            vec!["PATH=/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".to_owned(), "HOME=/".to_owned()];
+        env.extend_from_slice(self.env);
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "terminal": self.terminal,
+                "user": { "uid": 0, "gid": 0 },
+                "args": self.args,
+                "env": env,
+                "cwd": "/",
+                "capabilities": {
+                    "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
+                },
+                "noNewPrivileges": false,
+            },
+            "root": { "path": "rootfs", "readonly": false },
+            "hostname": self.hostname,
+            "mounts": self.mounts(),
+            "annotations": self.annotations,
+            "linux": {
+                "cgroupsPath": self.cgroup,
+                "namespaces": [
+                    { "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
+                ],
+            },
+        })
+    }
+
+    fn mounts(&self) -> Vec<Value> {
+        let mut mounts = vec![
+            json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
+            json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] }),
+            json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] }),
+            json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] }),
+        ];
+        let host = if self.host_programs { rootfs::host_directories() } else { Vec::new() };
+        let host = host.into_iter().map(|path| (path.clone(), path, "ro"));
+        let own = self.binds.iter().map(|(source, target)| (source.clone(), target.clone(), "rw"));
+        mounts.extend(host.chain(own).map(|(source, target, mode)| {
+            json!({ "destination": target, "type": "bind", "source": source, "options": ["rbind", mode] })
+        }));
+        mounts
+    }
+}

@@ -1,0 +1,43 @@
+//! The few HTTP requests that tests send to the agent's own endpoint.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// An answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Body.
+    pub body: String,
+}
+
+/// `GET path`; HTTP/1.0, so that the answer is never chunked and ends with the connection.
+///
+/// # Errors
+/// No connection, or something that isn't HTTP.
+pub fn get(address: SocketAddr, path: &str) -> Result<Answer> {
+    let limit = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, limit).with_context(|| format!("connecting to {address}"))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).with_context(|| format!("reading {path} from {address}"))?;
+    let text = String::from_utf8(text).with_context(|| format!("{path}: not UTF-8"))?;
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { bail!("{path}: no end of headers in {text:?}") };
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok(Answer { status: status.with_context(|| format!("{path}: no status in {head:?}"))?, body: body.to_owned() })
+}
+
+/// A loopback port that was free a moment ago.
+///
+/// # Errors
+/// No port is free.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

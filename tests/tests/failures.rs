@@ -1,0 +1,181 @@
+//! Bad input and bad surroundings: the agent stays up, a loss is counted, and nothing else is lost.
+
+use std::{ffi::CString, fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use rustix::mount::{MountFlags, mount_remount};
+use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, end_to_end, mounts, wait_until};
+
+/// A container that writes `seq 1 <count>` at its start and `seq <count + 1> <2 * count>` when it is released.
+fn two_halves(bed: &Testbed, count: u32) -> Result<Container> {
+    let script = format!("seq {count}; read go; seq {} {}; echo done >&2; exec sleep 1000", count + 1, 2 * count);
+    bed.container("app").shell(&script).start()
+}
+
+fn lines(range: std::ops::RangeInclusive<u32>) -> String {
+    range.map(|number| format!("{number}\n")).collect()
+}
+
+/// Sets size and mode of a tmpfs.
+fn remount(target: &Path, options: &str, flags: MountFlags) -> Result<()> {
+    mount_remount(target, flags, CString::new(options)?.as_c_str())
+        .with_context(|| format!("remounting {} with {options}", target.display()))
+}
+
+/// What is expected after the trouble is over: all lines, once, and a ledger that balances without a loss.
+fn everything_arrives(agent: Agent, container: &Container, count: u32) -> Result<()> {
+    let mut expected = Expected::new();
+    expected.stdout(container, lines(1..=2 * count)).stderr(container, "done\n");
+    expected.verify(agent, &[container])
+}
+
+#[test]
+fn a_full_disk_delays_and_loses_nothing() {
+    end_to_end(|bed| {
+        let disk = bed.path("disk")?;
+        mounts::tmpfs(&disk, "2m")?;
+        let agent = Agent::start(bed, &bed.config().with_records(&disk.join("logs")))?;
+        let mut container = two_halves(bed, 1000)?;
+        container.wait_stdout("1000\n")?;
+        let mut first = Expected::new();
+        first.stdout(&container, lines(1..=1000));
+        first.wait_delivered(&agent)?;
+
+        // Something else fills the disk.
+        let filled = fs::write(disk.join("filler"), vec![0; 8 << 20]);
+        ensure!(filled.is_err(), "the disk isn't full");
+        container.release();
+        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        wait_until("the sink's errors", DEADLINE, || {
+            Ok((agent.metrics()?.sum("sidestep_sink_errors_total") > 0.0).then_some(()))
+        })?;
+        ensure!(agent.get("/healthz")?.status == 200);
+        let ledger = agent.ledger(container.id())?;
+        ensure!(ledger.difference() == 0 && ledger.pending > 0 && ledger.dropped.is_empty(), "{ledger:?}");
+
+        remount(&disk, "size=64m", MountFlags::empty())?;
+        everything_arrives(agent, &container, 1000)
+    });
+}
+
+#[test]
+fn a_target_that_is_read_only_for_a_while() {
+    end_to_end(|bed| {
+        let disk = bed.path("disk")?;
+        mounts::tmpfs(&disk, "16m")?;
+        remount(&disk, "size=16m", MountFlags::RDONLY)?;
+        let agent = Agent::start(bed, &bed.config().with_records(&disk.join("logs")))?;
+        let mut container = two_halves(bed, 1000)?;
+        container.release();
+        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        wait_until("the sink's errors", DEADLINE, || {
+            Ok((agent.metrics()?.sum("sidestep_sink_errors_total") > 0.0).then_some(()))
+        })?;
+        remount(&disk, "size=16m", MountFlags::empty())?;
+        everything_arrives(agent, &container, 1000)
+    });
+}
+
+#[test]
+fn a_target_deleted_under_way_is_made_again() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let mut container = two_halves(bed, 1000)?;
+        container.wait_stdout("1000\n")?;
+        let mut first = Expected::new();
+        first.stdout(&container, lines(1..=1000));
+        first.wait_delivered(&agent)?;
+        fs::remove_dir_all(agent.records_directory())?;
+        // The sink looks whether its files are still there about once a second.
+        container.release();
+        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        let witness = wait_until("records in a new directory", DEADLINE, || {
+            let witness = bed.container("witness").shell("echo here; read hold").start()?;
+            agent.wait_ledger(witness.id(), 5)?;
+            let records = agent.records()?;
+            let found = records.iter().any(|record| record.resource("container.id") == witness.id());
+            Ok(found.then_some(witness))
+        })?;
+        ensure!(agent.ledger(witness.id())?.difference() == 0);
+        let total = (lines(1..=2000).len() + b"done\n".len()) as u64;
+        let ledger = agent.wait_ledger(container.id(), total)?;
+        ensure!(ledger.difference() == 0, "{ledger:?}");
+        agent.stop()
+    });
+}
+
+/// All files below `directory`.
+fn files(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(files(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn names_that_want_to_be_paths_stay_names() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let long = "x".repeat(300);
+        let hostile = [
+            ("../../..", "../../../evil"),
+            ("/etc", "/evil/../.."),
+            ("..", "."),
+            ("evil\nnewline", "evil\u{202e}\u{1b}[31m"),
+            ("evil", long.as_str()),
+        ];
+        let mut containers = Vec::new();
+        let mut expected = Expected::new();
+        for (namespace, pod) in hostile {
+            let container = bed.container("evil-app").pod(namespace, pod).shell("echo mine; read hold").start()?;
+            expected.stdout(&container, "mine\n");
+            containers.push(container);
+        }
+        expected.wait_delivered(&agent)?;
+        let logs = files(agent.records_directory())?;
+        ensure!(logs.len() >= containers.len(), "containers share files: {logs:?}");
+        for directory in [bed.directory(), Path::new("/etc"), Path::new("/")] {
+            let stray =
+                fs::read_dir(directory)?.flatten().find(|entry| entry.file_name().to_string_lossy().contains("evil"));
+            ensure!(stray.is_none(), "a file outside of the sink's directory: {stray:?}");
+        }
+        let running: Vec<&Container> = containers.iter().collect();
+        expected.verify(agent, &running)
+    });
+}
+
+#[test]
+fn names_of_log_files_that_want_to_be_more() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let script = "mkdir -p '/var/log/a b'; echo one > '/var/log/a b/c\"d.log'; echo two > '/var/log/line\nbreak.log'; \
+                      echo done; read hold";
+        let container = bed.container("app").shell(script).start()?;
+        container.wait_stdout("done\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, "done\n");
+        expected.file(&container, "/var/log/a b/c\"d.log", "one\n");
+        expected.file(&container, "/var/log/line\nbreak.log", "two\n");
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
+fn a_container_without_a_bundle_is_delivered_by_its_cgroup() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let container = bed.container("app").without_annotations().shell("echo done; read hold").start()?;
+        container.wait_stdout("done\n")?;
+        let mut expected = Expected::new();
+        expected.add_stream(container.id(), "stdout", "pod", b"done\n");
+        expected.wait_delivered(&agent)?;
+        agent.wait_ledger(container.id(), 5)?;
+        agent.stop()
+    });
+}

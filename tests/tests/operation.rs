@@ -1,0 +1,227 @@
+//! Life of the agent under load: reload, drain, kill, and starting again.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use serde_json::json;
+use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, end_to_end, python, wait_until};
+
+/// A writer that puts numbered lines into a file and on stdout until the test makes `/data/stop`.
+fn steady_writer(bed: &Testbed) -> Result<Container> {
+    python::start(
+        bed,
+        "
+import time
+fd = os.open('/var/log/load.log', os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+n = 0
+while not os.path.exists('/data/stop'):
+    for _ in range(20):
+        line = b'load %d\\n' % n
+        os.write(fd, line); os.write(1, line)
+        n += 1
+    time.sleep(0.002)
+",
+    )
+}
+
+fn stop_writer(container: &Container) -> Result<()> {
+    fs::write(container.rootfs().join("data/stop"), "")?;
+    python::wait_done(container)
+}
+
+fn load_log(container: &Container) -> Result<Vec<u8>> {
+    fs::read(container.rootfs().join("var/log/load.log")).context("reading what the writer wrote")
+}
+
+/// Waits until the writer's file has grown by `bytes`.
+fn wait_growth(container: &Container, bytes: usize) -> Result<()> {
+    let target = load_log(container).map(|text| text.len()).unwrap_or_default() + bytes;
+    wait_until("the writer's progress", DEADLINE, || {
+        Ok(load_log(container).is_ok_and(|text| text.len() >= target).then_some(()))
+    })
+}
+
+#[test]
+fn a_killed_agent_completes_the_files_when_it_is_back() {
+    end_to_end(|bed| {
+        let config = bed.config();
+        let container = {
+            let agent = Agent::start(bed, &config)?;
+            let container = steady_writer(bed)?;
+            wait_growth(&container, 50_000)?;
+            agent.kill()?;
+            container
+        };
+        // Lines that no agent sees.
+        wait_growth(&container, 50_000)?;
+        for _ in 0..2 {
+            let agent = Agent::start(bed, &config)?;
+            wait_growth(&container, 50_000)?;
+            agent.kill()?;
+        }
+        let agent = Agent::start(bed, &config)?;
+        wait_growth(&container, 20_000)?;
+        stop_writer(&container)?;
+
+        let expected = load_log(&container)?;
+        let mut file = Expected::new().with_repeats();
+        file.file(&container, "/var/log/load.log", expected);
+        wait_until("all of the file", DEADLINE, || {
+            // Lines on stdout while no agent ran are lost; the records of the file must be exact.
+            let mut records = agent.records()?;
+            records.retain(|record| record.source() == "/var/log/load.log");
+            Ok(file.compare(&records).is_ok().then_some(()))
+        })
+        .with_context(|| agent.log())?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn an_agent_that_was_stopped_goes_on_without_a_repeat() {
+    end_to_end(|bed| {
+        let config = bed.config();
+        let agent = Agent::start(bed, &config)?;
+        let container = steady_writer(bed)?;
+        wait_growth(&container, 50_000)?;
+        agent.stop()?;
+        wait_growth(&container, 50_000)?;
+        let agent = Agent::start(bed, &config)?;
+        wait_growth(&container, 20_000)?;
+        stop_writer(&container)?;
+        let mut file = Expected::new();
+        file.file(&container, "/var/log/load.log", load_log(&container)?);
+        wait_until("all of the file, once", DEADLINE, || {
+            let mut records = agent.records()?;
+            records.retain(|record| record.source() == "/var/log/load.log");
+            Ok(file.compare(&records).is_ok().then_some(()))
+        })?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn sigterm_drains_what_was_written_before() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let script = "seq 50000; seq 50000 > /var/log/app.log; echo done >&2; read hold";
+        let container = bed.container("app").shell(script).start()?;
+        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        let lines: String = (1..=50_000).map(|number| format!("{number}\n")).collect();
+        let mut expected = Expected::new();
+        expected.stdout(&container, &lines).file(&container, "/var/log/app.log", &lines).stderr(&container, "done\n");
+        let directory = agent.records_directory().to_owned();
+        agent.stop()?;
+        expected.compare(&sidestep_tests::records::read(&directory)?)
+    });
+}
+
+#[test]
+fn sighup_reloads_without_losing_a_line() {
+    end_to_end(|bed| {
+        let config = bed.config();
+        let agent = Agent::start(bed, &config)?;
+        let container = steady_writer(bed)?;
+        for round in 1..=5 {
+            wait_growth(&container, 20_000)?;
+            let changed = config.clone().with("/lines/idle_flush", json!(format!("{round}s")));
+            fs::write(agent.config_file(), changed.text())?;
+            agent.reload()?;
+        }
+        // A configuration that doesn't hold is refused, and the old one stays.
+        fs::write(agent.config_file(), "capture: { no_such_option: 1 }\n")?;
+        agent.reload()?;
+        wait_until("the refusal", DEADLINE, || Ok(agent.log().contains("no_such_option").then_some(())))?;
+        wait_growth(&container, 20_000)?;
+        stop_writer(&container)?;
+        let text = load_log(&container)?;
+        wait_until("the runtime's end", DEADLINE, || Ok((container.stdout() == text).then_some(())))?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, &text).file(&container, "/var/log/load.log", &text).stderr(&container, "done\n");
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
+fn new_path_rules_hold_after_a_reload() {
+    end_to_end(|bed| {
+        let config = bed.config();
+        let agent = Agent::start(bed, &config)?;
+        let script =
+            "echo before > /data/a.txt; echo one; read go; echo after > /data/b.txt; echo two; exec sleep 1000";
+        let mut container = bed.container("app").shell(script).start()?;
+        container.wait_stdout("one\n")?;
+        let changed = config.clone().with("/capture/files/include", json!(["/var/log/**", "**/*.txt"]));
+        fs::write(agent.config_file(), changed.text())?;
+        agent.reload()?;
+        wait_until("the reload", DEADLINE, || Ok(agent.log().contains("reload").then_some(())))?;
+        container.release();
+        container.wait_stdout("two\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, "one\ntwo\n").file(&container, "/data/b.txt", "after\n");
+        expected.wait_delivered(&agent)?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_second_agent_leaves_the_first_alone() {
+    end_to_end(|bed| {
+        let first = bed.agent()?;
+        let other = Testbed::new()?;
+        let second = other.agent()?;
+        let here = bed.container("here").shell("seq 1000; read hold").start()?;
+        let there = other.container("there").shell("seq 2000; read hold").start()?;
+        here.wait_stdout("1000\n")?;
+        there.wait_stdout("2000\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&there, there.stdout());
+        expected.verify(second, &[&there])?;
+        let mut expected = Expected::new();
+        expected.stdout(&here, here.stdout());
+        expected.verify(first, &[&here])
+    });
+}
+
+#[test]
+fn an_agent_below_its_own_root_does_not_see_itself() {
+    end_to_end(|bed| {
+        // The agent's own log goes to a pipe-like file of a matching name, and its cgroup is governed.
+        let config = bed.config().with("/log/level", json!("debug"));
+        let agent = Agent::spawn(bed, &config)?;
+        let group = sidestep_tests::cgroup::unified()?.join(bed.cgroup_root().trim_start_matches('/')).join("agent");
+        fs::create_dir_all(&group)?;
+        fs::write(group.join("cgroup.procs"), agent.pid().as_raw_nonzero().to_string())?;
+        let agent = agent.wait_ready()?;
+        let container = bed.container("app").shell("seq 1000; read hold").start()?;
+        container.wait_stdout("1000\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, container.stdout());
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
+fn a_signal_during_the_start_ends_it_cleanly() {
+    end_to_end(|bed| {
+        let agent = Agent::spawn(bed, &bed.config())?;
+        wait_until("the first sign of life", DEADLINE, || Ok((!agent.log().is_empty()).then_some(())))?;
+        agent.signal(Signal::TERM)?;
+        agent.stop_or_killed_by_term()
+    });
+}
+
+#[test]
+fn version_health_and_metrics_answer() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        ensure!(agent.get("/healthz")?.status == 200);
+        ensure!(agent.get("/version")?.body.contains(env!("CARGO_PKG_VERSION")));
+        ensure!(agent.get("/no-such-page")?.status == 404);
+        let metrics = agent.metrics()?;
+        ensure!(metrics.sum("sidestep_ring_capacity_bytes") >= f64::from(16 << 20));
+        ensure!(metrics.samples.iter().any(|sample| sample.name == "sidestep_probe_health"));
+        agent.stop()
+    });
+}
