@@ -4,9 +4,9 @@
 
 pub mod assemble;
 pub mod attribute;
-pub mod control;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod ledger;
 pub mod load;
 pub mod record;
