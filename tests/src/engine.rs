@@ -219,6 +219,7 @@ impl Containerd {
         let mut command = self.command();
         command.args(["run", "--detach", "--rootfs", "--log-uri"]);
         command.arg(format!("file://{}", self.log(id).display()));
+        command.arg("--runc-root").arg(self.directory.join("runc"));
         command.arg("--cgroup").arg(format!("{}/kubepods/besteffort/pod{id:.8}/{id}", self.parent));
         let annotations = [
             ("container-type", "container"),
