@@ -1,0 +1,81 @@
+//! A container as the stages know it: shared between the thread that drains the ring and the one that reads files.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use crate::{
+    attribute::Identity,
+    config::{Capture, Files, Lines},
+    ledger::Account,
+};
+
+/// What is known of a container once its identity is settled; it does not change any more.
+#[derive(Debug)]
+pub struct Settled {
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// Its account in the ledger.
+    pub account: Arc<Account>,
+    /// Which of its files are logs; `None` when nothing of it is captured (its rule, or a Pod's sandbox).
+    pub files: Option<Files>,
+    /// How its lines are cut.
+    pub lines: Lines,
+}
+
+impl Settled {
+    /// Applies the rule that the configuration has for the container.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>, account: Arc<Account>, capture: &Capture, lines: &Lines) -> Self {
+        let rule = capture.rule(&identity.resource);
+        let logs = !identity.sandbox && rule.is_none_or(|rule| rule.logs);
+        let files = rule.map_or(&capture.files, |rule| &rule.files);
+        Self {
+            files: logs.then(|| files.clone()),
+            lines: rule.map_or(lines, |rule| &rule.lines).clone(),
+            identity,
+            account,
+        }
+    }
+}
+
+/// One container. The cgroups that it makes below its own are the same container.
+#[derive(Debug)]
+pub struct Container {
+    /// Id of its own cgroup; the key of its account.
+    pub cgroup: u64,
+    settled: OnceLock<Settled>,
+    ended: AtomicBool,
+}
+
+impl Container {
+    /// A container of which only the cgroup is known yet.
+    #[must_use]
+    pub fn new(cgroup: u64) -> Arc<Self> {
+        Arc::new(Self { cgroup, settled: OnceLock::new(), ended: AtomicBool::new(false) })
+    }
+
+    /// What is known; `None` while its identity is still looked for (two seconds at most). Until then its streams
+    /// keep their lines back.
+    #[must_use]
+    pub fn settled(&self) -> Option<&Settled> {
+        self.settled.get()
+    }
+
+    /// Says what is known; the first word stands.
+    pub fn settle(&self, settled: Settled) {
+        let _ = self.settled.set(settled);
+    }
+
+    /// Whether its last process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Relaxed)
+    }
+
+    /// Notes whether its last process has ended: a cgroup may be empty between two processes.
+    pub fn set_ended(&self, ended: bool) {
+        self.ended.store(ended, Relaxed);
+    }
+}
