@@ -1,5 +1,6 @@
 //! Loads the kernel programs below one cgroup and prints the ring's raw events.
 fn main() {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
     let root = std::env::args().nth(1).unwrap_or_else(|| "/none".into());
     let attach = match std::env::args().nth(2).as_deref() {
         Some("fexit") => Some(sidestep::load::AttachPoint::Fexit),

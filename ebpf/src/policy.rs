@@ -108,15 +108,13 @@ fn matches_prefix(root: &Root, child: Cgroup) -> bool {
     let mut name = [0u8; PREFIX_SPACE];
     // SAFETY: the helper reads at most the size of the buffer and fails on a bad address.
     let _ = unsafe { bpf_probe_read_kernel_str_bytes(child.name(), &mut name) };
+    // The loop has no end that depends on data: the optimiser would compare the index with the smaller bound for
+    // equality, in which the verifier of Linux 6.1 sees no bound.
+    let mut same = true;
     for index in 0..PREFIX_SPACE {
-        if index >= root.prefix_len as usize {
-            break;
-        }
-        if name[index] != root.prefix[index] {
-            return false;
-        }
+        same &= name[index] == root.prefix[index] || index >= root.prefix_len as usize;
     }
-    true
+    same
 }
 
 /// The container of a cgroup, entered when it is new. `None` when the map is full.
