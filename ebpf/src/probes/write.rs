@@ -282,6 +282,11 @@ fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
 #[inline(never)]
 fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
     let source = source as *const u8;
+    // The optimiser knows this bound from the callers and would take the check out, but the verifier of Linux 6.1 may
+    // have lost it on the way.
+    // SAFETY: a load from a local variable.
+    let len = unsafe { (&raw const len).read_volatile() };
+    let len = if len > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { len };
     let result = if len <= 256 {
         emit::log::<256>(event, source, len)
     } else if len <= 512 {
