@@ -7,6 +7,7 @@ pub mod attribute;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod files;
 pub mod ledger;
 pub mod load;

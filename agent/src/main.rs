@@ -20,7 +20,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(_) => anyhow::bail!("`sidestep run` is not part of this build"),
         Command::Config(config) => return Ok(config.execute(&Environment::current())?),
-        Command::Doctor(_) => anyhow::bail!("`sidestep doctor` is not part of this build"),
+        Command::Doctor(doctor) => return Ok(doctor.execute(&Environment::current(), output)?),
         Command::Logs(_) => anyhow::bail!("`sidestep logs` is not part of this build"),
         Command::Status(_) => anyhow::bail!("`sidestep status` is not part of this build"),
         Command::Completions(completions) => completions.execute(output)?,

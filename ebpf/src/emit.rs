@@ -24,6 +24,15 @@ use crate::{
     maps::{LOST_EVENTS, READER, RING},
 };
 
+/// Hides a value from the optimiser, which else takes out the checks that it can prove to be true: the verifier of
+/// Linux 6.1 loses bounds where values are copied or compared with each other, and needs such a check where the value
+/// is used.
+#[inline(always)]
+pub(crate) fn opaque(value: u64) -> u64 {
+    // SAFETY: a load from a local variable.
+    unsafe { (&raw const value).read_volatile() }
+}
+
 /// Makes the verifier forget what it knows of a value on the stack.
 ///
 /// Before Linux 6.7 it walks through the function of a `bpf_loop` once, with the values of the first call, and removes
@@ -165,8 +174,8 @@ pub(crate) fn gather<const N: usize>(event: &LogEvent, array: u64, count: u64, t
             len = part.len;
         }
         // Both paths that meet here leave the same bounds, so that the verifier walks on with one state.
-        filled &= 2 * N as u64 - 1;
-        len &= 2 * N as u64 - 1;
+        filled = opaque(filled) & (2 * N as u64 - 1);
+        len = opaque(len) & (2 * N as u64 - 1);
         if len > N as u64 || filled >= N as u64 {
             failed = true;
             break;

@@ -20,7 +20,7 @@ use crate::{
 /// One answer: what was looked at, how it stands, what was found, and what to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// What it is about: `kernel`, `privileges`, `cgroups`, `node` or `probe`.
+    /// What it is about: `kernel`, `privileges`, `config`, `cgroups`, `node` or `probe`.
     pub area: &'static str,
     /// What was looked at, such as `btf` or `write`.
     pub check: String,

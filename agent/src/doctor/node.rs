@@ -19,13 +19,13 @@ use crate::{
 const AREA: &str = "node";
 
 pub(super) fn valid(name: &str) -> Finding {
-    Finding::healthy(AREA, "config", format!("{name}: no problems"))
+    Finding::healthy("config", "config", format!("{name}: no problems"))
 }
 
 pub(super) fn invalid(error: &ConfigError) -> Finding {
     let advice = "`sidestep config check` shows where, `sidestep config --example` every option; all that follows is \
                   about the defaults";
-    Finding::failed(AREA, "config", error.render(false).trim_end(), advice)
+    Finding::failed("config", "config", error.render(false).trim_end(), advice)
 }
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {

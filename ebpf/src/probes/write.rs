@@ -28,6 +28,8 @@ use crate::{
 
 const O_APPEND: u32 = 0o2000;
 const RWF_APPEND: u64 = 0x10;
+/// The longest vectored write that becomes one record.
+const MAX_GATHERED_BYTES: u64 = 4096;
 
 /// Where a call's bytes are and where they went.
 #[derive(Clone, Copy)]
@@ -171,7 +173,7 @@ fn hand_over(governed: &Governed, cgroup: u64, event: LogEvent, write: &Write, c
         Source::Buffer(buffer) if total <= MAX_CHUNK as u64 => {
             piece(governed, container, &event, buffer, total, counter);
         }
-        Source::Vector { array, count } if total <= 4096 && count <= emit::MAX_GATHERED => {
+        Source::Vector { array, count } if total <= MAX_GATHERED_BYTES && count <= emit::MAX_GATHERED => {
             if !policy::take_share(governed.control, container, size_of::<LogEvent>() as u64 + 2 * total) {
                 counter.count(DROP_QUOTA, total);
                 return;
@@ -267,6 +269,8 @@ const HANDED_OVER: u64 = u64::MAX;
 /// A vectored write as one record, in the smaller size that holds it.
 #[inline(never)]
 fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
+    let total = emit::opaque(total);
+    let total = if total > MAX_GATHERED_BYTES { MAX_GATHERED_BYTES } else { total };
     let result = if total <= 1024 {
         emit::gather::<1024>(event, array, count, total)
     } else {
@@ -282,10 +286,7 @@ fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
 #[inline(never)]
 fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
     let source = source as *const u8;
-    // The optimiser knows this bound from the callers and would take the check out, but the verifier of Linux 6.1 may
-    // have lost it on the way.
-    // SAFETY: a load from a local variable.
-    let len = unsafe { (&raw const len).read_volatile() };
+    let len = emit::opaque(len);
     let len = if len > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { len };
     let result = if len <= 256 {
         emit::log::<256>(event, source, len)
