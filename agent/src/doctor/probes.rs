@@ -40,7 +40,10 @@ pub(super) fn judge(probe: &Probe) -> Finding {
                 AttachPoint::RawTracepoint => "every system call of the node costs about 100 ns more",
                 _ => "every system call of the node costs 30 to 50 ns more",
             };
-            (format!("{point} ({})", probe.reason), format!("it captures all, but {cost}; a kernel with fexit does better"))
+            (
+                format!("{point} ({})", probe.reason),
+                format!("it captures all, but {cost}; a kernel with fexit does better"),
+            )
         }
         _ => (format!("{point}: {}", probe.reason), String::new()),
     };
