@@ -76,6 +76,8 @@ pub struct Probe {
     pub health: Health,
     /// Why it is not healthy, and what follows.
     pub reason: String,
+    /// Whether a container's log is incomplete without it.
+    pub required: bool,
 }
 
 /// System calls whose finished writes carry bytes.
@@ -149,7 +151,7 @@ pub(super) fn attach_life(ebpf: &mut Ebpf) -> Result<Vec<Probe>, LoadError> {
 }
 
 fn healthy(name: &'static str, attached: AttachPoint) -> Probe {
-    Probe { name, attached: Some(attached), health: Health::Healthy, reason: String::new() }
+    Probe { name, attached: Some(attached), health: Health::Healthy, reason: String::new(), required: true }
 }
 
 /// Attaches the probes of finished writes at the best point that works, or at the one that is asked for.
@@ -176,7 +178,7 @@ pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Res
                 let health = if refused.is_empty() { Health::Healthy } else { Health::Degraded };
                 let mut probes: Vec<_> = WRITES
                     .into_iter()
-                    .map(|name| Probe { name, attached: Some(point), health, reason: reason.clone() })
+                    .map(|name| Probe { name, attached: Some(point), health, reason: reason.clone(), required: true })
                     .collect();
                 probes.extend(attach_transfers(ebpf, point));
                 return Ok(probes);
@@ -236,7 +238,7 @@ fn attach_transfers(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
 
 fn unseen(name: &'static str, reason: String) -> Probe {
     let reason = format!("{reason}; bytes that {name} moves into a container's stdout are not counted");
-    Probe { name, attached: None, health: Health::Unsupported, reason }
+    Probe { name, attached: None, health: Health::Unsupported, reason, required: false }
 }
 
 /// Mounts tracefs where it belongs, when nobody has: the tracepoints' numbers are read from it.
