@@ -16,7 +16,9 @@ fn main() {
     });
     match kernel {
         Ok(mut kernel) => {
-            for probe in &kernel.probes { println!("{probe:?}"); }
+            for probe in &kernel.probes {
+                println!("{probe:?}");
+            }
             let (mut ring, _) = kernel.maps.take_ring().unwrap();
             let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
             while std::time::Instant::now() < until {

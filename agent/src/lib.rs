@@ -11,6 +11,7 @@ pub mod files;
 pub mod ledger;
 pub mod load;
 pub mod pipeline;
+pub mod policy;
 pub mod record;
 pub mod sinks;
 pub mod telemetry;

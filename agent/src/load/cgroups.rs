@@ -12,7 +12,9 @@ use sidestep_abi::kernel::{MAX_ROOTS, PREFIX_SPACE, Root};
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No v2 hierarchy is mounted.
-    #[error("no cgroup2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified` (cgroup v1 alone does not tell containers apart in the kernel programs)")]
+    #[error(
+        "no cgroup2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified` (cgroup v1 alone does not tell containers apart in the kernel programs)"
+    )]
     NoV2,
     /// The mount table can't be read.
     #[error("/proc/self/mountinfo: {0}")]
@@ -35,9 +37,7 @@ pub fn find_mount() -> Result<PathBuf, CgroupError> {
 fn mount_in(table: &str) -> Option<PathBuf> {
     table.lines().find_map(|line| {
         let (front, back) = line.split_once(" - ")?;
-        (back.split(' ').next() == Some("cgroup2"))
-            .then(|| front.split(' ').nth(4).map(PathBuf::from))
-            .flatten()
+        (back.split(' ').next() == Some("cgroup2")).then(|| front.split(' ').nth(4).map(PathBuf::from)).flatten()
     })
 }
 

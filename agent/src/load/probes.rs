@@ -90,16 +90,14 @@ const TRANSFERS: [(&str, &str, &str); 5] = [
 ];
 
 fn raw(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
-    let program: &mut RawTracePoint =
-        ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
+    let program: &mut RawTracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
     load_once(program.load())?;
     program.attach(point).map_err(text)?;
     Ok(())
 }
 
 fn tracepoint(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
-    let program: &mut TracePoint =
-        ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
+    let program: &mut TracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
     load_once(program.load())?;
     program.attach("syscalls", point).map_err(text)?;
     Ok(())
@@ -161,9 +159,9 @@ pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Res
             AttachPoint::Fexit => attach_fexit(ebpf),
             AttachPoint::Tracepoint => {
                 ensure_tracefs();
-                WRITES.iter().try_for_each(|call| {
-                    tracepoint(ebpf, &format!("exit_{call}"), &format!("sys_exit_{call}"))
-                })
+                WRITES
+                    .iter()
+                    .try_for_each(|call| tracepoint(ebpf, &format!("exit_{call}"), &format!("sys_exit_{call}")))
             }
             AttachPoint::RawTracepoint => raw(ebpf, "raw_exit_write", "sys_exit"),
         };
