@@ -112,16 +112,16 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
         Some(state) => unsafe { (*state).verdict },
         None => PENDING,
     };
+    // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
+    // and judged anew. A log that was renamed keeps its verdict that way, a moment later.
     // SAFETY: as above.
-    let same_name = |state: *mut FileState| unsafe { (*state).name_hash } == file.dentry().name_hash();
-    if verdict == IGNORED && state.is_some_and(same_name) {
+    let known = state.is_some_and(|state| unsafe { (*state).name_hash } == file.dentry().name_hash());
+    if !known {
+        announce(governed, file, &key, write.fd, end);
+    } else if verdict == IGNORED {
         return;
     }
-    if state.is_none() || verdict == IGNORED {
-        // Inode numbers are used again: another name is another file.
-        announce(governed, file, &key, write.fd, end);
-    }
-    if verdict != LOG {
+    if !known || verdict != LOG {
         let Some(state) = FILES.get_ptr_mut(&key) else { return };
         // SAFETY: as above.
         let captured = emit::add(unsafe { &raw mut (*state).captured }, write.written);
@@ -237,7 +237,7 @@ fn pieces(
     }
 }
 
-/// One step of a [`Walk`]: takes up the next buffer, or hands over the next chunk. 1 ends the walk.
+/// One step of a [`Walk`]: takes up the next buffer where one is used up, and hands over the next chunk. 1 ends the walk.
 #[inline(never)]
 extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
     // SAFETY: the helper passes on the address that it was given.
@@ -255,7 +255,9 @@ extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
         at.base = part.base;
         let left = at.total - at.done;
         at.rest = if part.len > left { left } else { part.len };
-        return 0;
+        if at.rest == 0 {
+            return 0;
+        }
     }
     let len = if at.rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { at.rest };
     piece(walk.governed, walk.container, &walk.event, at.base, len, walk.counter);
