@@ -52,6 +52,8 @@ const SAVE_NANOS: u64 = 1_000_000_000;
 const TURN_BYTES: usize = 1024 * 1024;
 /// Files that are read between two rounds of events.
 const TURNS: usize = 8;
+/// File systems take the time of birth from a clock that moves with the timer's tick: 10 ms at most.
+const BIRTH_GRAIN_NANOS: u64 = 10_000_000;
 /// Files that are remembered after they were closed.
 const MAX_REMEMBERED: usize = 8192;
 
@@ -308,7 +310,7 @@ impl Tailer {
             return if standing.holds_for(file) { (standing.position, standing.incarnation) } else { (0, now) };
         }
         let born = birth(file);
-        let is_new = born >= self.started || born == 0 && first == 0;
+        let is_new = born.saturating_add(BIRTH_GRAIN_NANOS) >= self.started || born == 0 && first == 0;
         if is_new || start_at == Some(StartAt::Beginning) { (0, 0) } else { (first, 0) }
     }
 
