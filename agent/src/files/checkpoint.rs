@@ -127,7 +127,7 @@ impl Checkpoint {
 
     /// Writes the positions, when they have changed: after a crash there are the old ones or the new ones.
     pub(super) fn write(&mut self, mut entries: Vec<Entry>) {
-        entries.sort_by(|a, b| (a.dev, a.ino, a.class).cmp(&(b.dev, b.ino, b.class)));
+        entries.sort_by_key(|entry| (entry.dev, entry.ino, entry.class));
         if entries == self.written && !self.failing {
             return;
         }

@@ -210,7 +210,7 @@ impl LogFile {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    self.give_up(error, now_unix_nano);
+                    self.give_up(&error);
                     break;
                 }
             };
@@ -384,8 +384,8 @@ impl LogFile {
         self.place.clamp();
     }
 
-    fn give_up(&mut self, error: std::io::Error, now_unix_nano: u64) {
-        tracing::warn!(path = %self.about.path, %error, now_unix_nano, "a log file can't be read");
+    fn give_up(&mut self, error: &std::io::Error) {
+        tracing::warn!(path = %self.about.path, %error, "a log file can't be read");
         self.lose(self.place.unread(), Reason::Unavailable);
         self.place.advance(self.place.wanted());
     }

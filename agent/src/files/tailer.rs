@@ -173,7 +173,7 @@ impl Tailer {
             loop {
                 match commands.try_recv() {
                     Ok(Command::Resume { container, pids }) => self.resume(&container, &pids),
-                    Ok(Command::Reload { server, lines }) => self.reload(server, lines),
+                    Ok(Command::Reload { server, lines }) => self.reload(*server, lines),
                     Ok(Command::Stop { deadline }) => return self.stop(events, deadline),
                     Err(TryRecvError::Empty) => break,
                     // Nobody waits for what is left.
