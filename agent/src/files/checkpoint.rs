@@ -19,39 +19,39 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Where one file stood.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Entry {
+pub(super) struct Entry {
     /// Inode number.
-    pub ino: u64,
+    pub(super) ino: u64,
     /// Device number as the kernel has it.
-    pub dev: u32,
+    pub(super) dev: u32,
     /// `business` or `server`.
-    pub class: Class,
+    pub(super) class: Class,
     /// The path as first seen.
-    pub path: String,
+    pub(super) path: String,
     /// Which container's it is: its id, or its cgroup; empty for the node.
-    pub owner: String,
+    pub(super) owner: String,
     /// See [`Standing::birth`].
-    pub birth: u64,
+    pub(super) birth: u64,
     /// See [`Standing::incarnation`].
-    pub incarnation: u64,
+    pub(super) incarnation: u64,
     /// Everything before is acknowledged.
-    pub position: u64,
+    pub(super) position: u64,
     /// See [`Standing::head_len`].
-    pub head_len: usize,
+    pub(super) head_len: usize,
     /// See [`Standing::head_digest`].
-    pub head_digest: String,
+    pub(super) head_digest: String,
 }
 
 impl Entry {
     /// The file's key.
     #[must_use]
-    pub const fn key(&self) -> InodeKey {
+    pub(super) const fn key(&self) -> InodeKey {
         InodeKey { ino: self.ino, dev: self.dev, _pad: 0 }
     }
 
     /// Where it stood.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub(super) fn standing(&self) -> Standing {
         Standing {
             birth: self.birth,
             incarnation: self.incarnation,
@@ -80,7 +80,7 @@ struct Read {
 
 /// Why positions could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
+pub(super) enum CheckpointError {
     /// The file can't be read.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -97,7 +97,7 @@ pub enum CheckpointError {
 
 /// The file that positions are kept in.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub(super) struct Checkpoint {
     path: PathBuf,
     written: Vec<Entry>,
     failing: bool,
@@ -107,7 +107,7 @@ impl Checkpoint {
     /// Reads the positions in `state_dir`. What can't be understood is kept aside as `positions.json.bad`, with a
     /// warning, and the start is as without.
     #[must_use]
-    pub fn open(state_dir: &Path) -> (Self, Vec<Entry>) {
+    pub(super) fn open(state_dir: &Path) -> (Self, Vec<Entry>) {
         let path = state_dir.join(NAME);
         let entries = match read(&path) {
             Ok(entries) => entries,
@@ -126,8 +126,8 @@ impl Checkpoint {
     }
 
     /// Writes the positions, when they have changed: after a crash there are the old ones or the new ones.
-    pub fn write(&mut self, mut entries: Vec<Entry>) {
-        entries.sort_by(|a, b| (a.dev, a.ino, a.class).cmp(&(b.dev, b.ino, b.class)));
+    pub(super) fn write(&mut self, mut entries: Vec<Entry>) {
+        entries.sort_by_key(|entry| (entry.dev, entry.ino, entry.class));
         if entries == self.written && !self.failing {
             return;
         }

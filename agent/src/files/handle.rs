@@ -49,7 +49,7 @@ pub struct Settings {
 
 /// What the thread is told besides events.
 pub(super) enum Command {
-    Reload { server: Server, lines: Lines },
+    Reload { server: Box<Server>, lines: Lines },
     Stop { deadline: Instant },
 }
 
@@ -104,7 +104,7 @@ impl Handle {
 
     /// Takes another configuration for the node's own files. Those that match no more are read to their end.
     pub fn reload(&self, server: Server, lines: Lines) {
-        self.tell(Command::Reload { server, lines });
+        self.tell(Command::Reload { server: Box::new(server), lines });
     }
 
     /// A batch of a file stream is settled: positions move on. Settled batches of other streams are ignored.

@@ -18,6 +18,8 @@ const MAX_FILE_BYTES: usize = 2 * PENDING_BUDGET as usize;
 const MAX_FILES: usize = 16 * 1024;
 /// Descriptors that are held of files that may turn out to be no logs.
 const MAX_OPEN: usize = 512;
+/// How long the record of the write that announced a file may take; it tells where that write began.
+const FIRST_RECORD_NANOS: u64 = 200_000_000;
 /// How long bytes are kept of a file that nothing announces, or whose container nobody knows.
 const PATIENCE_NANOS: u64 = 30_000_000_000;
 
@@ -80,9 +82,14 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Takes the announcement of a file. It is opened now when its container is not known yet.
+    /// Takes the announcement of a file. It is opened now if it may be a log: its writer may be gone soon.
     pub(super) fn announce(&mut self, key: InodeKey, announced: Announced, container: &Arc<Container>, now: u64) {
-        let open = self.open < MAX_OPEN && container.settled().is_none();
+        let path = announced.whereabouts.path.as_deref();
+        let may_be_log = match container.settled() {
+            None => true,
+            Some(settled) => settled.files.as_ref().is_some_and(|files| path.is_none_or(|path| files.matches(path))),
+        };
+        let open = self.open < MAX_OPEN && may_be_log;
         let Some(candidate) = self.candidate(key, container, now) else { return };
         if open && candidate.file.is_none() {
             candidate.file = open::open(&key, &announced.whereabouts, Vec::new, None);
@@ -165,6 +172,10 @@ fn verdict(candidate: &Candidate, now: u64) -> Option<Verdict> {
         return overdue.then_some(Verdict::Unknown);
     };
     let Some(files) = &settled.files else { return Some(Verdict::NoLog) };
+    let waited = now.saturating_sub(candidate.since) > FIRST_RECORD_NANOS;
+    if candidate.kept.is_empty() && !candidate.ended && !waited {
+        return None;
+    }
     let path = announced.whereabouts.path.clone().or_else(|| linked_path(&announced.whereabouts));
     Some(match path {
         Some(path) if files.matches(&path) => Verdict::Log(path),

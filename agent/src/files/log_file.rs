@@ -26,6 +26,8 @@ const CHUNK: usize = 256 * 1024;
 /// Finished lines are handed on at the latest when they are this many bytes.
 const BATCH_BYTES: usize = 256 * 1024;
 /// A head that changes more often than this, each time within [`HEAD_CHANGES_NANOS`], is one that is rewritten in
+/// How long a record may be on its way from the kernel, the reader's naps and the queue included.
+const ON_THEIR_WAY_NANOS: u64 = 400_000_000;
 /// place: it tells nothing any more.
 const MAX_HEAD_CHANGES: u32 = 4;
 /// See [`MAX_HEAD_CHANGES`].
@@ -33,40 +35,40 @@ const HEAD_CHANGES_NANOS: u64 = 10_000_000_000;
 
 /// What a file is, apart from its bytes.
 #[derive(Clone, Debug)]
-pub struct About {
+pub(super) struct About {
     /// Device and inode number.
-    pub key: InodeKey,
+    pub(super) key: InodeKey,
     /// `business` or `server`.
-    pub class: Class,
+    pub(super) class: Class,
     /// The path as first seen.
-    pub path: Arc<str>,
+    pub(super) path: Arc<str>,
     /// Who writes it.
-    pub resource: Arc<Resource>,
+    pub(super) resource: Arc<Resource>,
     /// Who pays for it.
-    pub account: Arc<Account>,
+    pub(super) account: Arc<Account>,
     /// How its lines are cut.
-    pub lines: Arc<Compiled>,
+    pub(super) lines: Arc<Compiled>,
 }
 
 /// Where a file stood when it was last given up, or when the agent ended.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Standing {
+pub(super) struct Standing {
     /// When the file was made; nanoseconds since the Unix epoch, 0 when unknown.
-    pub birth: u64,
+    pub(super) birth: u64,
     /// 0, or when a truncation was noticed; nanoseconds since the Unix epoch.
-    pub incarnation: u64,
+    pub(super) incarnation: u64,
     /// Everything before is done with.
-    pub position: u64,
+    pub(super) position: u64,
     /// How many bytes of the head are known.
-    pub head_len: usize,
+    pub(super) head_len: usize,
     /// Their digest.
-    pub head_digest: String,
+    pub(super) head_digest: String,
 }
 
 impl Standing {
     /// Whether `file` is still the one that stood here: made at the same time, not shorter, with the same head.
     #[must_use]
-    pub fn holds_for(&self, file: &File) -> bool {
+    pub(super) fn holds_for(&self, file: &File) -> bool {
         let size = file.metadata().map_or(0, |metadata| metadata.len());
         let head = Head::read(file, self.head_len as u64);
         self.birth == birth(file)
@@ -77,9 +79,9 @@ impl Standing {
 
 /// One open log.
 #[derive(Debug)]
-pub struct LogFile {
+pub(super) struct LogFile {
     /// What it is.
-    pub about: About,
+    pub(super) about: About,
     /// What led to it.
     pub(super) whereabouts: Whereabouts,
     file: Option<File>,
@@ -89,6 +91,8 @@ pub struct LogFile {
     head: Head,
     head_changed: u64,
     head_changes: u32,
+    /// Since when the file looks as if it began anew.
+    suspected: Option<u64>,
     assembler: Assembler,
     stream: Arc<Stream>,
     ready: Vec<Arc<Batch>>,
@@ -100,7 +104,13 @@ pub struct LogFile {
 impl LogFile {
     /// A log of which everything before `position` is done with. Without `file`, only the ring's bytes are there.
     #[must_use]
-    pub fn new(about: About, file: Option<File>, position: u64, incarnation: u64, readings: &Arc<Readings>) -> Self {
+    pub(super) fn new(
+        about: About,
+        file: Option<File>,
+        position: u64,
+        incarnation: u64,
+        readings: &Arc<Readings>,
+    ) -> Self {
         let birth = file.as_ref().map_or(0, birth);
         let mut place = Place::new(position);
         place.set_blind(file.is_none());
@@ -116,6 +126,7 @@ impl LogFile {
             place,
             head_changed: 0,
             head_changes: 0,
+            suspected: None,
             ready: Vec::new(),
             ended: Vec::new(),
             readings: Arc::clone(readings),
@@ -124,42 +135,43 @@ impl LogFile {
 
     /// The stream that the file is now.
     #[must_use]
-    pub fn stream(&self) -> &Arc<Stream> {
+    pub(super) fn stream(&self) -> &Arc<Stream> {
         &self.stream
     }
 
     /// The held descriptor.
     #[must_use]
-    pub fn file(&self) -> Option<&File> {
+    pub(super) fn file(&self) -> Option<&File> {
         self.file.as_ref()
     }
 
     /// Closes the descriptor; [`LogFile::reopened`] gives it back.
-    pub fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.file = None;
     }
 
     /// Gives back a descriptor of the same file, or none when it is found no more: then what the ring brings is all
     /// there is. Another file that has got the same inode number is not taken.
-    pub fn reopened(&mut self, file: Option<File>) {
+    pub(super) fn reopened(&mut self, file: Option<File>) {
         self.file = file.filter(|file| self.birth == birth(file) || self.place.is_blind());
         self.place.set_blind(self.file.is_none());
     }
 
     /// Whether bytes are known to be there that were not read.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         self.place.unread() > 0
     }
 
     /// Whether no name leads to the file any more.
     #[must_use]
-    pub fn is_deleted(&self) -> bool {
+    pub(super) fn is_deleted(&self) -> bool {
         self.file.as_ref().and_then(|file| file.metadata().ok()).is_some_and(|metadata| metadata.nlink() == 0)
     }
 
     /// Takes a record of the ring. What it does not settle is left to [`LogFile::read`].
-    pub fn record(&mut self, record: &Record, bytes: &[u8], time_unix_nano: u64) {
+    pub(super) fn record(&mut self, record: &Record, bytes: &[u8], time_unix_nano: u64) {
+        self.suspected = None;
         let mut action = self.place.judge(record);
         if action == Action::Suspect {
             let anew = match &self.file {
@@ -181,18 +193,37 @@ impl LogFile {
         }
     }
 
-    /// Compares the file's size with what is known of it.
-    pub fn look(&mut self, now_unix_nano: u64) {
+    /// Compares the file's size with what is known of it. That it begins anew is believed at the second look only:
+    /// records from before the truncation may be on their way still, and they are the only copy of what was cut off.
+    pub(super) fn look(&mut self, now_unix_nano: u64) {
         let Some(size) = self.size() else { return };
-        // The head tells of a file that has grown again past where it was read to.
-        if size < self.place.next() || size > self.place.wanted() && self.has_restarted(now_unix_nano) {
+        if self.is_shorter_or_other(size, now_unix_nano) {
+            let since = *self.suspected.get_or_insert(now_unix_nano);
+            if now_unix_nano.saturating_sub(since) < ON_THEIR_WAY_NANOS {
+                return;
+            }
+            self.restart(now_unix_nano);
+        }
+        self.suspected = None;
+        self.place.want_size(size);
+    }
+
+    /// As [`LogFile::look`], when no record can be on its way any more.
+    pub(super) fn look_finally(&mut self, now_unix_nano: u64) {
+        let Some(size) = self.size() else { return };
+        if self.is_shorter_or_other(size, now_unix_nano) {
             self.restart(now_unix_nano);
         }
         self.place.want_size(size);
     }
 
+    /// The head tells of a file that has grown again past where it was read to.
+    fn is_shorter_or_other(&mut self, size: u64, now_unix_nano: u64) -> bool {
+        size < self.place.next() || size > self.place.wanted() && self.has_restarted(now_unix_nano)
+    }
+
     /// Reads at most about `budget` bytes of what is known to be there. Gives the number of bytes taken.
-    pub fn read(&mut self, budget: usize, now_unix_nano: u64) -> usize {
+    pub(super) fn read(&mut self, budget: usize, now_unix_nano: u64) -> usize {
         let mut taken = 0;
         let mut buffer = Vec::new();
         while self.place.unread() > 0 && taken < budget {
@@ -204,7 +235,7 @@ impl LogFile {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    self.give_up(error, now_unix_nano);
+                    self.give_up(&error);
                     break;
                 }
             };
@@ -239,7 +270,7 @@ impl LogFile {
     }
 
     /// Gives up waiting for what is overdue.
-    pub fn idle(&mut self, now_unix_nano: u64) {
+    pub(super) fn idle(&mut self, now_unix_nano: u64) {
         if self.assembler.next_deadline().is_some_and(|deadline| deadline <= now_unix_nano) {
             self.assembler.idle(now_unix_nano);
             self.collect();
@@ -247,7 +278,7 @@ impl LogFile {
     }
 
     /// The file will not grow any more: the last line comes out, and what could not be read is booked as lost.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         let unread = self.place.recorded().saturating_sub(self.place.next());
         self.lose(unread, Reason::Unavailable);
         self.place.advance(self.place.recorded());
@@ -256,25 +287,25 @@ impl LogFile {
     }
 
     /// Hands out what is ready.
-    pub fn take_batches(&mut self, mut deliver: impl FnMut(Arc<Batch>)) {
+    pub(super) fn take_batches(&mut self, mut deliver: impl FnMut(Arc<Batch>)) {
         self.collect();
         self.ready.drain(..).for_each(&mut deliver);
     }
 
     /// Hands out the keys of streams that truncation has ended, after their last batches.
-    pub fn take_ended_streams(&mut self) -> impl Iterator<Item = Arc<str>> + '_ {
+    pub(super) fn take_ended_streams(&mut self) -> impl Iterator<Item = Arc<str>> + '_ {
         self.ended.drain(..)
     }
 
     /// Bytes that are in no batch yet.
     #[must_use]
-    pub fn pending(&self) -> u64 {
+    pub(super) fn pending(&self) -> u64 {
         self.assembler.pending() as u64
     }
 
     /// Where it stands, when everything before `position` is done with.
     #[must_use]
-    pub fn standing(&self, position: u64) -> Standing {
+    pub(super) fn standing(&self, position: u64) -> Standing {
         Standing {
             birth: self.birth,
             incarnation: self.incarnation,
@@ -286,13 +317,13 @@ impl LogFile {
 
     /// Where the first byte lies that is in no batch yet.
     #[must_use]
-    pub fn unfinished_position(&self) -> u64 {
+    pub(super) fn unfinished_position(&self) -> u64 {
         self.assembler.unfinished_position().unwrap_or(self.place.next())
     }
 
     /// For telemetry.
     #[must_use]
-    pub fn reading(&self) -> StreamReading {
+    pub(super) fn reading(&self) -> StreamReading {
         StreamReading {
             stream: Arc::clone(&self.stream),
             position: self.place.next(),
@@ -378,8 +409,8 @@ impl LogFile {
         self.place.clamp();
     }
 
-    fn give_up(&mut self, error: std::io::Error, now_unix_nano: u64) {
-        tracing::warn!(path = %self.about.path, %error, now_unix_nano, "a log file can't be read");
+    fn give_up(&mut self, error: &std::io::Error) {
+        tracing::warn!(path = %self.about.path, %error, "a log file can't be read");
         self.lose(self.place.unread(), Reason::Unavailable);
         self.place.advance(self.place.wanted());
     }

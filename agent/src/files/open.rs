@@ -185,4 +185,47 @@ mod tests {
         let modified = u64::try_from(file.metadata().expect("metadata").mtime()).expect("after 1970");
         assert!(born == 0 || (born / 1_000_000_000).abs_diff(modified) <= 1, "{born} {modified}");
     }
+
+    /// Takes mounts away again, also when the test fails.
+    struct Mounts(Vec<std::path::PathBuf>);
+
+    impl Mounts {
+        fn add(&mut self, kind: &str, options: &str, at: &Path) {
+            let mut command = std::process::Command::new("mount");
+            let status = command.args(["-t", kind, "-o", options, "none"]).arg(at).status().expect("mount");
+            assert!(status.success(), "mount {kind}: this test needs root");
+            self.0.push(at.to_owned());
+        }
+    }
+
+    impl Drop for Mounts {
+        fn drop(&mut self) {
+            while let Some(at) = self.0.pop() {
+                let _ = std::process::Command::new("umount").arg(at).status();
+            }
+        }
+    }
+
+    #[test]
+    fn an_overlay_of_two_file_systems_is_known_by_its_superblock() {
+        let directory = tempfile::tempdir().expect("directory");
+        let at = |name: &str| directory.path().join(name);
+        for name in ["lower", "upper", "work", "merged"] {
+            fs::create_dir(at(name)).expect("directory");
+        }
+        let mut mounts = Mounts(Vec::new());
+        mounts.add("tmpfs", "size=1m", &at("lower"));
+        let part = |name: &str| at(name).display().to_string();
+        let options = format!("lowerdir={},upperdir={},workdir={}", part("lower"), part("upper"), part("work"));
+        mounts.add("overlay", &options, &at("merged"));
+        let path = at("merged").join("a.log");
+        fs::write(&path, "a line").expect("written");
+        let file = File::open(&path).expect("file");
+        let superblock = inode_key(&fs::metadata(at("merged")).expect("metadata")).dev;
+        let by_stat = inode_key(&file.metadata().expect("metadata"));
+        assert_ne!(by_stat.dev, superblock, "stat gives a device of the layer");
+        let key = InodeKey { dev: superblock, ..by_stat };
+        assert!(is(&file, &key, Some(std::process::id())));
+        assert!(!is(&file, &InodeKey { ino: key.ino + 1, ..key }, Some(std::process::id())));
+    }
 }

@@ -11,32 +11,32 @@ const MAX_WRITERS: usize = 8;
 
 /// What the kernel says of a finished write.
 #[derive(Clone, Copy, Debug)]
-pub struct Record {
+pub(super) struct Record {
     /// Offset of the first byte, as far as the kernel knows.
-    pub position: u64,
+    pub(super) position: u64,
     /// Number of bytes.
-    pub len: u64,
+    pub(super) len: u64,
     /// The file was open with `O_APPEND`.
-    pub append: bool,
+    pub(super) append: bool,
     /// The position was an argument of the call.
-    pub positioned: bool,
+    pub(super) positioned: bool,
     /// The writing thread.
-    pub tid: u32,
+    pub(super) tid: u32,
     /// Names the open file description.
-    pub description: u64,
+    pub(super) description: u64,
 }
 
 impl Record {
     /// Offset after the last byte.
     #[must_use]
-    pub const fn end(&self) -> u64 {
+    pub(super) const fn end(&self) -> u64 {
         self.position.saturating_add(self.len)
     }
 }
 
 /// What to do with a record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Action {
+pub(super) enum Action {
     /// Its bytes are the next ones of the file; the state has moved on.
     Take,
     /// The file is to be read from [`Place::next`] to [`Place::wanted`], which now includes the record.
@@ -65,7 +65,7 @@ struct Writer {
 
 /// How far a file has been given out, and how far its records reach.
 #[derive(Clone, Debug, Default)]
-pub struct Place {
+pub(super) struct Place {
     next: u64,
     wanted: u64,
     recorded: u64,
@@ -80,47 +80,47 @@ pub struct Place {
 impl Place {
     /// A file of which everything before `next` is done with.
     #[must_use]
-    pub fn new(next: u64) -> Self {
+    pub(super) fn new(next: u64) -> Self {
         Self { next, wanted: next, recorded: next, ..Self::default() }
     }
 
     /// Says whether the file can be read at all. What can't be checked is taken when it is contiguous.
-    pub fn set_blind(&mut self, blind: bool) {
+    pub(super) fn set_blind(&mut self, blind: bool) {
         self.blind = blind;
     }
 
     /// Whether the file can't be read.
     #[must_use]
-    pub const fn is_blind(&self) -> bool {
+    pub(super) const fn is_blind(&self) -> bool {
         self.blind
     }
 
     /// Offset of the next byte to give out.
     #[must_use]
-    pub const fn next(&self) -> u64 {
+    pub(super) const fn next(&self) -> u64 {
         self.next
     }
 
     /// Up to where the file is known to have bytes; at least [`Place::next`].
     #[must_use]
-    pub const fn wanted(&self) -> u64 {
+    pub(super) const fn wanted(&self) -> u64 {
         self.wanted
     }
 
     /// Up to where records of the ring say that bytes were written.
     #[must_use]
-    pub const fn recorded(&self) -> u64 {
+    pub(super) const fn recorded(&self) -> u64 {
         self.recorded
     }
 
     /// Bytes that are known to be there and are not given out.
     #[must_use]
-    pub const fn unread(&self) -> u64 {
+    pub(super) const fn unread(&self) -> u64 {
         self.wanted - self.next
     }
 
     /// Decides on a record.
-    pub fn judge(&mut self, record: &Record) -> Action {
+    pub(super) fn judge(&mut self, record: &Record) -> Action {
         if record.len == 0 {
             return Action::Skip;
         }
@@ -152,7 +152,7 @@ impl Place {
     }
 
     /// The record is late, the file was not truncated.
-    pub fn accept_late(&mut self, record: &Record) -> Action {
+    pub(super) fn accept_late(&mut self, record: &Record) -> Action {
         if record.end() <= self.next {
             return Action::Skip;
         }
@@ -182,7 +182,7 @@ impl Place {
     }
 
     /// Notes that the file has bytes up to `size`, whoever wrote them.
-    pub fn want_size(&mut self, size: u64) {
+    pub(super) fn want_size(&mut self, size: u64) {
         if size > self.wanted {
             self.wanted = size;
             self.last = None;
@@ -190,7 +190,7 @@ impl Place {
     }
 
     /// Notes that everything up to `next` has been given out, or given up.
-    pub fn advance(&mut self, next: u64) {
+    pub(super) fn advance(&mut self, next: u64) {
         self.next = self.next.max(next);
         if self.wanted < self.next {
             self.wanted = self.next;
@@ -198,7 +198,7 @@ impl Place {
     }
 
     /// Takes back [`Place::want_size`]: the bytes are there, but not written yet.
-    pub fn unwant(&mut self) {
+    pub(super) fn unwant(&mut self) {
         if self.wanted > self.recorded.max(self.next) {
             self.wanted = self.recorded.max(self.next);
             self.last = None;
@@ -206,7 +206,7 @@ impl Place {
     }
 
     /// The file ends at [`Place::next`], whatever was known of bytes behind it.
-    pub fn clamp(&mut self) {
+    pub(super) fn clamp(&mut self) {
         self.wanted = self.next;
         self.recorded = self.next;
         self.last = None;
@@ -216,7 +216,7 @@ impl Place {
     }
 
     /// The file begins anew at offset 0. Who shares a description still does.
-    pub fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.next = 0;
         self.wanted = 0;
         self.recorded = 0;

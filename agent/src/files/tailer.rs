@@ -52,6 +52,8 @@ const SAVE_NANOS: u64 = 1_000_000_000;
 const TURN_BYTES: usize = 1024 * 1024;
 /// Files that are read between two rounds of events.
 const TURNS: usize = 8;
+/// File systems take the time of birth from a clock that moves with the timer's tick: 10 ms at most.
+const BIRTH_GRAIN_NANOS: u64 = 10_000_000;
 /// Files that are remembered after they were closed.
 const MAX_REMEMBERED: usize = 8192;
 
@@ -170,7 +172,7 @@ impl Tailer {
             }
             loop {
                 match commands.try_recv() {
-                    Ok(Command::Reload { server, lines }) => self.reload(server, lines),
+                    Ok(Command::Reload { server, lines }) => self.reload(*server, lines),
                     Ok(Command::Stop { deadline }) => return self.stop(events, deadline),
                     Err(TryRecvError::Empty) => break,
                     // Nobody waits for what is left.
@@ -191,8 +193,8 @@ impl Tailer {
         for event in &round.events {
             match event {
                 FileEvent::Seen { key, name_hash, path, tgid, fd, position, container } => {
-                    if self.files.contains_key(&(Class::Business, *key)) {
-                        // Its verdict had fallen out of the kernel's map.
+                    if self.is_known(key, path.as_ref()) {
+                        // It was renamed, or its verdict had fallen out of the kernel's map.
                         self.verdicts.set(key, *name_hash, true);
                         continue;
                     }
@@ -219,6 +221,24 @@ impl Tailer {
         self.judge(now);
         let touched = self.queue.len();
         self.turns(touched);
+    }
+
+    /// Whether a file that is announced is one that is open here. An inode number can't be used again while a
+    /// descriptor is held; without one, another path is another file, and the old one is done with.
+    fn is_known(&mut self, key: &InodeKey, path: Option<&Arc<str>>) -> bool {
+        let id = (Class::Business, *key);
+        let Some(open) = self.files.get_mut(&id) else { return false };
+        if open.log.file().is_some() || path.is_none_or(|path| **path == *open.log.about.path) {
+            return true;
+        }
+        open.log.finish();
+        let (progress, deliver) = (&self.progress, &self.deliver);
+        open.log.take_batches(|batch| {
+            progress.delivering(&batch);
+            deliver(batch);
+        });
+        self.close(&id, now_unix_nano());
+        false
     }
 
     fn data(
@@ -308,7 +328,7 @@ impl Tailer {
             return if standing.holds_for(file) { (standing.position, standing.incarnation) } else { (0, now) };
         }
         let born = birth(file);
-        let is_new = born >= self.started || born == 0 && first == 0;
+        let is_new = born.saturating_add(BIRTH_GRAIN_NANOS) >= self.started || born == 0 && first == 0;
         if is_new || start_at == Some(StartAt::Beginning) { (0, 0) } else { (first, 0) }
     }
 
@@ -337,7 +357,7 @@ impl Tailer {
             if open.log.file().is_none() {
                 reopen(&self.settings, open);
             }
-            open.log.look(now);
+            open.log.look_finally(now);
             open.ending = true;
             enqueue(&mut self.queue, *id, open);
         }
@@ -546,7 +566,7 @@ impl Tailer {
             if open.log.file().is_none() {
                 reopen(&self.settings, open);
             }
-            open.log.look(now);
+            open.log.look_finally(now);
             open.log.idle(now);
             // Nobody finds it again.
             open.ending |= open.log.file().is_none() || open.log.is_deleted();
