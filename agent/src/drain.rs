@@ -78,8 +78,7 @@ impl Drain {
             let bytes = self.round();
             let now = Instant::now();
             while let Ok(config) = self.reloads.try_recv() {
-                self.engine.set_terminals(config.capture.terminals);
-                self.engine.registry().reload(config.capture.clone(), config.lines.clone());
+                self.engine.reload(&config);
             }
             self.engine.end_round(now);
             match self.stop.0.load(Relaxed) {

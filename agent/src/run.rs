@@ -92,6 +92,11 @@ async fn until_end(
 /// Takes over what a running agent can of a changed configuration. A bad one changes nothing.
 fn reload(path: Option<PathBuf>, config: &mut Config, pipeline: &Pipeline, agent: &Agent, log_level: &LogLevelHandle) {
     let file = effective_path(path.clone());
+    // A file that is written anew is empty for a moment, and an empty one is a valid configuration: all defaults.
+    if file.as_ref().is_some_and(|file| std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0)) {
+        tracing::error!(file = ?file, "reload refused: the file is empty; the configuration in force stays");
+        return;
+    }
     let new = match (RunArgs { config: path }).load() {
         Ok(new) => new,
         Err(error) => {

@@ -131,17 +131,17 @@ pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
     CONTAINERS.get_ptr_mut(&cgroup)
 }
 
-/// Books `size` bytes of the ring on a container; `false` when it holds its share already.
+/// Books `size` bytes of the ring on a container; `false` when it holds `share` already.
 ///
 /// What a container holds is bounded from above without the reader's help: all it reserved since a mark in the ring,
 /// and in the window before. When the consumer has passed the mark, the older window is drained. The ring is asked
 /// only when the bound is reached, so a container within its share pays one addition.
 #[inline(always)]
-pub(crate) fn take_share(control: &Control, container: *mut Container, size: u64) -> bool {
+pub(crate) fn take_share(share: u64, container: *mut Container, size: u64) -> bool {
     // SAFETY: a pointer to a map value, checked by the verifier; windows of other CPUs may be seen half turned, which
     // makes the bound wrong by one window at most.
     let state = unsafe { &mut *container };
-    if state.older + state.newer + size > control.container_share {
+    if state.older + state.newer + size > share {
         let consumed = RING.query(u64::from(BPF_RB_CONS_POS));
         let produced = RING.query(u64::from(BPF_RB_PROD_POS));
         if produced == consumed {
@@ -153,7 +153,7 @@ pub(crate) fn take_share(control: &Control, container: *mut Container, size: u64
             state.newer = 0;
             state.mark = produced;
         }
-        if state.older + state.newer + size > control.container_share {
+        if state.older + state.newer + size > share {
             return false;
         }
     }

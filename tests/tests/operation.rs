@@ -67,13 +67,16 @@ fn a_killed_agent_completes_the_files_when_it_is_back() {
         let expected = load_log(&container)?;
         let mut file = Expected::new().with_repeats();
         file.file(&container, "/var/log/load.log", expected);
+        let mut difference = String::new();
         wait_until("all of the file", DEADLINE, || {
             // Lines on stdout while no agent ran are lost; the records of the file must be exact.
             let mut records = agent.records()?;
             records.retain(|record| record.source() == "/var/log/load.log");
-            Ok(file.compare(&records).is_ok().then_some(()))
+            let result = file.compare(&records);
+            difference = result.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
+            Ok(result.is_ok().then_some(()))
         })
-        .with_context(|| agent.log())?;
+        .with_context(|| format!("{difference}\n{}", agent.log()))?;
         agent.stop()
     });
 }

@@ -64,6 +64,8 @@ pub enum FileEvent {
         /// Processes of it, through which its files are reached.
         pids: Vec<u32>,
     },
+    /// The rules of what is a log have changed: what was judged not to be one may be one now.
+    RulesChanged,
     /// The container's last process has ended: what its files hold now is all there will be.
     Ended {
         /// The container.

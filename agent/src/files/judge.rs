@@ -52,12 +52,17 @@ pub(super) struct Candidate {
     pub(super) container: Arc<Container>,
     /// `None` while only bytes have come.
     pub(super) announced: Option<Announced>,
+    /// The file was announced again under another name: it was renamed, or another file has its inode number now.
+    /// The place of the next record tells.
+    renamed: Option<Announced>,
     /// What the ring brought, in order.
     pub(super) kept: Vec<Kept>,
     /// Opened in advance: the container may be gone when its identity is known.
     pub(super) file: Option<File>,
     /// The container has ended.
     pub(super) ended: bool,
+    /// Another file has its inode number: what was kept is all there will ever be of it.
+    pub(super) gone: bool,
     since: u64,
     bytes: usize,
 }
@@ -77,6 +82,8 @@ pub(super) enum Verdict {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     files: HashMap<InodeKey, Candidate>,
+    /// Files whose inode number another file has now: all of them that will ever come is here.
+    gone: Vec<(InodeKey, Candidate)>,
     bytes: usize,
     open: usize,
 }
@@ -91,6 +98,11 @@ impl Candidates {
         };
         let open = self.open < MAX_OPEN && may_be_log;
         let Some(candidate) = self.candidate(key, container, now) else { return };
+        let known = candidate.announced.as_ref().is_some_and(|known| known.name_hash != announced.name_hash);
+        if known && !candidate.kept.is_empty() {
+            candidate.renamed = Some(announced);
+            return;
+        }
         if open && candidate.file.is_none() {
             candidate.file = open::open(&key, &announced.whereabouts, Vec::new, None);
             let opened = usize::from(candidate.file.is_some());
@@ -111,6 +123,7 @@ impl Candidates {
         container: &Arc<Container>,
         now: u64,
     ) {
+        self.tell_renamed(&key, &record, container, now);
         let full = self.bytes + bytes.len() > MAX_BYTES;
         let Some(candidate) = self.candidate(key, container, now) else { return };
         // The place of each record is kept in any case: it tells how far the file reached.
@@ -120,6 +133,21 @@ impl Candidates {
             candidate.kept.push(Kept { record, bytes: bytes.into(), time_unix_nano });
             self.bytes += bytes.len();
         }
+    }
+
+    /// After an announcement under another name: a file that begins at 0 is another file, and the one before is gone.
+    fn tell_renamed(&mut self, key: &InodeKey, record: &Record, container: &Arc<Container>, now: u64) {
+        let Some(announced) = self.files.get_mut(key).and_then(|candidate| candidate.renamed.take()) else { return };
+        if record.position > 0 {
+            return;
+        }
+        if let Some(mut before) = self.files.remove(key) {
+            // What was opened may be the new file as well as the old one.
+            self.open -= usize::from(before.file.take().is_some());
+            before.gone = true;
+            self.gone.push((*key, before));
+        }
+        self.announce(*key, announced, container, now);
     }
 
     /// Notes that a container has ended.
@@ -132,22 +160,30 @@ impl Candidates {
     /// Whether any file waits.
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.files.is_empty() && self.gone.is_empty()
     }
 
     /// Takes out the files that can be judged now.
     pub(super) fn judge(&mut self, now: u64) -> Vec<(InodeKey, Candidate, Verdict)> {
+        let mut judged = Vec::new();
+        for (key, candidate) in std::mem::take(&mut self.gone) {
+            match verdict(&candidate, now) {
+                Some(verdict) => {
+                    self.bytes -= candidate.bytes;
+                    judged.push((key, candidate, verdict));
+                }
+                None => self.gone.push((key, candidate)),
+            }
+        }
         let ready: Vec<_> =
             self.files.iter().filter_map(|(key, candidate)| Some((*key, verdict(candidate, now)?))).collect();
-        ready
-            .into_iter()
-            .filter_map(|(key, verdict)| {
-                let candidate = self.files.remove(&key)?;
-                self.bytes -= candidate.bytes;
-                self.open -= usize::from(candidate.file.is_some());
-                Some((key, candidate, verdict))
-            })
-            .collect()
+        judged.extend(ready.into_iter().filter_map(|(key, verdict)| {
+            let candidate = self.files.remove(&key)?;
+            self.bytes -= candidate.bytes;
+            self.open -= usize::from(candidate.file.is_some());
+            Some((key, candidate, verdict))
+        }));
+        judged
     }
 
     fn candidate(&mut self, key: InodeKey, container: &Arc<Container>, now: u64) -> Option<&mut Candidate> {
@@ -157,9 +193,11 @@ impl Candidates {
         Some(self.files.entry(key).or_insert_with(|| Candidate {
             container: Arc::clone(container),
             announced: None,
+            renamed: None,
             kept: Vec::new(),
             file: None,
             ended: false,
+            gone: false,
             since: now,
             bytes: 0,
         }))
@@ -173,7 +211,7 @@ fn verdict(candidate: &Candidate, now: u64) -> Option<Verdict> {
     };
     let Some(files) = &settled.files else { return Some(Verdict::NoLog) };
     let waited = now.saturating_sub(candidate.since) > FIRST_RECORD_NANOS;
-    if candidate.kept.is_empty() && !candidate.ended && !waited {
+    if candidate.kept.is_empty() && !candidate.ended && !candidate.gone && !waited {
         return None;
     }
     let path = announced.whereabouts.path.clone().or_else(|| linked_path(&announced.whereabouts));

@@ -79,6 +79,8 @@ struct Open {
     log: LogFile,
     /// Containers that have written it; the first one's stream it is.
     users: Vec<Arc<Container>>,
+    /// Its last announcement under another name, until the place of the next record tells what it means.
+    announced: Option<Announced>,
     next_look: u64,
     look_interval: u64,
     grown: u64,
@@ -193,13 +195,15 @@ impl Tailer {
         for event in &round.events {
             match event {
                 FileEvent::Seen { key, name_hash, path, tgid, fd, position, container } => {
-                    if self.is_known(key, path.as_ref()) {
-                        // It was renamed, or its verdict had fallen out of the kernel's map.
-                        self.verdicts.set(key, *name_hash, true);
-                        continue;
-                    }
                     let whereabouts = Whereabouts { tgid: *tgid, fd: *fd, path: path.clone() };
                     let announced = Announced { name_hash: *name_hash, whereabouts, position: *position };
+                    if let Some(open) = self.files.get_mut(&(Class::Business, *key)) {
+                        // Renamed, or its verdict had fallen out of the kernel's map, or another file has its inode
+                        // number now: the place of the next record tells.
+                        self.verdicts.set(key, *name_hash, true);
+                        open.announced = Some(announced);
+                        continue;
+                    }
                     self.candidates.announce(*key, announced, container, now);
                 }
                 FileEvent::Data { key, position, bytes, time_unix_nano, tid, description, flags, container } => {
@@ -215,6 +219,7 @@ impl Tailer {
                     self.data(key, &record, bytes, *time_unix_nano, container, now);
                 }
                 FileEvent::Resume { container, pids } => self.resume(&container, &pids),
+                FileEvent::RulesChanged => self.verdicts.forget_ignored(),
                 FileEvent::Ended { container } => self.ended(container),
             }
         }
@@ -223,22 +228,18 @@ impl Tailer {
         self.turns(touched);
     }
 
-    /// Whether a file that is announced is one that is open here. An inode number can't be used again while a
-    /// descriptor is held; without one, another path is another file, and the old one is done with.
-    fn is_known(&mut self, key: &InodeKey, path: Option<&Arc<str>>) -> bool {
-        let id = (Class::Business, *key);
-        let Some(open) = self.files.get_mut(&id) else { return false };
-        if open.log.file().is_some() || path.is_none_or(|path| **path == *open.log.about.path) {
-            return true;
+    /// Ends a file whose inode number another file has now.
+    fn replace(&mut self, id: &Id, announced: Announced, container: &Arc<Container>, now: u64) {
+        if let Some(open) = self.files.get_mut(id) {
+            open.log.finish();
+            let (progress, deliver) = (&self.progress, &self.deliver);
+            open.log.take_batches(|batch| {
+                progress.delivering(&batch);
+                deliver(batch);
+            });
         }
-        open.log.finish();
-        let (progress, deliver) = (&self.progress, &self.deliver);
-        open.log.take_batches(|batch| {
-            progress.delivering(&batch);
-            deliver(batch);
-        });
-        self.close(&id, now_unix_nano());
-        false
+        self.close(id, now);
+        self.candidates.announce(id.1, announced, container, now);
     }
 
     fn data(
@@ -251,6 +252,13 @@ impl Tailer {
         now: u64,
     ) {
         let id = (Class::Business, *key);
+        if let Some(open) = self.files.get_mut(&id)
+            && let Some(announced) = open.announced.take()
+            && record.position == 0
+            && announced.whereabouts.path.as_deref().is_some_and(|path| *path != *open.log.about.path)
+        {
+            self.replace(&id, announced, container, now);
+        }
         let Some(open) = self.files.get_mut(&id) else {
             self.candidates.keep(*key, *record, bytes, time_unix_nano, container, now);
             return;
@@ -276,6 +284,9 @@ impl Tailer {
         for (key, candidate, verdict) in self.candidates.judge(now) {
             let name_hash = candidate.announced.as_ref().map_or(0, |announced| announced.name_hash);
             match verdict {
+                // The verdict is on what has the inode number now.
+                Verdict::Log(path) if candidate.gone => self.admit_gone(key, candidate, path),
+                _ if candidate.gone => {}
                 Verdict::Log(path) => {
                     self.verdicts.set(&key, name_hash, true);
                     self.admit(key, candidate, path, now);
@@ -293,15 +304,16 @@ impl Tailer {
         let position = announced.as_ref().map(|announced| announced.position);
         let whereabouts = announced.map(|announced| announced.whereabouts).unwrap_or_default();
         let whereabouts = Whereabouts { path: Some(Arc::clone(&path)), ..whereabouts };
-        let file = candidate.file.take().or_else(|| open_of(&self.settings, &key, &whereabouts, settled));
+        let file = candidate.file.take().or_else(|| open_of(&self.settings, &key, &whereabouts, &settled));
         let id = (Class::Business, key);
         let start_at = settled.files.as_ref().map(|files| files.start_at);
         let first = candidate.kept.first().map(|kept| kept.record.position).into_iter().chain(position).min();
         let (position, incarnation) = match &file {
             Some(file) => self.start_of(&id, file, start_at, first.unwrap_or(0), now),
-            None => (first.unwrap_or(0), 0),
+            // Without the file its time of birth is unknown too: the time of the first record stands for it.
+            None => (first.unwrap_or(0), candidate.kept.first().map_or(now, |kept| kept.time_unix_nano)),
         };
-        let about = about(Class::Business, key, path, settled);
+        let about = about(Class::Business, key, path, &settled);
         let mut log = LogFile::new(about, file, position, incarnation, &self.readings);
         log.whereabouts = whereabouts;
         for kept in &candidate.kept {
@@ -316,6 +328,20 @@ impl Tailer {
         log.look(now);
         let ended = candidate.ended;
         self.enter(id, log, vec![candidate.container], now, ended);
+    }
+
+    /// Gives out what was kept of a log that is gone already: nothing else of it will ever be there.
+    fn admit_gone(&mut self, key: InodeKey, candidate: Candidate, path: Arc<str>) {
+        let (Some(settled), Some(first)) = (candidate.container.settled(), candidate.kept.first()) else { return };
+        let about = about(Class::Business, key, path, &settled);
+        // The time tells it from others that had the same inode number.
+        let mut log = LogFile::new(about, None, first.record.position, first.time_unix_nano, &self.readings);
+        for kept in &candidate.kept {
+            log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+        }
+        log.finish();
+        let deliver = &self.deliver;
+        log.take_batches(deliver);
     }
 
     /// Where to begin in a file that is seen for the first time by this agent, and in which incarnation.
@@ -340,7 +366,7 @@ impl Tailer {
             Class::Pod | Class::Business => LOOK_NANOS.start,
         };
         let next_look = now + look_interval;
-        let open = Open { log, users, next_look, look_interval, grown: now, queued: false, ending };
+        let open = Open { log, users, announced: None, next_look, look_interval, grown: now, queued: false, ending };
         let open = self.files.entry(id).insert_entry(open).into_mut();
         enqueue(&mut self.queue, id, open);
     }
@@ -510,7 +536,7 @@ impl Tailer {
         let Some(settled) = container.settled() else { return };
         let Some(files) = &settled.files else { return };
         let now = now_unix_nano();
-        let owner = owner(settled);
+        let owner = owner(&settled);
         let known: Vec<_> = self
             .remembered
             .iter()
@@ -528,7 +554,7 @@ impl Tailer {
             let Some((pid, file)) = found.filter(|(_, file)| birth(file) == standing.birth) else { continue };
             let (position, incarnation) = self.start_of(&id, &file, None, standing.position, now);
             let path: Arc<str> = path.into();
-            let about = about(Class::Business, id.1, Arc::clone(&path), settled);
+            let about = about(Class::Business, id.1, Arc::clone(&path), &settled);
             let mut log = LogFile::new(about, Some(file), position, incarnation, &self.readings);
             log.whereabouts = Whereabouts { tgid: pid, fd: -1, path: Some(path) };
             log.look(now);
@@ -638,7 +664,7 @@ fn is_renamed(settings: &Settings, id: &Id, open: &Open) -> bool {
     let (root, pid) = match id.0 {
         Class::Server => (settings.host_root.clone(), None),
         Class::Pod | Class::Business => {
-            let Some(pid) = open.users.first().and_then(|user| pids(settings, user.settled()?).into_iter().next())
+            let Some(pid) = open.users.first().and_then(|user| pids(settings, &*user.settled()?).into_iter().next())
             else {
                 return false;
             };
@@ -655,7 +681,7 @@ fn is_renamed(settings: &Settings, id: &Id, open: &Open) -> bool {
 fn reopen(settings: &Settings, open: &mut Open) {
     let about = &open.log.about;
     let file = match open.users.first().and_then(|user| user.settled()) {
-        Some(settled) => open_of(settings, &about.key, &open.log.whereabouts, settled),
+        Some(settled) => open_of(settings, &about.key, &open.log.whereabouts, &settled),
         None => find::again(&settings.host_root, &about.path, &about.key, None),
     };
     open.log.reopened(file);
@@ -694,7 +720,8 @@ fn pending(open: &Open) -> Pending {
     let about = &open.log.about;
     let Standing { birth, incarnation, position, head_len, head_digest } =
         open.log.standing(open.log.unfinished_position());
-    let owner = open.users.first().and_then(|user| user.settled()).map(owner).unwrap_or_default().to_owned();
+    let owner = open.users.first().and_then(|user| user.settled()).map(|settled| owner(&settled).to_owned());
+    let owner = owner.unwrap_or_default();
     let entry = Entry {
         ino: about.key.ino,
         dev: about.key.dev,

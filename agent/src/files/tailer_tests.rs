@@ -23,6 +23,8 @@ use crate::{
 struct FakeVerdicts(Arc<Mutex<HashMap<u64, bool>>>);
 
 impl Verdicts for FakeVerdicts {
+    fn forget_ignored(&mut self) {}
+
     fn set(&mut self, key: &InodeKey, _name_hash: u32, is_log: bool) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.ino, is_log);
     }

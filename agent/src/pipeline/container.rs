@@ -1,7 +1,7 @@
 //! A container as the stages know it: shared between the thread that drains the ring and the one that reads files.
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, PoisonError, RwLock,
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
@@ -11,7 +11,7 @@ use crate::{
     ledger::Account,
 };
 
-/// What is known of a container once its identity is settled; it does not change any more.
+/// What is known of a container once its identity is settled; only other rules change it.
 #[derive(Debug)]
 pub struct Settled {
     /// Who it is.
@@ -45,7 +45,7 @@ impl Settled {
 pub struct Container {
     /// Id of its own cgroup; the key of its account.
     pub cgroup: u64,
-    settled: OnceLock<Settled>,
+    settled: RwLock<Option<Arc<Settled>>>,
     ended: AtomicBool,
 }
 
@@ -53,19 +53,19 @@ impl Container {
     /// A container of which only the cgroup is known yet.
     #[must_use]
     pub fn new(cgroup: u64) -> Arc<Self> {
-        Arc::new(Self { cgroup, settled: OnceLock::new(), ended: AtomicBool::new(false) })
+        Arc::new(Self { cgroup, settled: RwLock::new(None), ended: AtomicBool::new(false) })
     }
 
     /// What is known; `None` while its identity is still looked for (two seconds at most). Until then its streams
     /// keep their lines back.
     #[must_use]
-    pub fn settled(&self) -> Option<&Settled> {
-        self.settled.get()
+    pub fn settled(&self) -> Option<Arc<Settled>> {
+        self.settled.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Says what is known; the first word stands.
+    /// Says what is known, or applies other rules to it. Streams that are open keep the rules that they began with.
     pub fn settle(&self, settled: Settled) {
-        let _ = self.settled.set(settled);
+        *self.settled.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(settled));
     }
 
     /// Whether its last process has ended.

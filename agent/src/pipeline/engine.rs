@@ -21,6 +21,7 @@ use sidestep_abi::{
 use super::{container::Container, outlet::Outlet, readings::Readings, registry::Registry, stdio::StdioStream};
 use crate::{
     clock::{self, Clock},
+    config::Config,
     decode::Event,
     files::event::{FileEvent, FileEvents},
     load::{KernelMaps, Roots},
@@ -33,6 +34,9 @@ const FULL_BATCH: usize = 1024 * 1024;
 const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
 /// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Pause between comparisons of each stream with the kernel's count.
+const RECONCILE: Duration = Duration::from_secs(1);
 
 /// The state of the stages behind the ring.
 pub struct Engine {
@@ -54,6 +58,7 @@ pub struct Engine {
     /// Containers that ran before the agent, until they are settled and their files can go on.
     resuming: Vec<(Arc<Container>, Vec<u32>)>,
     next_tick: Instant,
+    next_reconcile: Instant,
 }
 
 impl Engine {
@@ -83,17 +88,15 @@ impl Engine {
             clock: Clock::now(),
             resuming: Vec::new(),
             next_tick: Instant::now(),
+            next_reconcile: Instant::now(),
         }
     }
 
-    /// The containers and their names.
-    pub fn registry(&mut self) -> &mut Registry {
-        &mut self.registry
-    }
-
-    /// Whether terminals count as stdout from now on.
-    pub fn set_terminals(&mut self, terminals: bool) {
-        self.terminals = terminals;
+    /// Takes over what a new configuration says of capture and lines.
+    pub fn reload(&mut self, config: &Config) {
+        self.terminals = config.capture.terminals;
+        self.registry.reload(config.capture.clone(), config.lines.clone());
+        self.file_events.events.push(FileEvent::RulesChanged);
     }
 
     /// Takes one event.
@@ -296,7 +299,14 @@ impl Engine {
         self.file_events.events.extend(resumed);
         let unix = clock::unix_nano();
         let mut streams = Vec::with_capacity(self.streams.len());
-        for stream in self.streams.values_mut() {
+        let reconcile = now >= self.next_reconcile;
+        if reconcile {
+            self.next_reconcile = now + RECONCILE;
+        }
+        for (key, stream) in &mut self.streams {
+            if reconcile && let Some(kernel) = self.maps.stdio(key) {
+                stream.reconcile(now, &kernel);
+            }
             stream.idle(unix);
             if let Some(batch) = stream.take_batch() {
                 self.outlet.deliver(&Arc::new(batch));

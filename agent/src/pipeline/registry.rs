@@ -65,10 +65,16 @@ impl Registry {
         }
     }
 
-    /// Takes over rules for containers that are settled from now on.
+    /// Takes over other rules.
     pub fn reload(&mut self, capture: Capture, lines: Lines) {
         self.capture = capture;
         self.lines = lines;
+        for cgroup in self.cgroups.values() {
+            if let Some(known) = cgroup.container.settled() {
+                let (identity, account) = (Arc::clone(&known.identity), Arc::clone(&known.account));
+                cgroup.container.settle(Settled::new(identity, account, &self.capture, &self.lines));
+            }
+        }
     }
 
     /// Enters all governed cgroups that exist; returns the containers among them that were not known, with their

@@ -43,6 +43,8 @@ pub struct StdioStream {
     waiting: BTreeMap<u64, Piece>,
     waiting_bytes: usize,
     hole_since: Option<Instant>,
+    /// Where the stream's end was behind the kernel's count, and since when.
+    behind: Option<(u64, Instant)>,
     /// Losses booked so far, by the kernel's reasons.
     booked: [u64; DROP_REASONS],
 }
@@ -71,6 +73,7 @@ impl StdioStream {
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
             hole_since: None,
+            behind: None,
             booked: [0; DROP_REASONS],
         }
     }
@@ -117,6 +120,25 @@ impl StdioStream {
             self.take_waiting();
         }
         self.hole_since = None;
+    }
+
+    /// Books what the kernel counted as lost behind the last piece, while nothing comes that would show the hole.
+    pub fn reconcile(&mut self, now: Instant, kernel: &Stdio) {
+        if self.open.is_none() || !self.waiting.is_empty() || kernel.written <= self.next {
+            self.behind = None;
+            return;
+        }
+        let missing = kernel.written - self.next;
+        match self.behind {
+            Some((next, since)) if next == self.next => {
+                let lost = self.unbooked(kernel).iter().sum::<u64>() >= missing;
+                if lost && now.saturating_duration_since(since) >= GIVE_UP {
+                    self.lose(missing, Some(kernel));
+                    self.behind = None;
+                }
+            }
+            _ => self.behind = Some((self.next, now)),
+        }
     }
 
     /// The end of the container: everything that waits comes out, and what the kernel counted and never handed over
@@ -171,7 +193,7 @@ impl StdioStream {
             && let Some(settled) = self.container.settled()
         {
             self.open = Some(Open {
-                stream: Arc::new(self.stream(settled)),
+                stream: Arc::new(self.stream(&settled)),
                 assembler: Assembler::new(settled.lines.compiled()),
             });
         }

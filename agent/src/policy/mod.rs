@@ -11,6 +11,9 @@ pub trait Verdicts: Send {
     /// Judges a file. `name_hash` is what its announcement gave: under another name it is another file.
     fn set(&mut self, key: &InodeKey, name_hash: u32, is_log: bool);
 
+    /// Takes back every verdict that a file is no log, because the rules have changed.
+    fn forget_ignored(&mut self);
+
     /// Takes the verdict back: the next write announces the file again.
     fn forget(&mut self, key: &InodeKey);
 }
@@ -31,10 +34,21 @@ impl KernelVerdicts {
 impl Verdicts for KernelVerdicts {
     fn set(&mut self, key: &InodeKey, name_hash: u32, is_log: bool) {
         let verdict = if is_log { LOG } else { IGNORED };
+        // Under another name another file may have the number by now; that announcement gets a verdict of its own.
+        if self.files.get(key, 0).is_ok_and(|state| state.name_hash != name_hash) {
+            return;
+        }
         // The map drops its least recently used entries, so it takes new ones; and a file without a verdict is
         // announced again, so a failure costs time and no bytes.
         if let Err(error) = self.files.insert(key, FileState { verdict, name_hash, captured: 0 }, 0) {
             tracing::warn!(%error, "the verdict on a file can't be written");
+        }
+    }
+
+    fn forget_ignored(&mut self) {
+        let ignored = self.files.iter().flatten().filter(|(_, state)| state.verdict == IGNORED).map(|(key, _)| key);
+        for key in ignored.collect::<Vec<_>>() {
+            let _ = self.files.remove(&key);
         }
     }
 

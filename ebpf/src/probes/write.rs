@@ -15,6 +15,7 @@ use sidestep_abi::{
     container::Container,
     event,
     file::{FileSeen, FileState, IGNORED, LOG, PENDING, PENDING_BUDGET},
+    kernel::Control,
     log::{FLAG_APPEND, FLAG_POSITIONED, FLAG_TERMINAL, LogEvent, MAX_CHUNK, MAX_CHUNKS, MAX_IOVECS},
     stdio::{DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, InodeKey},
 };
@@ -55,6 +56,16 @@ enum Counter {
 }
 
 impl Counter {
+    /// What the container may hold of the ring with records of this kind. Files take half at most: what the ring does
+    /// not hold of them is read back, and what it does not hold of stdout is lost.
+    #[inline(always)]
+    fn share(self, control: &Control) -> u64 {
+        match self {
+            Self::Stdio(_) => control.container_share,
+            Self::File(_) => control.container_share / 2,
+        }
+    }
+
     #[inline(always)]
     fn count(self, reason: usize, bytes: u64) {
         match self {
@@ -153,7 +164,7 @@ pub(super) fn announce(governed: &Governed, file: &File, key: &InodeKey, fd: u64
         return;
     }
     let Some(container) = policy::container(governed.cgroup) else { return };
-    if !policy::take_share(governed.control, container, size_of::<FileSeen>() as u64 + 1024) {
+    if !policy::take_share(governed.control.container_share, container, size_of::<FileSeen>() as u64 + 1024) {
         // Not announced: taken out again, so that the next write tries once more.
         let _ = FILES.remove(key);
         emit::lose(event::FILE_SEEN);
@@ -177,7 +188,8 @@ fn hand_over(governed: &Governed, cgroup: u64, event: LogEvent, write: &Write, c
             piece(governed, container, &event, buffer, total, counter);
         }
         Source::Vector { array, count } if total <= MAX_GATHERED_BYTES && count <= emit::MAX_GATHERED => {
-            if !policy::take_share(governed.control, container, size_of::<LogEvent>() as u64 + 2 * total) {
+            if !policy::take_share(counter.share(governed.control), container, size_of::<LogEvent>() as u64 + 2 * total)
+            {
                 counter.count(DROP_QUOTA, total);
                 return;
             }
@@ -314,7 +326,7 @@ fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
 
 #[inline(always)]
 fn piece(governed: &Governed, container: *mut Container, event: &LogEvent, source: u64, len: u64, counter: Counter) {
-    if !policy::take_share(governed.control, container, size_of::<LogEvent>() as u64 + len) {
+    if !policy::take_share(counter.share(governed.control), container, size_of::<LogEvent>() as u64 + len) {
         counter.count(DROP_QUOTA, len);
         return;
     }
