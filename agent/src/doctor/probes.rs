@@ -25,8 +25,8 @@ pub(super) fn examine(capture: &Capture) -> Vec<Finding> {
         container_share: RING_SIZE / 2,
         attach,
     };
-    match Kernel::load(settings) {
-        Ok(kernel) => kernel.probes.iter().map(judge).collect(),
+    match Kernel::load(&settings) {
+        Ok(kernel) => kernel.programs.probes.iter().map(judge).collect(),
         Err(error) => vec![judge_error(&error)],
     }
 }

@@ -23,9 +23,6 @@ use sidestep_tests::{Testbed, agent, wait};
 /// Ways to attach, as `capture.attach` names them.
 const ATTACH: [&str; 3] = ["fexit", "tracepoint", "raw_tracepoint"];
 
-/// How much slower than a real machine an emulated one may be.
-const PATIENCE: u32 = 10;
-
 /// Runs the capture tests on this kernel.
 #[derive(Debug, Parser)]
 #[command(name = "vm-guest")]
@@ -36,6 +33,9 @@ struct Arguments {
     /// Only load and attach the probes, each way, and say how they do
     #[arg(long)]
     doctor: bool,
+    /// How much slower than a real machine this one may be
+    #[arg(long, default_value_t = 4, value_name = "FACTOR")]
+    patience: u32,
     /// Ways to attach that have to work; without it every one
     #[arg(long, value_delimiter = ',', value_name = "POINT")]
     attach: Vec<String>,
@@ -50,14 +50,14 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vm-guest: {error:?}");
+            eprintln!("vm-guest: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn test(arguments: &Arguments) -> Result<()> {
-    wait::set_patience(PATIENCE);
+    wait::set_patience(arguments.patience);
     let points = match arguments.attach.as_slice() {
         [] => ATTACH.map(str::to_owned).to_vec(),
         named => named.to_vec(),
@@ -72,7 +72,7 @@ fn test(arguments: &Arguments) -> Result<()> {
             results.extend(cases::ALL.map(|(name, case)| (name, timed(point, name, || in_bed(point, case)))));
         }
         let failed = results.into_iter().filter_map(|(name, result)| Some((name, result.err()?)));
-        failures.extend(failed.map(|(name, error)| format!("{point}: {name}: {error:?}")));
+        failures.extend(failed.map(|(name, error)| format!("{point}: {name}: {error:#}")));
     }
     if !failures.is_empty() {
         bail!("{} failed:\n{}", failures.len(), failures.join("\n"));
@@ -91,6 +91,7 @@ fn in_bed(point: &str, case: cases::Case) -> Result<()> {
 
 fn timed(point: &str, name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     let started = Instant::now();
+    println!("{point}: {name} ...");
     let result = run();
     let word = if result.is_ok() { "ok" } else { "FAILED" };
     println!("{point}: {name}: {word} ({:.1} s)", started.elapsed().as_secs_f64());
