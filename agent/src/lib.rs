@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod load;
 pub mod observe;
 pub mod pipeline;
+pub mod policy;
 pub mod record;
 pub mod run;
 pub mod sinks;
