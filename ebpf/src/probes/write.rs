@@ -237,7 +237,8 @@ fn pieces(
     }
 }
 
-/// One step of a [`Walk`]: takes up the next buffer, or hands over the next chunk. 1 ends the walk.
+/// One step of a [`Walk`]: takes up the next buffer when it is through with one, and hands over the next chunk, so that
+/// there are no more steps than buffers and whole chunks. 1 ends the walk.
 #[inline(never)]
 extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
     // SAFETY: the helper passes on the address that it was given.
@@ -255,7 +256,9 @@ extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
         at.base = part.base;
         let left = at.total - at.done;
         at.rest = if part.len > left { left } else { part.len };
-        return 0;
+        if at.rest == 0 {
+            return 0;
+        }
     }
     let len = if at.rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { at.rest };
     piece(walk.governed, walk.container, &walk.event, at.base, len, walk.counter);

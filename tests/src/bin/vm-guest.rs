@@ -33,6 +33,9 @@ struct Arguments {
     /// Only load and attach the probes, each way, and say how they do
     #[arg(long)]
     doctor: bool,
+    /// Only this test
+    #[arg(long, value_name = "NAME")]
+    case: Option<String>,
     /// How much slower than a real machine this one may be
     #[arg(long, default_value_t = 4, value_name = "FACTOR")]
     patience: u32,
@@ -69,7 +72,9 @@ fn test(arguments: &Arguments) -> Result<()> {
         let mut results = vec![("doctor", timed(point, "doctor", || doctor(&bed, point)))];
         if !arguments.doctor && results[0].1.is_ok() {
             drop(bed);
-            results.extend(cases::ALL.map(|(name, case)| (name, timed(point, name, || in_bed(point, case)))));
+            let chosen = |(name, _): &(&str, cases::Case)| arguments.case.as_ref().is_none_or(|case| case == name);
+            let cases = cases::ALL.into_iter().filter(chosen);
+            results.extend(cases.map(|(name, case)| (name, timed(point, name, || in_bed(point, case)))));
         }
         let failed = results.into_iter().filter_map(|(name, result)| Some((name, result.err()?)));
         failures.extend(failed.map(|(name, error)| format!("{point}: {name}: {error:#}")));

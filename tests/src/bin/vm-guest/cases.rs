@@ -46,8 +46,9 @@ fn streams(bed: &Testbed, config: &Config) -> Result<()> {
     let script = "for i in $(seq 50); do echo out $i; echo err $i >&2; done; echo done; read hold";
     let both = bed.container("streams").shell(script).start()?;
     both.wait_stdout("done\n")?;
+    let errors: String = (1..=50).map(|number| format!("err {number}\n")).collect();
+    wait_stderr(&both, &errors)?;
     expected.stdout(&both, both.stdout()).stderr(&both, both.stderr());
-    ensure!(both.stderr().ends_with(b"err 50\n"));
 
     let terminal = bed.container("terminal").terminal().shell("seq 50; echo done; sleep 100000").start()?;
     terminal.wait_stdout("done\r\n")?;
