@@ -101,7 +101,8 @@ fn locked_memory_is_read_from_the_limits() {
 
 #[test]
 fn a_probe_at_a_lesser_point_says_what_it_costs() {
-    let probe = |health, attached| Probe { name: "write", attached, health, reason: "fexit: EPERM".to_owned(), required: true };
+    let probe =
+        |health, attached| Probe { name: "write", attached, health, reason: "fexit: EPERM".to_owned(), required: true };
     let finding = probes::judge(&probe(Health::Degraded, Some(AttachPoint::Tracepoint)));
     assert_eq!((finding.health, finding.found.as_str()), (Health::Degraded, "tracepoint (fexit: EPERM)"));
     assert!(finding.advice.contains("30 to 50 ns"), "{finding:?}");

@@ -112,16 +112,16 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
         Some(state) => unsafe { (*state).verdict },
         None => PENDING,
     };
+    // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
+    // and judged anew. A log that was renamed keeps its verdict that way, a moment later.
     // SAFETY: as above.
-    let same_name = |state: *mut FileState| unsafe { (*state).name_hash } == file.dentry().name_hash();
-    if verdict == IGNORED && state.is_some_and(same_name) {
+    let known = state.is_some_and(|state| unsafe { (*state).name_hash } == file.dentry().name_hash());
+    if !known {
+        announce(governed, file, &key, write.fd, end);
+    } else if verdict == IGNORED {
         return;
     }
-    if state.is_none() || verdict == IGNORED {
-        // Inode numbers are used again: another name is another file.
-        announce(governed, file, &key, write.fd, end);
-    }
-    if verdict != LOG {
+    if !known || verdict != LOG {
         let Some(state) = FILES.get_ptr_mut(&key) else { return };
         // SAFETY: as above.
         let captured = emit::add(unsafe { &raw mut (*state).captured }, write.written);
