@@ -249,7 +249,8 @@ fn pieces(
     }
 }
 
-/// One step of a [`Walk`]: takes up the next buffer where one is used up, and hands over the next chunk. 1 ends the walk.
+/// One step of a [`Walk`]: takes up the next buffer when it is through with one, and hands over the next chunk, so that
+/// there are no more steps than buffers and whole chunks. 1 ends the walk.
 #[inline(never)]
 extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
     // SAFETY: the helper passes on the address that it was given.

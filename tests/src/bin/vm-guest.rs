@@ -23,9 +23,6 @@ use sidestep_tests::{Testbed, agent, wait};
 /// Ways to attach, as `capture.attach` names them.
 const ATTACH: [&str; 3] = ["fexit", "tracepoint", "raw_tracepoint"];
 
-/// How much slower than a real machine an emulated one may be.
-const PATIENCE: u32 = 10;
-
 /// Runs the capture tests on this kernel.
 #[derive(Debug, Parser)]
 #[command(name = "vm-guest")]
@@ -36,6 +33,12 @@ struct Arguments {
     /// Only load and attach the probes, each way, and say how they do
     #[arg(long)]
     doctor: bool,
+    /// Only this test
+    #[arg(long, value_name = "NAME")]
+    case: Option<String>,
+    /// How much slower than a real machine this one may be
+    #[arg(long, default_value_t = 4, value_name = "FACTOR")]
+    patience: u32,
     /// Ways to attach that have to work; without it every one
     #[arg(long, value_delimiter = ',', value_name = "POINT")]
     attach: Vec<String>,
@@ -50,14 +53,14 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vm-guest: {error:?}");
+            eprintln!("vm-guest: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn test(arguments: &Arguments) -> Result<()> {
-    wait::set_patience(PATIENCE);
+    wait::set_patience(arguments.patience);
     let points = match arguments.attach.as_slice() {
         [] => ATTACH.map(str::to_owned).to_vec(),
         named => named.to_vec(),
@@ -69,10 +72,12 @@ fn test(arguments: &Arguments) -> Result<()> {
         let mut results = vec![("doctor", timed(point, "doctor", || doctor(&bed, point)))];
         if !arguments.doctor && results[0].1.is_ok() {
             drop(bed);
-            results.extend(cases::ALL.map(|(name, case)| (name, timed(point, name, || in_bed(point, case)))));
+            let chosen = |(name, _): &(&str, cases::Case)| arguments.case.as_ref().is_none_or(|case| case == name);
+            let cases = cases::ALL.into_iter().filter(chosen);
+            results.extend(cases.map(|(name, case)| (name, timed(point, name, || in_bed(point, case)))));
         }
         let failed = results.into_iter().filter_map(|(name, result)| Some((name, result.err()?)));
-        failures.extend(failed.map(|(name, error)| format!("{point}: {name}: {error:?}")));
+        failures.extend(failed.map(|(name, error)| format!("{point}: {name}: {error:#}")));
     }
     if !failures.is_empty() {
         bail!("{} failed:\n{}", failures.len(), failures.join("\n"));
@@ -91,6 +96,7 @@ fn in_bed(point: &str, case: cases::Case) -> Result<()> {
 
 fn timed(point: &str, name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     let started = Instant::now();
+    println!("{point}: {name} ...");
     let result = run();
     let word = if result.is_ok() { "ok" } else { "FAILED" };
     println!("{point}: {name}: {word} ({:.1} s)", started.elapsed().as_secs_f64());
