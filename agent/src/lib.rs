@@ -5,12 +5,17 @@
 pub mod assemble;
 pub mod attribute;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
+pub mod decode;
+pub mod drain;
 pub mod files;
 pub mod ledger;
 pub mod load;
+pub mod observe;
 pub mod pipeline;
 pub mod record;
+pub mod run;
 pub mod sinks;
 pub mod telemetry;

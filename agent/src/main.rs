@@ -6,6 +6,7 @@ use clap::Parser;
 use sidestep::{
     cli::{Cli, Command},
     config::Environment,
+    run,
 };
 
 fn main() -> ExitCode {
@@ -18,11 +19,11 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     let output = &mut io::stdout();
     match command {
-        Command::Run(_) => anyhow::bail!("`sidestep run` is not part of this build"),
+        Command::Run(run) => return run::run(&run),
         Command::Config(config) => return Ok(config.execute(&Environment::current())?),
         Command::Doctor(_) => anyhow::bail!("`sidestep doctor` is not part of this build"),
-        Command::Logs(_) => anyhow::bail!("`sidestep logs` is not part of this build"),
-        Command::Status(_) => anyhow::bail!("`sidestep status` is not part of this build"),
+        Command::Logs(logs) => return Ok(logs.execute()),
+        Command::Status(status) => return Ok(status.execute()),
         Command::Completions(completions) => completions.execute(output)?,
         Command::Man(man) => man.execute(output)?,
         Command::Version(version) => version.execute(output)?,

@@ -170,6 +170,11 @@ impl File {
         matches!(self.mode & S_IFMT, S_IFIFO | S_IFCHR)
     }
 
+    #[inline(always)]
+    pub(crate) fn is_device(&self) -> bool {
+        self.mode & S_IFMT == S_IFCHR
+    }
+
     /// A pipe, or the slave side of a pseudo terminal: what a runtime gives a container as stdout.
     #[inline(always)]
     pub(crate) fn is_stdio(&self) -> bool {

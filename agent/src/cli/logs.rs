@@ -1,7 +1,9 @@
 //! `sidestep logs`
 
 use std::{
+    io,
     path::PathBuf,
+    process::ExitCode,
     str::FromStr,
     time::{Duration, SystemTime},
 };
@@ -12,7 +14,18 @@ use clap::{
 };
 use regex::bytes::Regex;
 
-use crate::record::Class;
+use super::exit_code;
+use crate::{
+    control::{
+        LogsOptions,
+        client::{
+            logs::{LogsOutput, logs},
+            terminal::{Color, Screen},
+        },
+        filter::Filter,
+    },
+    record::Class,
+};
 
 /// Print the lines that pass through the running agent
 ///
@@ -112,4 +125,29 @@ fn class_parser() -> impl TypedValueParser<Value = Class> {
         // The parser lets no other name through.
         _ => Class::Server,
     })
+}
+
+impl LogsArgs {
+    /// Prints the lines; returns the exit code: 0, 2 for a bad filter, 3 when no agent runs, 4 without permission.
+    #[must_use]
+    pub fn execute(self) -> ExitCode {
+        let options = LogsOptions {
+            follow: self.follow,
+            since: self.since.map(|since| since.resolve(SystemTime::now())),
+            filter: Filter {
+                pods: self.pod.into_iter().collect(),
+                namespaces: self.namespace.into_iter().collect(),
+                containers: self.container.into_iter().collect(),
+                classes: self.class.into_iter().collect(),
+                grep: self.grep.map(|grep| grep.as_str().to_owned()),
+            },
+            output: match self.output {
+                LogsFormat::Text => LogsOutput::Pretty,
+                LogsFormat::Json => LogsOutput::Json,
+                LogsFormat::Raw => LogsOutput::Raw,
+            },
+        };
+        let screen = Screen::stdout(Color::Auto);
+        exit_code(logs(&self.socket, &options, screen, &mut io::stdout(), &mut io::stderr()))
+    }
 }

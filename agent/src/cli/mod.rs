@@ -9,9 +9,11 @@ pub mod run;
 pub mod status;
 pub mod version;
 
-use std::io;
+use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use crate::control::ClientError;
 
 /// eBPF-based, sidecarless observability agent for Kubernetes nodes
 ///
@@ -84,6 +86,17 @@ pub fn ignore_closed_pipe(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
+    }
+}
+
+/// What a command that asked the agent exits with; says on standard error what went wrong.
+fn exit_code(result: Result<(), ClientError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
     }
 }
 

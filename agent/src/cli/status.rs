@@ -1,10 +1,17 @@
 //! `sidestep status`
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use super::Format;
+use super::{Format, exit_code};
+use crate::control::{
+    StatusOptions,
+    client::{
+        status::{StatusOutput, status},
+        terminal::{Color, Screen},
+    },
+};
 
 /// Show each container's streams and its ledger
 ///
@@ -29,4 +36,19 @@ pub struct StatusArgs {
     /// The agent's socket, when its configuration names another
     #[arg(long, value_name = "PATH", default_value = "/run/sidestep/sidestep.sock", env = "SIDESTEP_SOCKET")]
     pub socket: PathBuf,
+}
+
+impl StatusArgs {
+    /// Prints the status; returns the exit code: 0, 3 when no agent runs, 4 without permission.
+    #[must_use]
+    pub fn execute(self) -> ExitCode {
+        let options = StatusOptions {
+            watch: self.watch.then_some(self.interval),
+            output: match self.output {
+                Format::Text => StatusOutput::Table,
+                Format::Json => StatusOutput::Json,
+            },
+        };
+        exit_code(status(&self.socket, &options, Screen::stdout(Color::Auto), &mut io::stdout()))
+    }
 }

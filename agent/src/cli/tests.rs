@@ -149,7 +149,7 @@ fn run_config(action: Option<config::Action>) -> (bool, String, String) {
     let arguments = config::ConfigArgs { example: action.is_none(), action };
     let code = arguments.execute_to(&environment, &mut output, &mut errors, false).expect("written");
     let text = |bytes| String::from_utf8(bytes).expect("text");
-    (code == std::process::ExitCode::SUCCESS, text(output), text(errors))
+    (code == ExitCode::SUCCESS, text(output), text(errors))
 }
 
 #[test]

@@ -10,7 +10,9 @@ use std::{collections::HashMap, path::Path};
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The file could not be read.
-    #[error("{path}: {source}; the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (Linux 5.15 and later of every large distribution is)")]
+    #[error(
+        "{path}: {source}; the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (Linux 5.15 and later of every large distribution is)"
+    )]
     Read {
         /// The file.
         path: String,
@@ -61,8 +63,7 @@ impl Btf {
     /// # Errors
     /// When the file can't be read or is malformed.
     pub fn read(path: &Path, names: &[&'static str]) -> Result<Self, BtfError> {
-        let data = std::fs::read(path)
-            .map_err(|source| BtfError::Read { path: path.display().to_string(), source })?;
+        let data = std::fs::read(path).map_err(|source| BtfError::Read { path: path.display().to_string(), source })?;
         Self::parse(data, names)
     }
 

@@ -12,7 +12,9 @@ use sidestep_abi::kernel::{MAX_ROOTS, PREFIX_SPACE, Root};
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No v2 hierarchy is mounted.
-    #[error("no cgroup2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified` (cgroup v1 alone does not tell containers apart in the kernel programs)")]
+    #[error(
+        "no cgroup2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified` (cgroup v1 alone does not tell containers apart in the kernel programs)"
+    )]
     NoV2,
     /// The mount table can't be read.
     #[error("/proc/self/mountinfo: {0}")]
@@ -35,9 +37,7 @@ pub fn find_mount() -> Result<PathBuf, CgroupError> {
 fn mount_in(table: &str) -> Option<PathBuf> {
     table.lines().find_map(|line| {
         let (front, back) = line.split_once(" - ")?;
-        (back.split(' ').next() == Some("cgroup2"))
-            .then(|| front.split(' ').nth(4).map(PathBuf::from))
-            .flatten()
+        (back.split(' ').next() == Some("cgroup2")).then(|| front.split(' ').nth(4).map(PathBuf::from)).flatten()
     })
 }
 
@@ -65,15 +65,23 @@ impl RootPattern {
         }
     }
 
-    /// The root as the kernel programs take it; `None` while the cgroup does not exist.
+    /// The root as the kernel programs take it. While the cgroup does not exist, its parent stands for it, with its
+    /// name as the only child that counts: so the first container of a node is seen as well. `None` while there is no
+    /// parent either.
     #[must_use]
     pub fn resolve(&self, mount: &Path) -> Option<Root> {
-        let id = fs::metadata(mount.join(&self.parent)).ok()?.ino();
-        let level = u32::try_from(self.parent.components().count()).ok()?;
+        let (above, name) = match &self.prefix {
+            Some(prefix) => (self.parent.as_path(), Some(prefix.clone())),
+            None if mount.join(&self.parent).exists() => (self.parent.as_path(), None),
+            // With its NUL the name matches as a whole.
+            None => (self.parent.parent()?, Some(format!("{}\0", self.parent.file_name()?.to_str()?))),
+        };
+        let id = fs::metadata(mount.join(above)).ok()?.ino();
+        let level = u32::try_from(above.components().count()).ok()?;
         let mut root = Root { id, level, ..Root::default() };
-        if let Some(prefix) = &self.prefix {
-            let len = prefix.len().min(PREFIX_SPACE - 1);
-            root.prefix[..len].copy_from_slice(&prefix.as_bytes()[..len]);
+        if let Some(name) = name {
+            let len = name.len().min(PREFIX_SPACE - 1);
+            root.prefix[..len].copy_from_slice(&name.as_bytes()[..len]);
             root.prefix_len = u32::try_from(len).ok()?;
         }
         Some(root)
@@ -160,6 +168,17 @@ mod tests {
                      32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
         assert_eq!(mount_in(table), Some(PathBuf::from("/sys/fs/cgroup/unified")));
         assert_eq!(mount_in("32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+    }
+
+    #[test]
+    fn a_root_that_does_not_exist_is_a_name_under_its_parent() {
+        let mount = tempfile::tempdir().expect("temporary directory");
+        let root = RootPattern::new("/kubepods").resolve(mount.path()).expect("the mount exists");
+        assert_eq!((root.level, &root.prefix[..root.prefix_len as usize]), (0, b"kubepods\0".as_slice()));
+        fs::create_dir(mount.path().join("kubepods")).expect("make the root");
+        let root = RootPattern::new("/kubepods").resolve(mount.path()).expect("it exists");
+        assert_eq!((root.level, root.prefix_len), (1, 0));
+        assert!(RootPattern::new("/a/b").resolve(mount.path()).is_none());
     }
 
     #[test]

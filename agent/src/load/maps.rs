@@ -61,6 +61,11 @@ impl KernelMaps {
 
     pub(super) fn set_control(&mut self, control: &Control) -> Result<(), LoadError> {
         self.control.set(0, control, 0).map_err(failed("CONTROL"))?;
+        for stale in self.root_index.keys().flatten().collect::<Vec<_>>() {
+            if !control.roots.iter().take(control.roots_len as usize).any(|root| root.id == stale) {
+                let _ = self.root_index.remove(&stale);
+            }
+        }
         for (index, root) in control.roots.iter().take(control.roots_len as usize).enumerate() {
             self.root_index.insert(root.id, index as u32, 0).map_err(failed("ROOT_INDEX"))?;
         }

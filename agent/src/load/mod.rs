@@ -47,7 +47,9 @@ pub enum LoadError {
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     /// The kernel refused the object or a map.
-    #[error("the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.15 or a kernel with the same features; `sidestep doctor` tells more")]
+    #[error(
+        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.15 or a kernel with the same features; `sidestep doctor` tells more"
+    )]
     Object(#[source] Box<aya::EbpfError>),
     /// A map of the object is not as expected.
     #[error("map {name}: {source}")]
@@ -70,14 +72,18 @@ pub enum LoadError {
 /// The loaded programs. Dropping it detaches and unloads them.
 pub struct Kernel {
     /// The programs and their links.
-    _ebpf: Ebpf,
+    pub programs: Programs,
     /// The maps, for `drain` and `policy`.
     pub maps: KernelMaps,
+    /// Which cgroups are governed.
+    pub roots: Roots,
+}
+
+/// The programs and their links: they run as long as this lives.
+pub struct Programs {
+    _ebpf: Ebpf,
     /// What is attached where.
     pub probes: Vec<Probe>,
-    /// Where the v2 hierarchy is mounted.
-    pub cgroup_mount: PathBuf,
-    settings: Settings,
 }
 
 impl Kernel {
@@ -85,11 +91,11 @@ impl Kernel {
     ///
     /// # Errors
     /// When something that nothing works without is missing; the text says what to do.
-    pub fn load(settings: Settings) -> Result<Self, LoadError> {
+    pub fn load(settings: &Settings) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
-        let cgroup_mount = match &settings.cgroup_mount {
+        let mount = match &settings.cgroup_mount {
             Some(path) => path.clone(),
             None => cgroups::find_mount()?,
         };
@@ -103,46 +109,66 @@ impl Kernel {
             .map_max_entries("RING", settings.ring_size);
         let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
         let mut maps = KernelMaps::take(&mut ebpf)?;
-        maps.set_control(&control(&settings, &cgroup_mount)?)?;
+        let roots = Roots { settings: settings.clone(), mount };
+        maps.set_control(&roots.control()?)?;
 
         // Births first, then those that were born before, then their writes: none falls between.
         let mut probes = probes::attach_life(&mut ebpf)?;
-        let kernel_roots = &settings.roots;
-        running::register(&cgroup_mount, kernel_roots, &mut maps)?;
+        running::register(&roots.mount, &settings.roots, &mut maps)?;
         probes.extend(probes::attach_writes(&mut ebpf, settings.attach)?);
         release_memory();
-        Ok(Self { _ebpf: ebpf, maps, probes, cgroup_mount, settings })
-    }
-
-    /// Looks again for governed roots that did not exist before.
-    ///
-    /// # Errors
-    /// When the map can't be written.
-    pub fn refresh_roots(&mut self) -> Result<(), LoadError> {
-        let control = control(&self.settings, &self.cgroup_mount)?;
-        if control.roots_len != self.maps.control()?.roots_len {
-            self.maps.set_control(&control)?;
-            running::register(&self.cgroup_mount, &self.settings.roots, &mut self.maps)?;
-        }
-        Ok(())
+        Ok(Self { programs: Programs { _ebpf: ebpf, probes }, maps, roots })
     }
 }
 
-fn control(settings: &Settings, mount: &Path) -> Result<Control, CgroupError> {
-    let mut control = Control {
-        agent_tgid: std::process::id(),
-        agent_cgroup: cgroups::of_process(mount, std::process::id()).unwrap_or_default(),
-        ring_size: u64::from(settings.ring_size),
-        container_share: u64::from(settings.container_share),
-        ..Control::default()
-    };
-    let roots: Vec<_> = settings.roots.iter().filter_map(|pattern| pattern.resolve(mount)).collect();
-    if roots.len() > control.roots.len() {
-        return Err(CgroupError::TooMany(roots.len()));
+/// The governed roots, as configured and as they exist.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    settings: Settings,
+    /// Where the v2 hierarchy is mounted.
+    pub mount: PathBuf,
+}
+
+impl Roots {
+    /// As configured.
+    #[must_use]
+    pub fn patterns(&self) -> &[RootPattern] {
+        &self.settings.roots
     }
-    control.roots[..roots.len()].copy_from_slice(&roots);
-    control.roots_len = roots.len() as u32;
-    Ok(control)
+
+    /// Tells the kernel programs of roots that came or went; returns whether there were any.
+    ///
+    /// # Errors
+    /// When the maps can't be written.
+    pub fn refresh(&self, maps: &mut KernelMaps) -> Result<bool, LoadError> {
+        let control = self.control()?;
+        let known = maps.control()?;
+        if control.roots_len == known.roots_len
+            && control.roots.iter().zip(&known.roots).all(|(new, old)| (new.id, new.level) == (old.id, old.level))
+        {
+            return Ok(false);
+        }
+        maps.set_control(&control)?;
+        running::register(&self.mount, &self.settings.roots, maps)?;
+        Ok(true)
+    }
+
+    fn control(&self) -> Result<Control, CgroupError> {
+        let mut control = Control {
+            agent_tgid: std::process::id(),
+            agent_cgroup: cgroups::of_process(&self.mount, std::process::id()).unwrap_or_default(),
+            ring_size: u64::from(self.settings.ring_size),
+            container_share: u64::from(self.settings.container_share),
+            ..Control::default()
+        };
+        let roots: Vec<_> = self.settings.roots.iter().filter_map(|pattern| pattern.resolve(&self.mount)).collect();
+        if roots.len() > control.roots.len() {
+            return Err(CgroupError::TooMany(roots.len()));
+        }
+        control.roots[..roots.len()].copy_from_slice(&roots);
+        control.roots_len = roots.len() as u32;
+        Ok(control)
+    }
 }
 
 /// Gives back what reading BTF took: the allocator would keep it for the life of the agent.

@@ -76,6 +76,8 @@ pub struct Probe {
     pub health: Health,
     /// Why it is not healthy, and what follows.
     pub reason: String,
+    /// Whether a container's log is incomplete without it.
+    pub required: bool,
 }
 
 /// System calls whose finished writes carry bytes.
@@ -90,16 +92,14 @@ const TRANSFERS: [(&str, &str, &str); 5] = [
 ];
 
 fn raw(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
-    let program: &mut RawTracePoint =
-        ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
+    let program: &mut RawTracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
     load_once(program.load())?;
     program.attach(point).map_err(text)?;
     Ok(())
 }
 
 fn tracepoint(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
-    let program: &mut TracePoint =
-        ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
+    let program: &mut TracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
     load_once(program.load())?;
     program.attach("syscalls", point).map_err(text)?;
     Ok(())
@@ -146,7 +146,7 @@ pub(super) fn attach_life(ebpf: &mut Ebpf) -> Result<Vec<Probe>, LoadError> {
 }
 
 fn healthy(name: &'static str, attached: AttachPoint) -> Probe {
-    Probe { name, attached: Some(attached), health: Health::Healthy, reason: String::new() }
+    Probe { name, attached: Some(attached), health: Health::Healthy, reason: String::new(), required: true }
 }
 
 /// Attaches the probes of finished writes at the best point that works, or at the one that is asked for.
@@ -161,9 +161,9 @@ pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Res
             AttachPoint::Fexit => attach_fexit(ebpf),
             AttachPoint::Tracepoint => {
                 ensure_tracefs();
-                WRITES.iter().try_for_each(|call| {
-                    tracepoint(ebpf, &format!("exit_{call}"), &format!("sys_exit_{call}"))
-                })
+                WRITES
+                    .iter()
+                    .try_for_each(|call| tracepoint(ebpf, &format!("exit_{call}"), &format!("sys_exit_{call}")))
             }
             AttachPoint::RawTracepoint => raw(ebpf, "raw_exit_write", "sys_exit"),
         };
@@ -173,7 +173,7 @@ pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Res
                 let health = if refused.is_empty() { Health::Healthy } else { Health::Degraded };
                 let mut probes: Vec<_> = WRITES
                     .into_iter()
-                    .map(|name| Probe { name, attached: Some(point), health, reason: reason.clone() })
+                    .map(|name| Probe { name, attached: Some(point), health, reason: reason.clone(), required: true })
                     .collect();
                 probes.extend(attach_transfers(ebpf, point));
                 return Ok(probes);
@@ -233,7 +233,7 @@ fn attach_transfers(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
 
 fn unseen(name: &'static str, reason: String) -> Probe {
     let reason = format!("{reason}; bytes that {name} moves into a container's stdout are not counted");
-    Probe { name, attached: None, health: Health::Unsupported, reason }
+    Probe { name, attached: None, health: Health::Unsupported, reason, required: false }
 }
 
 /// Mounts tracefs where it belongs, when nobody has: the tracepoints' numbers are read from it.

@@ -1,2 +1,176 @@
 //! Wiring of the stages: threads, queues and their bounds, what happens when one is full, order of shutdown.
+//!
+//! Two threads make batches: one drains the ring and cuts standard streams into lines, one owns the log files. Both
+//! hand them to the [`outlet::Outlet`], where each sink has a thread and a queue of its own. A sink settles what it
+//! has made safe, and one more thread books that in the ledger. Shutdown follows the data: the ring is drained, the
+//! files are read to their ends, the sinks write out, the ledger is closed.
+
 pub mod container;
+pub mod engine;
+pub mod outlet;
+pub mod readings;
+pub mod registry;
+mod settle;
+pub mod stdio;
+
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use self::{engine::Engine, outlet::Outlet, readings::Readings, registry::Registry};
+use crate::{
+    attribute::{HostFiles, Identities},
+    config::{Config, Part},
+    control::Tap,
+    drain::{Drain, Stop, Wakeup},
+    ledger::Ledger,
+    load::{KernelMaps, Roots},
+    sinks::SinkError,
+};
+
+/// Rounds of file events that may wait for the file thread.
+const FILE_QUEUE: usize = 64;
+
+/// Why the pipeline can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A sink can't be started.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The node's files can't be read.
+    #[error("identity.host_root {path}: {source}")]
+    HostRoot {
+        /// The folder.
+        path: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The system has no thread, or no descriptor, to give.
+    #[error("starting the pipeline: {0}")]
+    System(#[from] io::Error),
+    /// The ring has a reader already.
+    #[error("the ring is already read")]
+    RingTaken,
+}
+
+/// The running stages.
+pub struct Pipeline {
+    ledger: Arc<Ledger>,
+    readings: Arc<Readings>,
+    outlet: Arc<Outlet>,
+    stop: Arc<Stop>,
+    reloads: mpsc::Sender<Arc<Config>>,
+    drain: JoinHandle<Engine>,
+    settle: JoinHandle<()>,
+}
+
+impl Pipeline {
+    /// Starts all threads, sinks first.
+    ///
+    /// # Errors
+    /// What keeps a stage from starting.
+    pub fn start(config: &Config, mut maps: KernelMaps, roots: Roots, tap: Arc<Tap>) -> Result<Self, PipelineError> {
+        let ledger = Arc::new(Ledger::default());
+        let readings = Arc::new(Readings::default());
+        let (settled, settlements) = mpsc::channel();
+        let settle = settle::spawn(settlements)?;
+        let outlet = Arc::new(Outlet::start(&config.sinks, settled, tap)?);
+
+        let files = HostFiles::new(&config.identity.host_root).map_err(|source| PipelineError::HostRoot {
+            path: config.identity.host_root.display().to_string(),
+            source,
+        })?;
+        let identities = Identities::new(files, config.identity.clone(), Some(Arc::clone(&config.node_name)));
+        let registry =
+            Registry::new(&roots, identities, Arc::clone(&ledger), config.capture.clone(), config.lines.clone());
+        let (ring, reader) = maps.take_ring().ok_or(PipelineError::RingTaken)?;
+        readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
+        let (file_events, events) = mpsc::sync_channel(FILE_QUEUE);
+        std::thread::Builder::new().name("files".to_owned()).spawn(move || for _ in events {})?;
+        let mut engine = Engine::new(
+            maps,
+            roots,
+            registry,
+            Arc::clone(&outlet),
+            Arc::clone(&readings),
+            file_events,
+            config.capture.terminals,
+        );
+        engine.scan();
+        let (reloads, new_configurations) = mpsc::channel();
+        let stop = Arc::new(Stop::default());
+        let drain = Drain {
+            wakeup: Wakeup::new(&ring)?,
+            ring,
+            reader,
+            engine,
+            readings: Arc::clone(&readings),
+            stop: Arc::clone(&stop),
+            reloads: new_configurations,
+        };
+        let drain = std::thread::Builder::new().name("drain".to_owned()).spawn(move || drain.run())?;
+        Ok(Self { ledger, readings, outlet, stop, reloads, drain, settle })
+    }
+
+    /// The accounts of all containers.
+    #[must_use]
+    pub fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
+    }
+
+    /// What the stages tell about themselves.
+    #[must_use]
+    pub fn readings(&self) -> Arc<Readings> {
+        Arc::clone(&self.readings)
+    }
+
+    /// The sinks.
+    #[must_use]
+    pub fn outlet(&self) -> Arc<Outlet> {
+        Arc::clone(&self.outlet)
+    }
+
+    /// Takes over what changed and can be changed under way.
+    ///
+    /// # Errors
+    /// A new sink that can't be started: then nothing has changed.
+    pub fn reload(&self, old: &Config, new: &Config) -> Result<(), PipelineError> {
+        if old.diff(new).contains(Part::Sinks) {
+            self.outlet.replace(&old.sinks, &new.sinks, old.shutdown_timeout)?;
+        }
+        // The thread ends only with the pipeline.
+        let _ = self.reloads.send(Arc::new(new.clone()));
+        Ok(())
+    }
+
+    /// Ends all stages in the order of the data, within `limit` in all; returns the bytes that were not delivered.
+    #[must_use]
+    pub fn stop(self, limit: Duration) -> u64 {
+        let deadline = Instant::now() + limit;
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        self.stop.after_draining();
+        let half = Instant::now() + limit / 2;
+        while !self.drain.is_finished() && Instant::now() < half {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if !self.drain.is_finished() {
+            // A sink that takes nothing holds the threads: from here on its records are dropped, and counted.
+            self.stop.at_once();
+            self.outlet.begin_close(left(deadline));
+        }
+        match self.drain.join() {
+            Ok(mut engine) => engine.finish(),
+            Err(_) => tracing::error!("the draining thread has panicked"),
+        }
+        let bytes = self.outlet.close(left(deadline));
+        drop(self.outlet);
+        let ended = Instant::now() + Duration::from_secs(1);
+        while !self.settle.is_finished() && Instant::now() < ended {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        bytes
+    }
+}

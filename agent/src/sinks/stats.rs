@@ -5,7 +5,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::config::QueueSettings;
@@ -35,6 +35,8 @@ pub struct SinkStats {
     pub last_error: Option<String>,
     /// When a call of the sink last went well.
     pub last_success: Option<SystemTime>,
+    /// For how long every call has failed, by a clock that nobody sets; `None` while it works.
+    pub failing_for: Option<Duration>,
 }
 
 /// The figures as they are counted: by one sink's thread, and by those that offer it batches.
@@ -48,6 +50,7 @@ pub(super) struct Counters {
     /// Milliseconds since the Unix epoch; 0 for never.
     last_success: AtomicU64,
     last_error: Mutex<Option<String>>,
+    failing_since: Mutex<Option<Instant>>,
 }
 
 impl Counters {
@@ -64,11 +67,13 @@ impl Counters {
     pub(super) fn note_success(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_success.store(now.as_millis() as u64, Relaxed);
+        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(super) fn note_error(&self, text: String) {
         self.errors.fetch_add(1, Relaxed);
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        self.failing_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
     }
 
     pub(super) fn snapshot(&self, name: &str, batches: u64, memory: u64, settings: &QueueSettings) -> SinkStats {
@@ -85,6 +90,7 @@ impl Counters {
             errors: self.errors.load(Relaxed),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             last_success: (last_success > 0).then(|| UNIX_EPOCH + Duration::from_millis(last_success)),
+            failing_for: self.failing_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed()),
         }
     }
 }

@@ -6,6 +6,8 @@ use crate::{Header, assert_layout};
 pub const FLAG_APPEND: u16 = 1;
 /// The position was an argument of the call (`pwrite64`, `pwritev`, `pwritev2`) and is exact.
 pub const FLAG_POSITIONED: u16 = 1 << 1;
+/// The standard stream is a terminal.
+pub const FLAG_TERMINAL: u16 = 1 << 2;
 
 /// Payload sizes for which space is reserved in the ring. The helper takes only constants.
 pub const CLASSES: [usize; 6] = [256, 512, 1024, 4096, 16384, 65536];

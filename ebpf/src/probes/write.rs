@@ -15,7 +15,7 @@ use sidestep_abi::{
     container::Container,
     event,
     file::{FileSeen, FileState, IGNORED, LOG, PENDING, PENDING_BUDGET},
-    log::{FLAG_APPEND, FLAG_POSITIONED, LogEvent, MAX_CHUNK, MAX_CHUNKS, MAX_IOVECS},
+    log::{FLAG_APPEND, FLAG_POSITIONED, FLAG_TERMINAL, LogEvent, MAX_CHUNK, MAX_CHUNKS, MAX_IOVECS},
     stdio::{DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, InodeKey},
 };
 
@@ -88,7 +88,10 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
     let (cgroup, iostream, written, dropped) =
         unsafe { ((*stream).cgroup, (*stream).iostream, &raw mut (*stream).written, &raw mut (*stream).dropped) };
     let position = emit::add(written, write.written);
-    let header = emit::header(event::STDIO_DATA, cgroup, governed.tgid, governed.tid);
+    let mut header = emit::header(event::STDIO_DATA, cgroup, governed.tgid, governed.tid);
+    if file.is_device() {
+        header.flags |= FLAG_TERMINAL;
+    }
     let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
     hand_over(governed, cgroup, event, write, Counter::Stdio(dropped));
 }

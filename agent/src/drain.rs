@@ -1,0 +1,181 @@
+//! The only reader of the ring: a thread that drains it in rounds and sleeps in between.
+//!
+//! Waking a reader for every record costs more than the record. So while records come, it naps for a few milliseconds
+//! between rounds, and the kernel wakes it only when the ring fills; when nothing has come for a while it sleeps until
+//! the kernel wakes it for the next record.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+        mpsc::Receiver,
+    },
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, MapData, RingBuf};
+use rustix::event::epoll;
+use sidestep_abi::kernel::{READER_BUSY, READER_IDLE, READER_NAPPING};
+
+use crate::{
+    clock,
+    config::Config,
+    decode::decode,
+    pipeline::{engine::Engine, readings::Readings},
+};
+
+/// Bytes of one round, after which ready lines go out.
+const ROUND_BYTES: usize = 4 * 1024 * 1024;
+/// Sleep between rounds while records come.
+const NAP: Duration = Duration::from_millis(4);
+/// Longest sleep: time alone brings unfinished lines and late identities.
+const SLEEP: Duration = Duration::from_millis(200);
+/// Empty rounds after which the reader sleeps until it is woken.
+const EMPTY_ROUNDS: u32 = 25;
+
+/// Tells the draining thread to come to its end.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicU8);
+
+impl Stop {
+    /// Asks to drain what is in the ring and then to stop.
+    pub fn after_draining(&self) {
+        self.0.store(1, Relaxed);
+    }
+
+    /// Asks to stop at once.
+    pub fn at_once(&self) {
+        self.0.store(2, Relaxed);
+    }
+}
+
+/// What the draining thread owns.
+pub struct Drain {
+    /// The ring.
+    pub ring: RingBuf<MapData>,
+    /// The word that tells the kernel what this thread does.
+    pub reader: Array<MapData, u32>,
+    /// Its wake-ups.
+    pub wakeup: Wakeup,
+    /// The stages behind the ring.
+    pub engine: Engine,
+    /// Where to count.
+    pub readings: Arc<Readings>,
+    /// Asked after each round.
+    pub stop: Arc<Stop>,
+    /// New configurations.
+    pub reloads: Receiver<Arc<Config>>,
+}
+
+impl Drain {
+    /// Drains until it is stopped; gives the engine back for its end.
+    pub fn run(mut self) -> Engine {
+        let mut empty_rounds = 0;
+        loop {
+            let bytes = self.round();
+            let now = Instant::now();
+            while let Ok(config) = self.reloads.try_recv() {
+                self.engine.set_terminals(config.capture.terminals);
+                self.engine.registry().reload(config.capture.clone(), config.lines.clone());
+            }
+            self.engine.end_round(now);
+            match self.stop.0.load(Relaxed) {
+                0 => {}
+                1 if bytes > 0 || self.engine.is_waiting() => continue,
+                _ => return self.engine,
+            }
+            if bytes > ROUND_BYTES {
+                continue;
+            }
+            empty_rounds = if bytes == 0 && !self.engine.is_waiting() { empty_rounds + 1 } else { 0 };
+            self.sleep(empty_rounds > EMPTY_ROUNDS);
+        }
+    }
+
+    /// Takes records until the ring is empty or the round is full; returns the bytes taken.
+    fn round(&mut self) -> usize {
+        let mut bytes = 0;
+        let mut records = 0;
+        let mut newest = None;
+        while let Some(record) = self.ring.next() {
+            bytes += record.len();
+            records += 1;
+            match decode(&record) {
+                Ok(event) => self.engine.take(event),
+                Err(error) => {
+                    if self.readings.undecoded.fetch_add(1, Relaxed) == 0 {
+                        tracing::error!(%error, "a record of the kernel programs can't be read");
+                    }
+                }
+            }
+            if record.len() >= 16 {
+                newest = Some(u64::from_ne_bytes(record[8..16].try_into().unwrap_or_default()));
+            }
+            if bytes > ROUND_BYTES {
+                break;
+            }
+        }
+        self.readings.records.fetch_add(records, Relaxed);
+        self.readings.ring_fill.store(if bytes > ROUND_BYTES { bytes as u64 } else { 0 }, Relaxed);
+        if let Some(newest) = newest {
+            self.readings.lag_nano.store(clock::monotonic_nano().saturating_sub(newest), Relaxed);
+        }
+        bytes
+    }
+
+    /// Naps, or sleeps until the kernel wakes it.
+    fn sleep(&mut self, idle: bool) {
+        let (state, limit) = if idle { (READER_IDLE, SLEEP) } else { (READER_NAPPING, NAP) };
+        if let Err(error) = self.reader.set(0, state, 0) {
+            tracing::warn!(%error, "the kernel can't be told that the reader sleeps");
+        }
+        // A record that came before the word was set woke nobody.
+        if idle && self.round() > 0 {
+            return;
+        }
+        match self.wakeup.wait(limit) {
+            Ok(true) => {
+                self.readings.wakeups.fetch_add(1, Relaxed);
+            }
+            Ok(false) => {
+                // Nobody woke it, so the word still asks for it; while this thread works it should not.
+                let _ = self.reader.set(0, READER_BUSY, 0);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "waiting for the ring failed");
+                std::thread::sleep(limit);
+            }
+        }
+    }
+}
+
+/// The kernel's wake-ups, and only these: `poll` would return at once whenever the ring holds anything, and a reader
+/// under load would never nap. An edge-triggered `epoll` returns when it is told to.
+pub struct Wakeup(OwnedFd);
+
+impl Wakeup {
+    /// Listens to a ring.
+    ///
+    /// # Errors
+    /// When the system has no `epoll` to give.
+    pub fn new(ring: &RingBuf<MapData>) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, ring, epoll::EventData::new_u64(0), flags)?;
+        Ok(Self(epoll))
+    }
+
+    fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let timeout =
+            rustix::event::Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: i64::from(limit.subsec_nanos()) };
+        let mut events = [MaybeUninit::uninit(); 1];
+        match epoll::wait(&self.0, &mut events, Some(&timeout)) {
+            Ok((ready, _)) => Ok(!ready.is_empty()),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

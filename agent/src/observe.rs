@@ -1,0 +1,115 @@
+//! The running agent as `telemetry` and `control` see it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use crate::{
+    config::Config,
+    ledger::Ledger,
+    load::{self, AttachPoint, Probe},
+    pipeline::{Pipeline, outlet::Outlet, readings::Readings},
+    sinks::{SinkSettings, SinkStats},
+    telemetry::{
+        Observe, Snapshot,
+        snapshot::{AccountReading, Build, Health, ProbeReading, SinkReading, StreamReading},
+    },
+};
+
+/// Holds what every stage tells about itself.
+pub struct Agent {
+    started: SystemTime,
+    ledger: Arc<Ledger>,
+    readings: Arc<Readings>,
+    outlet: Arc<Outlet>,
+    probes: Vec<ProbeReading>,
+    /// Type of each sink by its name.
+    kinds: Mutex<HashMap<String, &'static str>>,
+}
+
+impl Agent {
+    /// Observes a running pipeline.
+    #[must_use]
+    pub fn new(config: &Config, pipeline: &Pipeline, probes: &[Probe]) -> Self {
+        let agent = Self {
+            started: SystemTime::now(),
+            ledger: pipeline.ledger(),
+            readings: pipeline.readings(),
+            outlet: pipeline.outlet(),
+            probes: probes.iter().map(probe).collect(),
+            kinds: Mutex::default(),
+        };
+        agent.set_sinks(config);
+        agent
+    }
+
+    /// Takes over the sinks of a new configuration.
+    pub fn set_sinks(&self, config: &Config) {
+        let kinds = config.sinks.iter().map(|sink| (sink.name().to_owned(), kind(sink))).collect();
+        *self.kinds.lock().unwrap_or_else(PoisonError::into_inner) = kinds;
+    }
+
+    fn sink(&self, stats: SinkStats) -> SinkReading {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        SinkReading {
+            kind: kinds.get(&stats.name).copied().unwrap_or("unknown"),
+            failing_for: stats.failing_for,
+            name: stats.name.into(),
+            queued_batches: stats.queued_batches,
+            queued_bytes: stats.queued_bytes,
+            delivered_records: stats.taken_records,
+            delivered_bytes: stats.taken_bytes,
+            errors: stats.errors,
+            last_error: stats.last_error,
+            last_success: stats.last_success,
+        }
+    }
+}
+
+impl Observe for Agent {
+    fn snapshot(&self) -> Snapshot {
+        let identities = self.readings.identities();
+        Snapshot {
+            build: Build::current(),
+            started: self.started,
+            accounts: AccountReading::all(&self.ledger),
+            ring: self.readings.ring(),
+            repair: self.readings.repair(),
+            probes: self.probes.clone(),
+            sinks: self.outlet.stats().into_iter().map(|stats| self.sink(stats)).collect(),
+            identity: vec![
+                ("live", identities.live as u64),
+                ("exited", identities.exited as u64),
+                ("incomplete", identities.incomplete as u64),
+            ],
+        }
+    }
+
+    fn streams(&self) -> Vec<StreamReading> {
+        self.readings.streams()
+    }
+}
+
+fn probe(probe: &Probe) -> ProbeReading {
+    ProbeReading {
+        name: probe.name,
+        attach: probe.attached.map_or("none", AttachPoint::as_str),
+        health: match probe.health {
+            load::Health::Healthy => Health::Healthy,
+            load::Health::Degraded => Health::Degraded,
+            load::Health::Unsupported => Health::Unsupported,
+            load::Health::Failed => Health::Failed,
+        },
+        reason: probe.reason.clone(),
+        required: probe.required,
+    }
+}
+
+const fn kind(sink: &SinkSettings) -> &'static str {
+    match sink {
+        SinkSettings::Console(_) => "console",
+        SinkSettings::File(_) => "file",
+    }
+}

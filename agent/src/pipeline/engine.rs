@@ -1,0 +1,343 @@
+//! The stages behind the ring, on the thread that drains it: each event finds its container, bytes of standard
+//! streams become lines, files go on to their own thread.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        mpsc::{SyncSender, TrySendError},
+    },
+    time::{Duration, Instant},
+};
+
+use sidestep_abi::{
+    Header,
+    container::ContainerEvent,
+    file::FileSeen,
+    log::{FLAG_TERMINAL, LogEvent},
+    stdio::{InodeKey, STDERR, STDOUT},
+};
+
+use super::{container::Container, outlet::Outlet, readings::Readings, registry::Registry, stdio::StdioStream};
+use crate::{
+    clock::{self, Clock},
+    decode::Event,
+    files::event::{FileEvent, FileEvents},
+    load::{KernelMaps, Roots},
+    telemetry::snapshot::StreamReading,
+};
+
+/// Ready bytes of one stream above which its lines go out before the round is over.
+const FULL_BATCH: usize = 1024 * 1024;
+/// Bytes of file data that wait for the file thread; above it the file itself holds them.
+const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
+/// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The state of the stages behind the ring.
+pub struct Engine {
+    maps: KernelMaps,
+    roots: Roots,
+    registry: Registry,
+    outlet: Arc<Outlet>,
+    readings: Arc<Readings>,
+    files: SyncSender<FileEvents>,
+    file_events: FileEvents,
+    streams: HashMap<InodeKey, StdioStream>,
+    /// Streams with something new in this round.
+    dirty: HashSet<InodeKey>,
+    /// Streams by the container's cgroup.
+    of_container: HashMap<u64, Vec<InodeKey>>,
+    epoch: u64,
+    terminals: bool,
+    clock: Clock,
+    next_tick: Instant,
+}
+
+impl Engine {
+    /// An engine that has seen nothing yet.
+    pub fn new(
+        maps: KernelMaps,
+        roots: Roots,
+        registry: Registry,
+        outlet: Arc<Outlet>,
+        readings: Arc<Readings>,
+        files: SyncSender<FileEvents>,
+        terminals: bool,
+    ) -> Self {
+        Self {
+            maps,
+            roots,
+            registry,
+            outlet,
+            readings,
+            files,
+            file_events: FileEvents::default(),
+            streams: HashMap::new(),
+            dirty: HashSet::new(),
+            of_container: HashMap::new(),
+            epoch: clock::unix_nano() / 1_000_000,
+            terminals,
+            clock: Clock::now(),
+            next_tick: Instant::now(),
+        }
+    }
+
+    /// The containers and their names.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// Whether terminals count as stdout from now on.
+    pub fn set_terminals(&mut self, terminals: bool) {
+        self.terminals = terminals;
+    }
+
+    /// Takes one event.
+    pub fn take(&mut self, event: Event<'_>) {
+        match event {
+            Event::Stdio(event, bytes) => self.stdio(&event, bytes),
+            Event::FileData(event, bytes) => self.file_data(&event, bytes),
+            Event::FileSeen(seen, path) => self.file_seen(&seen, path),
+            Event::ContainerStarted(event) => self.started(&event),
+            Event::CgroupMade(header, path) => self.registry.made(header.cgroup, path),
+            Event::CgroupEmpty(header) => self.empty(&header),
+            Event::CgroupRemoved(header) => self.removed(&header),
+        }
+    }
+
+    fn stdio(&mut self, event: &LogEvent, bytes: &[u8]) {
+        if event.header.flags & FLAG_TERMINAL != 0 && !self.terminals {
+            return;
+        }
+        let key = InodeKey { ino: event.ino, dev: event.dev, _pad: 0 };
+        let cgroup = event.header.cgroup;
+        if self.streams.get(&key).is_none_or(|stream| stream.container.cgroup != cgroup) {
+            let container = self.registry.container(cgroup);
+            self.open_stream(key, &container, event.iostream);
+        }
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        stream.take(event.position, self.clock.unix_nano(event.header.time), bytes);
+        self.dirty.insert(key);
+        if stream.ready_bytes() > FULL_BATCH {
+            if let Some(batch) = stream.take_batch() {
+                self.outlet.deliver(batch);
+            }
+        } else if stream.is_overdue() {
+            let container = Arc::clone(&stream.container);
+            let now = Instant::now();
+            self.registry.settle_now(&container, now);
+            let kernel = self.maps.stdio(&key);
+            stream.settle(now, kernel.as_ref());
+        }
+    }
+
+    fn open_stream(&mut self, key: InodeKey, container: &Arc<Container>, iostream: u32) {
+        let stream = StdioStream::new(key, Arc::clone(container), iostream, self.epoch);
+        if let Some(before) = self.streams.insert(key, stream)
+            && before.container.cgroup == container.cgroup
+        {
+            // The same stream under the same container: keep what it has.
+            self.streams.insert(key, before);
+            return;
+        }
+        self.of_container.entry(container.cgroup).or_default().push(key);
+    }
+
+    fn file_data(&mut self, event: &LogEvent, bytes: &[u8]) {
+        if self.file_events.bytes.len() + bytes.len() > MAX_FILE_BYTES {
+            return;
+        }
+        let container = self.registry.container(event.header.cgroup);
+        let start = self.file_events.bytes.len();
+        self.file_events.bytes.extend_from_slice(bytes);
+        self.file_events.events.push(FileEvent::Data {
+            key: InodeKey { ino: event.ino, dev: event.dev, _pad: 0 },
+            position: event.position,
+            bytes: start..self.file_events.bytes.len(),
+            time_unix_nano: self.clock.unix_nano(event.header.time),
+            tid: event.header.tid,
+            description: event.description,
+            flags: event.header.flags,
+            container,
+        });
+    }
+
+    fn file_seen(&mut self, seen: &FileSeen, path: Option<Arc<str>>) {
+        let container = self.registry.container(seen.header.cgroup);
+        self.file_events.events.push(FileEvent::Seen {
+            key: InodeKey { ino: seen.ino, dev: seen.dev, _pad: 0 },
+            name_hash: seen.name_hash,
+            path,
+            tgid: seen.header.tgid,
+            fd: seen.fd,
+            position: seen.position,
+            container,
+        });
+    }
+
+    fn started(&mut self, event: &ContainerEvent) {
+        let container = self.registry.started(event.header.cgroup, event.header.tgid);
+        container.set_ended(false);
+        for (key, iostream) in event.stdio.into_iter().zip([STDOUT, STDERR]) {
+            let again = iostream == STDERR && key == event.stdio[0];
+            if key.ino != 0 && !again {
+                self.open_stream(key, &container, iostream);
+            }
+        }
+    }
+
+    /// The last process of a cgroup has ended: of a container's own, all that its streams will ever hold is here.
+    fn empty(&mut self, header: &Header) {
+        let Some(container) = self.registry.own(header.cgroup) else { return };
+        container.set_ended(true);
+        self.finish_streams(&container, false);
+        self.file_events.events.push(FileEvent::Ended { container });
+    }
+
+    fn removed(&mut self, header: &Header) {
+        let now = Instant::now();
+        if let Some(container) = self.registry.own(header.cgroup) {
+            container.set_ended(true);
+            self.registry.removed(header.cgroup, now);
+            self.finish_streams(&container, true);
+            self.file_events.events.push(FileEvent::Ended { container });
+        } else {
+            self.registry.removed(header.cgroup, now);
+        }
+        self.maps.remove_container(header.cgroup);
+    }
+
+    fn finish_streams(&mut self, container: &Arc<Container>, gone: bool) {
+        let keys = self.of_container.get(&container.cgroup).cloned().unwrap_or_default();
+        if !keys.is_empty() {
+            self.registry.settle_now(container, Instant::now());
+        }
+        for key in keys {
+            let kernel = self.maps.stdio(&key).filter(|kernel| kernel.cgroup == container.cgroup);
+            if let Some(stream) = self.streams.get_mut(&key) {
+                stream.finish(kernel.as_ref());
+                if let Some(batch) = stream.take_batch() {
+                    self.outlet.deliver(batch);
+                }
+            }
+            if gone {
+                self.streams.remove(&key);
+                self.dirty.remove(&key);
+                if kernel.is_some() {
+                    self.maps.remove_stdio(&key);
+                }
+            }
+        }
+        if gone {
+            self.of_container.remove(&container.cgroup);
+        }
+    }
+
+    /// Enters the containers that run already.
+    pub fn scan(&mut self) -> Vec<(Arc<Container>, Vec<u32>)> {
+        let found = self.registry.scan();
+        let containers = found.into_iter().map(|(cgroup, pids)| {
+            let container = self.registry.started(cgroup, pids[0]);
+            (container, pids)
+        });
+        let containers: Vec<_> = containers.collect();
+        let registered: Vec<_> = self.maps.all_stdio().collect();
+        for (key, stdio) in registered {
+            if let Some(container) = self.registry.own(stdio.cgroup) {
+                self.open_stream(key, &container, stdio.iostream);
+            }
+        }
+        containers
+    }
+
+    /// The end of a round of draining: lines that are ready go out.
+    pub fn end_round(&mut self, now: Instant) {
+        self.clock = Clock::now();
+        let mut waiting = Vec::new();
+        for key in std::mem::take(&mut self.dirty) {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            if stream.is_waiting() {
+                let kernel = self.maps.stdio(&key);
+                stream.settle(now, kernel.as_ref());
+            }
+            if stream.is_waiting() {
+                waiting.push(key);
+            }
+            if let Some(batch) = stream.take_batch() {
+                self.outlet.deliver(batch);
+            }
+        }
+        self.dirty.extend(waiting);
+        self.send_files();
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now);
+        }
+    }
+
+    /// Whether something waits that time alone brings on, so that the next round must not be far.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.dirty.is_empty() || !self.file_events.events.is_empty()
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.registry.tick(now);
+        match self.roots.refresh(&mut self.maps) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.scan();
+            }
+            Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
+        }
+        let unix = clock::unix_nano();
+        let mut streams = Vec::with_capacity(self.streams.len());
+        for stream in self.streams.values_mut() {
+            stream.idle(unix);
+            if let Some(batch) = stream.take_batch() {
+                self.outlet.deliver(batch);
+            }
+            if let Some((shared, position, pending)) = stream.reading() {
+                streams.push(StreamReading {
+                    cgroup_id: stream.container.cgroup,
+                    key: Arc::clone(&shared.key),
+                    class: shared.class,
+                    origin: shared.origin.clone(),
+                    position,
+                    pending,
+                });
+            }
+        }
+        self.readings.set_streams(streams);
+        self.readings.set_identities(self.registry.statistics());
+    }
+
+    fn send_files(&mut self) {
+        if self.file_events.events.is_empty() {
+            return;
+        }
+        match self.files.try_send(std::mem::take(&mut self.file_events)) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            // Kept for the next round; data beyond the bound is left to the file.
+            Err(TrySendError::Full(events)) => self.file_events = events,
+        }
+    }
+
+    /// The end: unfinished lines come out, and the file thread gets what is left for it.
+    pub fn finish(&mut self) {
+        let now = Instant::now();
+        for (key, stream) in &mut self.streams {
+            let container = Arc::clone(&stream.container);
+            if container.settled().is_none() {
+                self.registry.settle_now(&container, now);
+            }
+            let kernel = self.maps.stdio(key);
+            stream.finish(kernel.as_ref());
+            if let Some(batch) = stream.take_batch() {
+                self.outlet.deliver(batch);
+            }
+        }
+        let _ = self.files.send(std::mem::take(&mut self.file_events));
+    }
+}

@@ -1,0 +1,89 @@
+//! Where the stages hand their batches to: the sinks, and the tap of `sidestep logs`.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock, mpsc::Sender},
+    time::Duration,
+};
+
+use crate::{
+    control::Tap,
+    record::Batch,
+    sinks::{Leftover, Settled, SinkError, SinkSettings, SinkStats, Sinks},
+};
+
+/// The sinks of the running agent; they can be replaced under way.
+#[derive(Debug)]
+pub struct Outlet {
+    sinks: RwLock<Sinks>,
+    settled: Sender<Settled>,
+    tap: Arc<Tap>,
+}
+
+impl Outlet {
+    /// Makes and starts the sinks.
+    ///
+    /// # Errors
+    /// The first sink that can't be started.
+    pub fn start(settings: &[SinkSettings], settled: Sender<Settled>, tap: Arc<Tap>) -> Result<Self, SinkError> {
+        Ok(Self { sinks: RwLock::new(Sinks::start(settings, settled.clone())?), settled, tap })
+    }
+
+    /// Gives a batch to the tap and to every sink that wants it; waits for a sink whose rule says so.
+    pub fn deliver(&self, batch: Batch) {
+        let batch = Arc::new(batch);
+        self.tap.observe(&batch);
+        self.sinks.read().unwrap_or_else(PoisonError::into_inner).deliver(&batch);
+    }
+
+    /// The figures of each sink.
+    #[must_use]
+    pub fn stats(&self) -> Vec<SinkStats> {
+        self.sinks.read().unwrap_or_else(PoisonError::into_inner).stats()
+    }
+
+    /// Ends the sinks and starts those of `new`. The old ones write out first: two file sinks can't share a folder.
+    /// Deliveries wait meanwhile. When a new one can't be started, the old configuration's are started again.
+    ///
+    /// # Errors
+    /// The new sink that can't be started.
+    pub fn replace(&self, old: &[SinkSettings], new: &[SinkSettings], limit: Duration) -> Result<(), SinkError> {
+        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
+        let ending = std::mem::replace(&mut *sinks, Sinks::new(self.settled.clone()));
+        report(&ending.close(limit));
+        match Sinks::start(new, self.settled.clone()) {
+            Ok(started) => *sinks = started,
+            Err(error) => {
+                *sinks = Sinks::start(old, self.settled.clone())?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the sinks to come to their end, and lets go of threads that wait in [`Outlet::deliver`].
+    pub fn begin_close(&self, limit: Duration) {
+        self.sinks.read().unwrap_or_else(PoisonError::into_inner).begin_close(limit);
+    }
+
+    /// Ends the sinks; returns the bytes that were left.
+    pub fn close(&self, limit: Duration) -> u64 {
+        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
+        let ending = std::mem::replace(&mut *sinks, Sinks::new(self.settled.clone()));
+        report(&ending.close(limit))
+    }
+}
+
+/// Says what sinks left behind, and returns the bytes.
+fn report(leftovers: &[(String, Leftover)]) -> u64 {
+    for (sink, leftover) in leftovers {
+        if leftover.batches > 0 || !leftover.finished {
+            tracing::warn!(
+                sink,
+                batches = leftover.batches,
+                bytes = leftover.bytes,
+                "the sink did not take everything in time"
+            );
+        }
+    }
+    leftovers.iter().map(|(_, leftover)| leftover.bytes).sum()
+}

@@ -1,0 +1,77 @@
+//! What the draining thread tells about itself, for whoever observes.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::{
+    attribute::Statistics,
+    telemetry::snapshot::{RepairReading, RingReading, StreamReading},
+};
+
+/// Counters of one writer and any reader.
+#[derive(Debug, Default)]
+pub struct Readings {
+    /// Bytes of the ring.
+    pub ring_capacity: AtomicU64,
+    /// Bytes that waited in the ring at the last look.
+    pub ring_fill: AtomicU64,
+    /// How often the kernel woke the reader.
+    pub wakeups: AtomicU64,
+    /// Records drained.
+    pub records: AtomicU64,
+    /// Records that this version could not read.
+    pub undecoded: AtomicU64,
+    /// From the end of the call to the draining of the newest record, in nanoseconds.
+    pub lag_nano: AtomicU64,
+    streams: Mutex<Vec<StreamReading>>,
+    identities: Mutex<Statistics>,
+}
+
+impl Readings {
+    /// The ring now.
+    #[must_use]
+    pub fn ring(&self) -> RingReading {
+        RingReading {
+            capacity: self.ring_capacity.load(Relaxed),
+            fill: self.ring_fill.load(Relaxed),
+            wakeups: self.wakeups.load(Relaxed),
+            records: self.records.load(Relaxed),
+            lag: Duration::from_nanos(self.lag_nano.load(Relaxed)),
+        }
+    }
+
+    /// Gap repair of files.
+    #[must_use]
+    pub fn repair(&self) -> RepairReading {
+        RepairReading::default()
+    }
+
+    /// The standard streams at the last tick.
+    #[must_use]
+    pub fn streams(&self) -> Vec<StreamReading> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The identity cache at the last tick.
+    #[must_use]
+    pub fn identities(&self) -> Statistics {
+        *self.identities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_ring_capacity(&self, bytes: u64) {
+        self.ring_capacity.store(bytes, Relaxed);
+    }
+
+    pub(super) fn set_streams(&self, streams: Vec<StreamReading>) {
+        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
+    }
+
+    pub(super) fn set_identities(&self, statistics: Statistics) {
+        *self.identities.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
+    }
+}

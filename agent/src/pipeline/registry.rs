@@ -1,0 +1,203 @@
+//! Which cgroup is which container, and when who it is counts as known.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::container::{Container, Settled};
+use crate::{
+    attribute::{self, HostFiles, Identities, Statistics},
+    config::{Capture, Lines},
+    ledger::Ledger,
+    load::{RootPattern, Roots, cgroups},
+};
+
+/// An account stays in the ledger for so long after its container's end, for whoever reads metrics seldom.
+const LINGER: Duration = Duration::from_secs(60);
+/// Accounts of ended containers that linger; above it the oldest go first.
+const MAX_LINGERING: usize = 2048;
+
+/// The cgroups below the governed roots, and the containers that they belong to.
+pub struct Registry {
+    mount: PathBuf,
+    roots: Vec<RootPattern>,
+    identities: Identities<HostFiles>,
+    ledger: Arc<Ledger>,
+    capture: Capture,
+    lines: Lines,
+    cgroups: HashMap<u64, Cgroup>,
+    by_path: HashMap<Arc<str>, u64>,
+    /// Containers whose identity is still looked for.
+    unsettled: Vec<u64>,
+    /// Containers whose cgroup is gone, in the order of their ends.
+    gone: Vec<(Instant, u64)>,
+}
+
+struct Cgroup {
+    path: Arc<str>,
+    container: Arc<Container>,
+    process: Option<u32>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new(
+        roots: &Roots,
+        identities: Identities<HostFiles>,
+        ledger: Arc<Ledger>,
+        capture: Capture,
+        lines: Lines,
+    ) -> Self {
+        Self {
+            mount: roots.mount.clone(),
+            roots: roots.patterns().to_vec(),
+            identities,
+            ledger,
+            capture,
+            lines,
+            cgroups: HashMap::new(),
+            by_path: HashMap::new(),
+            unsettled: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Takes over rules for containers that are settled from now on.
+    pub fn reload(&mut self, capture: Capture, lines: Lines) {
+        self.capture = capture;
+        self.lines = lines;
+    }
+
+    /// Enters all governed cgroups that exist; returns the containers among them that were not known, with their
+    /// processes.
+    pub fn scan(&mut self) -> Vec<(u64, Vec<u32>)> {
+        let mut found = Vec::new();
+        for cgroup in cgroups::list(&self.mount, &self.roots) {
+            if !self.cgroups.contains_key(&cgroup.id) {
+                self.made(cgroup.id, cgroup.path.as_str().into());
+                let processes = cgroups::processes(&self.mount, &cgroup.path);
+                if !processes.is_empty() {
+                    found.push((cgroup.id, processes));
+                }
+            }
+        }
+        found
+    }
+
+    /// A cgroup was made.
+    pub fn made(&mut self, cgroup: u64, path: Arc<str>) {
+        // What a container makes below its own cgroup is part of it.
+        let owner = attribute::cgroup::parse(&path).container;
+        let container = match self.by_path.get(owner).filter(|_| owner != &*path) {
+            Some(id) => self.cgroups.get(id).map(|cgroup| Arc::clone(&cgroup.container)),
+            None => None,
+        };
+        let container = container.unwrap_or_else(|| Container::new(cgroup));
+        self.by_path.insert(Arc::clone(&path), cgroup);
+        self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
+    }
+
+    /// The container of a cgroup. One that was never announced is looked for among those that exist, and is a
+    /// container without a name when it is gone already.
+    pub fn container(&mut self, cgroup: u64) -> Arc<Container> {
+        if !self.cgroups.contains_key(&cgroup) {
+            self.scan();
+        }
+        if !self.cgroups.contains_key(&cgroup) {
+            self.cgroups.insert(cgroup, Cgroup { path: "".into(), container: Container::new(cgroup), process: None });
+        }
+        let container = Arc::clone(&self.cgroups[&cgroup].container);
+        if container.settled().is_none() && !self.unsettled.contains(&container.cgroup) {
+            self.unsettled.push(container.cgroup);
+            self.look_up(&container, Instant::now(), false);
+        }
+        container
+    }
+
+    /// Notes a process of a cgroup, through which files of its container can be reached.
+    pub fn started(&mut self, cgroup: u64, process: u32) -> Arc<Container> {
+        let container = self.container(cgroup);
+        if let Some(entry) = self.cgroups.get_mut(&cgroup) {
+            entry.process = Some(process);
+        }
+        container
+    }
+
+    /// The container whose own cgroup this is, when it is known.
+    #[must_use]
+    pub fn own(&self, cgroup: u64) -> Option<Arc<Container>> {
+        let entry = self.cgroups.get(&cgroup)?;
+        (entry.container.cgroup == cgroup).then(|| Arc::clone(&entry.container))
+    }
+
+    /// A cgroup is gone.
+    pub fn removed(&mut self, cgroup: u64, now: Instant) {
+        let Some(entry) = self.cgroups.remove(&cgroup) else { return };
+        self.by_path.remove(&entry.path);
+        if entry.container.cgroup == cgroup {
+            self.identities.exited(cgroup, now);
+            self.gone.push((now, cgroup));
+            if entry.container.settled().is_none() && self.unsettled.contains(&cgroup) {
+                self.settle(&entry.container, &entry.path, entry.process, now, true);
+            }
+        }
+    }
+
+    /// Looks again for what is not settled, and lets go of what is long gone.
+    pub fn tick(&mut self, now: Instant) {
+        for cgroup in std::mem::take(&mut self.unsettled) {
+            let Some(entry) = self.cgroups.get(&cgroup) else { continue };
+            let container = Arc::clone(&entry.container);
+            if container.settled().is_none() {
+                self.unsettled.push(cgroup);
+                self.look_up(&container, now, container.has_ended());
+            }
+        }
+        let excess = self.gone.len().saturating_sub(MAX_LINGERING);
+        let mut index = 0;
+        let ledger = &self.ledger;
+        let identities = &mut self.identities;
+        let accounts: HashMap<u64, _> =
+            if self.gone.is_empty() { HashMap::new() } else { ledger.accounts().into_iter().collect() };
+        self.gone.retain(|(since, cgroup)| {
+            index += 1;
+            let balanced = accounts.get(cgroup).is_none_or(|account| account.balance().pending == 0);
+            let keep = !balanced || (index > excess && now.saturating_duration_since(*since) < LINGER);
+            if !keep {
+                ledger.close(*cgroup);
+                identities.release(*cgroup);
+            }
+            keep
+        });
+    }
+
+    /// Counts as known what is known now, because its streams can't wait any longer.
+    pub fn settle_now(&mut self, container: &Arc<Container>, now: Instant) {
+        self.look_up(container, now, true);
+    }
+
+    /// Figures of the identity cache.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.identities.statistics()
+    }
+
+    fn look_up(&mut self, container: &Arc<Container>, now: Instant, at_once: bool) {
+        let Some(entry) = self.cgroups.get(&container.cgroup) else { return };
+        let (path, process) = (Arc::clone(&entry.path), entry.process);
+        self.settle(container, &path, process, now, at_once);
+    }
+
+    fn settle(&mut self, container: &Arc<Container>, path: &str, process: Option<u32>, now: Instant, at_once: bool) {
+        let found = self.identities.lookup(container.cgroup, path, process, now);
+        if found.settled || at_once {
+            let identity = Arc::clone(found.identity);
+            let account = self.ledger.open(container.cgroup, &identity.resource);
+            container.settle(Settled::new(identity, account, &self.capture, &self.lines));
+            self.unsettled.retain(|cgroup| *cgroup != container.cgroup);
+        }
+    }
+}

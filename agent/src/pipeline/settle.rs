@@ -1,0 +1,21 @@
+//! Books what the sinks have settled.
+
+use std::{io, sync::mpsc::Receiver, thread::JoinHandle};
+
+use crate::{
+    ledger::Stage,
+    sinks::{Outcome, Settled},
+};
+
+/// Starts the thread; it ends when every sink and every batch is gone.
+pub(super) fn spawn(settlements: Receiver<Settled>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("settle".to_owned()).spawn(move || {
+        for settled in settlements {
+            let account = &settled.stream.account;
+            match settled.outcome {
+                Outcome::Delivered => account.deliver(settled.span, settled.lines),
+                Outcome::Dropped(reason) => account.drop_bytes(Stage::Sink, reason, settled.span),
+            }
+        }
+    })
+}

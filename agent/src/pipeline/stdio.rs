@@ -1,0 +1,252 @@
+//! A container's stdout or stderr: from numbered pieces to lines.
+//!
+//! The kernel numbers the bytes of a stream before it hands them over, so a piece that is missing leaves a hole whose
+//! size is known. Two writers on two CPUs may get their space in the ring in the other order than their numbers: a
+//! hole is a loss only when the kernel has counted it as one, or when nothing has filled it for a while.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sidestep_abi::stdio::{
+    DROP_FAULT, DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, DROP_RING_FULL, DROP_UNREADABLE, InodeKey, STDERR, Stdio,
+};
+
+use super::container::{Container, Settled};
+use crate::{
+    assemble::Assembler,
+    ledger::{Reason, Stage},
+    record::{Batch, Class, IoStream, Origin, Stream},
+};
+
+/// A writer that has its number and not yet its space in the ring needs microseconds.
+const SETTLE_ORDER: Duration = Duration::from_millis(5);
+/// After this a hole that the kernel has not counted is given up.
+const GIVE_UP: Duration = Duration::from_millis(500);
+/// Bytes that wait for a hole to close, or for the container's identity.
+const MAX_WAITING: usize = 4 * 1024 * 1024;
+
+/// One stream. Not `Sync`: it belongs to the thread that drains the ring.
+pub struct StdioStream {
+    /// The pipe or terminal.
+    pub key: InodeKey,
+    /// Whose stream it is.
+    pub container: Arc<Container>,
+    iostream: IoStream,
+    /// Tells streams of one agent's life from those of the next, where the kernel counts from 0 again.
+    epoch: u64,
+    /// Position of the next byte that goes to the assembler.
+    next: u64,
+    open: Option<Open>,
+    waiting: BTreeMap<u64, Piece>,
+    waiting_bytes: usize,
+    hole_since: Option<Instant>,
+    /// Losses booked so far, by the kernel's reasons.
+    booked: [u64; DROP_REASONS],
+}
+
+struct Open {
+    stream: Arc<Stream>,
+    assembler: Assembler,
+}
+
+struct Piece {
+    time_unix_nano: u64,
+    bytes: Vec<u8>,
+}
+
+impl StdioStream {
+    /// A stream of which nothing was seen yet.
+    #[must_use]
+    pub fn new(key: InodeKey, container: Arc<Container>, iostream: u32, epoch: u64) -> Self {
+        Self {
+            key,
+            container,
+            iostream: if iostream == STDERR { IoStream::Stderr } else { IoStream::Stdout },
+            epoch,
+            next: 0,
+            open: None,
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
+            hole_since: None,
+            booked: [0; DROP_REASONS],
+        }
+    }
+
+    /// Takes one piece.
+    pub fn take(&mut self, position: u64, time_unix_nano: u64, bytes: &[u8]) {
+        if position == self.next && self.waiting.is_empty() && self.ensure_open() {
+            self.accept(time_unix_nano, bytes);
+        } else if position >= self.next {
+            self.waiting_bytes += bytes.len();
+            self.waiting.insert(position, Piece { time_unix_nano, bytes: bytes.to_vec() });
+        }
+    }
+
+    /// Whether pieces wait, so that [`StdioStream::settle`] has something to do.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether so much waits that the container's identity can't be waited for any longer.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.waiting_bytes > MAX_WAITING
+    }
+
+    /// Closes holes that are known to be losses, and takes what waited behind them.
+    pub fn settle(&mut self, now: Instant, kernel: Option<&Stdio>) {
+        if !self.ensure_open() {
+            return;
+        }
+        self.take_waiting();
+        while let Some((&position, _)) = self.waiting.first_key_value() {
+            let since = *self.hole_since.get_or_insert(now);
+            let waited = now.saturating_duration_since(since);
+            let missing = position - self.next;
+            let counted = kernel.map_or(0, |kernel| self.unbooked(kernel).iter().sum());
+            let lost = counted >= missing && waited >= SETTLE_ORDER;
+            if !(lost || waited >= GIVE_UP || self.is_overdue()) {
+                return;
+            }
+            self.lose(missing, kernel);
+            self.hole_since = None;
+            self.take_waiting();
+        }
+        self.hole_since = None;
+    }
+
+    /// The end of the container: everything that waits comes out, and what the kernel counted and never handed over
+    /// is booked.
+    pub fn finish(&mut self, kernel: Option<&Stdio>) {
+        if !self.ensure_open() {
+            return;
+        }
+        self.take_waiting();
+        while let Some((&position, _)) = self.waiting.first_key_value() {
+            self.lose(position - self.next, kernel);
+            self.take_waiting();
+        }
+        if let Some(kernel) = kernel
+            && kernel.written > self.next
+        {
+            self.lose(kernel.written - self.next, Some(kernel));
+        }
+        if let Some(open) = &mut self.open {
+            open.assembler.finish();
+        }
+    }
+
+    /// Gives up waiting for the rest of lines.
+    pub fn idle(&mut self, now_unix_nano: u64) {
+        if let Some(open) = &mut self.open {
+            open.assembler.idle(now_unix_nano);
+        }
+    }
+
+    /// Takes out the lines that are ready.
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        let open = self.open.as_mut()?;
+        open.assembler.take_batch(&open.stream)
+    }
+
+    /// Bytes of lines that are ready.
+    #[must_use]
+    pub fn ready_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.assembler.ready_bytes())
+    }
+
+    /// The stream, its position, and the bytes that wait here; `None` before its container is settled.
+    #[must_use]
+    pub fn reading(&self) -> Option<(&Arc<Stream>, u64, u64)> {
+        let open = self.open.as_ref()?;
+        Some((&open.stream, self.next, (open.assembler.pending() + self.waiting_bytes) as u64))
+    }
+
+    fn ensure_open(&mut self) -> bool {
+        if self.open.is_none()
+            && let Some(settled) = self.container.settled()
+        {
+            self.open = Some(Open {
+                stream: Arc::new(self.stream(settled)),
+                assembler: Assembler::new(settled.lines.compiled()),
+            });
+        }
+        self.open.is_some()
+    }
+
+    fn stream(&self, settled: &Settled) -> Stream {
+        let resource = &settled.identity.resource;
+        let owner = match &resource.container_id {
+            Some(id) if id.bytes().all(|byte| byte.is_ascii_alphanumeric()) => id.to_string(),
+            _ => format!("cgroup-{}", self.container.cgroup),
+        };
+        let key = format!("{owner}/{}/{:x}.{}", self.iostream.as_str(), self.epoch, self.key.ino);
+        Stream {
+            key: key.into(),
+            class: Class::Pod,
+            origin: Origin::Stdio(self.iostream),
+            resource: Arc::clone(resource),
+            account: Arc::clone(&settled.account),
+        }
+    }
+
+    fn accept(&mut self, time_unix_nano: u64, bytes: &[u8]) {
+        let Some(open) = &mut self.open else { return };
+        open.stream.account.produce(bytes.len() as u64);
+        open.assembler.push(time_unix_nano, time_unix_nano, self.next, bytes);
+        self.next += bytes.len() as u64;
+    }
+
+    fn take_waiting(&mut self) {
+        while let Some(entry) = self.waiting.first_entry()
+            && *entry.key() <= self.next
+        {
+            let (position, piece) = entry.remove_entry();
+            self.waiting_bytes -= piece.bytes.len();
+            if position == self.next {
+                self.accept(piece.time_unix_nano, &piece.bytes);
+            }
+        }
+    }
+
+    fn unbooked(&self, kernel: &Stdio) -> [u64; DROP_REASONS] {
+        std::array::from_fn(|reason| kernel.dropped[reason].saturating_sub(self.booked[reason]))
+    }
+
+    /// Books bytes that will never come, by the kernel's reasons as far as they go.
+    fn lose(&mut self, missing: u64, kernel: Option<&Stdio>) {
+        let unbooked = kernel.map_or([0; DROP_REASONS], |kernel| self.unbooked(kernel));
+        let Some(open) = &mut self.open else { return };
+        let account = &open.stream.account;
+        account.produce(missing);
+        let mut left = missing;
+        for (reason, counted) in unbooked.into_iter().enumerate() {
+            let part = counted.min(left);
+            if part > 0 {
+                account.drop_bytes(Stage::Capture, reason_of(reason), part);
+                self.booked[reason] += part;
+                left -= part;
+            }
+        }
+        if left > 0 {
+            account.drop_bytes(Stage::Capture, Reason::Fault, left);
+        }
+        open.assembler.gap(self.next, missing);
+        self.next += missing;
+    }
+}
+
+fn reason_of(index: usize) -> Reason {
+    match index {
+        DROP_QUOTA => Reason::Quota,
+        DROP_RING_FULL => Reason::RingFull,
+        DROP_UNREADABLE => Reason::Unreadable,
+        DROP_OVERSIZE => Reason::Oversize,
+        DROP_FAULT => Reason::Fault,
+        _ => Reason::Fault,
+    }
+}
