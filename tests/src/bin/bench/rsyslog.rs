@@ -99,7 +99,7 @@ impl Chain {
         let path = self.directory.join("out.json");
         let (mut output, mut seen) = (None, 0);
         let mut buffer = vec![0; 1 << 20];
-        let waited = wait_until("rsyslog's output", Duration::from_secs(120), || {
+        let waited = wait_until("rsyslog's output", Duration::from_secs(60), || {
             if output.is_none() && path.exists() {
                 output = Some(File::open(&path)?);
             }
@@ -114,7 +114,7 @@ impl Chain {
     }
 }
 
-/// Tuned in its favour: large buffers, no rotation, no compression, and no identity beyond the file's name.
+/// Tuned in its favour: large batches and buffers, no rotation, no compression, and no identity beyond the file's name.
 fn configuration(directory: &Path) -> String {
     let at = directory.display();
     format!(
@@ -131,7 +131,7 @@ template(name="json" type="list") {{
 main_queue(queue.type="LinkedList" queue.size="100000" queue.dequeueBatchSize="2048")
 input(type="imfile" file="{at}/container.log" tag="pod" addMetadata="on" ruleset="out")
 ruleset(name="out") {{
-  action(type="omfile" file="{at}/out.json" template="json" ioBufferSize="64k" flushOnTXEnd="off" flushInterval="1")
+  action(type="omfile" file="{at}/out.json" template="json" ioBufferSize="64k")
 }}
 "#
     )

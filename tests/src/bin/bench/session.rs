@@ -1,8 +1,11 @@
 //! What all benchmarks of a run share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -73,13 +76,16 @@ impl Session {
     }
 }
 
+/// How long the agent may take to deliver what it has.
+const SETTLE: Duration = Duration::from_secs(20);
+
 /// Waits until everything that a container wrote since `before` is delivered or dropped, and returns the difference.
 ///
 /// # Errors
 /// Not in time: the error has the ledger.
 pub(crate) fn settle(agent: &Agent, container_id: &str, before: &Ledger, written: u64) -> Result<Ledger> {
     let mut last = Ledger::default();
-    wait_until(&format!("{written} bytes in the ledger"), std::time::Duration::from_secs(120), || {
+    wait_until(&format!("{written} bytes in the ledger"), SETTLE, || {
         last = agent.ledger(container_id)?;
         Ok((last.produced >= before.produced + written && last.pending == 0).then_some(()))
     })
