@@ -110,6 +110,8 @@ impl Reason {
 /// The account of one container, or of the node itself.
 #[derive(Debug, Default)]
 pub struct Account {
+    /// Id of the container's cgroup; 0 for the node itself.
+    pub cgroup: u64,
     /// Whose account it is.
     pub resource: Arc<Resource>,
     produced: AtomicU64,
@@ -154,8 +156,8 @@ impl Balance {
 impl Account {
     /// An account for `resource`, all zero.
     #[must_use]
-    pub fn new(resource: Arc<Resource>) -> Self {
-        Self { resource, ..Self::default() }
+    pub fn new(cgroup: u64, resource: Arc<Resource>) -> Self {
+        Self { cgroup, resource, ..Self::default() }
     }
 
     /// Books bytes that the container wrote and that are now on their way, or already known to be lost.
@@ -209,7 +211,7 @@ impl Ledger {
     /// The account of a cgroup, opened with `resource` when there is none.
     pub fn open(&self, cgroup_id: u64, resource: &Arc<Resource>) -> Arc<Account> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(accounts.entry(cgroup_id).or_insert_with(|| Arc::new(Account::new(Arc::clone(resource)))))
+        Arc::clone(accounts.entry(cgroup_id).or_insert_with(|| Arc::new(Account::new(cgroup_id, Arc::clone(resource)))))
     }
 
     /// Closes the account of a container that is gone and whose last record is out.

@@ -21,7 +21,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(run) => return run::run(&run),
         Command::Config(config) => return Ok(config.execute(&Environment::current())?),
-        Command::Doctor(_) => anyhow::bail!("`sidestep doctor` is not part of this build"),
+        Command::Doctor(doctor) => return Ok(doctor.execute(&Environment::current(), output)?),
         Command::Logs(logs) => return Ok(logs.execute()),
         Command::Status(status) => return Ok(status.execute()),
         Command::Completions(completions) => completions.execute(output)?,

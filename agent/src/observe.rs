@@ -8,13 +8,14 @@ use std::{
 
 use crate::{
     config::Config,
+    files,
     ledger::Ledger,
     load::{self, AttachPoint, Probe},
     pipeline::{Pipeline, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
-        snapshot::{AccountReading, Build, Health, ProbeReading, SinkReading, StreamReading},
+        snapshot::{AccountReading, Build, Health, ProbeReading, RepairReading, SinkReading, StreamReading},
     },
 };
 
@@ -23,6 +24,7 @@ pub struct Agent {
     started: SystemTime,
     ledger: Arc<Ledger>,
     readings: Arc<Readings>,
+    files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
     probes: Vec<ProbeReading>,
     /// Type of each sink by its name.
@@ -37,6 +39,7 @@ impl Agent {
             started: SystemTime::now(),
             ledger: pipeline.ledger(),
             readings: pipeline.readings(),
+            files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
             probes: probes.iter().map(probe).collect(),
             kinds: Mutex::default(),
@@ -76,7 +79,7 @@ impl Observe for Agent {
             started: self.started,
             accounts: AccountReading::all(&self.ledger),
             ring: self.readings.ring(),
-            repair: self.readings.repair(),
+            repair: RepairReading { gaps: self.files.gaps(), bytes: self.files.read_bytes() },
             probes: self.probes.clone(),
             sinks: self.outlet.stats().into_iter().map(|stats| self.sink(stats)).collect(),
             identity: vec![
@@ -88,7 +91,16 @@ impl Observe for Agent {
     }
 
     fn streams(&self) -> Vec<StreamReading> {
-        self.readings.streams()
+        let mut streams = self.readings.streams();
+        streams.extend(self.files.streams().into_iter().map(|reading| StreamReading {
+            cgroup_id: reading.stream.account.cgroup,
+            key: Arc::clone(&reading.stream.key),
+            class: reading.stream.class,
+            origin: reading.stream.origin.clone(),
+            position: reading.position,
+            pending: reading.pending,
+        }));
+        streams
     }
 }
 

@@ -1,12 +1,12 @@
 //! The only writer to the ring. Every failed reserve is counted by the caller, who knows what was lost.
 
-use core::{intrinsics, mem::MaybeUninit, ptr::addr_of_mut};
+use core::{ffi::c_void, intrinsics, mem::MaybeUninit, ptr::addr_of_mut};
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
+        generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user},
     },
 };
 use sidestep_abi::{
@@ -20,9 +20,31 @@ use sidestep_abi::{
 };
 
 use crate::{
-    kernel::{File, Mount},
+    kernel::{Dentry, File, Mount},
     maps::{LOST_EVENTS, READER, RING},
 };
+
+/// Hides a value from the optimiser, which else takes out the checks that it can prove to be true: the verifier of
+/// Linux 6.1 loses bounds where values are copied or compared with each other, and needs such a check where the value
+/// is used.
+#[inline(always)]
+pub(crate) fn opaque(value: u64) -> u64 {
+    // SAFETY: a load from a local variable.
+    unsafe { (&raw const value).read_volatile() }
+}
+
+/// Makes the verifier forget what it knows of a value on the stack.
+///
+/// Before Linux 6.7 it walks through the function of a `bpf_loop` once, with the values of the first call, and removes
+/// the branches that those do not take; a value that changes from call to call has to be unknown to it.
+#[inline(always)]
+pub(crate) fn forget<T: Copy>(value: &mut T) {
+    let known = *value;
+    // SAFETY: both are values of the same type on the stack, and the type is made of integers.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut *value).cast(), size_of::<T>() as u32, (&raw const known).cast());
+    }
+}
 
 /// Adds to a counter in a map value and returns what it was before.
 #[inline(always)]
@@ -152,8 +174,8 @@ pub(crate) fn gather<const N: usize>(event: &LogEvent, array: u64, count: u64, t
             len = part.len;
         }
         // Both paths that meet here leave the same bounds, so that the verifier walks on with one state.
-        filled &= 2 * N as u64 - 1;
-        len &= 2 * N as u64 - 1;
+        filled = opaque(filled) & (2 * N as u64 - 1);
+        len = opaque(len) & (2 * N as u64 - 1);
         if len > N as u64 || filled >= N as u64 {
             failed = true;
             break;
@@ -188,6 +210,55 @@ struct SeenRecord {
     path: [u8; PATH_SPACE],
 }
 
+/// A walk from a file up to the top of its mount namespace.
+struct Climb {
+    /// Where the names go.
+    path: *mut u8,
+    at: At,
+}
+
+/// How far a [`Climb`] has come.
+#[derive(Clone, Copy)]
+struct At {
+    filled: u64,
+    /// Not 0 when the top is reached.
+    complete: u64,
+    mount: Mount,
+    dentry: Dentry,
+}
+
+/// One step of a [`Climb`]: out of a mount, or past one name. 1 ends the walk.
+#[inline(never)]
+extern "C" fn climb_step(_index: u64, climb: *mut Climb) -> i64 {
+    // SAFETY: the helper passes on the address that it was given.
+    let climb = unsafe { &mut *climb };
+    let at = &mut climb.at;
+    if at.dentry == at.mount.root() {
+        let Some((above, mountpoint)) = at.mount.above() else {
+            at.complete = 1;
+            return 1;
+        };
+        at.mount = above;
+        at.dentry = mountpoint;
+        return 0;
+    }
+    let filled = at.filled;
+    if filled > (PATH_SPACE - NAME_SPACE) as u64 {
+        return 1;
+    }
+    // SAFETY: `filled` leaves room for a whole component.
+    let copied = unsafe {
+        let target = climb.path.add(filled as usize);
+        bpf_probe_read_kernel_str(target.cast(), NAME_SPACE as u32, at.dentry.name().cast())
+    };
+    if copied <= 0 || copied > NAME_SPACE as i64 {
+        return 1;
+    }
+    at.filled = filled + copied as u64;
+    at.dentry = at.dentry.parent();
+    0
+}
+
 /// Announces a file that is not judged yet, with its path inside the writer's mount namespace.
 #[inline(always)]
 pub(crate) fn file_seen(seen: &FileSeen, file: &File) {
@@ -201,33 +272,14 @@ pub(crate) fn file_seen(seen: &FileSeen, file: &File) {
         addr_of_mut!((*record).seen).write(*seen);
         addr_of_mut!((*record).path).cast::<u8>()
     };
-    let mut filled = 0u64;
-    let mut complete = false;
-    let mut mount = Mount::of_vfsmount(file.vfsmount());
-    let mut dentry = file.dentry();
-    for _ in 0..MAX_DEPTH {
-        if dentry == mount.root() {
-            let Some((above, mountpoint)) = mount.above() else {
-                complete = true;
-                break;
-            };
-            mount = above;
-            dentry = mountpoint;
-            continue;
-        }
-        if filled > (PATH_SPACE - NAME_SPACE) as u64 {
-            break;
-        }
-        // SAFETY: `filled` leaves room for a whole component.
-        let copied = unsafe {
-            bpf_probe_read_kernel_str(path.add(filled as usize).cast(), NAME_SPACE as u32, dentry.name().cast())
-        };
-        if copied <= 0 || copied > NAME_SPACE as i64 {
-            break;
-        }
-        filled += copied as u64;
-        dentry = dentry.parent();
+    let mount = Mount::of_vfsmount(file.vfsmount());
+    let mut climb = Climb { path, at: At { filled: 0, complete: 0, mount, dentry: file.dentry() } };
+    forget(&mut climb.at);
+    // SAFETY: the helper calls `climb_step` with the address of `climb`, which outlives the call.
+    unsafe {
+        bpf_loop(MAX_DEPTH as u32, climb_step as *const () as *mut c_void, (&raw mut climb).cast(), 0);
     }
+    let (filled, complete) = (climb.at.filled, climb.at.complete != 0);
     // SAFETY: the record is reserved with this type.
     unsafe {
         (*record).seen.header.len = filled as u32;

@@ -316,7 +316,8 @@ impl Cgroup {
 pub(crate) fn current_is_namespace_init() -> bool {
     // SAFETY: the helper has no arguments and always returns the current task.
     let task = unsafe { bpf_get_current_task_btf() } as *const u8;
-    let pid: *const u8 = load(task, offset!(task_thread_pid));
+    // Not a plain load: the verifier of Linux 6.1 refuses the sum below on a pointer with a BTF type.
+    let pid = read_pointer(task, offset!(task_thread_pid));
     let level: u32 = read(pid, offset!(pid_level));
     if level == 0 || level > 32 {
         return false;

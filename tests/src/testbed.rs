@@ -117,6 +117,13 @@ impl Testbed {
         Agent::start(self, &self.config())
     }
 
+    /// Prints the last of what the agents of this test wrote to stderr.
+    pub fn show_agent_logs(&self) {
+        for (path, text) in self.agent_logs() {
+            eprintln!("---- {} ----\n{}", path.display(), tail(&text));
+        }
+    }
+
     /// What the agents of this test wrote to stderr.
     fn agent_logs(&self) -> Vec<(PathBuf, String)> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -129,9 +136,7 @@ impl Testbed {
 impl Drop for Testbed {
     fn drop(&mut self) {
         if thread::panicking() {
-            for (path, text) in self.agent_logs() {
-                eprintln!("---- {} ----\n{}", path.display(), tail(&text));
-            }
+            self.show_agent_logs();
         }
         if let Err(error) = remove(&self.name) {
             eprintln!("clean-up of {}: {error:#}", self.name);

@@ -9,7 +9,12 @@ pub mod socket;
 pub mod status;
 pub mod tap;
 
-pub use client::{ClientError, logs::LogsOptions, status::StatusOptions};
+pub use client::{
+    ClientError,
+    logs::LogsOptions,
+    status::StatusOptions,
+    terminal::{Color, Screen, escaped_word},
+};
 pub use server::serve;
-pub use socket::{Listener, SocketError};
+pub use socket::{Listener, PATH_BYTES, SocketError};
 pub use tap::Tap;

@@ -57,6 +57,13 @@ pub enum FileEvent {
         /// Whose file it is.
         container: Arc<Container>,
     },
+    /// A container that ran before the agent: its files go on where the checkpoint says.
+    Resume {
+        /// The container; settled.
+        container: Arc<Container>,
+        /// Processes of it, through which its files are reached.
+        pids: Vec<u32>,
+    },
     /// The container's last process has ended: what its files hold now is all there will be.
     Ended {
         /// The container.

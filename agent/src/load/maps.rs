@@ -22,7 +22,7 @@ pub struct KernelMaps {
     members: HashMap<MapData, u64, u32>,
     root_index: HashMap<MapData, u64, u32>,
     stdio: HashMap<MapData, InodeKey, Stdio>,
-    files: HashMap<MapData, InodeKey, FileState>,
+    files: Option<HashMap<MapData, InodeKey, FileState>>,
     lost_events: Array<MapData, u64>,
 }
 
@@ -49,7 +49,7 @@ impl KernelMaps {
             members: take!(ebpf, "MEMBERS")?,
             root_index: take!(ebpf, "ROOT_INDEX")?,
             stdio: take!(ebpf, "STDIO")?,
-            files: take!(ebpf, "FILES")?,
+            files: Some(take!(ebpf, "FILES")?),
             lost_events: take!(ebpf, "LOST_EVENTS")?,
         })
     }
@@ -123,17 +123,9 @@ impl KernelMaps {
         self.containers.get(&cgroup, 0).ok()
     }
 
-    /// Judges a file.
-    ///
-    /// # Errors
-    /// When the map can't be written; the file stays pending and is announced again after eviction.
-    pub fn set_file(&mut self, key: InodeKey, state: FileState) -> Result<(), LoadError> {
-        self.files.insert(key, state, 0).map_err(failed("FILES"))
-    }
-
-    /// Forgets a file, so that its next write announces it.
-    pub fn remove_file(&mut self, key: &InodeKey) {
-        let _ = self.files.remove(key);
+    /// The verdicts on files; once, for the only judge: see `policy`.
+    pub fn take_files(&mut self) -> Option<HashMap<MapData, InodeKey, FileState>> {
+        self.files.take()
     }
 
     /// Events that the ring did not take, by kind.

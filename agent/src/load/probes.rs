@@ -1,6 +1,6 @@
 //! Which program is attached where, and how well: healthy, degraded, unsupported or failed.
 
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, time::Instant};
 
 use aya::{
     Btf, Ebpf,
@@ -93,14 +93,14 @@ const TRANSFERS: [(&str, &str, &str); 5] = [
 
 fn raw(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
     let program: &mut RawTracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
-    load_once(program.load())?;
+    load_once(point, || program.load())?;
     program.attach(point).map_err(text)?;
     Ok(())
 }
 
 fn tracepoint(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
     let program: &mut TracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
-    load_once(program.load())?;
+    load_once(point, || program.load())?;
     program.attach("syscalls", point).map_err(text)?;
     Ok(())
 }
@@ -108,12 +108,17 @@ fn tracepoint(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String>
 fn fexit(ebpf: &mut Ebpf, call: &str, btf: &Btf) -> Result<(), String> {
     let program: &mut FExit =
         ebpf.program_mut(&format!("fexit_{call}")).ok_or("not in the object")?.try_into().map_err(text)?;
-    load_once(program.load(&layout::wrapper(call), btf))?;
+    let function = layout::wrapper(call);
+    load_once(&function, || program.load(&function, btf))?;
     program.attach().map_err(text)?;
     Ok(())
 }
 
-fn load_once(result: Result<(), ProgramError>) -> Result<(), String> {
+/// Loads a program unless it is loaded. Most of the agent's start is the verifier's time, so it is told.
+fn load_once(point: &str, load: impl FnOnce() -> Result<(), ProgramError>) -> Result<(), String> {
+    let started = Instant::now();
+    let result = load();
+    tracing::debug!(point, milliseconds = started.elapsed().as_millis() as u64, "the kernel has verified a program");
     match result {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
         Err(error) => Err(text(error)),

@@ -51,6 +51,8 @@ pub struct Engine {
     epoch: u64,
     terminals: bool,
     clock: Clock,
+    /// Containers that ran before the agent, until they are settled and their files can go on.
+    resuming: Vec<(Arc<Container>, Vec<u32>)>,
     next_tick: Instant,
 }
 
@@ -79,6 +81,7 @@ impl Engine {
             epoch: clock::unix_nano() / 1_000_000,
             terminals,
             clock: Clock::now(),
+            resuming: Vec::new(),
             next_tick: Instant::now(),
         }
     }
@@ -121,7 +124,7 @@ impl Engine {
         self.dirty.insert(key);
         if stream.ready_bytes() > FULL_BATCH {
             if let Some(batch) = stream.take_batch() {
-                self.outlet.deliver(batch);
+                self.outlet.deliver(&Arc::new(batch));
             }
         } else if stream.is_overdue() {
             let container = Arc::clone(&stream.container);
@@ -218,7 +221,7 @@ impl Engine {
             if let Some(stream) = self.streams.get_mut(&key) {
                 stream.finish(kernel.as_ref());
                 if let Some(batch) = stream.take_batch() {
-                    self.outlet.deliver(batch);
+                    self.outlet.deliver(&Arc::new(batch));
                 }
             }
             if gone {
@@ -235,20 +238,17 @@ impl Engine {
     }
 
     /// Enters the containers that run already.
-    pub fn scan(&mut self) -> Vec<(Arc<Container>, Vec<u32>)> {
-        let found = self.registry.scan();
-        let containers = found.into_iter().map(|(cgroup, pids)| {
+    pub fn scan(&mut self) {
+        for (cgroup, pids) in self.registry.scan() {
             let container = self.registry.started(cgroup, pids[0]);
-            (container, pids)
-        });
-        let containers: Vec<_> = containers.collect();
+            self.resuming.push((container, pids));
+        }
         let registered: Vec<_> = self.maps.all_stdio().collect();
         for (key, stdio) in registered {
             if let Some(container) = self.registry.own(stdio.cgroup) {
                 self.open_stream(key, &container, stdio.iostream);
             }
         }
-        containers
     }
 
     /// The end of a round of draining: lines that are ready go out.
@@ -265,7 +265,7 @@ impl Engine {
                 waiting.push(key);
             }
             if let Some(batch) = stream.take_batch() {
-                self.outlet.deliver(batch);
+                self.outlet.deliver(&Arc::new(batch));
             }
         }
         self.dirty.extend(waiting);
@@ -286,17 +286,20 @@ impl Engine {
         self.registry.tick(now);
         match self.roots.refresh(&mut self.maps) {
             Ok(false) => {}
-            Ok(true) => {
-                self.scan();
-            }
+            Ok(true) => self.scan(),
             Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
         }
+        let (settled, waiting) =
+            std::mem::take(&mut self.resuming).into_iter().partition(|(container, _)| container.settled().is_some());
+        self.resuming = waiting;
+        let resumed = Vec::into_iter(settled).map(|(container, pids)| FileEvent::Resume { container, pids });
+        self.file_events.events.extend(resumed);
         let unix = clock::unix_nano();
         let mut streams = Vec::with_capacity(self.streams.len());
         for stream in self.streams.values_mut() {
             stream.idle(unix);
             if let Some(batch) = stream.take_batch() {
-                self.outlet.deliver(batch);
+                self.outlet.deliver(&Arc::new(batch));
             }
             if let Some((shared, position, pending)) = stream.reading() {
                 streams.push(StreamReading {
@@ -335,7 +338,7 @@ impl Engine {
             let kernel = self.maps.stdio(key);
             stream.finish(kernel.as_ref());
             if let Some(batch) = stream.take_batch() {
-                self.outlet.deliver(batch);
+                self.outlet.deliver(&Arc::new(batch));
             }
         }
         let _ = self.files.send(std::mem::take(&mut self.file_events));

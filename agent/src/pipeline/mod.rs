@@ -26,13 +26,20 @@ use crate::{
     config::{Config, Part},
     control::Tap,
     drain::{Drain, Stop, Wakeup},
+    files::{self, Tailer},
     ledger::Ledger,
     load::{KernelMaps, Roots},
+    policy::KernelVerdicts,
+    record::Resource,
     sinks::SinkError,
 };
 
 /// Rounds of file events that may wait for the file thread.
 const FILE_QUEUE: usize = 64;
+/// Log files of which a descriptor is held.
+const MAX_OPEN_FILES: usize = 4096;
+/// The node's own account in the ledger.
+const NODE: u64 = 0;
 
 /// Why the pipeline can't run.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +58,9 @@ pub enum PipelineError {
     /// The system has no thread, or no descriptor, to give.
     #[error("starting the pipeline: {0}")]
     System(#[from] io::Error),
-    /// The ring has a reader already.
-    #[error("the ring is already read")]
-    RingTaken,
+    /// A map that has one user is in use already.
+    #[error("the ring or the verdicts on files are in use already")]
+    MapTaken,
 }
 
 /// The running stages.
@@ -64,6 +71,7 @@ pub struct Pipeline {
     stop: Arc<Stop>,
     reloads: mpsc::Sender<Arc<Config>>,
     drain: JoinHandle<Engine>,
+    files: files::Handle,
     settle: JoinHandle<()>,
 }
 
@@ -76,20 +84,27 @@ impl Pipeline {
         let ledger = Arc::new(Ledger::default());
         let readings = Arc::new(Readings::default());
         let (settled, settlements) = mpsc::channel();
-        let settle = settle::spawn(settlements)?;
         let outlet = Arc::new(Outlet::start(&config.sinks, settled, tap)?);
+        let (file_events, events) = mpsc::sync_channel(FILE_QUEUE);
+        let verdicts = maps.take_files().ok_or(PipelineError::MapTaken)?;
+        let deliver_to = Arc::clone(&outlet);
+        let files = Tailer::spawn(
+            file_settings(config, &roots, &ledger),
+            events,
+            Box::new(KernelVerdicts::new(verdicts)),
+            Box::new(move |batch| deliver_to.deliver(&batch)),
+        )?;
+        let settle = settle::spawn(settlements, Arc::clone(files.progress()))?;
 
-        let files = HostFiles::new(&config.identity.host_root).map_err(|source| PipelineError::HostRoot {
+        let host_files = HostFiles::new(&config.identity.host_root).map_err(|source| PipelineError::HostRoot {
             path: config.identity.host_root.display().to_string(),
             source,
         })?;
-        let identities = Identities::new(files, config.identity.clone(), Some(Arc::clone(&config.node_name)));
+        let identities = Identities::new(host_files, config.identity.clone(), Some(Arc::clone(&config.node_name)));
         let registry =
             Registry::new(&roots, identities, Arc::clone(&ledger), config.capture.clone(), config.lines.clone());
-        let (ring, reader) = maps.take_ring().ok_or(PipelineError::RingTaken)?;
+        let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
-        let (file_events, events) = mpsc::sync_channel(FILE_QUEUE);
-        std::thread::Builder::new().name("files".to_owned()).spawn(move || for _ in events {})?;
         let mut engine = Engine::new(
             maps,
             roots,
@@ -112,7 +127,7 @@ impl Pipeline {
             reloads: new_configurations,
         };
         let drain = std::thread::Builder::new().name("drain".to_owned()).spawn(move || drain.run())?;
-        Ok(Self { ledger, readings, outlet, stop, reloads, drain, settle })
+        Ok(Self { ledger, readings, outlet, stop, reloads, drain, files, settle })
     }
 
     /// The accounts of all containers.
@@ -125,6 +140,12 @@ impl Pipeline {
     #[must_use]
     pub fn readings(&self) -> Arc<Readings> {
         Arc::clone(&self.readings)
+    }
+
+    /// What the reader of files tells about itself.
+    #[must_use]
+    pub fn file_readings(&self) -> Arc<files::Readings> {
+        Arc::clone(self.files.readings())
     }
 
     /// The sinks.
@@ -141,6 +162,7 @@ impl Pipeline {
         if old.diff(new).contains(Part::Sinks) {
             self.outlet.replace(&old.sinks, &new.sinks, old.shutdown_timeout)?;
         }
+        self.files.reload(new.server.clone(), new.lines.clone());
         // The thread ends only with the pipeline.
         let _ = self.reloads.send(Arc::new(new.clone()));
         Ok(())
@@ -165,12 +187,40 @@ impl Pipeline {
             Ok(mut engine) => engine.finish(),
             Err(_) => tracing::error!("the draining thread has panicked"),
         }
-        let bytes = self.outlet.close(left(deadline));
-        drop(self.outlet);
+        // Half of what is left is for the files, half for the sinks.
+        let stopped = self.files.stop(Instant::now() + left(deadline) / 2);
+        let mut bytes = self.outlet.close(left(deadline));
         let ended = Instant::now() + Duration::from_secs(1);
         while !self.settle.is_finished() && Instant::now() < ended {
             std::thread::sleep(Duration::from_millis(1));
         }
+        match stopped {
+            Ok(stopped) => {
+                let unread = stopped.leftover.unread + stopped.leftover.unfinished;
+                if unread > 0 {
+                    tracing::info!(bytes = unread, "left in log files for the next agent");
+                }
+                stopped.save();
+            }
+            Err(error) => {
+                tracing::error!(%error, "positions in files could not be saved");
+                bytes = bytes.max(1);
+            }
+        }
         bytes
+    }
+}
+
+fn file_settings(config: &Config, roots: &Roots, ledger: &Ledger) -> files::Settings {
+    let node = Arc::new(Resource { host_name: Some(Arc::clone(&config.node_name)), ..Resource::default() });
+    files::Settings {
+        state_dir: config.state_dir.clone(),
+        host_root: config.identity.host_root.clone(),
+        cgroup_mount: roots.mount.clone(),
+        server: config.server.clone(),
+        server_lines: config.lines.clone(),
+        node_account: ledger.open(NODE, &node),
+        node,
+        max_open: MAX_OPEN_FILES,
     }
 }

@@ -1,7 +1,7 @@
 //! Where the stages hand their batches to: the sinks, and the tap of `sidestep logs`.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock, mpsc::Sender},
+    sync::{Arc, Mutex, PoisonError, RwLock, mpsc::Sender},
     time::Duration,
 };
 
@@ -14,8 +14,9 @@ use crate::{
 /// The sinks of the running agent; they can be replaced under way.
 #[derive(Debug)]
 pub struct Outlet {
-    sinks: RwLock<Sinks>,
-    settled: Sender<Settled>,
+    /// `None` once they are ended.
+    sinks: RwLock<Option<Sinks>>,
+    settled: Mutex<Option<Sender<Settled>>>,
     tap: Arc<Tap>,
 }
 
@@ -25,20 +26,22 @@ impl Outlet {
     /// # Errors
     /// The first sink that can't be started.
     pub fn start(settings: &[SinkSettings], settled: Sender<Settled>, tap: Arc<Tap>) -> Result<Self, SinkError> {
-        Ok(Self { sinks: RwLock::new(Sinks::start(settings, settled.clone())?), settled, tap })
+        let sinks = Sinks::start(settings, settled.clone())?;
+        Ok(Self { sinks: RwLock::new(Some(sinks)), settled: Mutex::new(Some(settled)), tap })
     }
 
     /// Gives a batch to the tap and to every sink that wants it; waits for a sink whose rule says so.
-    pub fn deliver(&self, batch: Batch) {
-        let batch = Arc::new(batch);
-        self.tap.observe(&batch);
-        self.sinks.read().unwrap_or_else(PoisonError::into_inner).deliver(&batch);
+    pub fn deliver(&self, batch: &Arc<Batch>) {
+        self.tap.observe(batch);
+        if let Some(sinks) = &*self.sinks.read().unwrap_or_else(PoisonError::into_inner) {
+            sinks.deliver(batch);
+        }
     }
 
     /// The figures of each sink.
     #[must_use]
     pub fn stats(&self) -> Vec<SinkStats> {
-        self.sinks.read().unwrap_or_else(PoisonError::into_inner).stats()
+        self.sinks.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Sinks::stats).unwrap_or_default()
     }
 
     /// Ends the sinks and starts those of `new`. The old ones write out first: two file sinks can't share a folder.
@@ -48,12 +51,14 @@ impl Outlet {
     /// The new sink that can't be started.
     pub fn replace(&self, old: &[SinkSettings], new: &[SinkSettings], limit: Duration) -> Result<(), SinkError> {
         let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
-        let ending = std::mem::replace(&mut *sinks, Sinks::new(self.settled.clone()));
-        report(&ending.close(limit));
-        match Sinks::start(new, self.settled.clone()) {
-            Ok(started) => *sinks = started,
+        let Some(settled) = self.settled.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(()) };
+        if let Some(ending) = sinks.take() {
+            report(&ending.close(limit));
+        }
+        match Sinks::start(new, settled.clone()) {
+            Ok(started) => *sinks = Some(started),
             Err(error) => {
-                *sinks = Sinks::start(old, self.settled.clone())?;
+                *sinks = Some(Sinks::start(old, settled)?);
                 return Err(error);
             }
         }
@@ -62,14 +67,17 @@ impl Outlet {
 
     /// Asks the sinks to come to their end, and lets go of threads that wait in [`Outlet::deliver`].
     pub fn begin_close(&self, limit: Duration) {
-        self.sinks.read().unwrap_or_else(PoisonError::into_inner).begin_close(limit);
+        if let Some(sinks) = &*self.sinks.read().unwrap_or_else(PoisonError::into_inner) {
+            sinks.begin_close(limit);
+        }
     }
 
-    /// Ends the sinks; returns the bytes that were left.
+    /// Ends the sinks for good; returns the bytes that were left. Nothing is settled after this.
     pub fn close(&self, limit: Duration) -> u64 {
-        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
-        let ending = std::mem::replace(&mut *sinks, Sinks::new(self.settled.clone()));
-        report(&ending.close(limit))
+        let ending = self.sinks.write().unwrap_or_else(PoisonError::into_inner).take();
+        let left = ending.map_or(0, |ending| report(&ending.close(limit)));
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        left
     }
 }
 

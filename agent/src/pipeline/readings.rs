@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     attribute::Statistics,
-    telemetry::snapshot::{RepairReading, RingReading, StreamReading},
+    telemetry::snapshot::{RingReading, StreamReading},
 };
 
 /// Counters of one writer and any reader.
@@ -43,12 +43,6 @@ impl Readings {
             records: self.records.load(Relaxed),
             lag: Duration::from_nanos(self.lag_nano.load(Relaxed)),
         }
-    }
-
-    /// Gap repair of files.
-    #[must_use]
-    pub fn repair(&self) -> RepairReading {
-        RepairReading::default()
     }
 
     /// The standard streams at the last tick.

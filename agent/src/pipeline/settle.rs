@@ -1,16 +1,22 @@
-//! Books what the sinks have settled.
+//! Books what the sinks have settled, in the ledger and in the positions of files.
 
-use std::{io, sync::mpsc::Receiver, thread::JoinHandle};
+use std::{
+    io,
+    sync::{Arc, mpsc::Receiver},
+    thread::JoinHandle,
+};
 
 use crate::{
+    files::Progress,
     ledger::Stage,
     sinks::{Outcome, Settled},
 };
 
 /// Starts the thread; it ends when every sink and every batch is gone.
-pub(super) fn spawn(settlements: Receiver<Settled>) -> io::Result<JoinHandle<()>> {
+pub(super) fn spawn(settlements: Receiver<Settled>, files: Arc<Progress>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("settle".to_owned()).spawn(move || {
         for settled in settlements {
+            files.settled(&settled);
             let account = &settled.stream.account;
             match settled.outcome {
                 Outcome::Delivered => account.deliver(settled.span, settled.lines),

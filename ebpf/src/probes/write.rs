@@ -28,6 +28,8 @@ use crate::{
 
 const O_APPEND: u32 = 0o2000;
 const RWF_APPEND: u64 = 0x10;
+/// The longest vectored write that becomes one record.
+const MAX_GATHERED_BYTES: u64 = 4096;
 
 /// Where a call's bytes are and where they went.
 #[derive(Clone, Copy)]
@@ -110,16 +112,13 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
         Some(state) => unsafe { (*state).verdict },
         None => PENDING,
     };
-    if verdict == IGNORED {
+    // SAFETY: as above.
+    let same_name = |state: *mut FileState| unsafe { (*state).name_hash } == file.dentry().name_hash();
+    if verdict == IGNORED && state.is_some_and(same_name) {
+        return;
+    }
+    if state.is_none() || verdict == IGNORED {
         // Inode numbers are used again: another name is another file.
-        // SAFETY: as above.
-        let same = state.is_some_and(|state| unsafe { (*state).name_hash } == file.dentry().name_hash());
-        if same {
-            return;
-        }
-        let _ = FILES.remove(&key);
-        announce(governed, file, &key, write.fd, end);
-    } else if state.is_none() {
         announce(governed, file, &key, write.fd, end);
     }
     if verdict != LOG {
@@ -177,7 +176,7 @@ fn hand_over(governed: &Governed, cgroup: u64, event: LogEvent, write: &Write, c
         Source::Buffer(buffer) if total <= MAX_CHUNK as u64 => {
             piece(governed, container, &event, buffer, total, counter);
         }
-        Source::Vector { array, count } if total <= 4096 && count <= emit::MAX_GATHERED => {
+        Source::Vector { array, count } if total <= MAX_GATHERED_BYTES && count <= emit::MAX_GATHERED => {
             if !policy::take_share(governed.control, container, size_of::<LogEvent>() as u64 + 2 * total) {
                 counter.count(DROP_QUOTA, total);
                 return;
@@ -197,6 +196,12 @@ struct Walk<'a> {
     container: *mut Container,
     counter: Counter,
     event: LogEvent,
+    at: At,
+}
+
+/// How far a [`Walk`] has come.
+#[derive(Clone, Copy)]
+struct At {
     array: u64,
     count: u64,
     index: u64,
@@ -219,14 +224,16 @@ fn pieces(
         Source::Buffer(buffer) => (0, 0, buffer, total),
         Source::Vector { array, count } => (array, count, 0, 0),
     };
-    let mut walk = Walk { governed, container, counter, event, array, count, index: 0, base, rest, done: 0, total };
+    let at = At { array, count, index: 0, base, rest, done: 0, total };
+    let mut walk = Walk { governed, container, counter, event, at };
+    emit::forget(&mut walk.at);
     // A loop that the verifier walks once; Linux 5.17.
     // SAFETY: the helper calls `step` with the address of `walk`, which outlives the call.
     unsafe {
         bpf_loop((MAX_IOVECS + MAX_CHUNKS) as u32, step as *const () as *mut c_void, (&raw mut walk).cast(), 0);
     }
-    if walk.done < total {
-        counter.count(DROP_OVERSIZE, total - walk.done);
+    if walk.at.done < total {
+        counter.count(DROP_OVERSIZE, total - walk.at.done);
     }
 }
 
@@ -235,26 +242,27 @@ fn pieces(
 extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
     // SAFETY: the helper passes on the address that it was given.
     let walk = unsafe { &mut *walk };
-    if walk.done >= walk.total {
+    let at = &mut walk.at;
+    if at.done >= at.total {
         return 1;
     }
-    if walk.rest == 0 {
-        if walk.index >= walk.count {
+    if at.rest == 0 {
+        if at.index >= at.count {
             return 1;
         }
-        let Ok(part) = emit::iovec(walk.array, walk.index) else { return 1 };
-        walk.index += 1;
-        walk.base = part.base;
-        let left = walk.total - walk.done;
-        walk.rest = if part.len > left { left } else { part.len };
+        let Ok(part) = emit::iovec(at.array, at.index) else { return 1 };
+        at.index += 1;
+        at.base = part.base;
+        let left = at.total - at.done;
+        at.rest = if part.len > left { left } else { part.len };
         return 0;
     }
-    let len = if walk.rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { walk.rest };
-    piece(walk.governed, walk.container, &walk.event, walk.base, len, walk.counter);
+    let len = if at.rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { at.rest };
+    piece(walk.governed, walk.container, &walk.event, at.base, len, walk.counter);
     walk.event.position = walk.event.position.wrapping_add(len);
-    walk.base = walk.base.wrapping_add(len);
-    walk.rest -= len;
-    walk.done += len;
+    at.base = at.base.wrapping_add(len);
+    at.rest -= len;
+    at.done += len;
     0
 }
 
@@ -264,6 +272,8 @@ const HANDED_OVER: u64 = u64::MAX;
 /// A vectored write as one record, in the smaller size that holds it.
 #[inline(never)]
 fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
+    let total = emit::opaque(total);
+    let total = if total > MAX_GATHERED_BYTES { MAX_GATHERED_BYTES } else { total };
     let result = if total <= 1024 {
         emit::gather::<1024>(event, array, count, total)
     } else {
@@ -279,6 +289,8 @@ fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
 #[inline(never)]
 fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
     let source = source as *const u8;
+    let len = emit::opaque(len);
+    let len = if len > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { len };
     let result = if len <= 256 {
         emit::log::<256>(event, source, len)
     } else if len <= 512 {

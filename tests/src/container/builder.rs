@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rustix::{
+    io::Errno,
     mount::{MountFlags, mount},
     process::Pid,
 };
@@ -213,7 +214,11 @@ impl<'a> ContainerBuilder<'a> {
         }
         let options = format!("lowerdir={},upperdir={},workdir={}", image.display(), upper.display(), work.display());
         let options = std::ffi::CString::new(options)?;
-        mount("overlay", &root, "overlay", MountFlags::empty(), options.as_c_str()).context("mounting the rootfs")?;
+        match mount("overlay", &root, "overlay", MountFlags::empty(), options.as_c_str()) {
+            // An emulated machine has its kernel without modules: then each container has a copy of the image.
+            Err(Errno::NODEV) => copy_tree(&image, &root)?,
+            mounted => mounted.context("mounting the rootfs")?,
+        }
         let spec = Spec {
             args: &self.args,
             env: &self.env,
@@ -267,6 +272,13 @@ fn open(stdio: &Stdio) -> Result<(Option<io::PipeReader>, process::Stdio)> {
         }
         Stdio::Given(descriptor) => (None, descriptor.try_clone().context("duplicating a descriptor")?.into()),
     })
+}
+
+/// Copies what is in a directory, links as links.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().context("running cp")?;
+    ensure!(status.success(), "copying {}: {status}", from.display());
+    Ok(())
 }
 
 fn run_runc(command: &mut Command, log: &Path) -> Result<()> {

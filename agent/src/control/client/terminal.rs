@@ -42,7 +42,7 @@ impl Screen {
     }
 
     /// Writes `text` in a colour or style, given as the number in an SGR sequence, when colours are in use.
-    pub(super) fn paint(self, out: &mut Vec<u8>, style: &str, text: &str) {
+    pub(crate) fn paint(self, out: &mut Vec<u8>, style: &str, text: &str) {
         // Writing to memory cannot fail.
         let _ = if self.color { write!(out, "\x1b[{style}m{text}\x1b[0m") } else { write!(out, "{text}") };
     }

@@ -1,0 +1,143 @@
+//! What the configuration leads to on this node: runtimes, targets of sinks, the socket.
+
+use std::{
+    io,
+    os::unix::{ffi::OsStrExt, net::UnixStream},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Access, access};
+
+use super::Finding;
+use crate::{
+    attribute,
+    config::{Config, ConfigError},
+    control::PATH_BYTES,
+    sinks::SinkSettings,
+};
+
+const AREA: &str = "node";
+
+pub(super) fn valid(name: &str) -> Finding {
+    Finding::healthy("config", "config", format!("{name}: no problems"))
+}
+
+pub(super) fn invalid(error: &ConfigError) -> Finding {
+    let advice = "`sidestep config check` shows where, `sidestep config --example` every option; all that follows is \
+                  about the defaults";
+    Finding::failed("config", "config", error.render(false).trim_end(), advice)
+}
+
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![runtimes(&config.identity)];
+    findings.push(directory("state_dir", &config.state_dir));
+    for sink in &config.sinks {
+        findings.push(match sink {
+            SinkSettings::Console(_) => {
+                Finding::healthy(AREA, format!("sink {}", sink.name()), "standard output of the agent")
+            }
+            SinkSettings::File(file) => directory(&format!("sink {}", sink.name()), &file.path),
+        });
+    }
+    findings.push(socket(&config.socket));
+    findings
+}
+
+fn runtimes(identity: &attribute::Settings) -> Finding {
+    let kinds = [
+        &identity.containerd_state,
+        &identity.docker_root,
+        &identity.container_storage,
+        &identity.runc_state,
+        &identity.crun_state,
+    ];
+    let paths = kinds.into_iter().flatten();
+    let seen = |path: &&PathBuf| identity.host_root.join(path.strip_prefix("/").unwrap_or(path)).is_dir();
+    let present: Vec<_> = paths.filter(seen).map(|path| path.display().to_string()).collect();
+    if present.is_empty() {
+        let advice = "lines are delivered with the container's id only; mount the runtimes' state directories into \
+                      the Pod (`identity.host_root`), or name them below `identity`";
+        return Finding::degraded(AREA, "runtimes", "no runtime's state directory is there", advice);
+    }
+    Finding::healthy(AREA, "runtimes", present.join(", "))
+}
+
+/// Whether files can be made at `path`, or in the nearest directory above that exists. Nothing is made.
+fn directory(check: &str, path: &Path) -> Finding {
+    let existing = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    let problem = if existing.is_dir() {
+        access(existing, Access::WRITE_OK | Access::EXEC_OK).err().map(|error| io::Error::from(error).to_string())
+    } else {
+        Some("is no directory".to_owned())
+    };
+    let shown = path.display();
+    match problem {
+        None if existing == path => Finding::healthy(AREA, check, format!("{shown} is writable")),
+        None => Finding::healthy(AREA, check, format!("{shown} will be made")),
+        Some(problem) => {
+            let advice = format!("name a directory on a writable file system, or make {shown} writable");
+            Finding::failed(AREA, check, format!("{shown}: {}: {problem}", existing.display()), advice)
+        }
+    }
+}
+
+fn socket(path: &Path) -> Finding {
+    const CHECK: &str = "socket";
+    let length = path.as_os_str().as_bytes().len();
+    if length > PATH_BYTES {
+        let found = format!("{} has {length} bytes; sockets take {PATH_BYTES}", path.display());
+        return Finding::failed(AREA, CHECK, found, "name a shorter path in `socket`");
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Finding::healthy(AREA, CHECK, format!("an agent is running at {}", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.exists() => {
+            let advice = "`sidestep logs` and `sidestep status` need the agent's user, which is root";
+            Finding::degraded(AREA, CHECK, format!("{}: {error}", path.display()), advice)
+        }
+        Err(_) => {
+            let above = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            directory(CHECK, above)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Health;
+
+    #[test]
+    fn directories_are_judged_by_what_exists() {
+        let folder = tempfile::tempdir().expect("a directory");
+        assert_eq!(directory("x", folder.path()).health, Health::Healthy);
+        let deeper = directory("x", &folder.path().join("a/b"));
+        assert_eq!((deeper.health, deeper.found.ends_with("will be made")), (Health::Healthy, true));
+        assert!(!folder.path().join("a").exists(), "the doctor makes nothing");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("a file");
+        let finding = directory("x", &file.join("below"));
+        assert_eq!(finding.health, Health::Failed);
+        assert!(finding.found.contains("is no directory"), "{finding:?}");
+        assert_eq!(directory("x", Path::new("/proc/sidestep")).health, Health::Failed, "not writable, even for root");
+    }
+
+    #[test]
+    fn a_listening_agent_is_told() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("agent.sock");
+        assert!(socket(&path).found.contains("is writable"));
+        let _listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        assert!(socket(&path).found.contains("an agent is running"));
+        let long = folder.path().join("x".repeat(PATH_BYTES));
+        assert_eq!(socket(&long).health, Health::Failed);
+    }
+
+    #[test]
+    fn runtimes_are_looked_for_below_the_host_root() {
+        let root = tempfile::tempdir().expect("a directory");
+        let settings = attribute::Settings { host_root: root.path().to_owned(), ..attribute::Settings::default() };
+        assert_eq!(runtimes(&settings).health, Health::Degraded);
+        std::fs::create_dir_all(root.path().join("run/containerd/runc")).expect("a directory");
+        assert_eq!(runtimes(&settings).found, "/run/containerd, /run/containerd/runc");
+    }
+}

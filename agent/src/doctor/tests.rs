@@ -1,0 +1,144 @@
+//! Judgements by replay of what systems say.
+
+use super::*;
+use crate::load::{AttachPoint, LoadError, Probe};
+
+fn health_of(findings: &[Finding], check: &str) -> Health {
+    findings.iter().find(|finding| finding.check == check).unwrap_or_else(|| panic!("no check {check}")).health
+}
+
+/// `/proc/self/status` with these capabilities in force.
+fn status(effective: u64) -> String {
+    format!("Name:\tsidestep\nCapPrm:\t000001ffffffffff\nCapEff:\t{effective:016x}\nCapBnd:\t000001ffffffffff\n")
+}
+
+#[test]
+fn root_has_every_capability() {
+    let findings = privileges::judge_capabilities(&status(0x1ff_ffff_ffff));
+    assert!(findings.iter().all(|finding| finding.health == Health::Healthy), "{findings:?}");
+    assert_eq!(findings.len(), 5);
+}
+
+#[test]
+fn nobody_is_told_what_fails_and_what_is_degraded() {
+    let findings = privileges::judge_capabilities(&status(0));
+    assert_eq!(health_of(&findings, "CAP_BPF"), Health::Failed);
+    assert_eq!(health_of(&findings, "CAP_PERFMON"), Health::Failed);
+    assert_eq!(health_of(&findings, "CAP_SYS_PTRACE"), Health::Degraded);
+    assert!(findings.iter().all(|finding| finding.advice.contains("securityContext")), "{findings:?}");
+    assert!(!can_run(&findings));
+}
+
+#[test]
+fn system_administration_stands_for_bpf() {
+    let findings = privileges::judge_capabilities(&status(1 << 21));
+    assert_eq!(health_of(&findings, "CAP_BPF"), Health::Healthy);
+    assert_eq!(health_of(&findings, "CAP_SYS_ADMIN"), Health::Healthy);
+    assert_eq!(health_of(&findings, "CAP_DAC_READ_SEARCH"), Health::Degraded);
+    assert!(can_run(&findings));
+}
+
+#[test]
+fn a_status_without_capabilities_is_no_proof() {
+    for text in ["", "Name:\tx\n", "CapEff:\tmany\n"] {
+        assert_eq!(privileges::judge_capabilities(text)[0].health, Health::Degraded, "{text:?}");
+    }
+}
+
+#[test]
+fn releases_are_compared_as_numbers() {
+    for release in ["5.17.0", "6.1.0-56-cloud-amd64", "6.12.117+deb12-cloud-amd64", "10.0"] {
+        assert_eq!(kernel::judge_release(release).health, Health::Healthy, "{release}");
+    }
+    for release in ["5.15.0-91-generic", "5.4.0", "4.18.0-553.el8.x86_64", "3.10.0"] {
+        let finding = kernel::judge_release(release);
+        assert_eq!(finding.health, Health::Degraded, "{release}");
+        assert!(finding.advice.starts_with("older than 5.17"), "{finding:?}");
+    }
+    assert_eq!(kernel::judge_release("").health, Health::Degraded);
+}
+
+const MOUNTS: &str = "\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+24 22 0:22 / /sys rw,nosuid,nodev,noexec,relatime shared:2 - sysfs sysfs rw
+30 24 0:27 / /sys/fs/bpf rw,nosuid,nodev,noexec,relatime shared:9 - bpf bpf rw,mode=700
+31 24 0:13 / /sys/kernel/tracing rw,nosuid shared:13 - tracefs tracefs rw
+";
+
+#[test]
+fn mounts_are_found_by_type() {
+    assert_eq!(kernel::judge_tracefs(MOUNTS).found, "mounted at /sys/kernel/tracing");
+    assert_eq!(kernel::judge_bpffs(MOUNTS).found, "mounted at /sys/fs/bpf");
+    let without = kernel::judge_tracefs("22 1 254:0 / / rw,relatime - ext4 tracefs rw\n");
+    assert_eq!(without.health, Health::Degraded);
+    assert!(without.advice.contains("mount -t tracefs"), "{without:?}");
+    assert_eq!(kernel::judge_bpffs("").health, Health::Healthy, "capture pins nothing");
+}
+
+#[test]
+fn lockdown_is_the_word_in_brackets() {
+    assert_eq!(kernel::judge_lockdown(Some("[none] integrity confidentiality\n")).found, "none");
+    assert_eq!(kernel::judge_lockdown(Some("none [integrity] confidentiality\n")).health, Health::Healthy);
+    assert_eq!(kernel::judge_lockdown(Some("none integrity [confidentiality]\n")).health, Health::Failed);
+    assert_eq!(kernel::judge_lockdown(None).health, Health::Healthy);
+}
+
+#[test]
+fn another_pid_namespace_is_told() {
+    assert_eq!(privileges::judge_pid_namespace(Some("pid:[4026531836]")).health, Health::Healthy);
+    let finding = privileges::judge_pid_namespace(Some("pid:[4026532412]"));
+    assert_eq!(finding.health, Health::Degraded);
+    assert!(finding.advice.contains("hostPID: true"), "{finding:?}");
+}
+
+#[test]
+fn locked_memory_is_read_from_the_limits() {
+    let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                  Max locked memory         8388608              8388608              bytes     \n";
+    assert!(privileges::judge_memlock(limits).found.starts_with("8388608;"));
+    assert!(privileges::judge_memlock("").found.starts_with("unknown;"));
+}
+
+#[test]
+fn a_probe_at_a_lesser_point_says_what_it_costs() {
+    let probe = |health, attached| Probe { name: "write", attached, health, reason: "fexit: EPERM".to_owned(), required: true };
+    let finding = probes::judge(&probe(Health::Degraded, Some(AttachPoint::Tracepoint)));
+    assert_eq!((finding.health, finding.found.as_str()), (Health::Degraded, "tracepoint (fexit: EPERM)"));
+    assert!(finding.advice.contains("30 to 50 ns"), "{finding:?}");
+    let finding = probes::judge(&probe(Health::Degraded, Some(AttachPoint::RawTracepoint)));
+    assert!(finding.advice.contains("100 ns"), "{finding:?}");
+    let finding = probes::judge(&probe(Health::Unsupported, None));
+    assert_eq!(finding.found, "not attached: fexit: EPERM");
+    let error = LoadError::Probe { name: "write".to_owned(), reason: "refused".to_owned() };
+    assert_eq!(probes::judge_error(&error).health, Health::Failed);
+}
+
+#[test]
+fn text_has_a_line_for_each_finding_and_a_conclusion() {
+    let mut findings = vec![
+        Finding::healthy("kernel", "release", "Linux 6.1"),
+        Finding::degraded("node", "runtimes", "none", "mount them"),
+    ];
+    let shown = text(&findings, crate::control::Screen::default());
+    assert_eq!(
+        shown,
+        "kernel\n  ok        release   Linux 6.1\nnode\n  degraded  runtimes  none\n                      -> mount them\n\n\
+         The agent can run; 1 of 2 checks say `degraded`.\n"
+    );
+    findings.push(Finding::failed("node", "config", "line 1\n\x1b[2J", "repair it"));
+    let shown = text(&findings, crate::control::Screen::default());
+    assert!(shown.contains("FAILED    config    line 1\n                      \\x1b[2J\n"), "{shown}");
+    assert!(shown.ends_with("\nThe agent cannot run: 1 failed.\n"), "{shown}");
+}
+
+#[test]
+fn json_has_the_words_of_the_metrics() {
+    let parsed: serde_json::Value =
+        serde_json::from_str(&json(&[Finding::failed("kernel", "btf", "none", "boot another")])).expect("JSON");
+    assert_eq!(
+        parsed,
+        serde_json::json!([{
+            "area": "kernel", "check": "btf", "health": "failed", "found": "none", "advice": "boot another"
+        }])
+    );
+}

@@ -1,0 +1,238 @@
+//! Positions of file streams over restarts of the agent.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use sidestep_abi::stdio::InodeKey;
+
+use super::log_file::Standing;
+use crate::record::Class;
+
+const VERSION: u32 = 1;
+const NAME: &str = "positions.json";
+/// A file of this size holds far more entries than are ever written.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Where one file stood.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Entry {
+    /// Inode number.
+    pub ino: u64,
+    /// Device number as the kernel has it.
+    pub dev: u32,
+    /// `business` or `server`.
+    pub class: Class,
+    /// The path as first seen.
+    pub path: String,
+    /// Which container's it is: its id, or its cgroup; empty for the node.
+    pub owner: String,
+    /// See [`Standing::birth`].
+    pub birth: u64,
+    /// See [`Standing::incarnation`].
+    pub incarnation: u64,
+    /// Everything before is acknowledged.
+    pub position: u64,
+    /// See [`Standing::head_len`].
+    pub head_len: usize,
+    /// See [`Standing::head_digest`].
+    pub head_digest: String,
+}
+
+impl Entry {
+    /// The file's key.
+    #[must_use]
+    pub const fn key(&self) -> InodeKey {
+        InodeKey { ino: self.ino, dev: self.dev, _pad: 0 }
+    }
+
+    /// Where it stood.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            birth: self.birth,
+            incarnation: self.incarnation,
+            position: self.position,
+            head_len: self.head_len,
+            head_digest: self.head_digest.clone(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    files: &'a [Entry],
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    files: Vec<Entry>,
+}
+
+/// Why positions could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file can't be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The content makes no sense.
+    #[error("damaged: {0}")]
+    Damaged(#[from] serde_json::Error),
+    /// It is larger than any that was ever written.
+    #[error("damaged: larger than {MAX_BYTES} bytes")]
+    TooLarge,
+    /// A later agent wrote it.
+    #[error("of version {0}, which this agent does not know")]
+    Version(u32),
+}
+
+/// The file that positions are kept in.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    written: Vec<Entry>,
+    failing: bool,
+}
+
+impl Checkpoint {
+    /// Reads the positions in `state_dir`. What can't be understood is kept aside as `positions.json.bad`, with a
+    /// warning, and the start is as without.
+    #[must_use]
+    pub fn open(state_dir: &Path) -> (Self, Vec<Entry>) {
+        let path = state_dir.join(NAME);
+        let entries = match read(&path) {
+            Ok(entries) => entries,
+            Err(CheckpointError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                let aside = path.with_extension("json.bad");
+                let kept = fs::rename(&path, &aside).is_ok();
+                tracing::warn!(
+                    path = %path.display(), %error, kept_as = kept.then(|| aside.display().to_string()),
+                    "the positions in log files can't be used; files are read as if the agent had never run"
+                );
+                Vec::new()
+            }
+        };
+        (Self { path, written: Vec::new(), failing: false }, entries)
+    }
+
+    /// Writes the positions, when they have changed: after a crash there are the old ones or the new ones.
+    pub fn write(&mut self, mut entries: Vec<Entry>) {
+        entries.sort_by(|a, b| (a.dev, a.ino, a.class).cmp(&(b.dev, b.ino, b.class)));
+        if entries == self.written && !self.failing {
+            return;
+        }
+        match replace(&self.path, &entries) {
+            Ok(()) => {
+                self.written = entries;
+                self.failing = false;
+            }
+            Err(error) => {
+                if !self.failing {
+                    tracing::warn!(
+                        path = %self.path.display(), %error,
+                        "positions in log files can't be written; after a restart lines may be repeated"
+                    );
+                }
+                self.failing = true;
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<Entry>, CheckpointError> {
+    if fs::metadata(path)?.len() > MAX_BYTES {
+        return Err(CheckpointError::TooLarge);
+    }
+    let text = fs::read(path)?;
+    let Version { version } = serde_json::from_slice(&text)?;
+    if version != VERSION {
+        return Err(CheckpointError::Version(version));
+    }
+    Ok(serde_json::from_slice::<Read>(&text)?.files)
+}
+
+fn replace(path: &Path, entries: &[Entry]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let temporary = path.with_extension("json.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&serde_json::to_vec(&Written { version: VERSION, files: entries })?)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(ino: u64, position: u64) -> Entry {
+        Entry {
+            ino,
+            dev: 8 << 20,
+            class: Class::Business,
+            path: "/var/log/a.log".into(),
+            owner: "c1".into(),
+            birth: 1,
+            incarnation: 0,
+            position,
+            head_len: 2,
+            head_digest: "00".into(),
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let directory = tempfile::tempdir().expect("directory");
+        let state = directory.path().join("state");
+        let (mut checkpoint, entries) = Checkpoint::open(&state);
+        assert_eq!(entries, []);
+        checkpoint.write(vec![entry(2, 10), entry(1, 20)]);
+        checkpoint.write(vec![entry(2, 30), entry(1, 20)]);
+        let (_, entries) = Checkpoint::open(&state);
+        assert_eq!(entries, [entry(1, 20), entry(2, 30)]);
+        assert_eq!(fs::read_dir(&state).expect("directory").count(), 1);
+    }
+
+    #[test]
+    fn what_can_not_be_understood_is_kept_aside() {
+        for (text, reason) in [
+            ("{\"version\":1,\"files\":[", "damaged"),
+            ("{\"version\":7,\"files\":{\"new\":1}}", "of version 7"),
+            ("", "damaged"),
+        ] {
+            let directory = tempfile::tempdir().expect("directory");
+            let path = directory.path().join(NAME);
+            fs::write(&path, text).expect("written");
+            let error = read(&path).expect_err("refused").to_string();
+            assert!(error.starts_with(reason), "{error}");
+            let (mut checkpoint, entries) = Checkpoint::open(directory.path());
+            assert_eq!(entries, []);
+            assert_eq!(fs::read_to_string(directory.path().join("positions.json.bad")).expect("kept"), text);
+            checkpoint.write(vec![entry(1, 1)]);
+            assert_eq!(Checkpoint::open(directory.path()).1, [entry(1, 1)]);
+        }
+    }
+
+    #[test]
+    fn a_disk_that_refuses_is_tried_again() {
+        let directory = tempfile::tempdir().expect("directory");
+        let state = directory.path().join("state");
+        fs::write(&state, "a file").expect("written");
+        let (mut checkpoint, _) = Checkpoint::open(&state);
+        checkpoint.write(vec![entry(1, 1)]);
+        fs::remove_file(&state).expect("removed");
+        checkpoint.write(vec![entry(1, 1)]);
+        assert_eq!(Checkpoint::open(&state).1, [entry(1, 1)]);
+    }
+}

@@ -1,0 +1,181 @@
+//! Files that are not judged yet: what the ring brings of them is kept until it is known whether they are logs.
+
+use std::{collections::HashMap, fs, fs::File, sync::Arc};
+
+use sidestep_abi::{file::PENDING_BUDGET, stdio::InodeKey};
+
+use super::{
+    open::{self, Whereabouts},
+    position::Record,
+};
+use crate::pipeline::container::Container;
+
+/// Bytes that are kept of all files together.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes that are kept of one file; the kernel sends its budget and the write that exceeds it.
+const MAX_FILE_BYTES: usize = 2 * PENDING_BUDGET as usize;
+/// Files that are kept at once.
+const MAX_FILES: usize = 16 * 1024;
+/// Descriptors that are held of files that may turn out to be no logs.
+const MAX_OPEN: usize = 512;
+/// How long bytes are kept of a file that nothing announces, or whose container nobody knows.
+const PATIENCE_NANOS: u64 = 30_000_000_000;
+
+/// The announcement of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Announced {
+    /// To be given back with the verdict.
+    pub(super) name_hash: u32,
+    /// What leads to the file.
+    pub(super) whereabouts: Whereabouts,
+    /// Offset after the write that announced it.
+    pub(super) position: u64,
+}
+
+/// A kept record.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// What the kernel said.
+    pub(super) record: Record,
+    /// The bytes.
+    pub(super) bytes: Box<[u8]>,
+    /// When they were written.
+    pub(super) time_unix_nano: u64,
+}
+
+/// A file that is not judged yet.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    /// Whose it is.
+    pub(super) container: Arc<Container>,
+    /// `None` while only bytes have come.
+    pub(super) announced: Option<Announced>,
+    /// What the ring brought, in order.
+    pub(super) kept: Vec<Kept>,
+    /// Opened in advance: the container may be gone when its identity is known.
+    pub(super) file: Option<File>,
+    /// The container has ended.
+    pub(super) ended: bool,
+    since: u64,
+    bytes: usize,
+}
+
+/// What was found on a file.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It is a log, by this path.
+    Log(Arc<str>),
+    /// It is none.
+    NoLog,
+    /// Nobody can tell any more.
+    Unknown,
+}
+
+/// All files that are not judged yet.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    files: HashMap<InodeKey, Candidate>,
+    bytes: usize,
+    open: usize,
+}
+
+impl Candidates {
+    /// Takes the announcement of a file. It is opened now when its container is not known yet.
+    pub(super) fn announce(&mut self, key: InodeKey, announced: Announced, container: &Arc<Container>, now: u64) {
+        let open = self.open < MAX_OPEN && container.settled().is_none();
+        let Some(candidate) = self.candidate(key, container, now) else { return };
+        if open && candidate.file.is_none() {
+            candidate.file = open::open(&key, &announced.whereabouts, Vec::new, None);
+            let opened = usize::from(candidate.file.is_some());
+            candidate.announced = Some(announced);
+            self.open += opened;
+        } else {
+            candidate.announced = Some(announced);
+        }
+    }
+
+    /// Keeps bytes. What is left out here is read from the file.
+    pub(super) fn keep(
+        &mut self,
+        key: InodeKey,
+        record: Record,
+        bytes: &[u8],
+        time_unix_nano: u64,
+        container: &Arc<Container>,
+        now: u64,
+    ) {
+        let full = self.bytes + bytes.len() > MAX_BYTES;
+        let Some(candidate) = self.candidate(key, container, now) else { return };
+        // The place of each record is kept in any case: it tells how far the file reached.
+        let bytes = if full || candidate.bytes + bytes.len() > MAX_FILE_BYTES { &[] } else { bytes };
+        if candidate.kept.len() < MAX_FILES {
+            candidate.bytes += bytes.len();
+            candidate.kept.push(Kept { record, bytes: bytes.into(), time_unix_nano });
+            self.bytes += bytes.len();
+        }
+    }
+
+    /// Notes that a container has ended.
+    pub(super) fn end(&mut self, container: &Arc<Container>) {
+        for candidate in self.files.values_mut().filter(|candidate| candidate.container.cgroup == container.cgroup) {
+            candidate.ended = true;
+        }
+    }
+
+    /// Whether any file waits.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Takes out the files that can be judged now.
+    pub(super) fn judge(&mut self, now: u64) -> Vec<(InodeKey, Candidate, Verdict)> {
+        let ready: Vec<_> =
+            self.files.iter().filter_map(|(key, candidate)| Some((*key, verdict(candidate, now)?))).collect();
+        ready
+            .into_iter()
+            .filter_map(|(key, verdict)| {
+                let candidate = self.files.remove(&key)?;
+                self.bytes -= candidate.bytes;
+                self.open -= usize::from(candidate.file.is_some());
+                Some((key, candidate, verdict))
+            })
+            .collect()
+    }
+
+    fn candidate(&mut self, key: InodeKey, container: &Arc<Container>, now: u64) -> Option<&mut Candidate> {
+        if self.files.len() >= MAX_FILES && !self.files.contains_key(&key) {
+            return None;
+        }
+        Some(self.files.entry(key).or_insert_with(|| Candidate {
+            container: Arc::clone(container),
+            announced: None,
+            kept: Vec::new(),
+            file: None,
+            ended: false,
+            since: now,
+            bytes: 0,
+        }))
+    }
+}
+
+fn verdict(candidate: &Candidate, now: u64) -> Option<Verdict> {
+    let overdue = now.saturating_sub(candidate.since) > PATIENCE_NANOS;
+    let (Some(settled), Some(announced)) = (candidate.container.settled(), &candidate.announced) else {
+        return overdue.then_some(Verdict::Unknown);
+    };
+    let Some(files) = &settled.files else { return Some(Verdict::NoLog) };
+    let path = announced.whereabouts.path.clone().or_else(|| linked_path(&announced.whereabouts));
+    Some(match path {
+        Some(path) if files.matches(&path) => Verdict::Log(path),
+        Some(_) => Verdict::NoLog,
+        None => Verdict::Unknown,
+    })
+}
+
+/// The path by the writer's descriptor, for one that is too long for a record.
+fn linked_path(whereabouts: &Whereabouts) -> Option<Arc<str>> {
+    let link = fs::read_link(format!("/proc/{}/fd/{}", whereabouts.tgid, whereabouts.fd)).ok()?;
+    let path = link.to_string_lossy();
+    Some(path.strip_suffix(" (deleted)").unwrap_or(&path).into())
+}
