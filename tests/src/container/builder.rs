@@ -3,9 +3,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::net::UnixListener,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::{self, Command},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -20,7 +21,7 @@ use super::{Capture, Container, console, spec::Spec};
 use crate::{Testbed, rootfs};
 
 /// Where a standard stream of a container leads to.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub enum Stdio {
     /// A pipe to the runtime, as usual.
     #[default]
@@ -29,6 +30,8 @@ pub enum Stdio {
     Null,
     /// A file of the host, opened for appending.
     File(PathBuf),
+    /// What the caller has opened, as a pipe that it reads itself.
+    Given(Arc<OwnedFd>),
 }
 
 /// A container to be started.
@@ -267,6 +270,7 @@ fn open(stdio: &Stdio) -> Result<(Option<io::PipeReader>, process::Stdio)> {
             let file = File::options().create(true).append(true).open(path);
             (None, file.with_context(|| format!("opening {}", path.display()))?.into())
         }
+        Stdio::Given(descriptor) => (None, descriptor.try_clone().context("duplicating a descriptor")?.into()),
     })
 }
 

@@ -1,0 +1,120 @@
+//! What the agent costs and what it carries: measured on this machine, with and without it in turns.
+//!
+//! `agent/docs/benchmarks.md` says what each figure means and how it is taken.
+
+mod copier;
+mod cost;
+mod latency;
+mod machine;
+mod memory;
+mod process;
+mod report;
+mod rsyslog;
+mod session;
+mod statistics;
+mod throughput;
+mod worker;
+mod writer;
+mod writes;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use session::Session;
+
+/// What a shell reports for a program that Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
+
+/// Measures Sidestep. Needs root; touches nothing but what it starts.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Suite {
+    /// Capture of logs, from the write to the sink.
+    Logs {
+        /// What to measure; everything when none is named.
+        names: Vec<Benchmark>,
+        /// A short run, under a minute: shows that all works; its figures are rough.
+        #[arg(long)]
+        quick: bool,
+        /// Writes the figures with all samples to this file as well.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// The writer that is measured: runs in a container and takes its orders from a socket.
+    #[command(hide = true)]
+    Worker {
+        /// The socket of the benchmark.
+        socket: PathBuf,
+    },
+    /// Stands for the container runtime: lines of stdin in CRI's format to a file.
+    #[command(hide = true)]
+    Copier {
+        /// The container's log file.
+        file: PathBuf,
+    },
+}
+
+/// One group of figures.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Benchmark {
+    /// What a system call costs more: a captured write, and calls outside of the governed cgroups.
+    Writes,
+    /// CPU per GB into a rotating JSON file, beside rsyslog.
+    Cpu,
+    /// Lines per second without a drop.
+    Throughput,
+    /// From the write to the sink.
+    Latency,
+    /// Resident memory with many containers.
+    Memory,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().suite {
+        Suite::Worker { socket } => worker::run(&socket).map(|()| ExitCode::SUCCESS),
+        Suite::Copier { file } => copier::run(&file).map(|()| ExitCode::SUCCESS),
+        Suite::Logs { names, quick, json } => logs(&names, quick, json),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("bench: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the benchmarks one after the other; one that fails leaves the others their turn.
+fn logs(names: &[Benchmark], quick: bool, json: Option<PathBuf>) -> Result<ExitCode> {
+    let mut session = Session::new(quick)?;
+    let mut failed = false;
+    for benchmark in Benchmark::value_variants() {
+        if session.interrupted() || !(names.is_empty() || names.contains(benchmark)) {
+            continue;
+        }
+        let result = match benchmark {
+            Benchmark::Writes => writes::run(&mut session),
+            Benchmark::Cpu => cost::run(&mut session),
+            Benchmark::Throughput => throughput::run(&mut session),
+            Benchmark::Latency => latency::run(&mut session),
+            Benchmark::Memory => memory::run(&mut session),
+        };
+        if let Err(error) = result {
+            eprintln!("bench: {benchmark:?}: {error:#}");
+            failed = true;
+        }
+    }
+    if session.interrupted() {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    print!("{}", session.report.table());
+    if let Some(path) = json {
+        session.report.write_json(&path)?;
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
