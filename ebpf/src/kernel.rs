@@ -31,6 +31,7 @@ static KERNEL_LAYOUT: KernelLayout = KernelLayout {
     inode_ino: 0,
     inode_sb: 0,
     inode_rdev: 0,
+    inode_size: 0,
     sb_dev: 0,
     dentry_parent: 0,
     dentry_name: 0,
@@ -52,6 +53,7 @@ static KERNEL_LAYOUT: KernelLayout = KernelLayout {
     binprm_filename: 0,
     regs_args: [0; 6],
     regs_nr: 0,
+    _pad: 0,
 };
 
 /// Set by the agent before load.
@@ -67,6 +69,8 @@ pub(crate) static SYSCALL_NUMBERS: SyscallNumbers = SyscallNumbers {
     tee: 0,
     vmsplice: 0,
     copy_file_range: 0,
+    open: 0,
+    openat: 0,
 };
 
 /// The offset of a kernel member.
@@ -195,6 +199,12 @@ impl File {
     #[inline(always)]
     pub(crate) fn position(&self) -> u64 {
         read(self.pointer, offset!(file_pos))
+    }
+
+    /// Size of the file.
+    #[inline(always)]
+    pub(crate) fn size(&self) -> u64 {
+        read(self.inode, offset!(inode_size))
     }
 
     /// `O_*` flags.

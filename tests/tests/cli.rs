@@ -81,7 +81,7 @@ fn status_shows_the_ledger() {
         let containers = status["containers"].as_array().context("containers")?;
         let shown =
             containers.iter().find(|shown| shown.to_string().contains(container.pod())).context("the container")?;
-        ensure!(shown["produced"] == ledger.produced && shown["delivered"] == ledger.delivered, "{shown}");
+        ensure!(shown["produced_bytes"] == ledger.produced && shown["delivered_bytes"] == ledger.delivered, "{shown}");
         let text = String::from_utf8(sidestep(&["status"], config.socket())?.stdout)?;
         ensure!(text.contains(container.pod()), "{text}");
         agent.stop()

@@ -122,7 +122,7 @@ fn java_traces_are_one_record_by_the_built_in_rule() {
         let traces: Vec<_> = agent.records()?.into_iter().filter(|record| record.has_flag("multiline")).collect();
         ensure!(traces.len() == 1, "{} records are joined", traces.len());
         let body = traces[0].text("/body");
-        ensure!(body.starts_with("ERROR it failed\njava.lang.Ill") && body.contains("\nCaused by: "), "{body}");
+        ensure!(body.starts_with("java.lang.IllegalStateException: ") && body.contains("\nCaused by: "), "{body}");
         expected.verify(agent, &[&container])
     });
 }

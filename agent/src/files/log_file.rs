@@ -91,6 +91,8 @@ pub(super) struct LogFile {
     head: Head,
     head_changed: u64,
     head_changes: u32,
+    /// A size beyond what records have shown, and when it was seen.
+    sighted: Option<(u64, u64)>,
     /// Since when the file looks as if it began anew.
     suspected: Option<u64>,
     assembler: Assembler,
@@ -126,6 +128,7 @@ impl LogFile {
             place,
             head_changed: 0,
             head_changes: 0,
+            sighted: None,
             suspected: None,
             ready: Vec::new(),
             ended: Vec::new(),
@@ -205,7 +208,20 @@ impl LogFile {
             self.restart(now_unix_nano);
         }
         self.suspected = None;
-        self.place.want_size(size);
+        if self.about.class == Class::Server {
+            return self.place.want_size(size);
+        }
+        // Bytes that the file has and no record has shown: records may be on their way still, and they are worth more
+        // than what the file holds by the time it is read.
+        match self.sighted {
+            Some((sighted, since)) if now_unix_nano.saturating_sub(since) >= ON_THEIR_WAY_NANOS => {
+                self.place.want_size(sighted.min(size));
+                self.sighted = None;
+            }
+            Some(_) => {}
+            None if size > self.place.wanted() => self.sighted = Some((size, now_unix_nano)),
+            None => {}
+        }
     }
 
     /// As [`LogFile::look`], when no record can be on its way any more.

@@ -304,8 +304,16 @@ impl Tailer {
         let position = announced.as_ref().map(|announced| announced.position);
         let whereabouts = announced.map(|announced| announced.whereabouts).unwrap_or_default();
         let whereabouts = Whereabouts { path: Some(Arc::clone(&path)), ..whereabouts };
-        let file = candidate.file.take().or_else(|| open_of(&self.settings, &key, &whereabouts, &settled));
         let id = (Class::Business, key);
+        if let Some(open) = self.files.get_mut(&id) {
+            // It was found by the checkpoint meanwhile.
+            for kept in candidate.kept.iter().filter(|kept| kept.bytes.len() as u64 == kept.record.len) {
+                open.log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+            }
+            enqueue(&mut self.queue, id, open);
+            return;
+        }
+        let file = candidate.file.take().or_else(|| open_of(&self.settings, &key, &whereabouts, &settled));
         let start_at = settled.files.as_ref().map(|files| files.start_at);
         let first = candidate.kept.first().map(|kept| kept.record.position).into_iter().chain(position).min();
         let (position, incarnation) = match &file {

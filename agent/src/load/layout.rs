@@ -84,6 +84,7 @@ pub fn kernel_layout(path: &Path) -> Result<KernelLayout, BtfError> {
         inode_ino: btf.offset("inode", "i_ino")?,
         inode_sb: btf.offset("inode", "i_sb")?,
         inode_rdev: btf.offset("inode", "i_rdev")?,
+        inode_size: btf.offset("inode", "i_size")?,
         sb_dev: btf.offset("super_block", "s_dev")?,
         dentry_parent: btf.offset("dentry", "d_parent")?,
         dentry_name: btf.offset("dentry", "d_name.name")?,
@@ -105,6 +106,7 @@ pub fn kernel_layout(path: &Path) -> Result<KernelLayout, BtfError> {
         binprm_filename: btf.offset("linux_binprm", "filename")?,
         regs_args,
         regs_nr: btf.offset("pt_regs", MACHINE.number)?,
+        _pad: 0,
     })
 }
 
@@ -123,6 +125,11 @@ pub fn syscall_numbers() -> SyscallNumbers {
         tee: number(libc::SYS_tee),
         vmsplice: number(libc::SYS_vmsplice),
         copy_file_range: number(libc::SYS_copy_file_range),
+        #[cfg(target_arch = "x86_64")]
+        open: number(libc::SYS_open),
+        #[cfg(not(target_arch = "x86_64"))]
+        open: u32::MAX,
+        openat: number(libc::SYS_openat),
     }
 }
 

@@ -82,13 +82,20 @@ pub struct Probe {
 
 /// System calls whose finished writes carry bytes.
 const WRITES: [&str; 5] = ["write", "writev", "pwrite64", "pwritev", "pwritev2"];
-/// System calls that move bytes without showing them: name, tracepoint, program.
-const TRANSFERS: [(&str, &str, &str); 5] = [
-    ("sendfile", "sys_exit_sendfile64", "exit_sendfile"),
-    ("splice", "sys_exit_splice", "exit_splice"),
-    ("tee", "sys_exit_tee", "exit_tee"),
-    ("vmsplice", "sys_exit_vmsplice", "exit_vmsplice"),
-    ("copy_file_range", "sys_exit_copy_file_range", "exit_copy_file_range"),
+/// What is missed where a transfer is not seen.
+const TRANSFER_MISSED: &str = "bytes that it moves into a container's stdout are not counted";
+/// What is missed where an opening is not seen.
+const OPEN_MISSED: &str = "a file that is only mapped into memory, and never written by a call, is not found";
+/// Other system calls that are seen: name, tracepoint, program, and what is missed without. A log that is written
+/// needs none of them.
+const OTHERS: [(&str, &str, &str, &str); 7] = [
+    ("sendfile", "sys_exit_sendfile64", "exit_sendfile", TRANSFER_MISSED),
+    ("splice", "sys_exit_splice", "exit_splice", TRANSFER_MISSED),
+    ("tee", "sys_exit_tee", "exit_tee", TRANSFER_MISSED),
+    ("vmsplice", "sys_exit_vmsplice", "exit_vmsplice", TRANSFER_MISSED),
+    ("copy_file_range", "sys_exit_copy_file_range", "exit_copy_file_range", TRANSFER_MISSED),
+    ("open", "sys_exit_open", "exit_open", OPEN_MISSED),
+    ("openat", "sys_exit_openat", "exit_openat", OPEN_MISSED),
 ];
 
 fn raw(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
@@ -180,7 +187,7 @@ pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Res
                     .into_iter()
                     .map(|name| Probe { name, attached: Some(point), health, reason: reason.clone(), required: true })
                     .collect();
-                probes.extend(attach_transfers(ebpf, point));
+                probes.extend(attach_others(ebpf, point));
                 return Ok(probes);
             }
             Err(reason) => {
@@ -218,26 +225,30 @@ fn detach_writes(ebpf: &mut Ebpf, point: AttachPoint) {
     }
 }
 
-/// Attaches what sees bytes moved between descriptors. It is not needed for a log that is written.
-fn attach_transfers(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
+/// Attaches what sees bytes moved between descriptors, and files opened.
+fn attach_others(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
     if writes == AttachPoint::RawTracepoint {
-        return vec![match raw(ebpf, "raw_exit_transfer", "sys_exit") {
-            Ok(()) => healthy("transfer", AttachPoint::RawTracepoint),
-            Err(reason) => unseen("transfer", reason),
-        }];
+        let programs = [("transfer", "raw_exit_transfer", TRANSFER_MISSED), ("open", "raw_exit_open", OPEN_MISSED)];
+        return programs
+            .into_iter()
+            .map(|(name, program, missed)| match raw(ebpf, program, "sys_exit") {
+                Ok(()) => healthy(name, AttachPoint::RawTracepoint),
+                Err(reason) => unseen(name, &reason, missed),
+            })
+            .collect();
     }
     ensure_tracefs();
-    TRANSFERS
+    OTHERS
         .into_iter()
-        .map(|(name, point, program)| match tracepoint(ebpf, program, point) {
+        .map(|(name, point, program, missed)| match tracepoint(ebpf, program, point) {
             Ok(()) => healthy(name, AttachPoint::Tracepoint),
-            Err(reason) => unseen(name, reason),
+            Err(reason) => unseen(name, &reason, missed),
         })
         .collect()
 }
 
-fn unseen(name: &'static str, reason: String) -> Probe {
-    let reason = format!("{reason}; bytes that {name} moves into a container's stdout are not counted");
+fn unseen(name: &'static str, reason: &str, missed: &str) -> Probe {
+    let reason = format!("{reason}; {missed}");
     Probe { name, attached: None, health: Health::Unsupported, reason, required: false }
 }
 

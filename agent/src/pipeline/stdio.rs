@@ -124,7 +124,7 @@ impl StdioStream {
 
     /// Books what the kernel counted as lost behind the last piece, while nothing comes that would show the hole.
     pub fn reconcile(&mut self, now: Instant, kernel: &Stdio) {
-        if self.open.is_none() || !self.waiting.is_empty() || kernel.written <= self.next {
+        if !self.waiting.is_empty() || kernel.written <= self.next || !self.ensure_open() {
             self.behind = None;
             return;
         }

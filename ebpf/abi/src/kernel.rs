@@ -35,6 +35,8 @@ pub struct KernelLayout {
     pub inode_sb: u32,
     /// `inode.i_rdev`
     pub inode_rdev: u32,
+    /// `inode.i_size`
+    pub inode_size: u32,
     /// `super_block.s_dev`
     pub sb_dev: u32,
     /// `dentry.d_parent`
@@ -77,8 +79,10 @@ pub struct KernelLayout {
     pub regs_args: [u32; 6],
     /// `pt_regs` member of the system call's number
     pub regs_nr: u32,
+    /// Zero.
+    pub _pad: u32,
 }
-const _: () = assert!(size_of::<KernelLayout>() == 160);
+const _: () = assert!(size_of::<KernelLayout>() == 168);
 
 /// System call numbers of the machine, for the attach point that sees every call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,8 +108,12 @@ pub struct SyscallNumbers {
     pub vmsplice: u32,
     /// `copy_file_range`
     pub copy_file_range: u32,
+    /// `open`; a number that no call has where the machine has none.
+    pub open: u32,
+    /// `openat`
+    pub openat: u32,
 }
-const _: () = assert!(size_of::<SyscallNumbers>() == 40);
+const _: () = assert!(size_of::<SyscallNumbers>() == 48);
 
 /// Governed roots that one agent may have.
 pub const MAX_ROOTS: usize = 16;

@@ -2,5 +2,6 @@
 
 mod cgroup;
 mod exec;
+mod open;
 mod transfer;
 mod write;

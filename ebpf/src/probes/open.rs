@@ -1,0 +1,72 @@
+//! Files opened for writing: `open`, `openat`. A file that is only mapped into memory is never written by a call, so its
+//! opening announces it; and the agent knows a log before its first line.
+
+use aya_ebpf::{
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
+
+use crate::{
+    kernel::{File, Registers, number},
+    maps::FILES,
+    policy,
+    probes::write::{announce, tracepoint_result},
+};
+
+/// `O_WRONLY | O_RDWR`
+const O_WRITES: u64 = 0o3;
+
+#[inline(always)]
+fn opened(descriptor: i64, flags: u64) {
+    if flags & O_WRITES == 0 {
+        return;
+    }
+    let Some(governed) = policy::governed() else { return };
+    let Some(file) = File::of_current(descriptor as u64) else { return };
+    if !file.is_regular() {
+        return;
+    }
+    let key = file.key();
+    if FILES.get_ptr(&key).is_none() {
+        // What the file holds now was there before: it begins, for the agent, at its end.
+        announce(&governed, &file, &key, descriptor as u64, file.size());
+    }
+}
+
+macro_rules! on_exit {
+    ($($program:ident, $argument:literal;)+) => {
+        $(
+            #[tracepoint]
+            pub(crate) fn $program(ctx: TracePointContext) -> u32 {
+                let descriptor = tracepoint_result(&ctx);
+                if descriptor >= 0 {
+                    opened(descriptor, Registers::of_current().argument($argument));
+                }
+                0
+            }
+        )+
+    };
+}
+
+// The argument that holds the flags.
+on_exit! {
+    exit_open, 1;
+    exit_openat, 2;
+}
+
+/// The same for kernels where the tracepoints of single calls can't be used.
+#[raw_tracepoint]
+pub(crate) fn raw_exit_open(ctx: RawTracePointContext) -> i32 {
+    let descriptor = ctx.arg::<u64>(1) as i64;
+    if descriptor < 0 || policy::governed().is_none() {
+        return 0;
+    }
+    let registers = Registers::at(ctx.arg::<u64>(0));
+    let number = registers.number();
+    if number == number!(openat) {
+        opened(descriptor, registers.argument(2));
+    } else if number == number!(open) {
+        opened(descriptor, registers.argument(1));
+    }
+    0
+}
