@@ -42,6 +42,7 @@ fn a_flood_costs_a_quiet_container_nothing() {
 
         for flood in &floods {
             let ledger = agent.wait_ledger(flood.id(), FLOOD_BYTES + b"done\n".len() as u64)?;
+            let records = agent.records()?;
             let mut length = 0;
             for record in records.iter().filter(|record| record.resource("container.id") == flood.id()) {
                 length += record.bytes()?.len() as u64;

@@ -48,6 +48,8 @@ const RETIRE_NANOS: u64 = 60_000_000_000;
 const SCAN_NANOS: u64 = 10_000_000_000;
 /// How often positions are written and readings are made.
 const SAVE_NANOS: u64 = 1_000_000_000;
+/// Pause between such for files that are new.
+const SAVE_NEW_NANOS: u64 = 100_000_000;
 /// Bytes read from one file before the others have their turn.
 const TURN_BYTES: usize = 1024 * 1024;
 /// Files that are read between two rounds of events.
@@ -107,6 +109,10 @@ pub struct Tailer {
     next_scan: u64,
     scanned: bool,
     next_save: u64,
+    /// A file was entered that the checkpoint does not know: it has to, before the first line of it goes out, or an
+    /// agent that is killed would leave the next one without a place to go on.
+    unsaved: bool,
+    last_save: u64,
 }
 
 impl Tailer {
@@ -151,6 +157,8 @@ impl Tailer {
             next_scan: 0,
             scanned: false,
             next_save: 0,
+            unsaved: false,
+            last_save: 0,
         }
     }
 
@@ -218,7 +226,7 @@ impl Tailer {
                     let bytes = round.bytes.get(bytes.clone()).unwrap_or_default();
                     self.data(key, &record, bytes, *time_unix_nano, container, now);
                 }
-                FileEvent::Resume { container, pids } => self.resume(&container, &pids),
+                FileEvent::Resume { container, pids } => self.resume(container, pids),
                 FileEvent::RulesChanged => self.verdicts.forget_ignored(),
                 FileEvent::Ended { container } => self.ended(container),
             }
@@ -285,7 +293,7 @@ impl Tailer {
             let name_hash = candidate.announced.as_ref().map_or(0, |announced| announced.name_hash);
             match verdict {
                 // The verdict is on what has the inode number now.
-                Verdict::Log(path) if candidate.gone => self.admit_gone(key, candidate, path),
+                Verdict::Log(path) if candidate.gone => self.admit_gone(key, &candidate, path),
                 _ if candidate.gone => {}
                 Verdict::Log(path) => {
                     self.verdicts.set(&key, name_hash, true);
@@ -339,7 +347,7 @@ impl Tailer {
     }
 
     /// Gives out what was kept of a log that is gone already: nothing else of it will ever be there.
-    fn admit_gone(&mut self, key: InodeKey, candidate: Candidate, path: Arc<str>) {
+    fn admit_gone(&mut self, key: InodeKey, candidate: &Candidate, path: Arc<str>) {
         let (Some(settled), Some(first)) = (candidate.container.settled(), candidate.kept.first()) else { return };
         let about = about(Class::Business, key, path, &settled);
         // The time tells it from others that had the same inode number.
@@ -369,6 +377,7 @@ impl Tailer {
     fn enter(&mut self, id: Id, log: LogFile, users: Vec<Arc<Container>>, now: u64, ending: bool) {
         self.progress.open(&log.stream().key, log.unfinished_position());
         self.remembered.remove(&id);
+        self.unsaved = true;
         let look_interval = match id.0 {
             Class::Server => self.settings.server.poll_interval.as_nanos().try_into().unwrap_or(u64::MAX),
             Class::Pod | Class::Business => LOOK_NANOS.start,
@@ -400,6 +409,9 @@ impl Tailer {
     /// Gives at most `turns` files of the queue their turn.
     fn turns(&mut self, turns: usize) {
         let now = now_unix_nano();
+        if self.unsaved && now >= self.last_save + SAVE_NEW_NANOS {
+            self.save();
+        }
         for _ in 0..turns.min(self.queue.len()) {
             let Some(id) = self.queue.pop_front() else { break };
             let Some(open) = self.files.get_mut(&id) else { continue };
@@ -482,6 +494,8 @@ impl Tailer {
     }
 
     fn save(&mut self) {
+        self.unsaved = false;
+        self.last_save = now_unix_nano();
         let mut entries: Vec<_> = self.files.values().map(|open| pending(open).entry(&self.progress)).collect();
         entries.extend(self.remembered.values().map(|(_, pending)| pending.entry(&self.progress)));
         self.checkpoint.write(entries);

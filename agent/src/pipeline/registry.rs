@@ -112,10 +112,8 @@ impl Registry {
         if !self.cgroups.contains_key(&cgroup) {
             self.scan();
         }
-        if !self.cgroups.contains_key(&cgroup) {
-            self.cgroups.insert(cgroup, Cgroup { path: "".into(), container: Container::new(cgroup), process: None });
-        }
-        let container = Arc::clone(&self.cgroups[&cgroup].container);
+        let unknown = || Cgroup { path: "".into(), container: Container::new(cgroup), process: None };
+        let container = Arc::clone(&self.cgroups.entry(cgroup).or_insert_with(unknown).container);
         if container.settled().is_none() && !self.unsettled.contains(&container.cgroup) {
             self.unsettled.push(container.cgroup);
             self.look_up(&container, Instant::now(), false);
