@@ -30,11 +30,11 @@ use crate::{
 /// Bytes of one round, after which ready lines go out.
 const ROUND_BYTES: usize = 4 * 1024 * 1024;
 /// Sleep between rounds while records come.
-const NAP: Duration = Duration::from_millis(4);
+const NAP: Duration = Duration::from_millis(8);
 /// Longest sleep: time alone brings unfinished lines and late identities.
 const SLEEP: Duration = Duration::from_millis(200);
 /// Empty rounds after which the reader sleeps until it is woken.
-const EMPTY_ROUNDS: u32 = 25;
+const EMPTY_ROUNDS: u32 = 12;
 
 /// Tells the draining thread to come to its end.
 #[derive(Debug, Default)]

@@ -134,14 +134,15 @@ pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
 /// Books `size` bytes of the ring on a container; `false` when it holds `share` already.
 ///
 /// What a container holds is bounded from above without the reader's help: all it reserved since a mark in the ring,
-/// and in the window before. When the consumer has passed the mark, the older window is drained. The ring is asked
-/// only when the bound is reached, so a container within its share pays one addition.
+/// and in the window before. When the consumer has passed the mark, the older window is drained, and the newer one takes
+/// its place. That happens at half of the share, so that the other half is left for the time until the reader comes
+/// past the mark. Below it the ring is not asked, and a container pays one addition.
 #[inline(always)]
 pub(crate) fn take_share(share: u64, container: *mut Container, size: u64) -> bool {
     // SAFETY: a pointer to a map value, checked by the verifier; windows of other CPUs may be seen half turned, which
     // makes the bound wrong by one window at most.
     let state = unsafe { &mut *container };
-    if state.older + state.newer + size > share {
+    if state.newer + size > share / 2 {
         let consumed = RING.query(u64::from(BPF_RB_CONS_POS));
         let produced = RING.query(u64::from(BPF_RB_PROD_POS));
         if produced == consumed {

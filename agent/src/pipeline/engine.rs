@@ -2,7 +2,7 @@
 //! streams become lines, files go on to their own thread.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc,
         mpsc::{SyncSender, TrySendError},
@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustc_hash::FxBuildHasher;
 use sidestep_abi::{
     Header,
     container::ContainerEvent,
@@ -47,9 +48,9 @@ pub struct Engine {
     readings: Arc<Readings>,
     files: SyncSender<FileEvents>,
     file_events: FileEvents,
-    streams: HashMap<InodeKey, StdioStream>,
+    streams: HashMap<InodeKey, StdioStream, FxBuildHasher>,
     /// Streams with something new in this round.
-    dirty: HashSet<InodeKey>,
+    dirty: Vec<InodeKey>,
     /// Streams by the container's cgroup.
     of_container: HashMap<u64, Vec<InodeKey>>,
     epoch: u64,
@@ -80,8 +81,8 @@ impl Engine {
             readings,
             files,
             file_events: FileEvents::default(),
-            streams: HashMap::new(),
-            dirty: HashSet::new(),
+            streams: HashMap::default(),
+            dirty: Vec::new(),
             of_container: HashMap::new(),
             epoch: clock::unix_nano() / 1_000_000,
             terminals,
@@ -118,13 +119,20 @@ impl Engine {
         }
         let key = InodeKey { ino: event.ino, dev: event.dev, _pad: 0 };
         let cgroup = event.header.cgroup;
-        if self.streams.get(&key).is_none_or(|stream| stream.container.cgroup != cgroup) {
-            let container = self.registry.container(cgroup);
-            self.open_stream(key, &container, event.iostream);
-        }
-        let Some(stream) = self.streams.get_mut(&key) else { return };
+        let known = self.streams.get_mut(&key).filter(|stream| stream.container.cgroup == cgroup);
+        let stream = match known {
+            Some(stream) => stream,
+            None => {
+                let container = self.registry.container(cgroup);
+                self.open_stream(key, &container, event.iostream);
+                let Some(stream) = self.streams.get_mut(&key) else { return };
+                stream
+            }
+        };
         stream.take(event.position, self.clock.unix_nano(event.header.time), bytes);
-        self.dirty.insert(key);
+        if !std::mem::replace(&mut stream.dirty, true) {
+            self.dirty.push(key);
+        }
         if stream.ready_bytes() > FULL_BATCH {
             if let Some(batch) = stream.take_batch() {
                 self.outlet.deliver(&Arc::new(batch));
@@ -229,7 +237,6 @@ impl Engine {
             }
             if gone {
                 self.streams.remove(&key);
-                self.dirty.remove(&key);
                 if kernel.is_some() {
                     self.maps.remove_stdio(&key);
                 }
@@ -260,11 +267,13 @@ impl Engine {
         let mut waiting = Vec::new();
         for key in std::mem::take(&mut self.dirty) {
             let Some(stream) = self.streams.get_mut(&key) else { continue };
+            stream.dirty = false;
             if stream.is_waiting() {
                 let kernel = self.maps.stdio(&key);
                 stream.settle(now, kernel.as_ref());
             }
             if stream.is_waiting() {
+                stream.dirty = true;
                 waiting.push(key);
             }
             if let Some(batch) = stream.take_batch() {

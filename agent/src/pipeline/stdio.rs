@@ -34,6 +34,8 @@ pub struct StdioStream {
     pub key: InodeKey,
     /// Whose stream it is.
     pub container: Arc<Container>,
+    /// Whether it has something new in this round of draining.
+    pub dirty: bool,
     iostream: IoStream,
     /// Tells streams of one agent's life from those of the next, where the kernel counts from 0 again.
     epoch: u64,
@@ -66,6 +68,7 @@ impl StdioStream {
         Self {
             key,
             container,
+            dirty: false,
             iostream: if iostream == STDERR { IoStream::Stderr } else { IoStream::Stdout },
             epoch,
             next: 0,
