@@ -39,10 +39,11 @@ pub(crate) fn opaque(value: u64) -> u64 {
 /// the branches that those do not take; a value that changes from call to call has to be unknown to it.
 #[inline(always)]
 pub(crate) fn forget<T: Copy>(value: &mut T) {
-    let known = *value;
-    // SAFETY: both are values of the same type on the stack, and the type is made of integers.
+    let value = &raw mut *value;
+    // Onto itself, since a copy would take stack, of which all calls together have 512 bytes.
+    // SAFETY: source and target are the same valid value, and the type is made of integers.
     unsafe {
-        bpf_probe_read_kernel((&raw mut *value).cast(), size_of::<T>() as u32, (&raw const known).cast());
+        bpf_probe_read_kernel(value.cast(), size_of::<T>() as u32, value.cast_const().cast());
     }
 }
 

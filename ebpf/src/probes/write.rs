@@ -105,8 +105,8 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
     if file.is_device() {
         header.flags |= FLAG_TERMINAL;
     }
-    let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
-    hand_over(governed, cgroup, event, write, Counter::Stdio(dropped));
+    let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
+    hand_over(governed, cgroup, &mut event, write, Counter::Stdio(dropped));
 }
 
 #[inline(always)]
@@ -149,10 +149,11 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
         header.flags |= FLAG_POSITIONED;
     }
     let position = end.wrapping_sub(write.written);
-    let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.description() };
+    let mut event =
+        LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.description() };
     // SAFETY: as above.
     let skipped = unsafe { &raw mut (*container).file_skipped };
-    hand_over(governed, governed.cgroup, event, write, Counter::File(skipped));
+    hand_over(governed, governed.cgroup, &mut event, write, Counter::File(skipped));
 }
 
 /// Enters a file as pending and tells the agent.
@@ -177,7 +178,7 @@ pub(super) fn announce(governed: &Governed, file: &File, key: &InodeKey, fd: u64
 
 /// Hands a write over in one record where it fits, in several where it does not.
 #[inline(always)]
-fn hand_over(governed: &Governed, cgroup: u64, event: LogEvent, write: &Write, counter: Counter) {
+fn hand_over(governed: &Governed, cgroup: u64, event: &mut LogEvent, write: &Write, counter: Counter) {
     let Some(container) = policy::container(cgroup) else {
         counter.count(DROP_QUOTA, write.written);
         return;
@@ -185,7 +186,7 @@ fn hand_over(governed: &Governed, cgroup: u64, event: LogEvent, write: &Write, c
     let total = write.written;
     match write.source {
         Source::Buffer(buffer) if total <= MAX_CHUNK as u64 => {
-            piece(governed, container, &event, buffer, total, counter);
+            piece(governed, container, event, buffer, total, counter);
         }
         Source::Vector { array, count } if total <= MAX_GATHERED_BYTES && count <= emit::MAX_GATHERED => {
             if !policy::take_share(counter.share(governed.control), container, size_of::<LogEvent>() as u64 + 2 * total)
@@ -193,7 +194,7 @@ fn hand_over(governed: &Governed, cgroup: u64, event: LogEvent, write: &Write, c
                 counter.count(DROP_QUOTA, total);
                 return;
             }
-            let result = gathered(&event, array, count, total);
+            let result = gathered(event, array, count, total);
             if result != HANDED_OVER {
                 counter.count(result as usize, total);
             }
@@ -207,7 +208,7 @@ struct Walk<'a> {
     governed: &'a Governed,
     container: *mut Container,
     counter: Counter,
-    event: LogEvent,
+    event: &'a mut LogEvent,
     at: At,
 }
 
@@ -227,7 +228,7 @@ struct At {
 fn pieces(
     governed: &Governed,
     container: *mut Container,
-    event: LogEvent,
+    event: &mut LogEvent,
     source: Source,
     total: u64,
     counter: Counter,
@@ -273,7 +274,7 @@ extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
         }
     }
     let len = if at.rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { at.rest };
-    piece(walk.governed, walk.container, &walk.event, at.base, len, walk.counter);
+    piece(walk.governed, walk.container, walk.event, at.base, len, walk.counter);
     walk.event.position = walk.event.position.wrapping_add(len);
     at.base = at.base.wrapping_add(len);
     at.rest -= len;
