@@ -262,7 +262,7 @@ extern "C" fn climb_step(_index: u64, climb: *mut Climb) -> i64 {
 
 /// Announces a file that is not judged yet, with its path inside the writer's mount namespace.
 #[inline(always)]
-pub(crate) fn file_seen(seen: &FileSeen, file: &File) {
+pub(crate) fn file_seen(seen: &FileSeen, file: &File, dentry: Dentry) {
     let Some(mut entry) = RING.reserve::<SeenRecord>(0) else {
         lose(event::FILE_SEEN);
         return;
@@ -274,7 +274,7 @@ pub(crate) fn file_seen(seen: &FileSeen, file: &File) {
         addr_of_mut!((*record).path).cast::<u8>()
     };
     let mount = Mount::of_vfsmount(file.vfsmount());
-    let mut climb = Climb { path, at: At { filled: 0, complete: 0, mount, dentry: file.dentry() } };
+    let mut climb = Climb { path, at: At { filled: 0, complete: 0, mount, dentry } };
     forget(&mut climb.at);
     // SAFETY: the helper calls `climb_step` with the address of `climb`, which outlives the call.
     unsafe {

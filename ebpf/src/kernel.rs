@@ -3,14 +3,17 @@
 //! The task is a typed pointer, so its members are plain loads that the verifier checks against BTF; what lies behind
 //! a pointer to pointers is read with the helper, which fails instead of faulting.
 
-use core::ptr::{addr_of, read_volatile};
+use core::{
+    mem::MaybeUninit,
+    ptr::{addr_of, read_volatile},
+};
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
-    generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    generated::{self, bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 use sidestep_abi::{
-    kernel::{KernelLayout, SyscallNumbers},
+    kernel::{FILE_SPAN, INODE_SPAN, KernelLayout, SyscallNumbers},
     stdio::InodeKey,
 };
 
@@ -53,6 +56,8 @@ static KERNEL_LAYOUT: KernelLayout = KernelLayout {
     binprm_filename: 0,
     regs_args: [0; 6],
     regs_nr: 0,
+    file_span: 0,
+    inode_span: 0,
     _pad: 0,
 };
 
@@ -111,12 +116,50 @@ fn load<T: Copy>(base: *const u8, offset: usize) -> T {
     unsafe { read_volatile(base.wrapping_add(offset).cast::<T>()) }
 }
 
+/// Members of a structure that lie near each other: a call of the helper costs more than the bytes that it copies.
+#[repr(C, align(8))]
+struct Span<const N: usize>(MaybeUninit<[u8; N]>);
+
+impl<const N: usize> Span<N> {
+    #[inline(always)]
+    const fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+
+    /// Reads the bytes at `base + offset`; zeros where the kernel says that nothing is there.
+    #[inline(always)]
+    fn fill(&mut self, base: *const u8, offset: usize) {
+        // SAFETY: the helper checks the address, and fills the buffer with zeros when it fails.
+        unsafe {
+            generated::bpf_probe_read_kernel(self.0.as_mut_ptr().cast(), N as u32, base.wrapping_add(offset).cast())
+        };
+    }
+
+    /// The member at `offset` of the span.
+    #[inline(always)]
+    fn get<T: Copy>(&self, offset: usize) -> T {
+        // SAFETY: the offset is a constant at load, and the verifier refuses one outside the filled buffer.
+        unsafe { read_volatile(self.0.as_ptr().cast::<u8>().wrapping_add(offset).cast::<T>()) }
+    }
+}
+
 /// A file as the current task sees it.
 #[derive(Clone, Copy)]
 pub(crate) struct File {
     pointer: *const u8,
     inode: *const u8,
-    pub(crate) mode: u16,
+    superblock: *const u8,
+    ino: u64,
+    mode: u16,
+}
+
+/// What an open file description says of itself.
+pub(crate) struct Description {
+    /// `O_*` flags.
+    pub(crate) flags: u32,
+    /// Position, after the call.
+    pub(crate) position: u64,
+    pub(crate) dentry: Dentry,
 }
 
 const S_IFMT: u16 = 0o170_000;
@@ -160,7 +203,12 @@ impl File {
         if inode.is_null() {
             return None;
         }
-        Some(Self { pointer, inode, mode: read(inode, offset!(inode_mode)) })
+        let base = offset!(inode_span);
+        let mut span = Span::<INODE_SPAN>::new();
+        span.fill(inode, base);
+        let superblock = span.get::<u64>(offset!(inode_sb) - base) as *const u8;
+        let ino = span.get(offset!(inode_ino) - base);
+        Some(Self { pointer, inode, superblock, ino, mode: span.get(offset!(inode_mode) - base) })
     }
 
     #[inline(always)]
@@ -191,14 +239,20 @@ impl File {
 
     #[inline(always)]
     pub(crate) fn key(&self) -> InodeKey {
-        let superblock = read_pointer(self.inode, offset!(inode_sb));
-        InodeKey { ino: read(self.inode, offset!(inode_ino)), dev: read(superblock, offset!(sb_dev)), _pad: 0 }
+        InodeKey { ino: self.ino, dev: read(self.superblock, offset!(sb_dev)), _pad: 0 }
     }
 
-    /// Position of the open file description, after the call.
+    /// The open file description.
     #[inline(always)]
-    pub(crate) fn position(&self) -> u64 {
-        read(self.pointer, offset!(file_pos))
+    pub(crate) fn description(&self) -> Description {
+        let base = offset!(file_span);
+        let mut span = Span::<FILE_SPAN>::new();
+        span.fill(self.pointer, base);
+        Description {
+            flags: span.get(offset!(file_flags) - base),
+            position: span.get(offset!(file_pos) - base),
+            dentry: Dentry { pointer: span.get::<u64>(offset!(file_dentry) - base) as *const u8 },
+        }
     }
 
     /// Size of the file.
@@ -207,21 +261,10 @@ impl File {
         read(self.inode, offset!(inode_size))
     }
 
-    /// `O_*` flags.
-    #[inline(always)]
-    pub(crate) fn flags(&self) -> u32 {
-        read(self.pointer, offset!(file_flags))
-    }
-
     /// Names the open file description.
     #[inline(always)]
-    pub(crate) fn description(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.pointer as u64
-    }
-
-    #[inline(always)]
-    pub(crate) fn dentry(&self) -> Dentry {
-        Dentry { pointer: read_pointer(self.pointer, offset!(file_dentry)) }
     }
 
     /// The `vfsmount` that the file was opened through.
@@ -358,20 +401,15 @@ impl Registers {
     }
 
     #[inline(always)]
-    pub(crate) fn at(address: u64) -> Self {
-        Self { pointer: address as *const u8 }
-    }
-
-    #[inline(always)]
     pub(crate) fn argument(self, index: usize) -> u64 {
         // SAFETY: a load from a static of this object; callers pass constants below 6.
         let offset = unsafe { read_volatile(addr_of!(KERNEL_LAYOUT.regs_args).cast::<u32>().add(index)) };
-        read(self.pointer, offset as usize)
+        load(self.pointer, offset as usize)
     }
 
     /// The number of the system call.
     #[inline(always)]
     pub(crate) fn number(self) -> u32 {
-        read(self.pointer, offset!(regs_nr))
+        load(self.pointer, offset!(regs_nr))
     }
 }

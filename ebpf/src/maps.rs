@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use sidestep_abi::{
     container::Container,
-    file::FileState,
+    file::{FileState, Verdict},
     kernel::{Control, MAX_ROOTS},
     stdio::{InodeKey, Stdio},
 };
@@ -35,6 +35,12 @@ pub(crate) static ROOT_INDEX: HashMap<u64, u32> = HashMap::with_max_entries(MAX_
 #[map]
 pub(crate) static MEMBERS: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
 
+/// Whether a cgroup is governed, by the low bits of its id: see `policy::is_current_governed`.
+#[map]
+pub(crate) static DECISIONS: Array<u64> = Array::with_max_entries(DECISION_SLOTS, 0);
+/// A power of two.
+pub(crate) const DECISION_SLOTS: u32 = 1024;
+
 /// Registered standard streams by inode.
 #[map]
 pub(crate) static STDIO: HashMap<InodeKey, Stdio> = HashMap::with_max_entries(32768, 0);
@@ -42,6 +48,10 @@ pub(crate) static STDIO: HashMap<InodeKey, Stdio> = HashMap::with_max_entries(32
 /// Regular files that governed processes write, by inode. A judged file that is evicted is judged again.
 #[map]
 pub(crate) static FILES: LruHashMap<InodeKey, FileState> = LruHashMap::with_max_entries(65536, 0);
+
+/// The agent's verdicts, by inode. An entry is needed until the next write to the file.
+#[map]
+pub(crate) static VERDICTS: LruHashMap<InodeKey, Verdict> = LruHashMap::with_max_entries(16384, 0);
 
 /// Events that could not be handed over, by event kind; what they were about is found by the agent's sweeps.
 #[map]

@@ -15,7 +15,7 @@ use sidestep_abi::{
 use crate::{
     emit,
     kernel::Cgroup,
-    maps::{CONTAINERS, CONTROL, MEMBERS, RING, ROOT_INDEX},
+    maps::{CONTAINERS, CONTROL, DECISION_SLOTS, DECISIONS, MEMBERS, RING, ROOT_INDEX},
 };
 
 /// Depth to which a cgroup's ancestors are searched for a governed root.
@@ -42,7 +42,44 @@ pub(crate) fn control() -> Option<&'static Control> {
 #[inline(always)]
 pub(crate) fn governed() -> Option<Governed> {
     let control = control()?;
-    let mut below = false;
+    // SAFETY: the helper has no arguments.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    if !is_current_governed(control, cgroup) {
+        return None;
+    }
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tgid = (pid_tgid >> 32) as u32;
+    if tgid == control.agent_tgid {
+        return None;
+    }
+    Some(Governed { control, cgroup, tgid, tid: pid_tgid as u32 })
+}
+
+/// Whether `cgroup`, the current process' own, is governed: remembered by its id, since the answer holds for as long
+/// as the roots do, and a search costs a call of a helper for each of them. A slot is one word (generation, id,
+/// answer), so what another CPU writes at the same time is as good.
+#[inline(always)]
+fn is_current_governed(control: &Control, cgroup: u64) -> bool {
+    // Read before the roots are: the agent raises it after it has written them.
+    // SAFETY: a map value.
+    let generation = unsafe { (&raw const control.generation).read_volatile() };
+    // Ids are counted up from 1 and stay far below 2^47.
+    let question = generation << 48 | cgroup << 1;
+    let Some(slot) = DECISIONS.get_ptr_mut(cgroup as u32 & (DECISION_SLOTS - 1)) else { return false };
+    // SAFETY: a map value of one word.
+    let known = unsafe { slot.read_volatile() };
+    if known & !1 == question {
+        return known & 1 != 0;
+    }
+    let governed = cgroup != control.agent_cgroup && is_below_root(control);
+    // SAFETY: as above.
+    unsafe { slot.write_volatile(question | u64::from(governed)) };
+    governed
+}
+
+/// Whether the current process is below a governed root.
+#[inline(always)]
+fn is_below_root(control: &Control) -> bool {
     for index in 0..MAX_ROOTS {
         if index >= control.roots_len as usize {
             break;
@@ -53,27 +90,15 @@ pub(crate) fn governed() -> Option<Governed> {
             continue;
         }
         if root.prefix_len == 0 {
-            below = true;
-            break;
+            return true;
         }
         // SAFETY: as above.
         let child = unsafe { bpf_get_current_ancestor_cgroup_id(root.level as i32 + 1) };
         if MEMBERS.get_ptr(&child).is_some() {
-            below = true;
-            break;
+            return true;
         }
     }
-    if !below {
-        return None;
-    }
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let tgid = (pid_tgid >> 32) as u32;
-    // SAFETY: the helper has no arguments.
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    if tgid == control.agent_tgid || cgroup == control.agent_cgroup {
-        return None;
-    }
-    Some(Governed { control, cgroup, tgid, tid: pid_tgid as u32 })
+    false
 }
 
 /// Whether a cgroup that was just made, or is about to go, is below a governed root. Children that match a root's

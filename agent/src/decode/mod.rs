@@ -129,14 +129,14 @@ mod tests {
 
     #[test]
     fn a_path_is_turned_round() {
-        let record = record(event::FILE_SEEN, 0, 16, 64, b"app.log\0log\0var\0");
+        let record = record(event::FILE_SEEN, 0, 16, size_of::<FileSeen>(), b"app.log\0log\0var\0");
         let Ok(Event::FileSeen(_, path)) = decode(&record) else { panic!("no file event") };
         assert_eq!(path.as_deref(), Some("/var/log/app.log"));
     }
 
     #[test]
     fn a_cut_path_is_no_path() {
-        let record = record(event::FILE_SEEN, FLAG_PATH_CUT, 4, 64, b"log\0");
+        let record = record(event::FILE_SEEN, FLAG_PATH_CUT, 4, size_of::<FileSeen>(), b"log\0");
         assert!(matches!(decode(&record), Ok(Event::FileSeen(_, None))));
     }
 

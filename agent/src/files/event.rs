@@ -25,8 +25,8 @@ pub enum FileEvent {
     Seen {
         /// Device and inode number, as the kernel has them.
         key: InodeKey,
-        /// Hash of the name, to be given back with the verdict.
-        name_hash: u32,
+        /// Names the announcement, to be given back with the verdict.
+        announced: u64,
         /// The path that the writer sees; `None` when it is too long: `/proc/<tgid>/fd/<fd>` tells.
         path: Option<Arc<str>>,
         /// The writer, in the node's PID namespace; it may be gone.

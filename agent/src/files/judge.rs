@@ -27,7 +27,7 @@ const PATIENCE_NANOS: u64 = 30_000_000_000;
 #[derive(Clone, Debug)]
 pub(super) struct Announced {
     /// To be given back with the verdict.
-    pub(super) name_hash: u32,
+    pub(super) announced: u64,
     /// What leads to the file.
     pub(super) whereabouts: Whereabouts,
     /// Offset after the write that announced it.
@@ -54,7 +54,7 @@ pub(super) struct Candidate {
     pub(super) announced: Option<Announced>,
     /// The file was announced again under another name: it was renamed, or another file has its inode number now.
     /// The place of the next record tells.
-    renamed: Option<Announced>,
+    pub(super) renamed: Option<Announced>,
     /// What the ring brought, in order.
     pub(super) kept: Vec<Kept>,
     /// Opened in advance: the container may be gone when its identity is known.
@@ -98,7 +98,8 @@ impl Candidates {
         };
         let open = self.open < MAX_OPEN && may_be_log;
         let Some(candidate) = self.candidate(key, container, now) else { return };
-        let known = candidate.announced.as_ref().is_some_and(|known| known.name_hash != announced.name_hash);
+        let known =
+            candidate.announced.as_ref().is_some_and(|known| known.whereabouts.path != announced.whereabouts.path);
         if known && !candidate.kept.is_empty() {
             candidate.renamed = Some(announced);
             return;

@@ -66,6 +66,8 @@ type Id = (Class, InodeKey);
 pub(super) struct Pending {
     entry: Entry,
     stream: Option<Arc<str>>,
+    /// Another file has the inode number, and what was held may have been that one: nobody goes on here.
+    replaced: bool,
 }
 
 impl Pending {
@@ -140,7 +142,7 @@ impl Tailer {
         let started = now_unix_nano();
         let remembered = entries
             .into_iter()
-            .map(|entry| ((entry.class, entry.key()), (started, Pending { entry, stream: None })))
+            .map(|entry| ((entry.class, entry.key()), (started, Pending { entry, stream: None, replaced: false })))
             .collect();
         Self {
             settings,
@@ -202,13 +204,12 @@ impl Tailer {
         let now = now_unix_nano();
         for event in &round.events {
             match event {
-                FileEvent::Seen { key, name_hash, path, tgid, fd, position, container } => {
+                FileEvent::Seen { key, announced, path, tgid, fd, position, container } => {
                     let whereabouts = Whereabouts { tgid: *tgid, fd: *fd, path: path.clone() };
-                    let announced = Announced { name_hash: *name_hash, whereabouts, position: *position };
+                    let announced = Announced { announced: *announced, whereabouts, position: *position };
                     if let Some(open) = self.files.get_mut(&(Class::Business, *key)) {
                         // Renamed, or its verdict had fallen out of the kernel's map, or another file has its inode
                         // number now: the place of the next record tells.
-                        self.verdicts.set(key, *name_hash, true);
                         open.announced = Some(announced);
                         continue;
                     }
@@ -247,6 +248,9 @@ impl Tailer {
             });
         }
         self.close(id, now);
+        if let Some((_, pending)) = self.remembered.get_mut(id) {
+            pending.replaced = true;
+        }
         self.candidates.announce(id.1, announced, container, now);
     }
 
@@ -262,10 +266,13 @@ impl Tailer {
         let id = (Class::Business, *key);
         if let Some(open) = self.files.get_mut(&id)
             && let Some(announced) = open.announced.take()
-            && record.position == 0
-            && announced.whereabouts.path.as_deref().is_some_and(|path| *path != *open.log.about.path)
         {
-            self.replace(&id, announced, container, now);
+            let other_name = announced.whereabouts.path.as_deref().is_some_and(|path| *path != *open.log.about.path);
+            if other_name && record.position == 0 {
+                self.replace(&id, announced, container, now);
+            } else {
+                self.verdicts.set(key, announced.announced, true);
+            }
         }
         let Some(open) = self.files.get_mut(&id) else {
             self.candidates.keep(*key, *record, bytes, time_unix_nano, container, now);
@@ -290,16 +297,16 @@ impl Tailer {
             return;
         }
         for (key, candidate, verdict) in self.candidates.judge(now) {
-            let name_hash = candidate.announced.as_ref().map_or(0, |announced| announced.name_hash);
+            let announced = candidate.announced.as_ref().map_or(0, |announced| announced.announced);
             match verdict {
                 // The verdict is on what has the inode number now.
                 Verdict::Log(path) if candidate.gone => self.admit_gone(key, &candidate, path),
                 _ if candidate.gone => {}
                 Verdict::Log(path) => {
-                    self.verdicts.set(&key, name_hash, true);
+                    self.verdicts.set(&key, announced, true);
                     self.admit(key, candidate, path, now);
                 }
-                Verdict::NoLog => self.verdicts.set(&key, name_hash, false),
+                Verdict::NoLog => self.verdicts.set(&key, announced, false),
                 Verdict::Unknown => self.verdicts.forget(&key),
             }
         }
@@ -318,6 +325,7 @@ impl Tailer {
             for kept in candidate.kept.iter().filter(|kept| kept.bytes.len() as u64 == kept.record.len) {
                 open.log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
             }
+            open.announced = candidate.renamed.take();
             enqueue(&mut self.queue, id, open);
             return;
         }
@@ -343,7 +351,8 @@ impl Tailer {
         }
         log.look(now);
         let ended = candidate.ended;
-        self.enter(id, log, vec![candidate.container], now, ended);
+        let open = self.enter(id, log, vec![candidate.container], now, ended);
+        open.announced = candidate.renamed;
     }
 
     /// Gives out what was kept of a log that is gone already: nothing else of it will ever be there.
@@ -362,7 +371,12 @@ impl Tailer {
 
     /// Where to begin in a file that is seen for the first time by this agent, and in which incarnation.
     fn start_of(&self, id: &Id, file: &std::fs::File, start_at: Option<StartAt>, first: u64, now: u64) -> (u64, u64) {
-        if let Some((_, pending)) = self.remembered.get(id)
+        let known = self.remembered.get(id).map(|(_, pending)| pending);
+        if known.is_some_and(|pending| pending.replaced) {
+            // The time tells them apart: files that were made within a tick of the clock have the same time of birth.
+            return (first, now);
+        }
+        if let Some(pending) = known
             && pending.entry.birth == birth(file)
         {
             let standing = pending.entry.standing();
@@ -374,7 +388,7 @@ impl Tailer {
         if is_new || start_at == Some(StartAt::Beginning) { (0, 0) } else { (first, 0) }
     }
 
-    fn enter(&mut self, id: Id, log: LogFile, users: Vec<Arc<Container>>, now: u64, ending: bool) {
+    fn enter(&mut self, id: Id, log: LogFile, users: Vec<Arc<Container>>, now: u64, ending: bool) -> &mut Open {
         self.progress.open(&log.stream().key, log.unfinished_position());
         self.remembered.remove(&id);
         self.unsaved = true;
@@ -386,6 +400,7 @@ impl Tailer {
         let open = Open { log, users, announced: None, next_look, look_interval, grown: now, queued: false, ending };
         let open = self.files.entry(id).insert_entry(open).into_mut();
         enqueue(&mut self.queue, id, open);
+        open
     }
 
     fn ended(&mut self, container: &Arc<Container>) {
@@ -466,6 +481,10 @@ impl Tailer {
         for (id, open) in &mut self.files {
             open.log.idle(now);
             if now >= open.next_look {
+                // No record has come that would tell; as long as the file is held, nothing else has its inode number.
+                if let Some(announced) = open.announced.take_if(|_| open.log.file().is_some()) {
+                    self.verdicts.set(&id.1, announced.announced, true);
+                }
                 look(&self.settings, id, open, now);
             }
             opened += usize::from(open.log.file().is_some());
@@ -497,7 +516,8 @@ impl Tailer {
         self.unsaved = false;
         self.last_save = now_unix_nano();
         let mut entries: Vec<_> = self.files.values().map(|open| pending(open).entry(&self.progress)).collect();
-        entries.extend(self.remembered.values().map(|(_, pending)| pending.entry(&self.progress)));
+        let known = self.remembered.values().map(|(_, pending)| pending).filter(|pending| !pending.replaced);
+        entries.extend(known.map(|pending| pending.entry(&self.progress)));
         self.checkpoint.write(entries);
         self.readings.set_streams(self.files.values().map(|open| open.log.reading()).collect());
     }
@@ -580,8 +600,6 @@ impl Tailer {
             let mut log = LogFile::new(about, Some(file), position, incarnation, &self.readings);
             log.whereabouts = Whereabouts { tgid: pid, fd: -1, path: Some(path) };
             log.look(now);
-            // The hash matters for files that are no logs only.
-            self.verdicts.set(&id.1, 0, true);
             self.enter(id, log, vec![Arc::clone(container)], now, false);
         }
     }
@@ -638,7 +656,7 @@ impl Tailer {
             leftover.unread += open.log.reading().pending - open.log.pending();
         }
         let mut positions: Vec<_> = self.files.values().map(pending).collect();
-        positions.extend(self.remembered.into_values().map(|(_, pending)| pending));
+        positions.extend(self.remembered.into_values().map(|(_, pending)| pending).filter(|pending| !pending.replaced));
         self.checkpoint.write(positions.iter().map(|pending| pending.entry(&self.progress)).collect());
         Ended { leftover, checkpoint: self.checkpoint, positions }
     }
@@ -756,7 +774,7 @@ fn pending(open: &Open) -> Pending {
         head_len,
         head_digest,
     };
-    Pending { entry, stream: Some(Arc::clone(&open.log.stream().key)) }
+    Pending { entry, stream: Some(Arc::clone(&open.log.stream().key)), replaced: false }
 }
 
 fn now_unix_nano() -> u64 {

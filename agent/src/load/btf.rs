@@ -25,6 +25,18 @@ pub enum BtfError {
     /// A structure or member does not exist on this kernel.
     #[error("this kernel has no {0}; it is too old or too new for this version of the agent")]
     Missing(String),
+    /// Members that are read at once lie too far from each other.
+    #[error(
+        "{members:?} of {name} lie more than {size} bytes apart on this kernel; it is too new for this version of the agent"
+    )]
+    Apart {
+        /// The structure.
+        name: &'static str,
+        /// The members.
+        members: [&'static str; 3],
+        /// Bytes that are read.
+        size: usize,
+    },
 }
 
 const HEADER: usize = 24;

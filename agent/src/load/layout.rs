@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sidestep_abi::kernel::{KernelLayout, SyscallNumbers};
+use sidestep_abi::kernel::{FILE_SPAN, INODE_SPAN, KernelLayout, SyscallNumbers};
 
 use super::btf::{Btf, BtfError};
 
@@ -106,8 +106,24 @@ pub fn kernel_layout(path: &Path) -> Result<KernelLayout, BtfError> {
         binprm_filename: btf.offset("linux_binprm", "filename")?,
         regs_args,
         regs_nr: btf.offset("pt_regs", MACHINE.number)?,
+        file_span: span::<FILE_SPAN>(&btf, "file", ["f_flags", "f_path.dentry", "f_pos"])?,
+        inode_span: span::<INODE_SPAN>(&btf, "inode", ["i_mode", "i_sb", "i_ino"])?,
         _pad: 0,
     })
+}
+
+/// Where `SIZE` bytes begin that hold three members of up to eight bytes each.
+fn span<const SIZE: usize>(btf: &Btf, name: &'static str, members: [&'static str; 3]) -> Result<u32, BtfError> {
+    let mut offsets = [0; 3];
+    for (offset, member) in offsets.iter_mut().zip(members) {
+        *offset = btf.offset(name, member)?;
+    }
+    offsets.sort_unstable();
+    let begin = offsets[0] & !7;
+    if (offsets[2] + 8 - begin) as usize > SIZE {
+        return Err(BtfError::Apart { name, members, size: SIZE });
+    }
+    Ok(begin)
 }
 
 /// System call numbers of the machine that the agent was built for.

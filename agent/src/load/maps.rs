@@ -6,12 +6,20 @@ use aya::{
 };
 use sidestep_abi::{
     container::Container,
-    file::FileState,
+    file::{FileState, Verdict},
     kernel::Control,
     stdio::{InodeKey, Stdio},
 };
 
 use super::LoadError;
+
+/// What the kernel programs know of files, and the agent's verdicts on them.
+pub struct FileMaps {
+    /// Written by the kernel programs; the agent removes what shall be announced again.
+    pub states: HashMap<MapData, InodeKey, FileState>,
+    /// Written by the agent.
+    pub verdicts: HashMap<MapData, InodeKey, Verdict>,
+}
 
 /// All maps but the ring, which has a single reader.
 pub struct KernelMaps {
@@ -22,7 +30,7 @@ pub struct KernelMaps {
     members: HashMap<MapData, u64, u32>,
     root_index: HashMap<MapData, u64, u32>,
     stdio: HashMap<MapData, InodeKey, Stdio>,
-    files: Option<HashMap<MapData, InodeKey, FileState>>,
+    files: Option<FileMaps>,
     lost_events: Array<MapData, u64>,
 }
 
@@ -49,7 +57,7 @@ impl KernelMaps {
             members: take!(ebpf, "MEMBERS")?,
             root_index: take!(ebpf, "ROOT_INDEX")?,
             stdio: take!(ebpf, "STDIO")?,
-            files: Some(take!(ebpf, "FILES")?),
+            files: Some(FileMaps { states: take!(ebpf, "FILES")?, verdicts: take!(ebpf, "VERDICTS")? }),
             lost_events: take!(ebpf, "LOST_EVENTS")?,
         })
     }
@@ -70,6 +78,13 @@ impl KernelMaps {
             self.root_index.insert(root.id, index as u32, 0).map_err(failed("ROOT_INDEX"))?;
         }
         Ok(())
+    }
+
+    /// Voids what the kernel programs have decided so far: roots and members are in their place.
+    pub(super) fn begin_generation(&mut self) -> Result<(), LoadError> {
+        let mut control = self.control()?;
+        control.generation += 1;
+        self.control.set(0, control, 0).map_err(failed("CONTROL"))
     }
 
     pub(super) fn control(&self) -> Result<Control, LoadError> {
@@ -123,8 +138,8 @@ impl KernelMaps {
         self.containers.get(&cgroup, 0).ok()
     }
 
-    /// The verdicts on files; once, for the only judge: see `policy`.
-    pub fn take_files(&mut self) -> Option<HashMap<MapData, InodeKey, FileState>> {
+    /// The files; once, for the only judge: see `policy`.
+    pub fn take_files(&mut self) -> Option<FileMaps> {
         self.files.take()
     }
 

@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use sidestep_abi::kernel::Control;
 
 pub use cgroups::{CgroupError, RootPattern};
-pub use maps::KernelMaps;
+pub use maps::{FileMaps, KernelMaps};
 pub use probes::{AttachPoint, Health, Probe};
 
 /// The kernel programs, compiled for BPF and embedded.
@@ -115,6 +115,7 @@ impl Kernel {
         // Births first, then those that were born before, then their writes: none falls between.
         let mut probes = probes::attach_life(&mut ebpf)?;
         running::register(&roots.mount, &settings.roots, &mut maps)?;
+        maps.begin_generation()?;
         probes.extend(probes::attach_writes(&mut ebpf, settings.attach)?);
         release_memory();
         Ok(Self { programs: Programs { _ebpf: ebpf, probes }, maps, roots })
@@ -141,8 +142,9 @@ impl Roots {
     /// # Errors
     /// When the maps can't be written.
     pub fn refresh(&self, maps: &mut KernelMaps) -> Result<bool, LoadError> {
-        let control = self.control()?;
+        let mut control = self.control()?;
         let known = maps.control()?;
+        control.generation = known.generation;
         if control.roots_len == known.roots_len
             && control.roots.iter().zip(&known.roots).all(|(new, old)| (new.id, new.level) == (old.id, old.level))
         {
@@ -150,6 +152,7 @@ impl Roots {
         }
         maps.set_control(&control)?;
         running::register(&self.mount, &self.settings.roots, maps)?;
+        maps.begin_generation()?;
         Ok(true)
     }
 

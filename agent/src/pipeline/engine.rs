@@ -181,7 +181,7 @@ impl Engine {
         let container = self.registry.container(seen.header.cgroup);
         self.file_events.events.push(FileEvent::Seen {
             key: InodeKey { ino: seen.ino, dev: seen.dev, _pad: 0 },
-            name_hash: seen.name_hash,
+            announced: seen.header.time,
             path,
             tgid: seen.header.tgid,
             fd: seen.fd,

@@ -1,15 +1,17 @@
 //! What the agent decides and the kernel programs carry out.
 
-use aya::maps::{HashMap, MapData};
 use sidestep_abi::{
-    file::{FileState, IGNORED, LOG},
+    file::{IGNORED, LOG, Verdict},
     stdio::InodeKey,
 };
 
+use crate::load::FileMaps;
+
 /// Verdicts on files: whether what is written to them is captured.
 pub trait Verdicts: Send {
-    /// Judges a file. `name_hash` is what its announcement gave: under another name it is another file.
-    fn set(&mut self, key: &InodeKey, name_hash: u32, is_log: bool);
+    /// Judges a file. `announced` is the time of its announcement: a verdict that comes late, when another file has
+    /// the inode number, has no effect.
+    fn set(&mut self, key: &InodeKey, announced: u64, is_log: bool);
 
     /// Takes back every verdict that a file is no log, because the rules have changed.
     fn forget_ignored(&mut self);
@@ -20,40 +22,36 @@ pub trait Verdicts: Send {
 
 /// The verdicts that the kernel programs read.
 pub struct KernelVerdicts {
-    files: HashMap<MapData, InodeKey, FileState>,
+    maps: FileMaps,
 }
 
 impl KernelVerdicts {
-    /// Judges by the map that `KernelMaps::take_files` gives.
+    /// Judges by the maps that `KernelMaps::take_files` gives.
     #[must_use]
-    pub const fn new(files: HashMap<MapData, InodeKey, FileState>) -> Self {
-        Self { files }
+    pub const fn new(maps: FileMaps) -> Self {
+        Self { maps }
     }
 }
 
 impl Verdicts for KernelVerdicts {
-    fn set(&mut self, key: &InodeKey, name_hash: u32, is_log: bool) {
-        let verdict = if is_log { LOG } else { IGNORED };
-        // Under another name another file may have the number by now; that announcement gets a verdict of its own.
-        if self.files.get(key, 0).is_ok_and(|state| state.name_hash != name_hash) {
-            return;
-        }
-        // The map drops its least recently used entries, so it takes new ones; and a file without a verdict is
-        // announced again, so a failure costs time and no bytes.
-        if let Err(error) = self.files.insert(key, FileState { verdict, name_hash, captured: 0 }, 0) {
+    fn set(&mut self, key: &InodeKey, announced: u64, is_log: bool) {
+        let verdict = Verdict { announced, verdict: if is_log { LOG } else { IGNORED }, _pad: 0 };
+        // The map drops its least recently used entries, so it takes new ones.
+        if let Err(error) = self.maps.verdicts.insert(key, verdict, 0) {
             tracing::warn!(%error, "the verdict on a file can't be written");
         }
     }
 
     fn forget_ignored(&mut self) {
-        let ignored = self.files.iter().flatten().filter(|(_, state)| state.verdict == IGNORED).map(|(key, _)| key);
-        for key in ignored.collect::<Vec<_>>() {
-            let _ = self.files.remove(&key);
-        }
+        let carried_out = self.maps.states.iter().flatten().filter(|(_, state)| state.verdict == IGNORED);
+        let to_come = self.maps.verdicts.iter().flatten().filter(|(_, verdict)| verdict.verdict == IGNORED);
+        let ignored: Vec<_> = carried_out.map(|(key, _)| key).chain(to_come.map(|(key, _)| key)).collect();
+        ignored.iter().for_each(|key| self.forget(key));
     }
 
     fn forget(&mut self, key: &InodeKey) {
-        // It may be gone already.
-        let _ = self.files.remove(key);
+        // Either may be gone already.
+        let _ = self.maps.verdicts.remove(key);
+        let _ = self.maps.states.remove(key);
     }
 }

@@ -21,24 +21,40 @@ pub const MAX_DEPTH: usize = 32;
 /// The path is longer or deeper than the record: ask `/proc/<tgid>/fd/<fd>`.
 pub const FLAG_PATH_CUT: u16 = 1;
 
-/// What the kernel knows of a file that a governed process has written.
+/// What the kernel knows of a file that a governed process has written; the agent only removes it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FileState {
-    /// [`PENDING`], [`LOG`] or [`IGNORED`]; written by the agent.
+    /// [`PENDING`], [`LOG`] or [`IGNORED`]; taken over from the agent's [`Verdict`].
     pub verdict: u32,
-    /// Hash of the name at the time of the verdict: another name under the same inode number is another file.
+    /// Hash of the name when the file was announced: another name under the same inode number may be another file.
     pub name_hash: u32,
+    /// Time of the announcement: what a verdict has to name.
+    pub announced: u64,
     /// Bytes captured while pending.
     pub captured: u64,
 }
-assert_layout!(FileState, size 16);
+assert_layout!(FileState, size 24);
+
+/// What the agent has found on a file.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Verdict {
+    /// `time` of the announcement that it answers. Inode numbers are used again at once on some file systems, so a
+    /// verdict that comes late may be about another file than the one that has the number by now.
+    pub announced: u64,
+    /// [`LOG`] or [`IGNORED`].
+    pub verdict: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+assert_layout!(Verdict, size 16);
 
 /// A file that is not judged yet was written. The components of its path follow, leaf first, each ended by a NUL.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FileSeen {
-    /// `kind` is [`crate::event::FILE_SEEN`].
+    /// `kind` is [`crate::event::FILE_SEEN`]; its time names the announcement.
     pub header: Header,
     /// Inode number.
     pub ino: u64,
@@ -48,11 +64,7 @@ pub struct FileSeen {
     pub fd: i32,
     /// Offset after the write.
     pub position: u64,
-    /// Hash of the file's name.
-    pub name_hash: u32,
-    /// Zero.
-    pub _pad: u32,
 }
-assert_layout!(FileSeen, size 64);
+assert_layout!(FileSeen, size 56);
 
-pod!(FileState);
+pod!(FileState, Verdict);

@@ -79,10 +79,19 @@ pub struct KernelLayout {
     pub regs_args: [u32; 6],
     /// `pt_regs` member of the system call's number
     pub regs_nr: u32,
+    /// Where the [`FILE_SPAN`] bytes of `file` begin that hold its flags, path and position; a multiple of 8.
+    pub file_span: u32,
+    /// Where the [`INODE_SPAN`] bytes of `inode` begin that hold its mode, superblock and number; a multiple of 8.
+    pub inode_span: u32,
     /// Zero.
     pub _pad: u32,
 }
-const _: () = assert!(size_of::<KernelLayout>() == 168);
+const _: () = assert!(size_of::<KernelLayout>() == 176);
+
+/// Bytes of `struct file` that are read at once.
+pub const FILE_SPAN: usize = 128;
+/// Bytes of `struct inode` that are read at once.
+pub const INODE_SPAN: usize = 80;
 
 /// System call numbers of the machine, for the attach point that sees every call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,10 +158,13 @@ pub struct Control {
     pub ring_size: u64,
     /// Bytes of the ring that one container may hold.
     pub container_share: u64,
+    /// Raised when who is governed has changed and everything is in its place: decisions from before are void. Only
+    /// the low 16 bits count.
+    pub generation: u64,
     /// Governed roots.
     pub roots: [Root; MAX_ROOTS],
 }
-assert_layout!(Control, size 32 + 40 * MAX_ROOTS);
+assert_layout!(Control, size 40 + 40 * MAX_ROOTS);
 
 /// The reader is draining: do not wake it.
 pub const READER_BUSY: u32 = 0;

@@ -29,7 +29,7 @@ fn opened(descriptor: i64, flags: u64) {
     let key = file.key();
     if FILES.get_ptr(&key).is_none() {
         // What the file holds now was there before: it begins, for the agent, at its end.
-        announce(&governed, &file, &key, descriptor as u64, file.size());
+        announce(&governed, &file, file.description().dentry, &key, descriptor as u64, file.size());
     }
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn raw_exit_open(ctx: RawTracePointContext) -> i32 {
     if descriptor < 0 || policy::governed().is_none() {
         return 0;
     }
-    let registers = Registers::at(ctx.arg::<u64>(0));
+    let registers = Registers::of_current();
     let number = registers.number();
     if number == number!(openat) {
         opened(descriptor, registers.argument(2));

@@ -31,7 +31,8 @@ fn transferred(target: u64, result: i64) {
     } else if file.is_regular() {
         let key = file.key();
         if FILES.get_ptr(&key).is_none() {
-            announce(&governed, &file, &key, target, file.position());
+            let description = file.description();
+            announce(&governed, &file, description.dentry, &key, target, description.position);
         }
     }
 }
@@ -67,7 +68,7 @@ pub(crate) fn raw_exit_transfer(ctx: RawTracePointContext) -> i32 {
     if result <= 0 {
         return 0;
     }
-    let registers = Registers::at(ctx.arg::<u64>(0));
+    let registers = Registers::of_current();
     let number = registers.number();
     if number == number!(sendfile) || number == number!(vmsplice) {
         transferred(registers.argument(0), result);

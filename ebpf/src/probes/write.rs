@@ -22,8 +22,8 @@ use sidestep_abi::{
 
 use crate::{
     emit,
-    kernel::{File, Registers, number},
-    maps::{FILES, STDIO},
+    kernel::{Dentry, File, Registers, number},
+    maps::{FILES, STDIO, VERDICTS},
     policy::{self, Governed},
 };
 
@@ -112,68 +112,79 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
 #[inline(always)]
 fn regular(governed: &Governed, file: &File, write: &Write) {
     let key = file.key();
-    let flags = file.flags();
+    let description = file.description();
     let end = match write.position {
         Some(position) => position.wrapping_add(write.written),
-        None => file.position(),
+        None => description.position,
     };
-    let state = FILES.get_ptr_mut(&key);
-    // SAFETY: a map value, checked by the verifier.
-    let verdict = match state {
-        Some(state) => unsafe { (*state).verdict },
-        None => PENDING,
-    };
-    // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
-    // and judged anew. A log that was renamed keeps its verdict that way, a moment later.
-    // SAFETY: as above.
-    let known = state.is_some_and(|state| unsafe { (*state).name_hash } == file.dentry().name_hash());
-    if !known {
-        announce(governed, file, &key, write.fd, end);
-    } else if verdict == IGNORED {
+    if !is_captured(governed, file, &key, description.dentry, write, end) {
         return;
-    }
-    if !known || verdict != LOG {
-        let Some(state) = FILES.get_ptr_mut(&key) else { return };
-        // SAFETY: as above.
-        let captured = emit::add(unsafe { &raw mut (*state).captured }, write.written);
-        if captured > PENDING_BUDGET {
-            return;
-        }
     }
     let Some(container) = policy::container(governed.cgroup) else { return };
     let mut header = emit::header(event::FILE_DATA, governed.cgroup, governed.tgid, governed.tid);
-    if flags & O_APPEND != 0 {
+    if description.flags & O_APPEND != 0 {
         header.flags |= FLAG_APPEND;
     }
     if write.position.is_some() {
         header.flags |= FLAG_POSITIONED;
     }
     let position = end.wrapping_sub(write.written);
-    let mut event =
-        LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.description() };
+    let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.address() };
     // SAFETY: as above.
     let skipped = unsafe { &raw mut (*container).file_skipped };
     hand_over(governed, governed.cgroup, &mut event, write, Counter::File(skipped));
 }
 
-/// Enters a file as pending and tells the agent.
+/// Whether a write to a regular file is handed over: it is a log, or may turn out to be one.
 #[inline(always)]
-pub(super) fn announce(governed: &Governed, file: &File, key: &InodeKey, fd: u64, end: u64) {
-    let name_hash = file.dentry().name_hash();
-    if FILES.insert(key, &FileState { verdict: PENDING, name_hash, captured: 0 }, 0).is_err() {
-        emit::lose(event::FILE_SEEN);
-        return;
+fn is_captured(governed: &Governed, file: &File, key: &InodeKey, dentry: Dentry, write: &Write, end: u64) -> bool {
+    let state = FILES.get_ptr_mut(key);
+    // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
+    // and judged anew. A log that was renamed keeps its verdict that way, a moment later.
+    // SAFETY: a map value, checked by the verifier.
+    if state.is_none_or(|state| unsafe { (*state).name_hash } != dentry.name_hash()) {
+        // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
+        return announce(governed, file, dentry, key, write.fd, end);
     }
-    let Some(container) = policy::container(governed.cgroup) else { return };
+    let Some(state) = state else { return false };
+    // SAFETY: as above; nobody else writes to it but calls that do the same.
+    let state = unsafe { &mut *state };
+    if state.verdict == PENDING
+        && let Some(verdict) = VERDICTS.get_ptr(key)
+    {
+        // SAFETY: as above.
+        let verdict = unsafe { &*verdict };
+        if verdict.announced == state.announced {
+            state.verdict = verdict.verdict;
+        }
+    }
+    match state.verdict {
+        IGNORED => false,
+        LOG => true,
+        _ => emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
+    }
+}
+
+/// Enters a file as pending and tells the agent; whether it could.
+#[inline(always)]
+pub(super) fn announce(governed: &Governed, file: &File, dentry: Dentry, key: &InodeKey, fd: u64, end: u64) -> bool {
+    let name_hash = dentry.name_hash();
+    let header = emit::header(event::FILE_SEEN, governed.cgroup, governed.tgid, governed.tid);
+    let state = FileState { verdict: PENDING, name_hash, announced: header.time, captured: 0 };
+    if FILES.insert(key, &state, 0).is_err() {
+        emit::lose(event::FILE_SEEN);
+        return false;
+    }
+    let Some(container) = policy::container(governed.cgroup) else { return false };
     if !policy::take_share(governed.control.container_share, container, size_of::<FileSeen>() as u64 + 1024) {
         // Not announced: taken out again, so that the next write tries once more.
         let _ = FILES.remove(key);
         emit::lose(event::FILE_SEEN);
-        return;
+        return false;
     }
-    let header = emit::header(event::FILE_SEEN, governed.cgroup, governed.tgid, governed.tid);
-    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end, name_hash, _pad: 0 };
-    emit::file_seen(&seen, file);
+    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end };
+    emit::file_seen(&seen, file, dentry);
+    true
 }
 
 /// Hands a write over in one record where it fits, in several where it does not.
@@ -394,14 +405,11 @@ macro_rules! on_exit {
             #[fexit]
             pub(crate) fn $fexit(ctx: FExitContext) -> i32 {
                 // SAFETY: the wrapper takes one pointer and returns a long: two words of context.
-                let (registers, result) = unsafe {
-                    let words = ctx.as_ptr().cast::<u64>();
-                    (words.read_volatile(), words.add(1).read_volatile())
-                };
-                if result as i64 > 0
+                let result = unsafe { ctx.as_ptr().cast::<i64>().add(1).read_volatile() };
+                if result > 0
                     && let Some(governed) = policy::governed()
                 {
-                    returned(&governed, $call, Registers::at(registers), result as i64);
+                    returned(&governed, $call, Registers::of_current(), result);
                 }
                 0
             }
@@ -425,7 +433,7 @@ pub(crate) fn raw_exit_write(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let Some(governed) = policy::governed() else { return 0 };
-    let registers = Registers::at(ctx.arg::<u64>(0));
+    let registers = Registers::of_current();
     let number = registers.number();
     let call = if number == number!(write) {
         Call::Write
