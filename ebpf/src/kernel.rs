@@ -58,6 +58,10 @@ static KERNEL_LAYOUT: KernelLayout = KernelLayout {
     regs_nr: 0,
     file_span: 0,
     inode_span: 0,
+    uring_req: 0,
+    uring_res: 0,
+    kiocb_file: 0,
+    kiocb_opcode: 0,
     _pad: 0,
 };
 
@@ -383,6 +387,35 @@ pub(crate) fn current_is_namespace_init() -> bool {
 #[inline(always)]
 pub(crate) fn binprm_filename(binprm: u64) -> *const u8 {
     read_pointer(binprm as *const u8, offset!(binprm_filename))
+}
+
+/// A request of io_uring that is done.
+#[derive(Clone, Copy)]
+pub(crate) struct Completion {
+    request: *const u8,
+    /// What the system call would have returned.
+    pub(crate) result: i32,
+}
+
+impl Completion {
+    /// From the record of the tracepoint; `None` for an event that belongs to no request.
+    #[inline(always)]
+    pub(crate) fn of(record: *const u8) -> Option<Self> {
+        let request = read_pointer(record, offset!(uring_req));
+        (!request.is_null()).then(|| Self { request, result: read(record, offset!(uring_res)) })
+    }
+
+    /// `IORING_OP_*`, `linux/io_uring.h`
+    #[inline(always)]
+    pub(crate) fn opcode(self) -> u8 {
+        read(self.request, offset!(kiocb_opcode))
+    }
+
+    /// The file that it was made for: of a transfer, the target.
+    #[inline(always)]
+    pub(crate) fn file(self) -> Option<File> {
+        File::at(read_pointer(self.request, offset!(kiocb_file)))
+    }
 }
 
 /// The arguments of the current system call, as saved at its entry.

@@ -153,6 +153,66 @@ fn pwritev2_appends() {
     });
 }
 
+/// `io_uring_setup(2)` and one `IORING_OP_WRITE` after the other, with nothing but ctypes.
+const URING: &str = "
+import ctypes, mmap, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def uring():
+    params = ctypes.create_string_buffer(120)
+    ring = libc.syscall(425, 8, params)
+    if ring < 0: raise OSError(ctypes.get_errno(), 'io_uring_setup')
+    entries, completions = struct.unpack_from('2I', params, 0)
+    sq, cq = struct.unpack_from('10I', params, 40), struct.unpack_from('10I', params, 80)
+    queue = mmap.mmap(ring, max(sq[6] + entries * 4, cq[5] + completions * 16), offset=0)
+    slots = mmap.mmap(ring, entries * 64, offset=0x10000000)
+    def write(fd, data, offset):
+        buffer = ctypes.create_string_buffer(data, len(data))
+        tail = struct.unpack_from('I', queue, sq[1])[0]
+        index = tail & struct.unpack_from('I', queue, sq[2])[0]
+        slot = struct.pack('=BBHiQQI', 23, 0, 0, fd, offset & (2**64 - 1), ctypes.addressof(buffer), len(data))
+        slots[index * 64:index * 64 + 64] = slot.ljust(64, b'\\0')
+        struct.pack_into('I', queue, sq[6] + index * 4, index)
+        struct.pack_into('I', queue, sq[1], tail + 1)
+        if libc.syscall(426, ring, 1, 1, 1, None, 0) != 1: raise OSError(ctypes.get_errno(), 'io_uring_enter')
+        struct.pack_into('I', queue, cq[0], tail + 1)
+    return write
+write = uring()
+";
+
+#[test]
+fn io_uring_into_stdout_is_counted_with_its_size() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let program = "os.write(1, b'seen before\\n')\nwrite(1, b'hidden\\n' * 100, -1)\nos.write(1, b'seen after\\n')";
+        let container = run(bed, &format!("{URING}{program}"))?;
+        let produced = (b"seen before\n".len() + 700 + b"seen after\n".len() + b"done\n".len()) as u64;
+        let ledger = agent.wait_ledger(container.id(), produced)?;
+        ensure!(ledger.dropped_for("capture", "unreadable") == 700 && ledger.dropped_total() == 700, "{ledger:?}");
+        agent.stop()
+    });
+}
+
+#[test]
+fn io_uring_into_a_log_file_is_read_from_it() {
+    let program = "
+fd = os.open('/var/log/ring.log', os.O_CREAT | os.O_WRONLY, 0o644)
+offset = 0
+for n in range(100):
+    line = b'by the ring %d\\n' % n
+    write(fd, line, offset)
+    offset += len(line)
+";
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let container = run(bed, &format!("{URING}{program}"))?;
+        let mut expected = Expected::new();
+        expected.stderr(&container, "done\n");
+        let text: String = (0..100).map(|n| format!("by the ring {n}\n")).collect();
+        expected.file(&container, "/var/log/ring.log", &text);
+        expected.verify(agent, &[&container])
+    });
+}
+
 #[test]
 fn splice_into_stdout_is_counted_with_its_size() {
     end_to_end(|bed| {

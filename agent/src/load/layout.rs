@@ -32,7 +32,7 @@ pub fn wrapper(call: &str) -> String {
 /// Where the kernel's running BTF is.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
-const STRUCTS: [&str; 21] = [
+const STRUCTS: [&str; 22] = [
     "task_struct",
     "files_struct",
     "fdtable",
@@ -53,6 +53,7 @@ const STRUCTS: [&str; 21] = [
     "linux_binprm",
     "pt_regs",
     "io_kiocb",
+    "trace_event_raw_io_uring_complete",
     "user_pt_regs",
 ];
 
@@ -108,6 +109,11 @@ pub fn kernel_layout(path: &Path) -> Result<KernelLayout, BtfError> {
         regs_nr: btf.offset("pt_regs", MACHINE.number)?,
         file_span: span::<FILE_SPAN>(&btf, "file", ["f_flags", "f_path.dentry", "f_pos"])?,
         inode_span: span::<INODE_SPAN>(&btf, "inode", ["i_mode", "i_sb", "i_ino"])?,
+        // Not on every kernel, and not needed by any other program.
+        uring_req: btf.offset("trace_event_raw_io_uring_complete", "req").unwrap_or_default(),
+        uring_res: btf.offset("trace_event_raw_io_uring_complete", "res").unwrap_or_default(),
+        kiocb_file: btf.offset("io_kiocb", "file").unwrap_or_default(),
+        kiocb_opcode: btf.offset("io_kiocb", "opcode").unwrap_or_default(),
         _pad: 0,
     })
 }

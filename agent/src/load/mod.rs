@@ -116,7 +116,7 @@ impl Kernel {
         let mut probes = probes::attach_life(&mut ebpf)?;
         running::register(&roots.mount, &settings.roots, &mut maps)?;
         maps.begin_generation()?;
-        probes.extend(probes::attach_writes(&mut ebpf, settings.attach)?);
+        probes.extend(probes::attach_writes(&mut ebpf, settings.attach, &layout)?);
         release_memory();
         Ok(Self { programs: Programs { _ebpf: ebpf, probes }, maps, roots })
     }

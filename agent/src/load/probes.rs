@@ -7,6 +7,8 @@ use aya::{
     programs::{FExit, ProgramError, RawTracePoint, TracePoint},
 };
 
+use sidestep_abi::kernel::KernelLayout;
+
 use super::{LoadError, layout};
 
 /// A way to see the end of a system call.
@@ -80,10 +82,14 @@ pub struct Probe {
     pub required: bool,
 }
 
+/// Tracepoints of system calls.
+const SYSCALLS: &str = "syscalls";
 /// System calls whose finished writes carry bytes.
 const WRITES: [&str; 5] = ["write", "writev", "pwrite64", "pwritev", "pwritev2"];
 /// What is missed where a transfer is not seen.
 const TRANSFER_MISSED: &str = "bytes that it moves into a container's stdout are not counted";
+/// What is missed where the completion of io_uring's requests is not seen.
+const URING_MISSED: &str = "bytes that io_uring writes into a container's stdout are not counted";
 /// What is missed where an opening is not seen.
 const OPEN_MISSED: &str = "a file that is only mapped into memory, and never written by a call, is not found";
 /// Other system calls that are seen: name, tracepoint, program, and what is missed without. A log that is written
@@ -105,10 +111,10 @@ fn raw(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn tracepoint(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
+fn tracepoint(ebpf: &mut Ebpf, program: &str, category: &str, point: &str) -> Result<(), String> {
     let program: &mut TracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
     load_once(point, || program.load())?;
-    program.attach("syscalls", point).map_err(text)?;
+    program.attach(category, point).map_err(text)?;
     Ok(())
 }
 
@@ -162,7 +168,11 @@ fn healthy(name: &'static str, attached: AttachPoint) -> Probe {
 }
 
 /// Attaches the probes of finished writes at the best point that works, or at the one that is asked for.
-pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Result<Vec<Probe>, LoadError> {
+pub(super) fn attach_writes(
+    ebpf: &mut Ebpf,
+    wanted: Option<AttachPoint>,
+    layout: &KernelLayout,
+) -> Result<Vec<Probe>, LoadError> {
     let candidates = match wanted {
         Some(point) => vec![point],
         None => vec![AttachPoint::Fexit, AttachPoint::Tracepoint, AttachPoint::RawTracepoint],
@@ -173,9 +183,9 @@ pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Res
             AttachPoint::Fexit => attach_fexit(ebpf),
             AttachPoint::Tracepoint => {
                 ensure_tracefs();
-                WRITES
-                    .iter()
-                    .try_for_each(|call| tracepoint(ebpf, &format!("exit_{call}"), &format!("sys_exit_{call}")))
+                WRITES.iter().try_for_each(|call| {
+                    tracepoint(ebpf, &format!("exit_{call}"), SYSCALLS, &format!("sys_exit_{call}"))
+                })
             }
             AttachPoint::RawTracepoint => raw(ebpf, "raw_exit_write", "sys_exit"),
         };
@@ -188,6 +198,7 @@ pub(super) fn attach_writes(ebpf: &mut Ebpf, wanted: Option<AttachPoint>) -> Res
                     .map(|name| Probe { name, attached: Some(point), health, reason: reason.clone(), required: true })
                     .collect();
                 probes.extend(attach_others(ebpf, point));
+                probes.push(attach_uring(ebpf, layout));
                 return Ok(probes);
             }
             Err(reason) => {
@@ -240,11 +251,23 @@ fn attach_others(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
     ensure_tracefs();
     OTHERS
         .into_iter()
-        .map(|(name, point, program, missed)| match tracepoint(ebpf, program, point) {
+        .map(|(name, point, program, missed)| match tracepoint(ebpf, program, SYSCALLS, point) {
             Ok(()) => healthy(name, AttachPoint::Tracepoint),
             Err(reason) => unseen(name, &reason, missed),
         })
         .collect()
+}
+
+/// Attaches what sees writes by io_uring.
+fn attach_uring(ebpf: &mut Ebpf, layout: &KernelLayout) -> Probe {
+    const NAME: &str = "io_uring_complete";
+    if layout.uring_req == 0 {
+        return unseen(NAME, "this kernel does not say whose request is done (Linux 5.17 does)", URING_MISSED);
+    }
+    match tracepoint(ebpf, NAME, "io_uring", NAME) {
+        Ok(()) => healthy(NAME, AttachPoint::Tracepoint),
+        Err(reason) => unseen(NAME, &reason, URING_MISSED),
+    }
 }
 
 fn unseen(name: &'static str, reason: &str, missed: &str) -> Probe {

@@ -83,10 +83,18 @@ pub struct KernelLayout {
     pub file_span: u32,
     /// Where the [`INODE_SPAN`] bytes of `inode` begin that hold its mode, superblock and number; a multiple of 8.
     pub inode_span: u32,
+    /// `req` in the record of the tracepoint `io_uring:io_uring_complete`; 0 where it has none (before Linux 5.17).
+    pub uring_req: u32,
+    /// `res` in the same
+    pub uring_res: u32,
+    /// `io_kiocb.file`
+    pub kiocb_file: u32,
+    /// `io_kiocb.opcode`
+    pub kiocb_opcode: u32,
     /// Zero.
     pub _pad: u32,
 }
-const _: () = assert!(size_of::<KernelLayout>() == 176);
+const _: () = assert!(size_of::<KernelLayout>() == 192);
 
 /// Bytes of `struct file` that are read at once.
 pub const FILE_SPAN: usize = 128;

@@ -4,4 +4,5 @@ mod cgroup;
 mod exec;
 mod open;
 mod transfer;
+mod uring;
 mod write;

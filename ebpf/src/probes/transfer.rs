@@ -12,7 +12,7 @@ use crate::{
     emit,
     kernel::{File, Registers, number},
     maps::{FILES, STDIO},
-    policy,
+    policy::{self, Governed},
     probes::write::{announce, tracepoint_result},
 };
 
@@ -20,7 +20,12 @@ use crate::{
 fn transferred(target: u64, result: i64) {
     let Some(governed) = policy::governed() else { return };
     let Some(file) = File::of_current(target) else { return };
-    let bytes = result as u64;
+    arrived(&governed, &file, target, result as u64);
+}
+
+/// Bytes have come to a file that no memory of the writer shows.
+#[inline(always)]
+pub(super) fn arrived(governed: &Governed, file: &File, target: u64, bytes: u64) {
     if file.is_pipe_or_device() {
         let Some(stream) = STDIO.get_ptr_mut(&file.key()) else { return };
         // SAFETY: a map value, checked by the verifier.
@@ -32,7 +37,7 @@ fn transferred(target: u64, result: i64) {
         let key = file.key();
         if FILES.get_ptr(&key).is_none() {
             let description = file.description();
-            announce(&governed, &file, description.dentry, &key, target, description.position);
+            announce(governed, file, description.dentry, &key, target, description.position);
         }
     }
 }
