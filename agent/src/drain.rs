@@ -36,6 +36,10 @@ const SLEEP: Duration = Duration::from_millis(200);
 /// Empty rounds after which the reader sleeps until it is woken.
 const EMPTY_ROUNDS: u32 = 12;
 
+/// Nice value of the thread. It uses little time, but what it comes late for is lost, and a container that floods is
+/// just what keeps the processors busy.
+const NICE: i32 = -10;
+
 /// Tells the draining thread to come to its end.
 #[derive(Debug, Default)]
 pub struct Stop(AtomicU8);
@@ -73,6 +77,10 @@ pub struct Drain {
 impl Drain {
     /// Drains until it is stopped; gives the engine back for its end.
     pub fn run(mut self) -> Engine {
+        // Process 0 is the calling thread, `setpriority(2)`.
+        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+            tracing::info!(%error, "the thread that drains the ring runs with normal priority; CAP_SYS_NICE lets it go first");
+        }
         let mut empty_rounds = 0;
         loop {
             let bytes = self.round();

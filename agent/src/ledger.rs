@@ -219,6 +219,12 @@ impl Ledger {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner).remove(&cgroup_id);
     }
 
+    /// The account of a cgroup, when it has one.
+    #[must_use]
+    pub fn account(&self, cgroup_id: u64) -> Option<Arc<Account>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).get(&cgroup_id).map(Arc::clone)
+    }
+
     /// All accounts now.
     #[must_use]
     pub fn accounts(&self) -> Vec<(u64, Arc<Account>)> {

@@ -10,12 +10,12 @@ use crate::{
     config::Config,
     files,
     ledger::Ledger,
-    load::{self, AttachPoint, Probe},
+    load::{AttachPoint, Probe},
     pipeline::{Pipeline, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
-        snapshot::{AccountReading, Build, Health, ProbeReading, RepairReading, SinkReading, StreamReading},
+        snapshot::{AccountReading, Build, ProbeReading, RepairReading, SinkReading, StreamReading},
     },
 };
 
@@ -108,12 +108,7 @@ fn probe(probe: &Probe) -> ProbeReading {
     ProbeReading {
         name: probe.name,
         attach: probe.attached.map_or("none", AttachPoint::as_str),
-        health: match probe.health {
-            load::Health::Healthy => Health::Healthy,
-            load::Health::Degraded => Health::Degraded,
-            load::Health::Unsupported => Health::Unsupported,
-            load::Health::Failed => Health::Failed,
-        },
+        health: probe.health,
         reason: probe.reason.clone(),
         required: probe.required,
     }

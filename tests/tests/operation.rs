@@ -169,6 +169,34 @@ fn new_path_rules_hold_after_a_reload() {
 }
 
 #[test]
+fn a_file_that_is_no_log_any_more_ends_with_what_it_holds() {
+    end_to_end(|bed| {
+        // Nothing but the end of the file brings its unfinished line.
+        let config = bed.config().with("/lines/idle_flush", json!("1h"));
+        let agent = Agent::start(bed, &config)?;
+        let script = "exec 3> /var/log/app.log; printf 'one\\nunfinished' >&3; echo one; \
+                      read go; echo after >&3; echo two; exec sleep 1000";
+        let mut container = bed.container("app").shell(script).start()?;
+        container.wait_stdout("one\n")?;
+        let mut expected = Expected::new();
+        expected.file(&container, "/var/log/app.log", "one\n").stdout(&container, "one\n");
+        expected.wait_delivered(&agent)?;
+        let changed = config.clone().with("/capture/files/include", json!(["/var/log/other.log"]));
+        fs::write(agent.config_file(), changed.text())?;
+        agent.reload()?;
+        let mut expected = Expected::new();
+        expected.file(&container, "/var/log/app.log", "one\nunfinished").stdout(&container, "one\n");
+        expected.wait_delivered(&agent)?;
+        container.release();
+        container.wait_stdout("two\n")?;
+        let mut expected = Expected::new();
+        expected.file(&container, "/var/log/app.log", "one\nunfinished").stdout(&container, "one\ntwo\n");
+        expected.wait_delivered(&agent)?;
+        agent.stop()
+    });
+}
+
+#[test]
 fn a_second_agent_leaves_the_first_alone() {
     end_to_end(|bed| {
         let first = bed.agent()?;

@@ -228,13 +228,29 @@ impl Tailer {
                     self.data(key, &record, bytes, *time_unix_nano, container, now);
                 }
                 FileEvent::Resume { container, pids } => self.resume(container, pids),
-                FileEvent::RulesChanged => self.verdicts.forget_ignored(),
+                FileEvent::RulesChanged => self.rules_changed(now),
                 FileEvent::Ended { container } => self.ended(container),
             }
         }
         self.judge(now);
         let touched = self.queue.len();
         self.turns(touched);
+    }
+
+    /// What was no log may be one now, and the other way round: such a file ends with what it holds.
+    fn rules_changed(&mut self, now: u64) {
+        self.verdicts.forget_ignored();
+        for (id, open) in self.files.iter_mut().filter(|(id, _)| id.0 == Class::Business) {
+            let path = &open.log.about.path;
+            let is_log = |user: &Arc<Container>| {
+                user.settled().is_none_or(|settled| settled.files.as_ref().is_some_and(|files| files.matches(path)))
+            };
+            if !open.users.iter().any(is_log) {
+                open.log.look_finally(now);
+                open.ending = true;
+                enqueue(&mut self.queue, *id, open);
+            }
+        }
     }
 
     /// Ends a file whose inode number another file has now.

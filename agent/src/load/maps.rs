@@ -6,12 +6,22 @@ use aya::{
 };
 use sidestep_abi::{
     container::Container,
+    event,
     file::{FileState, Verdict},
     kernel::Control,
     stdio::{InodeKey, Stdio},
 };
 
 use super::LoadError;
+
+/// Events of the ring that carry no bytes of a log.
+const ANNOUNCEMENTS: [(u16, &str); 5] = [
+    (event::FILE_SEEN, "file_seen"),
+    (event::CONTAINER_STARTED, "container_started"),
+    (event::CGROUP_MADE, "cgroup_made"),
+    (event::CGROUP_EMPTY, "cgroup_empty"),
+    (event::CGROUP_REMOVED, "cgroup_removed"),
+];
 
 /// What the kernel programs know of files, and the agent's verdicts on them.
 pub struct FileMaps {
@@ -143,9 +153,10 @@ impl KernelMaps {
         self.files.take()
     }
 
-    /// Events that the ring did not take, by kind.
+    /// Announcements that the ring did not take, by name.
     #[must_use]
-    pub fn lost_events(&self) -> Vec<u64> {
-        (0..self.lost_events.len()).map(|kind| self.lost_events.get(&kind, 0).unwrap_or_default()).collect()
+    pub fn lost_events(&self) -> Vec<(&'static str, u64)> {
+        let count = |kind: u16| self.lost_events.get(&u32::from(kind), 0).unwrap_or_default();
+        ANNOUNCEMENTS.iter().map(|(kind, name)| (*name, count(*kind))).collect()
     }
 }

@@ -42,7 +42,8 @@ impl fmt::Display for AttachPoint {
 }
 
 /// How a probe does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Health {
     /// Attached at the best point.
     Healthy,
@@ -55,6 +56,9 @@ pub enum Health {
 }
 
 impl Health {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Healthy, Self::Degraded, Self::Unsupported, Self::Failed];
+
     /// The metric label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -64,6 +68,12 @@ impl Health {
             Self::Unsupported => "unsupported",
             Self::Failed => "failed",
         }
+    }
+
+    /// Whether the probe is attached.
+    #[must_use]
+    pub const fn is_attached(self) -> bool {
+        matches!(self, Self::Healthy | Self::Degraded)
     }
 }
 

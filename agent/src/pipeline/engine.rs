@@ -36,7 +36,7 @@ const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
 /// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Pause between comparisons of each stream with the kernel's count.
+/// Pause between comparisons of each stream with the kernel's count, and looks for roots that came or went.
 const RECONCILE: Duration = Duration::from_secs(1);
 
 /// The state of the stages behind the ring.
@@ -295,12 +295,13 @@ impl Engine {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.registry.tick(now);
-        match self.roots.refresh(&mut self.maps) {
-            Ok(false) => {}
-            Ok(true) => self.scan(),
-            Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
+        let reconcile = now >= self.next_reconcile;
+        if reconcile {
+            self.next_reconcile = now + RECONCILE;
+            self.refresh_roots();
+            self.readings.set_lost_events(self.maps.lost_events());
         }
+        self.registry.tick(now);
         let (settled, waiting) =
             std::mem::take(&mut self.resuming).into_iter().partition(|(container, _)| container.settled().is_some());
         self.resuming = waiting;
@@ -308,10 +309,6 @@ impl Engine {
         self.file_events.events.extend(resumed);
         let unix = clock::unix_nano();
         let mut streams = Vec::with_capacity(self.streams.len());
-        let reconcile = now >= self.next_reconcile;
-        if reconcile {
-            self.next_reconcile = now + RECONCILE;
-        }
         for (key, stream) in &mut self.streams {
             if reconcile && let Some(kernel) = self.maps.stdio(key) {
                 stream.reconcile(now, &kernel);
@@ -333,6 +330,14 @@ impl Engine {
         }
         self.readings.set_streams(streams);
         self.readings.set_identities(self.registry.statistics());
+    }
+
+    fn refresh_roots(&mut self) {
+        match self.roots.refresh(&mut self.maps) {
+            Ok(false) => {}
+            Ok(true) => self.scan(),
+            Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
+        }
     }
 
     fn send_files(&mut self) {

@@ -16,7 +16,6 @@ pub mod stdio;
 use std::{
     io,
     sync::{Arc, mpsc},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -36,8 +35,10 @@ use crate::{
 
 /// Rounds of file events that may wait for the file thread.
 const FILE_QUEUE: usize = 64;
-/// Log files of which a descriptor is held.
-const MAX_OPEN_FILES: usize = 4096;
+/// Descriptors that are left for everything but log files: sinks, sockets, look-ups.
+const OTHER_DESCRIPTORS: u64 = 1024;
+/// Log files of which a descriptor is held, at least and at most.
+const OPEN_FILES: std::ops::RangeInclusive<u64> = 256..=65_536;
 /// The node's own account in the ledger.
 const NODE: u64 = 0;
 
@@ -70,9 +71,11 @@ pub struct Pipeline {
     outlet: Arc<Outlet>,
     stop: Arc<Stop>,
     reloads: mpsc::Sender<Arc<Config>>,
-    drain: JoinHandle<Engine>,
+    /// Gives back the stages behind the ring when their thread ends.
+    drain: mpsc::Receiver<Engine>,
     files: files::Handle,
-    settle: JoinHandle<()>,
+    /// Closed when everything is booked.
+    settle: mpsc::Receiver<()>,
 }
 
 impl Pipeline {
@@ -126,8 +129,9 @@ impl Pipeline {
             stop: Arc::clone(&stop),
             reloads: new_configurations,
         };
-        let drain = std::thread::Builder::new().name("drain".to_owned()).spawn(move || drain.run())?;
-        Ok(Self { ledger, readings, outlet, stop, reloads, drain, files, settle })
+        let (ended, engine) = mpsc::sync_channel(1);
+        std::thread::Builder::new().name("drain".to_owned()).spawn(move || ended.send(drain.run()))?;
+        Ok(Self { ledger, readings, outlet, stop, reloads, drain: engine, files, settle })
     }
 
     /// The accounts of all containers.
@@ -174,26 +178,21 @@ impl Pipeline {
         let deadline = Instant::now() + limit;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         self.stop.after_draining();
-        let half = Instant::now() + limit / 2;
-        while !self.drain.is_finished() && Instant::now() < half {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if !self.drain.is_finished() {
+        let engine = self.drain.recv_timeout(limit / 2).or_else(|_| {
             // A sink that takes nothing holds the threads: from here on its records are dropped, and counted.
             self.stop.at_once();
             self.outlet.begin_close(left(deadline));
-        }
-        match self.drain.join() {
+            self.drain.recv()
+        });
+        match engine {
             Ok(mut engine) => engine.finish(),
             Err(_) => tracing::error!("the draining thread has panicked"),
         }
         // Half of what is left is for the files, half for the sinks.
         let stopped = self.files.stop(Instant::now() + left(deadline) / 2);
         let mut bytes = self.outlet.close(left(deadline));
-        let ended = Instant::now() + Duration::from_secs(1);
-        while !self.settle.is_finished() && Instant::now() < ended {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        // Nothing is ever sent: it returns when the thread has ended.
+        let _ = self.settle.recv_timeout(Duration::from_secs(1));
         match stopped {
             Ok(stopped) => {
                 let unread = stopped.leftover.unread + stopped.leftover.unfinished;
@@ -211,6 +210,20 @@ impl Pipeline {
     }
 }
 
+/// As many as the process may have, which is asked for: 1,024 are given to a process by default.
+fn max_open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let files = allowed.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS);
+    files.clamp(*OPEN_FILES.start(), *OPEN_FILES.end()).try_into().unwrap_or(usize::MAX)
+}
+
 fn file_settings(config: &Config, roots: &Roots, ledger: &Ledger) -> files::Settings {
     let node = Arc::new(Resource { host_name: Some(Arc::clone(&config.node_name)), ..Resource::default() });
     files::Settings {
@@ -221,6 +234,6 @@ fn file_settings(config: &Config, roots: &Roots, ledger: &Ledger) -> files::Sett
         server_lines: config.lines.clone(),
         node_account: ledger.open(NODE, &node),
         node,
-        max_open: MAX_OPEN_FILES,
+        max_open: max_open_files(),
     }
 }

@@ -28,6 +28,7 @@ pub struct Readings {
     pub undecoded: AtomicU64,
     /// From the end of the call to the draining of the newest record, in nanoseconds.
     pub lag_nano: AtomicU64,
+    lost_events: Mutex<Vec<(&'static str, u64)>>,
     streams: Mutex<Vec<StreamReading>>,
     identities: Mutex<Statistics>,
 }
@@ -42,6 +43,8 @@ impl Readings {
             wakeups: self.wakeups.load(Relaxed),
             records: self.records.load(Relaxed),
             lag: Duration::from_nanos(self.lag_nano.load(Relaxed)),
+            unreadable: self.undecoded.load(Relaxed),
+            lost_events: self.lost_events.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
@@ -59,6 +62,10 @@ impl Readings {
 
     pub(super) fn set_ring_capacity(&self, bytes: u64) {
         self.ring_capacity.store(bytes, Relaxed);
+    }
+
+    pub(super) fn set_lost_events(&self, events: Vec<(&'static str, u64)>) {
+        *self.lost_events.lock().unwrap_or_else(PoisonError::into_inner) = events;
     }
 
     pub(super) fn set_streams(&self, streams: Vec<StreamReading>) {

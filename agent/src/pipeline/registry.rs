@@ -164,11 +164,9 @@ impl Registry {
         let mut index = 0;
         let ledger = &self.ledger;
         let identities = &mut self.identities;
-        let accounts: HashMap<u64, _> =
-            if self.gone.is_empty() { HashMap::new() } else { ledger.accounts().into_iter().collect() };
         self.gone.retain(|(since, cgroup)| {
             index += 1;
-            let balanced = accounts.get(cgroup).is_none_or(|account| account.balance().pending == 0);
+            let balanced = ledger.account(*cgroup).is_none_or(|account| account.balance().pending == 0);
             let keep = !balanced || (index > excess && now.saturating_duration_since(*since) < LINGER);
             if !keep {
                 ledger.close(*cgroup);

@@ -2,8 +2,10 @@
 
 use std::{
     io,
-    sync::{Arc, mpsc::Receiver},
-    thread::JoinHandle,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
 };
 
 use crate::{
@@ -12,9 +14,11 @@ use crate::{
     sinks::{Outcome, Settled},
 };
 
-/// Starts the thread; it ends when every sink and every batch is gone.
-pub(super) fn spawn(settlements: Receiver<Settled>, files: Arc<Progress>) -> io::Result<JoinHandle<()>> {
+/// Starts the thread; it ends when every sink and every batch is gone, and closes what it returns.
+pub(super) fn spawn(settlements: Receiver<Settled>, files: Arc<Progress>) -> io::Result<Receiver<()>> {
+    let (running, ended) = mpsc::channel();
     std::thread::Builder::new().name("settle".to_owned()).spawn(move || {
+        let _running = running;
         for settled in settlements {
             files.settled(&settled);
             let account = &settled.stream.account;
@@ -23,5 +27,6 @@ pub(super) fn spawn(settlements: Receiver<Settled>, files: Arc<Progress>) -> io:
                 Outcome::Dropped(reason) => account.drop_bytes(Stage::Sink, reason, settled.span),
             }
         }
-    })
+    })?;
+    Ok(ended)
 }

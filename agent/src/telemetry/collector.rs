@@ -115,6 +115,9 @@ impl Families {
         self.single(&names::RING_WAKEUPS, number(ring.wakeups));
         self.single(&names::RING_RECORDS, number(ring.records));
         self.single(&names::RING_LAG, ring.lag.as_secs_f64());
+        self.single(&names::RING_UNREADABLE, number(ring.unreadable));
+        let lost = ring.lost_events.iter().map(|(event, count)| ([(*event).to_owned()], number(*count)));
+        self.push(&names::RING_LOST_EVENTS, lost);
         self.single(&names::REPAIR_GAPS, number(snapshot.repair.gaps));
         self.single(&names::REPAIR_BYTES, number(snapshot.repair.bytes));
         self.push(&names::PROBE_HEALTH, snapshot.probes.iter().flat_map(probe_states));

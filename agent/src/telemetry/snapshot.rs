@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+pub use crate::load::Health;
 use crate::{
     ledger::{Balance, Ledger},
     record::{Class, Origin, Resource},
@@ -112,7 +113,7 @@ pub struct StreamReading {
 }
 
 /// The ring buffer between kernel and agent.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RingReading {
     /// Size in bytes.
     pub capacity: u64,
@@ -124,6 +125,10 @@ pub struct RingReading {
     pub records: u64,
     /// Time from the end of the system call to the draining of the newest record.
     pub lag: Duration,
+    /// Records that this version could not read.
+    pub unreadable: u64,
+    /// Announcements that the ring did not take, by event: what they were about is found by other ways, later.
+    pub lost_events: Vec<(&'static str, u64)>,
 }
 
 /// Gap repair of files.
@@ -133,42 +138,6 @@ pub struct RepairReading {
     pub gaps: u64,
     /// Bytes that were read back from files.
     pub bytes: u64,
-}
-
-/// How well a probe works.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Health {
-    /// Attached at the best place.
-    Healthy,
-    /// Attached, but at a place that costs more or shows less.
-    Degraded,
-    /// This kernel does not have what it needs.
-    Unsupported,
-    /// It should work here and does not.
-    Failed,
-}
-
-impl Health {
-    /// Every state.
-    pub const ALL: [Self; 4] = [Self::Healthy, Self::Degraded, Self::Unsupported, Self::Failed];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Degraded => "degraded",
-            Self::Unsupported => "unsupported",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Whether the probe is attached.
-    #[must_use]
-    pub const fn is_attached(self) -> bool {
-        matches!(self, Self::Healthy | Self::Degraded)
-    }
 }
 
 /// One probe.

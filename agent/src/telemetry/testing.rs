@@ -77,6 +77,8 @@ pub(crate) fn snapshot() -> Snapshot {
             wakeups: 77,
             records: 9001,
             lag: Duration::from_millis(2),
+            unreadable: 0,
+            lost_events: vec![("file_seen", 0), ("container_started", 2)],
         },
         repair: RepairReading { gaps: 3, bytes: 4096 },
         probes: vec![probe("write", true), probe("exec", true), probe("splice", false)],
