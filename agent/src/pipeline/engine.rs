@@ -2,7 +2,7 @@
 //! streams become lines, files go on to their own thread.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         mpsc::{SyncSender, TrySendError},
@@ -60,6 +60,10 @@ pub struct Engine {
     resuming: Vec<(Arc<Container>, Vec<u32>)>,
     next_tick: Instant,
     next_reconcile: Instant,
+    /// Announcements that the ring has not taken so far.
+    lost: u64,
+    /// Cgroups that were gone at the last look, and not announced as such.
+    vanished: HashSet<u64>,
 }
 
 impl Engine {
@@ -90,6 +94,8 @@ impl Engine {
             resuming: Vec::new(),
             next_tick: Instant::now(),
             next_reconcile: Instant::now(),
+            lost: 0,
+            vanished: HashSet::new(),
         }
     }
 
@@ -109,7 +115,7 @@ impl Engine {
             Event::ContainerStarted(event) => self.started(&event),
             Event::CgroupMade(header, path) => self.registry.made(header.cgroup, path),
             Event::CgroupEmpty(header) => self.empty(&header),
-            Event::CgroupRemoved(header) => self.removed(&header),
+            Event::CgroupRemoved(header) => self.removed(header.cgroup),
         }
     }
 
@@ -209,17 +215,17 @@ impl Engine {
         self.file_events.events.push(FileEvent::Ended { container });
     }
 
-    fn removed(&mut self, header: &Header) {
+    fn removed(&mut self, cgroup: u64) {
         let now = Instant::now();
-        if let Some(container) = self.registry.own(header.cgroup) {
+        if let Some(container) = self.registry.own(cgroup) {
             container.set_ended(true);
-            self.registry.removed(header.cgroup, now);
+            self.registry.removed(cgroup, now);
             self.finish_streams(&container, true);
             self.file_events.events.push(FileEvent::Ended { container });
         } else {
-            self.registry.removed(header.cgroup, now);
+            self.registry.removed(cgroup, now);
         }
-        self.maps.remove_container(header.cgroup);
+        self.maps.remove_container(cgroup);
     }
 
     fn finish_streams(&mut self, container: &Arc<Container>, gone: bool) {
@@ -299,7 +305,7 @@ impl Engine {
         if reconcile {
             self.next_reconcile = now + RECONCILE;
             self.refresh_roots();
-            self.readings.set_lost_events(self.maps.lost_events());
+            self.find_lost();
         }
         self.registry.tick(now);
         let (settled, waiting) =
@@ -338,6 +344,24 @@ impl Engine {
             Ok(true) => self.scan(),
             Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
         }
+    }
+
+    /// Finds what announcements were about that the ring did not take.
+    fn find_lost(&mut self) {
+        let events = self.maps.lost_events();
+        let lost = events.iter().map(|(_, count)| count).sum();
+        self.readings.set_lost_events(events);
+        if lost != self.lost {
+            self.lost = lost;
+            self.scan();
+        } else if self.vanished.is_empty() {
+            return;
+        }
+        // What is gone since the last look and still known has its last bytes, and its end, in the ring perhaps.
+        let vanished = self.registry.vanished();
+        let (lost, recent) = vanished.into_iter().partition::<HashSet<_>, _>(|id| self.vanished.contains(id));
+        lost.into_iter().for_each(|cgroup| self.removed(cgroup));
+        self.vanished = recent;
     }
 
     fn send_files(&mut self) {

@@ -1,7 +1,7 @@
 //! Which cgroup is which container, and when who it is counts as known.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use crate::{
 /// An account stays in the ledger for so long after its container's end, for whoever reads metrics seldom.
 const LINGER: Duration = Duration::from_secs(60);
 /// Accounts of ended containers that linger; above it the oldest go first.
-const MAX_LINGERING: usize = 2048;
+const MAX_LINGERING: usize = 512;
 
 /// The cgroups below the governed roots, and the containers that they belong to.
 pub struct Registry {
@@ -148,6 +148,14 @@ impl Registry {
                 self.settle(&entry.container, &entry.path, entry.process, now, true);
             }
         }
+    }
+
+    /// Known cgroups that exist no more.
+    #[must_use]
+    pub fn vanished(&self) -> HashSet<u64> {
+        let exists = |path: &str| self.mount.join(path.trim_start_matches('/')).exists();
+        let gone = self.cgroups.iter().filter(|(_, cgroup)| !cgroup.path.is_empty() && !exists(&cgroup.path));
+        gone.map(|(id, _)| *id).collect()
     }
 
     /// Looks again for what is not settled, and lets go of what is long gone.

@@ -1,0 +1,117 @@
+//! Containers that come and go: many of them, and while nobody listens.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sidestep_tests::{Agent, DEADLINE, Expected, agent::binary, cgroup, end_to_end, wait_until};
+
+/// Containers that are started and end.
+const CONTAINERS: usize = 10_000;
+/// Threads that start them.
+const STARTERS: usize = 4;
+
+/// The id of the `number`th container, as a runtime would name its cgroup.
+fn id(number: usize) -> String {
+    format!("{number:064x}")
+}
+
+/// What a runtime does, without the runtime: a cgroup, a pipe, a process whose first program is executed in the cgroup;
+/// when it has ended, the cgroup goes.
+fn live_and_die(root: &Path, number: usize) -> Result<()> {
+    let directory = root.join(id(number));
+    fs::create_dir(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let output = Command::new("sh")
+        .args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec busybox echo container \"$1\""])
+        .arg(&directory)
+        .arg(number.to_string())
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(output.stdout == format!("container {number}\n").as_bytes(), "container {number} wrote {output:?}");
+    wait_until("an empty cgroup", DEADLINE, || Ok(fs::remove_dir(&directory).is_ok().then_some(())))
+}
+
+#[test]
+fn ten_thousand_containers_started_and_gone() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let root = cgroup::unified()?.join(bed.cgroup_root().trim_start_matches('/'));
+        thread::scope(|scope| -> Result<()> {
+            let starters: Vec<_> = (0..STARTERS)
+                .map(|first| {
+                    let root = &root;
+                    scope.spawn(move || {
+                        (first..CONTAINERS).step_by(STARTERS).try_for_each(|number| live_and_die(root, number))
+                    })
+                })
+                .collect();
+            starters.into_iter().try_for_each(|starter| starter.join().expect("a starter panicked"))
+        })?;
+        // After all of them a container is served as at the beginning.
+        let last = bed.container("last").shell("seq 1000; read hold").start()?;
+        last.wait_stdout("1000\n")?;
+        let mut expected = Expected::new();
+        for number in 0..CONTAINERS {
+            expected.add_stream(&id(number), "stdout", "pod", format!("container {number}\n").as_bytes());
+        }
+        expected.stdout(&last, last.stdout());
+        expected.wait_delivered(&agent)?;
+        let metrics = agent.metrics()?;
+        ensure!(metrics.sum("sidestep_log_dropped_bytes_total") == 0.0);
+        // 512 that ended linger, so that those that live have series of their own.
+        ensure!(metrics.sum("sidestep_log_containers") <= 520.0, "{}", metrics.sum("sidestep_log_containers"));
+        let memory = metrics.sum("process_resident_memory_bytes");
+        ensure!(memory < 256e6, "the agent has {memory} bytes");
+        expected.verify(agent, &[&last])
+    });
+}
+
+/// How many streams of a container `sidestep status` shows; `None` when it does not know the container.
+fn streams(socket: &Path, container_id: &str) -> Result<Option<usize>> {
+    let output = Command::new(binary()?).args(["status", "--output", "json", "--socket"]).arg(socket).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let containers = report["containers"].as_array().context("no containers")?;
+    let container = containers.iter().find(|container| container["container_id"] == container_id);
+    Ok(container.and_then(|container| container["streams"].as_array()).map(Vec::len))
+}
+
+#[test]
+fn an_end_that_the_ring_did_not_take_is_found() {
+    end_to_end(|bed| {
+        let config =
+            bed.config().with("/capture/ring_size", json!("64KiB")).with("/capture/container_share", json!("100%"));
+        let agent = Agent::start(bed, &config)?;
+        let script =
+            "echo first; read go; seq 100000; for n in $(seq 500); do echo; done; echo flooded >&2; exec sleep 1000";
+        let mut container = bed.container("app").shell(script).start()?;
+        container.wait_stdout("first\n")?;
+        wait_until("the streams", DEADLINE, || {
+            Ok((streams(config.socket(), container.id())?.is_some_and(|streams| streams > 0)).then_some(()))
+        })?;
+        // Nobody drains the ring while one container floods it, others take what room is left with their births and
+        // ends, and then the first one ends and is removed.
+        agent.signal(Signal::STOP)?;
+        container.release();
+        wait_until("the flood", DEADLINE, || Ok((container.stderr() == b"flooded\n").then_some(())))?;
+        for number in 0..8 {
+            bed.container(&format!("short-{number}")).shell("true").start()?.wait()?;
+        }
+        let id = container.id().to_owned();
+        let written = (container.stdout().len() + container.stderr().len()) as u64;
+        drop(container);
+        agent.signal(Signal::CONT)?;
+        wait_until("the end of the stream", DEADLINE, || {
+            Ok((streams(config.socket(), &id)?.unwrap_or(0) == 0).then_some(()))
+        })?;
+        let ledger = agent.wait_ledger(&id, written)?;
+        ensure!(ledger.dropped_total() > 0, "nothing was lost, so nothing was tested: {ledger:?}");
+        ensure!(agent.metrics()?.sum("sidestep_ring_lost_events_total") > 0.0, "every event was taken");
+        agent.stop()
+    });
+}
