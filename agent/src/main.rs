@@ -11,8 +11,17 @@ use sidestep::{
 
 fn main() -> ExitCode {
     dispatch(Cli::parse().command).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", with_causes(&error));
         ExitCode::FAILURE
+    })
+}
+
+/// An error and its causes, without those that an error names in its own text.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
     })
 }
 

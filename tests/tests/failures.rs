@@ -1,10 +1,10 @@
 //! Bad input and bad surroundings: the agent stays up, a loss is counted, and nothing else is lost.
 
-use std::{ffi::CString, fs, path::Path};
+use std::{ffi::CString, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use rustix::mount::{MountFlags, mount_remount};
-use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, end_to_end, mounts, wait_until};
+use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, agent, cgroup, end_to_end, mounts, wait_until};
 
 /// A container that writes `seq 1 <count>` at its start and `seq <count + 1> <2 * count>` when it is released.
 fn two_halves(bed: &Testbed, count: u32) -> Result<Container> {
@@ -20,6 +20,56 @@ fn lines(range: std::ops::RangeInclusive<u32>) -> String {
 fn remount(target: &Path, options: &str, flags: MountFlags) -> Result<()> {
     mount_remount(target, flags, CString::new(options)?.as_c_str())
         .with_context(|| format!("remounting {} with {options}", target.display()))
+}
+
+/// Starts the agent in a mount namespace of its own where `shell`, the last command of which takes a command to execute,
+/// has taken something away, and returns what it and its doctor say. Neither may live.
+fn refused(bed: &Testbed, shell: &str) -> Result<(String, String)> {
+    let config = bed.config();
+    let file = bed.path("sidestep.yaml")?;
+    fs::write(&file, config.text())?;
+    let mut texts = ["run", "doctor"].into_iter().map(|command| {
+        let script = format!("{shell} \"$0\" {command} --config \"$1\"");
+        let mut process = Command::new("unshare");
+        process.args(["--mount", "sh", "-ec", &script]).arg(agent::binary()?).arg(&file);
+        let output = process.output()?;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.code() == Some(1), "{command} ended with {}: {text}", output.status);
+        Ok(text)
+    });
+    Ok((texts.next().context("run")??, texts.next().context("doctor")??))
+}
+
+#[test]
+fn without_capabilities_it_says_which_and_how_to_give_them() {
+    end_to_end(|bed| {
+        // Root with a bounding set has what is in the set.
+        let (run, doctor) = refused(bed, "exec setpriv --bounding-set=-bpf,-sys_admin,-perfmon")?;
+        ensure!(run.contains("CAP_BPF") && run.contains("CAP_PERFMON"), "{run}");
+        ensure!(doctor.contains("CAP_BPF") && doctor.contains("securityContext.capabilities.add"), "{doctor}");
+        Ok(())
+    });
+}
+
+#[test]
+fn without_btf_it_says_which_kernel_has_it() {
+    end_to_end(|bed| {
+        let (run, doctor) = refused(bed, "mount -t tmpfs none /sys/kernel/btf; exec")?;
+        ensure!(run.contains("CONFIG_DEBUG_INFO_BTF=y"), "{run}");
+        ensure!(doctor.contains("CONFIG_DEBUG_INFO_BTF=y") && doctor.contains("FAILED"), "{doctor}");
+        Ok(())
+    });
+}
+
+#[test]
+fn with_cgroup_v1_alone_it_says_how_to_mount_v2() {
+    end_to_end(|bed| {
+        let mount = cgroup::unified()?;
+        let (run, doctor) = refused(bed, &format!("umount -l {}; exec", mount.display()))?;
+        ensure!(run.contains("mount -t cgroup2"), "{run}");
+        ensure!(doctor.contains("cgroup_v2") && doctor.contains("unified_cgroup_hierarchy"), "{doctor}");
+        Ok(())
+    });
 }
 
 /// What is expected after the trouble is over: all lines, once, and a ledger that balances without a loss.

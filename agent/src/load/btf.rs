@@ -11,7 +11,7 @@ use std::{collections::HashMap, path::Path};
 pub enum BtfError {
     /// The file could not be read.
     #[error(
-        "{path}: {source}; the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (Linux 5.15 and later of every large distribution is)"
+        "{path}: {source}; the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (Linux 5.17 and later of every large distribution is)"
     )]
     Read {
         /// The file.

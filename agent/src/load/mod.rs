@@ -48,7 +48,7 @@ pub enum LoadError {
     Cgroup(#[from] CgroupError),
     /// The kernel refused the object or a map.
     #[error(
-        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.15 or a kernel with the same features; `sidestep doctor` tells more"
+        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.17 or a kernel with the same features; `sidestep doctor` tells more"
     )]
     Object(#[source] Box<aya::EbpfError>),
     /// A map of the object is not as expected.
