@@ -286,3 +286,28 @@ for line in range(20):
         expected.verify(agent, &[&container])
     });
 }
+
+#[test]
+fn a_file_that_grows_as_fast_as_memory_takes_it() {
+    // Writes of 1 MiB to the page cache, beside a container that says a little now and then.
+    let program = "
+fd = os.open('/var/log/fast.log', os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+for block in range(128):
+    os.write(fd, b''.join(b'%04095d\\n' % (block * 256 + n) for n in range(256)))
+";
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let quiet = bed.container("quiet").shell("for n in $(seq 500); do echo $n; done; read hold").start()?;
+        let container = python::run(bed, program)?;
+        let mut expected = Expected::new();
+        expected.stderr(&container, "done\n");
+        let text: String = (0..128 * 256).map(|number| format!("{number:04095}\n")).collect();
+        expected.file(&container, "/var/log/fast.log", &text);
+        let lines: String = (1..=500).map(|number| format!("{number}\n")).collect();
+        expected.stdout(&quiet, lines);
+        expected.wait_delivered(&agent)?;
+        let memory = agent.metrics()?.sum("process_resident_memory_bytes");
+        ensure!(memory < 256e6, "the agent has {memory} bytes");
+        expected.verify(agent, &[&container, &quiet])
+    });
+}
