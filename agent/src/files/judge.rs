@@ -151,6 +151,13 @@ impl Candidates {
         self.announce(*key, announced, container, now);
     }
 
+    /// The clock was set back to `now`: waits begin anew.
+    pub(super) fn forget_times(&mut self, now: u64) {
+        for candidate in self.files.values_mut().chain(self.gone.iter_mut().map(|(_, candidate)| candidate)) {
+            candidate.since = candidate.since.min(now);
+        }
+    }
+
     /// Notes that a container has ended.
     pub(super) fn end(&mut self, container: &Arc<Container>) {
         for candidate in self.files.values_mut().filter(|candidate| candidate.container.cgroup == container.cgroup) {

@@ -25,9 +25,9 @@ use crate::{
 const CHUNK: usize = 256 * 1024;
 /// Finished lines are handed on at the latest when they are this many bytes.
 const BATCH_BYTES: usize = 256 * 1024;
-/// A head that changes more often than this, each time within [`HEAD_CHANGES_NANOS`], is one that is rewritten in
 /// How long a record may be on its way from the kernel, the reader's naps and the queue included.
 const ON_THEIR_WAY_NANOS: u64 = 400_000_000;
+/// A head that changes more often than this, each time within [`HEAD_CHANGES_NANOS`], is one that is rewritten in
 /// place: it tells nothing any more.
 const MAX_HEAD_CHANGES: u32 = 4;
 /// See [`MAX_HEAD_CHANGES`].
@@ -287,10 +287,17 @@ impl LogFile {
 
     /// Gives up waiting for what is overdue.
     pub(super) fn idle(&mut self, now_unix_nano: u64) {
-        if self.assembler.next_deadline().is_some_and(|deadline| deadline <= now_unix_nano) {
+        if self.assembler.next_deadline().is_some() {
             self.assembler.idle(now_unix_nano);
             self.collect();
         }
+    }
+
+    /// Forgets when things were seen: the clock was set back, and waits that it measures would last until then.
+    pub(super) fn forget_times(&mut self) {
+        self.suspected = None;
+        self.sighted = None;
+        self.head_changed = 0;
     }
 
     /// The file will not grow any more: the last line comes out, and what could not be read is booked as lost.

@@ -115,6 +115,7 @@ pub struct Tailer {
     /// agent that is killed would leave the next one without a place to go on.
     unsaved: bool,
     last_save: u64,
+    last_tick: u64,
 }
 
 impl Tailer {
@@ -161,6 +162,7 @@ impl Tailer {
             next_save: 0,
             unsaved: false,
             last_save: 0,
+            last_tick: started,
         }
     }
 
@@ -486,8 +488,23 @@ impl Tailer {
         }
     }
 
+    /// All times here are by the clock of the day, as they meet those of files; waits must not last until a clock that
+    /// was set back is where it was.
+    fn forget_times(&mut self, now: u64) {
+        (self.next_scan, self.next_save, self.last_save) = (0, 0, 0);
+        self.candidates.forget_times(now);
+        for open in self.files.values_mut() {
+            open.log.forget_times();
+            (open.next_look, open.grown) = (0, now);
+        }
+    }
+
     fn tick(&mut self) {
         let now = now_unix_nano();
+        if now < self.last_tick {
+            self.forget_times(now);
+        }
+        self.last_tick = now;
         self.judge(now);
         if now >= self.next_scan {
             self.next_scan = now + SCAN_NANOS;

@@ -311,3 +311,33 @@ fn copytruncate_under_a_writer_loses_only_what_it_says() {
     assert_eq!((balance.produced, balance.dropped), (expected.len() as u64, vec![]));
     agent.stop();
 }
+
+#[test]
+fn a_clock_set_back_stops_nothing() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("node.log");
+    let out = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&out);
+    let deliver: Deliver = Box::new(move |batch| sink.lock().unwrap_or_else(PoisonError::into_inner).push(batch));
+    let verdicts = Box::new(FakeVerdicts::default());
+    let settings = config(directory.path(), &["/*.log"]);
+    let mut tailer = Tailer::new(settings, verdicts, deliver, &Arc::default(), &Arc::default());
+    tailer.tick();
+    fs::write(&path, "one\n").expect("written");
+    // As if the clock had been an hour ahead until now.
+    let ahead = now_unix_nano() + HOUR;
+    (tailer.last_tick, tailer.next_scan, tailer.next_save) = (ahead, ahead, ahead);
+    tailer.tick();
+    let text = |out: &Mutex<Vec<Arc<Batch>>>| {
+        let batches = out.lock().unwrap_or_else(PoisonError::into_inner);
+        let bodies = batches.iter().flat_map(|batch| batch.lines.iter().map(|line| batch.body(line).to_vec()));
+        String::from_utf8(bodies.collect::<Vec<_>>().join(&b'\n')).expect("UTF-8")
+    };
+    assert_eq!(text(&out), "one", "the search for files waits for the clock");
+    let open = tailer.files.values_mut().next().expect("the file");
+    (open.next_look, tailer.last_tick) = (ahead, ahead);
+    OpenOptions::new().append(true).open(&path).expect("file").write_all(b"two\n").expect("written");
+    tailer.tick();
+    assert_eq!(text(&out), "one\ntwo", "the look at the file waits for the clock");
+}
