@@ -130,7 +130,10 @@ impl Pipeline {
             reloads: new_configurations,
         };
         let (ended, engine) = mpsc::sync_channel(1);
-        std::thread::Builder::new().name("drain".to_owned()).spawn(move || ended.send(drain.run()))?;
+        std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
+            // Nobody waits for it when the agent could not start.
+            let _ = ended.send(drain.run());
+        })?;
         Ok(Self { ledger, readings, outlet, stop, reloads, drain: engine, files, settle })
     }
 

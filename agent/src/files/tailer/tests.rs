@@ -4,17 +4,20 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Seek, Write},
     os::fd::AsRawFd,
+    path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
         mpsc::{self, SyncSender},
     },
 };
 
-use super::*;
+use super::{admit::BIRTH_GRAIN_NANOS, *};
 use crate::{
     attribute::Identity,
     config::{Config, Environment, Globs, Slash},
     ledger::Account,
+    load::running::inode_key,
+    pipeline::container::Settled,
     record::{Origin, Resource},
     sinks,
 };
@@ -156,7 +159,7 @@ impl Writer {
             key: self.key(),
             position: self.file.stream_position().expect("position") - text.len() as u64,
             bytes: 0..text.len(),
-            time_unix_nano: now_unix_nano(),
+            time_unix_nano: unix_nano(),
             tid: 1,
             description: 1,
             flags: FLAG_APPEND,
@@ -245,8 +248,8 @@ fn files_of_the_node_are_followed_over_rotation_and_restart() {
     let path = directory.path().join("node.log");
     fs::write(&path, "before the agent\n").expect("written");
     // The file system's clock is too coarse to tell what was made just before from what was made just after.
-    let made = now_unix_nano();
-    while now_unix_nano() <= made + 2 * BIRTH_GRAIN_NANOS {
+    let made = unix_nano();
+    while unix_nano() <= made + 2 * BIRTH_GRAIN_NANOS {
         std::thread::sleep(Duration::from_millis(5));
     }
     let settings = || config(directory.path(), &["/*.log"]);
@@ -326,7 +329,7 @@ fn a_clock_set_back_stops_nothing() {
     tailer.tick();
     fs::write(&path, "one\n").expect("written");
     // As if the clock had been an hour ahead until now.
-    let ahead = now_unix_nano() + HOUR;
+    let ahead = unix_nano() + HOUR;
     (tailer.last_tick, tailer.next_scan, tailer.next_save) = (ahead, ahead, ahead);
     tailer.tick();
     let text = |out: &Mutex<Vec<Arc<Batch>>>| {

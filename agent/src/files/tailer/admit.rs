@@ -1,0 +1,192 @@
+//! From a file that is a log to its stream: where it begins, and who it belongs to.
+
+use std::{path::PathBuf, sync::Arc};
+
+use sidestep_abi::stdio::InodeKey;
+
+use super::{Id, LOOK_NANOS, Open, Tailer, enqueue, look::open_of};
+use crate::{
+    clock::unix_nano,
+    config::StartAt,
+    files::{
+        find,
+        judge::{Announced, Candidate},
+        log_file::{About, LogFile},
+        open::{Whereabouts, birth},
+    },
+    pipeline::container::{Container, Settled},
+    record::Class,
+};
+
+/// File systems take the time of birth from a clock that moves with the timer's tick: 10 ms at most.
+pub(super) const BIRTH_GRAIN_NANOS: u64 = 10_000_000;
+
+impl Tailer {
+    /// Ends a file whose inode number another file has now.
+    pub(super) fn replace(&mut self, id: &Id, announced: Announced, container: &Arc<Container>, now: u64) {
+        if let Some(open) = self.files.get_mut(id) {
+            open.log.finish();
+            let (progress, deliver) = (&self.progress, &self.deliver);
+            open.log.take_batches(|batch| {
+                progress.delivering(&batch);
+                deliver(batch);
+            });
+        }
+        self.close(id, now);
+        if let Some((_, pending)) = self.remembered.get_mut(id) {
+            pending.replaced = true;
+        }
+        self.candidates.announce(id.1, announced, container, now);
+    }
+
+    /// Makes a stream of a file that is a log.
+    pub(super) fn admit(&mut self, key: InodeKey, mut candidate: Candidate, path: Arc<str>, now: u64) {
+        let Some(settled) = candidate.container.settled() else { return };
+        let announced = candidate.announced.take();
+        let position = announced.as_ref().map(|announced| announced.position);
+        let whereabouts = announced.map(|announced| announced.whereabouts).unwrap_or_default();
+        let whereabouts = Whereabouts { path: Some(Arc::clone(&path)), ..whereabouts };
+        let id = (Class::Business, key);
+        if let Some(open) = self.files.get_mut(&id) {
+            // It was found by the checkpoint meanwhile.
+            for kept in candidate.kept.iter().filter(|kept| kept.bytes.len() as u64 == kept.record.len) {
+                open.log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+            }
+            open.announced = candidate.renamed.take();
+            enqueue(&mut self.queue, id, open);
+            return;
+        }
+        let file = candidate.file.take().or_else(|| open_of(&self.settings, &key, &whereabouts, &settled));
+        let start_at = settled.files.as_ref().map(|files| files.start_at);
+        let first = candidate.kept.first().map(|kept| kept.record.position).into_iter().chain(position).min();
+        let (position, incarnation) = match &file {
+            Some(file) => self.start_of(&id, file, start_at, first.unwrap_or(0), now),
+            // Without the file its time of birth is unknown too: the time of the first record stands for it.
+            None => (first.unwrap_or(0), candidate.kept.first().map_or(now, |kept| kept.time_unix_nano)),
+        };
+        let about = about(Class::Business, key, path, &settled);
+        let mut log = LogFile::new(about, file, position, incarnation, &self.readings);
+        log.whereabouts = whereabouts;
+        for kept in &candidate.kept {
+            // Where only the place was kept, the file has to tell.
+            let short = kept.bytes.len() as u64 != kept.record.len;
+            if short && log.file().is_some() {
+                log.look(now);
+            } else {
+                log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+            }
+        }
+        log.look(now);
+        let ended = candidate.ended;
+        let open = self.enter(id, log, vec![candidate.container], now, ended);
+        open.announced = candidate.renamed;
+    }
+
+    /// Gives out what was kept of a log that is gone already: nothing else of it will ever be there.
+    pub(super) fn admit_gone(&mut self, key: InodeKey, candidate: &Candidate, path: Arc<str>) {
+        let (Some(settled), Some(first)) = (candidate.container.settled(), candidate.kept.first()) else { return };
+        let about = about(Class::Business, key, path, &settled);
+        // The time tells it from others that had the same inode number.
+        let mut log = LogFile::new(about, None, first.record.position, first.time_unix_nano, &self.readings);
+        for kept in &candidate.kept {
+            log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+        }
+        log.finish();
+        let deliver = &self.deliver;
+        log.take_batches(deliver);
+    }
+
+    pub(super) fn resume(&mut self, container: &Arc<Container>, pids: &[u32]) {
+        let Some(settled) = container.settled() else { return };
+        let Some(files) = &settled.files else { return };
+        let now = unix_nano();
+        let owner = owner(&settled);
+        let known: Vec<_> = self
+            .remembered
+            .iter()
+            .filter(|(id, (_, pending))| id.0 == Class::Business && pending.entry.owner == owner)
+            .map(|(id, (_, pending))| (*id, pending.entry.path.clone(), pending.entry.standing()))
+            .collect();
+        for (id, path, standing) in known {
+            if self.files.contains_key(&id) || !files.matches(&path) {
+                continue;
+            }
+            let found = pids.iter().take(8).find_map(|pid| {
+                let root = PathBuf::from(format!("/proc/{pid}/root"));
+                find::again(&root, &path, &id.1, Some(*pid)).map(|file| (*pid, file))
+            });
+            let Some((pid, file)) = found.filter(|(_, file)| birth(file) == standing.birth) else { continue };
+            let (position, incarnation) = self.start_of(&id, &file, None, standing.position, now);
+            let path: Arc<str> = path.into();
+            let about = about(Class::Business, id.1, Arc::clone(&path), &settled);
+            let mut log = LogFile::new(about, Some(file), position, incarnation, &self.readings);
+            log.whereabouts = Whereabouts { tgid: pid, fd: -1, path: Some(path) };
+            log.look(now);
+            self.enter(id, log, vec![Arc::clone(container)], now, false);
+        }
+    }
+
+    /// Where to begin in a file that is seen for the first time by this agent, and in which incarnation.
+    pub(super) fn start_of(
+        &self,
+        id: &Id,
+        file: &std::fs::File,
+        start_at: Option<StartAt>,
+        first: u64,
+        now: u64,
+    ) -> (u64, u64) {
+        let known = self.remembered.get(id).map(|(_, pending)| pending);
+        if known.is_some_and(|pending| pending.replaced) {
+            // The time tells them apart: files that were made within a tick of the clock have the same time of birth.
+            return (first, now);
+        }
+        if let Some(pending) = known
+            && pending.entry.birth == birth(file)
+        {
+            let standing = pending.entry.standing();
+            // Known, but truncated meanwhile: it begins anew.
+            return if standing.holds_for(file) { (standing.position, standing.incarnation) } else { (0, now) };
+        }
+        let born = birth(file);
+        let is_new = born.saturating_add(BIRTH_GRAIN_NANOS) >= self.started || born == 0 && first == 0;
+        if is_new || start_at == Some(StartAt::Beginning) { (0, 0) } else { (first, 0) }
+    }
+
+    pub(super) fn enter(
+        &mut self,
+        id: Id,
+        log: LogFile,
+        users: Vec<Arc<Container>>,
+        now: u64,
+        ending: bool,
+    ) -> &mut Open {
+        self.progress.open(&log.stream().key, log.unfinished_position());
+        self.remembered.remove(&id);
+        self.unsaved = true;
+        let look_interval = match id.0 {
+            Class::Server => self.settings.server.poll_interval.as_nanos().try_into().unwrap_or(u64::MAX),
+            Class::Pod | Class::Business => LOOK_NANOS.start,
+        };
+        let next_look = now + look_interval;
+        let open = Open { log, users, announced: None, next_look, look_interval, grown: now, queued: false, ending };
+        let open = self.files.entry(id).insert_entry(open).into_mut();
+        enqueue(&mut self.queue, id, open);
+        open
+    }
+}
+
+pub(super) fn about(class: Class, key: InodeKey, path: Arc<str>, settled: &Settled) -> About {
+    About {
+        key,
+        class,
+        path,
+        resource: Arc::clone(&settled.identity.resource),
+        account: Arc::clone(&settled.account),
+        lines: Arc::clone(settled.lines.compiled()),
+    }
+}
+
+/// What names a container over restarts of the agent.
+pub(super) fn owner(settled: &Settled) -> &str {
+    settled.identity.resource.container_id.as_deref().unwrap_or(&settled.identity.container_cgroup)
+}

@@ -1,0 +1,447 @@
+//! The thread that owns all log files.
+
+mod admit;
+mod look;
+mod node;
+mod positions;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
+    time::{Duration, Instant},
+};
+
+use sidestep_abi::{
+    log::{FLAG_APPEND, FLAG_POSITIONED},
+    stdio::InodeKey,
+};
+
+use self::{
+    look::{look, reopen},
+    positions::pending,
+};
+use super::{
+    Progress, Readings,
+    checkpoint::Checkpoint,
+    event::{FileEvent, FileEvents},
+    handle::{Command, Ended, Handle, Leftover, Settings},
+    judge::{Announced, Candidates, Verdict},
+    log_file::LogFile,
+    open::Whereabouts,
+    position::Record,
+};
+use crate::{
+    clock::unix_nano,
+    pipeline::container::Container,
+    policy::Verdicts,
+    record::{Batch, Class},
+};
+
+pub(super) use self::positions::Pending;
+
+/// Takes batches of all streams. May wait: that holds up the files, and what the ring brings meanwhile is read later.
+pub type Deliver = Box<dyn Fn(Arc<Batch>) + Send>;
+
+/// How often everything is looked after.
+const TICK: Duration = Duration::from_millis(100);
+/// How soon a file without records is looked at, at first and at last.
+const LOOK_NANOS: std::ops::Range<u64> = 500_000_000..5_000_000_000;
+/// How often the node's own files are searched for.
+const SCAN_NANOS: u64 = 10_000_000_000;
+/// How often positions are written and readings are made.
+const SAVE_NANOS: u64 = 1_000_000_000;
+/// Pause between such for files that are new.
+const SAVE_NEW_NANOS: u64 = 100_000_000;
+/// Bytes read from one file before the others have their turn.
+const TURN_BYTES: usize = 1024 * 1024;
+/// Files that are read between two rounds of events.
+const TURNS: usize = 8;
+
+/// A file of one class.
+type Id = (Class, InodeKey);
+
+/// An open log and when it is looked at.
+struct Open {
+    log: LogFile,
+    /// Containers that have written it; the first one's stream it is.
+    users: Vec<Arc<Container>>,
+    /// Its last announcement under another name, until the place of the next record tells what it means.
+    announced: Option<Announced>,
+    next_look: u64,
+    look_interval: u64,
+    grown: u64,
+    queued: bool,
+    /// Read to its end, then closed.
+    ending: bool,
+}
+
+/// All log files of the node.
+pub struct Tailer {
+    settings: Settings,
+    verdicts: Box<dyn Verdicts>,
+    deliver: Deliver,
+    progress: Arc<Progress>,
+    readings: Arc<Readings>,
+    files: HashMap<Id, Open>,
+    candidates: Candidates,
+    /// Where files stood that were closed, or that the checkpoint knows; with the time of the entry.
+    remembered: HashMap<Id, (u64, Pending)>,
+    /// Files with something to read or to hand on.
+    queue: VecDeque<Id>,
+    checkpoint: Checkpoint,
+    started: u64,
+    next_scan: u64,
+    scanned: bool,
+    next_save: u64,
+    /// A file was entered that the checkpoint does not know: it has to, before the first line of it goes out, or an
+    /// agent that is killed would leave the next one without a place to go on.
+    unsaved: bool,
+    last_save: u64,
+    last_tick: u64,
+}
+
+impl Tailer {
+    /// Starts the thread: it takes events from `events`, judges files by `verdicts` and gives batches to `deliver`.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn spawn(
+        settings: Settings,
+        events: Receiver<FileEvents>,
+        verdicts: Box<dyn Verdicts>,
+        deliver: Deliver,
+    ) -> std::io::Result<Handle> {
+        Handle::spawn(settings, events, verdicts, deliver)
+    }
+
+    pub(super) fn new(
+        settings: Settings,
+        verdicts: Box<dyn Verdicts>,
+        deliver: Deliver,
+        progress: &Arc<Progress>,
+        readings: &Arc<Readings>,
+    ) -> Self {
+        let (checkpoint, entries) = Checkpoint::open(&settings.state_dir);
+        let started = unix_nano();
+        let remembered = entries
+            .into_iter()
+            .map(|entry| ((entry.class, entry.key()), (started, Pending { entry, stream: None, replaced: false })))
+            .collect();
+        Self {
+            settings,
+            verdicts,
+            deliver,
+            progress: Arc::clone(progress),
+            readings: Arc::clone(readings),
+            files: HashMap::new(),
+            candidates: Candidates::default(),
+            remembered,
+            queue: VecDeque::new(),
+            checkpoint,
+            started,
+            next_scan: 0,
+            scanned: false,
+            next_save: 0,
+            unsaved: false,
+            last_save: 0,
+            last_tick: started,
+        }
+    }
+
+    pub(super) fn run(mut self, events: &Receiver<FileEvents>, commands: &Receiver<Command>) -> Ended {
+        let mut next_tick = Instant::now();
+        let mut connected = true;
+        loop {
+            let wait = if self.queue.is_empty() {
+                next_tick.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
+            if connected {
+                match events.recv_timeout(wait) {
+                    Ok(round) => self.round(&round),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => connected = false,
+                }
+            } else if !wait.is_zero() {
+                std::thread::sleep(wait);
+            }
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::Reload { server, lines }) => self.reload(*server, lines),
+                    Ok(Command::Stop { deadline }) => return self.stop(events, deadline),
+                    Err(TryRecvError::Empty) => break,
+                    // Nobody waits for what is left.
+                    Err(TryRecvError::Disconnected) => return self.end(),
+                }
+            }
+            self.turns(TURNS);
+            if Instant::now() >= next_tick {
+                self.tick();
+                next_tick = Instant::now() + TICK;
+            }
+        }
+    }
+
+    /// Takes the events of one round, then reads what they leave to be read.
+    fn round(&mut self, round: &FileEvents) {
+        let now = unix_nano();
+        for event in &round.events {
+            match event {
+                FileEvent::Seen { key, announced, path, tgid, fd, position, container } => {
+                    let whereabouts = Whereabouts { tgid: *tgid, fd: *fd, path: path.clone() };
+                    let announced = Announced { announced: *announced, whereabouts, position: *position };
+                    if let Some(open) = self.files.get_mut(&(Class::Business, *key)) {
+                        // Renamed, or its verdict had fallen out of the kernel's map, or another file has its inode
+                        // number now: the place of the next record tells.
+                        open.announced = Some(announced);
+                        continue;
+                    }
+                    self.candidates.announce(*key, announced, container, now);
+                }
+                FileEvent::Data { key, position, bytes, time_unix_nano, tid, description, flags, container } => {
+                    let record = Record {
+                        position: *position,
+                        len: bytes.len() as u64,
+                        append: flags & FLAG_APPEND != 0,
+                        positioned: flags & FLAG_POSITIONED != 0,
+                        tid: *tid,
+                        description: *description,
+                    };
+                    let bytes = round.bytes.get(bytes.clone()).unwrap_or_default();
+                    self.data(key, &record, bytes, *time_unix_nano, container, now);
+                }
+                FileEvent::Resume { container, pids } => self.resume(container, pids),
+                FileEvent::RulesChanged => self.rules_changed(now),
+                FileEvent::Ended { container } => self.ended(container),
+            }
+        }
+        self.judge(now);
+        let touched = self.queue.len();
+        self.turns(touched);
+    }
+
+    /// What was no log may be one now, and the other way round: such a file ends with what it holds.
+    fn rules_changed(&mut self, now: u64) {
+        self.verdicts.forget_ignored();
+        for (id, open) in self.files.iter_mut().filter(|(id, _)| id.0 == Class::Business) {
+            let path = &open.log.about.path;
+            let is_log = |user: &Arc<Container>| {
+                user.settled().is_none_or(|settled| settled.files.as_ref().is_some_and(|files| files.matches(path)))
+            };
+            if !open.users.iter().any(is_log) {
+                open.log.look_finally(now);
+                open.ending = true;
+                enqueue(&mut self.queue, *id, open);
+            }
+        }
+    }
+
+    fn data(
+        &mut self,
+        key: &InodeKey,
+        record: &Record,
+        bytes: &[u8],
+        time_unix_nano: u64,
+        container: &Arc<Container>,
+        now: u64,
+    ) {
+        let id = (Class::Business, *key);
+        if let Some(open) = self.files.get_mut(&id)
+            && let Some(announced) = open.announced.take()
+        {
+            let other_name = announced.whereabouts.path.as_deref().is_some_and(|path| *path != *open.log.about.path);
+            if other_name && record.position == 0 {
+                self.replace(&id, announced, container, now);
+            } else {
+                self.verdicts.set(key, announced.announced, true);
+            }
+        }
+        let Some(open) = self.files.get_mut(&id) else {
+            self.candidates.keep(*key, *record, bytes, time_unix_nano, container, now);
+            return;
+        };
+        if open.log.file().is_none() {
+            reopen(&self.settings, open);
+        }
+        open.log.record(record, bytes, time_unix_nano);
+        open.grown = now;
+        open.look_interval = LOOK_NANOS.start;
+        open.next_look = now + LOOK_NANOS.start;
+        if open.users.iter().all(|user| user.cgroup != container.cgroup) {
+            open.users.push(Arc::clone(container));
+        }
+        enqueue(&mut self.queue, id, open);
+    }
+
+    /// Judges the files whose container is known by now.
+    fn judge(&mut self, now: u64) {
+        if self.candidates.is_empty() {
+            return;
+        }
+        for (key, candidate, verdict) in self.candidates.judge(now) {
+            let announced = candidate.announced.as_ref().map_or(0, |announced| announced.announced);
+            match verdict {
+                // The verdict is on what has the inode number now.
+                Verdict::Log(path) if candidate.gone => self.admit_gone(key, &candidate, path),
+                _ if candidate.gone => {}
+                Verdict::Log(path) => {
+                    self.verdicts.set(&key, announced, true);
+                    self.admit(key, candidate, path, now);
+                }
+                Verdict::NoLog => self.verdicts.set(&key, announced, false),
+                Verdict::Unknown => self.verdicts.forget(&key),
+            }
+        }
+    }
+
+    fn ended(&mut self, container: &Arc<Container>) {
+        self.candidates.end(container);
+        let now = unix_nano();
+        for (id, open) in &mut self.files {
+            let Some(index) = open.users.iter().position(|user| user.cgroup == container.cgroup) else { continue };
+            if open.users.len() > 1 {
+                open.users.swap_remove(index);
+                continue;
+            }
+            if open.log.file().is_none() {
+                reopen(&self.settings, open);
+            }
+            open.log.look_finally(now);
+            open.ending = true;
+            enqueue(&mut self.queue, *id, open);
+        }
+    }
+
+    /// Gives at most `turns` files of the queue their turn.
+    fn turns(&mut self, turns: usize) {
+        let now = unix_nano();
+        if self.unsaved && now >= self.last_save + SAVE_NEW_NANOS {
+            self.save();
+        }
+        for _ in 0..turns.min(self.queue.len()) {
+            let Some(id) = self.queue.pop_front() else { break };
+            let Some(open) = self.files.get_mut(&id) else { continue };
+            open.queued = false;
+            if open.log.read(TURN_BYTES, now) > 0 {
+                open.grown = now;
+            }
+            let behind = open.log.is_behind() && open.log.file().is_some();
+            if open.ending && !behind {
+                open.log.finish();
+            }
+            let (progress, deliver) = (&self.progress, &self.deliver);
+            open.log.take_batches(|batch| {
+                progress.delivering(&batch);
+                deliver(batch);
+            });
+            open.log.take_ended_streams().for_each(|key| progress.close(&key));
+            if behind {
+                enqueue(&mut self.queue, id, open);
+            } else if open.ending {
+                self.close(&id, now);
+            }
+        }
+    }
+
+    /// All times here are by the clock of the day, as they meet those of files; waits must not last until a clock that
+    /// was set back is where it was.
+    fn forget_times(&mut self, now: u64) {
+        (self.next_scan, self.next_save, self.last_save) = (0, 0, 0);
+        self.candidates.forget_times(now);
+        for open in self.files.values_mut() {
+            open.log.forget_times();
+            (open.next_look, open.grown) = (0, now);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = unix_nano();
+        if now < self.last_tick {
+            self.forget_times(now);
+        }
+        self.last_tick = now;
+        self.judge(now);
+        if now >= self.next_scan {
+            self.next_scan = now + SCAN_NANOS;
+            self.scan(now);
+        }
+        let mut opened = 0;
+        for (id, open) in &mut self.files {
+            open.log.idle(now);
+            if now >= open.next_look {
+                // No record has come that would tell; as long as the file is held, nothing else has its inode number.
+                if let Some(announced) = open.announced.take_if(|_| open.log.file().is_some()) {
+                    self.verdicts.set(&id.1, announced.announced, true);
+                }
+                look(&self.settings, id, open, now);
+            }
+            opened += usize::from(open.log.file().is_some());
+            enqueue(&mut self.queue, *id, open);
+        }
+        let all = self.queue.len();
+        if opened > self.settings.max_open {
+            self.close_least_recent(opened - self.settings.max_open);
+        }
+        // Those that are behind come again at their turn; the others have nothing but finished lines to hand on.
+        self.turns(all);
+        if now >= self.next_save {
+            self.next_save = now + SAVE_NANOS;
+            self.save();
+        }
+    }
+
+    fn stop(mut self, events: &Receiver<FileEvents>, deadline: Instant) -> Ended {
+        while Instant::now() < deadline
+            && let Ok(round) = events.try_recv()
+        {
+            self.round(&round);
+        }
+        let now = unix_nano();
+        self.judge(now);
+        for (id, open) in &mut self.files {
+            if open.log.file().is_none() {
+                reopen(&self.settings, open);
+            }
+            open.log.look_finally(now);
+            open.log.idle(now);
+            // Nobody finds it again.
+            open.ending |= open.log.file().is_none() || open.log.is_deleted();
+            enqueue(&mut self.queue, *id, open);
+        }
+        while Instant::now() < deadline && !self.queue.is_empty() {
+            self.turns(TURNS);
+        }
+        self.end()
+    }
+
+    fn end(mut self) -> Ended {
+        let mut leftover = Leftover::default();
+        for open in self.files.values_mut() {
+            let (progress, deliver) = (&self.progress, &self.deliver);
+            open.log.take_batches(|batch| {
+                progress.delivering(&batch);
+                deliver(batch);
+            });
+            leftover.unfinished += open.log.pending();
+            leftover.unread += open.log.reading().pending - open.log.pending();
+        }
+        let mut positions: Vec<_> = self.files.values().map(pending).collect();
+        positions.extend(self.remembered.into_values().map(|(_, pending)| pending).filter(|pending| !pending.replaced));
+        self.checkpoint.write(positions.iter().map(|pending| pending.entry(&self.progress)).collect());
+        Ended { leftover, checkpoint: self.checkpoint, positions }
+    }
+}
+
+fn enqueue(queue: &mut VecDeque<Id>, id: Id, open: &mut Open) {
+    if !open.queued {
+        open.queued = true;
+        queue.push_back(id);
+    }
+}
+
+#[cfg(test)]
+mod tests;

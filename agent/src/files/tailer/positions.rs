@@ -1,0 +1,80 @@
+//! Where files stand: remembered when they are closed, and written to the checkpoint.
+
+use std::sync::Arc;
+
+use super::{Id, Open, Tailer, admit::owner};
+use crate::{
+    clock::unix_nano,
+    files::{Progress, checkpoint::Entry, log_file::Standing},
+    record::Class,
+};
+
+/// Files that are remembered after they were closed.
+const MAX_REMEMBERED: usize = 8192;
+
+/// A position that is about to move.
+pub(in crate::files) struct Pending {
+    pub(super) entry: Entry,
+    pub(super) stream: Option<Arc<str>>,
+    /// Another file has the inode number, and what was held may have been that one: nobody goes on here.
+    pub(super) replaced: bool,
+}
+
+impl Pending {
+    /// The entry with what is acknowledged now. A stream that nobody knows has nothing on its way.
+    pub(in crate::files) fn entry(&self, progress: &Progress) -> Entry {
+        let acknowledged = self.stream.as_ref().and_then(|key| progress.acknowledged(key));
+        Entry { position: acknowledged.unwrap_or(self.entry.position), ..self.entry.clone() }
+    }
+}
+
+impl Tailer {
+    pub(super) fn close(&mut self, id: &Id, now: u64) {
+        let Some(open) = self.files.remove(id) else { return };
+        if id.0 == Class::Business {
+            self.verdicts.forget(&id.1);
+        }
+        let pending = pending(&open);
+        if let Some(key) = &pending.stream {
+            self.progress.close(key);
+        }
+        self.remembered.insert(*id, (now, pending));
+        if self.remembered.len() > MAX_REMEMBERED {
+            let mut times: Vec<_> = self.remembered.values().map(|(time, _)| *time).collect();
+            times.sort_unstable();
+            let middle = times[times.len() / 2];
+            self.remembered.retain(|_, (time, _)| *time > middle);
+        }
+    }
+
+    pub(super) fn save(&mut self) {
+        self.unsaved = false;
+        self.last_save = unix_nano();
+        let mut entries: Vec<_> = self.files.values().map(|open| pending(open).entry(&self.progress)).collect();
+        let known = self.remembered.values().map(|(_, pending)| pending).filter(|pending| !pending.replaced);
+        entries.extend(known.map(|pending| pending.entry(&self.progress)));
+        self.checkpoint.write(entries);
+        self.readings.set_streams(self.files.values().map(|open| open.log.reading()).collect());
+    }
+}
+
+pub(super) fn pending(open: &Open) -> Pending {
+    let about = &open.log.about;
+    let Standing { birth, incarnation, position, head_len, head_digest } =
+        open.log.standing(open.log.unfinished_position());
+    let owner = open.users.first().and_then(|user| user.settled()).map(|settled| owner(&settled).to_owned());
+    let owner = owner.unwrap_or_default();
+    let entry = Entry {
+        ino: about.key.ino,
+        dev: about.key.dev,
+        class: about.class,
+        path: about.path.as_ref().to_owned(),
+        owner,
+        birth,
+        incarnation,
+        position,
+        head_len,
+        head_digest,
+    };
+    Pending { entry, stream: Some(Arc::clone(&open.log.stream().key)), replaced: false }
+}
