@@ -38,7 +38,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let programs = kernel.programs;
     let tap = Arc::new(Tap::default());
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, Arc::clone(&tap))?;
+    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, Arc::clone(&tap) as _)?;
     let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes));
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;

@@ -12,7 +12,10 @@ use std::{
 use tokio::sync::Notify;
 
 use super::filter::Matcher;
-use crate::record::{Batch, Line, Stream};
+use crate::{
+    pipeline::outlet::Watch,
+    record::{Batch, Line, Stream},
+};
 
 /// The default size of the history.
 pub const HISTORY_BYTES: usize = 4 << 20;
@@ -76,28 +79,6 @@ impl Tap {
         Self { history_limit, following: AtomicUsize::new(0), shared: Mutex::default() }
     }
 
-    /// Shows a batch. Costs a lock and a push while nobody follows.
-    pub fn observe(&self, batch: &Arc<Batch>) {
-        if self.history_limit == 0 && self.following.load(Relaxed) == 0 {
-            return;
-        }
-        let size = size(batch);
-        let mut shared = lock(&self.shared);
-        for follower in &shared.followers {
-            follower.offer(batch, size);
-        }
-        // A batch larger than the whole history would only push out everything else.
-        if size > self.history_limit {
-            return;
-        }
-        shared.history.push_back((size, Arc::clone(batch)));
-        shared.history_bytes += size;
-        while shared.history_bytes > self.history_limit {
-            let Some((oldest, _)) = shared.history.pop_front() else { break };
-            shared.history_bytes -= oldest;
-        }
-    }
-
     /// Clients that follow now.
     #[must_use]
     pub fn followers(&self) -> usize {
@@ -119,6 +100,30 @@ impl Tap {
         shared.followers.push(Arc::clone(&follower));
         self.following.store(shared.followers.len(), Relaxed);
         (history, Subscription { tap: Arc::clone(self), follower })
+    }
+}
+
+impl Watch for Tap {
+    /// Costs a lock and a push while nobody follows.
+    fn watch(&self, batch: &Arc<Batch>) {
+        if self.history_limit == 0 && self.following.load(Relaxed) == 0 {
+            return;
+        }
+        let size = size(batch);
+        let mut shared = lock(&self.shared);
+        for follower in &shared.followers {
+            follower.offer(batch, size);
+        }
+        // A batch larger than the whole history would only push out everything else.
+        if size > self.history_limit {
+            return;
+        }
+        shared.history.push_back((size, Arc::clone(batch)));
+        shared.history_bytes += size;
+        while shared.history_bytes > self.history_limit {
+            let Some((oldest, _)) = shared.history.pop_front() else { break };
+            shared.history_bytes -= oldest;
+        }
     }
 }
 
@@ -209,7 +214,7 @@ mod tests {
     fn the_history_is_bounded_and_keeps_the_newest() {
         let tap = Tap::new(100_000);
         for number in 0..1000 {
-            tap.observe(&batch("web", format!("{number:01000}")));
+            tap.watch(&batch("web", format!("{number:01000}")));
         }
         let history = tap.history(&everything());
         let bodies = bodies(&history);
@@ -217,7 +222,7 @@ mod tests {
         assert_eq!(bodies.last().expect("not empty"), &format!("{:01000}", 999));
         assert!(lock(&tap.shared).history_bytes <= 100_000);
         // One that does not fit at all pushes nothing out.
-        tap.observe(&batch("web", "x".repeat(200_000)));
+        tap.watch(&batch("web", "x".repeat(200_000)));
         assert_eq!(tap.history(&everything()).len(), history.len());
     }
 
@@ -226,7 +231,7 @@ mod tests {
         let tap = Arc::new(Tap::default());
         let pipeline = std::thread::spawn({
             let tap = Arc::clone(&tap);
-            move || (0..5000).for_each(|number| tap.observe(&batch("web", number.to_string())))
+            move || (0..5000).for_each(|number| tap.watch(&batch("web", number.to_string())))
         });
         while tap.history(&everything()).len() < 10 {
             std::thread::yield_now();
@@ -248,13 +253,13 @@ mod tests {
         let filter = Filter { pods: vec!["web".to_owned()], ..Filter::default() };
         let (_, slow) = tap.follow(Arc::new(Matcher::new(&filter).expect("a valid filter")));
         for _ in 0..100 {
-            tap.observe(&batch("web", "x".repeat(100_000)));
-            tap.observe(&batch("flood", "x".repeat(100_000)));
+            tap.watch(&batch("web", "x".repeat(100_000)));
+            tap.watch(&batch("flood", "x".repeat(100_000)));
         }
         let taken = slow.next().await;
         assert!((30..60).contains(&taken.batches.len()), "{}", taken.batches.len());
         assert_eq!(taken.batches.len() as u64 + taken.lost_lines, 100);
-        tap.observe(&batch("web", "again"));
+        tap.watch(&batch("web", "again"));
         let taken = slow.next().await;
         assert_eq!((bodies(&taken.batches), taken.lost_lines), (vec!["again".to_owned()], 0));
     }
@@ -264,7 +269,7 @@ mod tests {
         let tap = Arc::new(Tap::new(0));
         drop(tap.follow(everything()));
         let one = batch("web", "x");
-        tap.observe(&one);
+        tap.watch(&one);
         assert_eq!(Arc::strong_count(&one), 1);
         assert!(lock(&tap.shared).followers.is_empty());
     }

@@ -19,14 +19,19 @@ use sidestep_abi::{
     stdio::{InodeKey, STDERR, STDOUT},
 };
 
-use super::{container::Container, outlet::Outlet, readings::Readings, registry::Registry, stdio::StdioStream};
+use super::{
+    container::Container,
+    outlet::Outlet,
+    readings::{Readings, StreamReading},
+    registry::Registry,
+    stdio::StdioStream,
+};
 use crate::{
     clock::{self, Clock},
     config::Config,
     decode::Event,
     files::event::{FileEvent, FileEvents},
     load::{KernelMaps, Roots},
-    telemetry::snapshot::StreamReading,
 };
 
 /// Ready bytes of one stream above which its lines go out before the round is over.

@@ -23,7 +23,6 @@ use self::{engine::Engine, outlet::Outlet, readings::Readings, registry::Registr
 use crate::{
     attribute::{HostFiles, Identities},
     config::{Config, Part},
-    control::Tap,
     drain::{Drain, Stop, Wakeup},
     files::{self, Tailer},
     ledger::Ledger,
@@ -83,11 +82,16 @@ impl Pipeline {
     ///
     /// # Errors
     /// What keeps a stage from starting.
-    pub fn start(config: &Config, mut maps: KernelMaps, roots: Roots, tap: Arc<Tap>) -> Result<Self, PipelineError> {
+    pub fn start(
+        config: &Config,
+        mut maps: KernelMaps,
+        roots: Roots,
+        watch: Arc<dyn outlet::Watch>,
+    ) -> Result<Self, PipelineError> {
         let ledger = Arc::new(Ledger::default());
         let readings = Arc::new(Readings::default());
         let (settled, settlements) = mpsc::channel();
-        let outlet = Arc::new(Outlet::start(&config.sinks, settled, tap)?);
+        let outlet = Arc::new(Outlet::start(&config.sinks, settled, watch)?);
         let (file_events, events) = mpsc::sync_channel(FILE_QUEUE);
         let verdicts = maps.take_files().ok_or(PipelineError::MapTaken)?;
         let deliver_to = Arc::clone(&outlet);

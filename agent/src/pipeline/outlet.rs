@@ -1,12 +1,12 @@
-//! Where the stages hand their batches to: the sinks, and the tap of `sidestep logs`.
+//! Where the stages hand their batches to: the sinks, and whoever watches (`sidestep logs`).
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, PoisonError, RwLock, mpsc::Sender},
     time::Duration,
 };
 
 use crate::{
-    control::Tap,
     record::Batch,
     sinks::{Leftover, Settled, SinkError, SinkSettings, SinkStats, Sinks},
 };
@@ -17,7 +17,13 @@ pub struct Outlet {
     /// `None` once they are ended.
     sinks: RwLock<Option<Sinks>>,
     settled: Mutex<Option<Sender<Settled>>>,
-    tap: Arc<Tap>,
+    watch: Arc<dyn Watch>,
+}
+
+/// Sees every batch on its way to the sinks. It must not wait: every stage would wait with it.
+pub trait Watch: fmt::Debug + Send + Sync {
+    /// A batch passes.
+    fn watch(&self, batch: &Arc<Batch>);
 }
 
 impl Outlet {
@@ -25,14 +31,18 @@ impl Outlet {
     ///
     /// # Errors
     /// The first sink that can't be started.
-    pub fn start(settings: &[SinkSettings], settled: Sender<Settled>, tap: Arc<Tap>) -> Result<Self, SinkError> {
+    pub fn start(
+        settings: &[SinkSettings],
+        settled: Sender<Settled>,
+        watch: Arc<dyn Watch>,
+    ) -> Result<Self, SinkError> {
         let sinks = Sinks::start(settings, settled.clone())?;
-        Ok(Self { sinks: RwLock::new(Some(sinks)), settled: Mutex::new(Some(settled)), tap })
+        Ok(Self { sinks: RwLock::new(Some(sinks)), settled: Mutex::new(Some(settled)), watch })
     }
 
-    /// Gives a batch to the tap and to every sink that wants it; waits for a sink whose rule says so.
+    /// Gives a batch to whoever watches and to every sink that wants it; waits for a sink whose rule says so.
     pub fn deliver(&self, batch: &Arc<Batch>) {
-        self.tap.observe(batch);
+        self.watch.watch(batch);
         if let Some(sinks) = &*self.sinks.read().unwrap_or_else(PoisonError::into_inner) {
             sinks.deliver(batch);
         }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -10,8 +10,44 @@ use std::{
 
 use crate::{
     attribute::Statistics,
-    telemetry::snapshot::{RingReading, StreamReading},
+    record::{Class, Origin},
 };
+
+/// One stream.
+#[derive(Clone, Debug)]
+pub struct StreamReading {
+    /// Cgroup id of the account that it is booked on.
+    pub cgroup_id: u64,
+    /// [`crate::record::Stream::key`].
+    pub key: Arc<str>,
+    /// Its class.
+    pub class: Class,
+    /// Where its bytes are written to.
+    pub origin: Origin,
+    /// Bytes of the stream that the agent has seen, from its start.
+    pub position: u64,
+    /// Bytes of these that no sink has acknowledged yet.
+    pub pending: u64,
+}
+
+/// The ring buffer between kernel and agent.
+#[derive(Clone, Debug, Default)]
+pub struct RingReading {
+    /// Size in bytes.
+    pub capacity: u64,
+    /// Bytes that wait to be drained.
+    pub fill: u64,
+    /// How often the kernel woke the agent.
+    pub wakeups: u64,
+    /// Records drained.
+    pub records: u64,
+    /// Time from the end of the system call to the draining of the newest record.
+    pub lag: Duration,
+    /// Records that this version could not read.
+    pub unreadable: u64,
+    /// Announcements that the ring did not take, by event: what they were about is found by other ways, later.
+    pub lost_events: Vec<(&'static str, u64)>,
+}
 
 /// Counters of one writer and any reader.
 #[derive(Debug, Default)]

@@ -18,6 +18,7 @@ use crate::{
         },
         filter::Filter,
     },
+    pipeline::outlet::Watch as _,
     record::{Class, IoStream, Line, Origin, Resource, Stream},
     telemetry::testing,
 };
@@ -147,7 +148,7 @@ fn raw() -> LogsOptions {
 fn prints_the_history_in_each_form() {
     let agent = Served::start();
     let body = b"caf\xc3\xa9 \xff\x1b[31m\0 end\r";
-    agent.tap.observe(&batch("web-1", body));
+    agent.tap.watch(&batch("web-1", body));
     let out = agent.logs(&raw()).expect("an answer");
     assert_eq!(out, [&body[..], b"\n"].concat());
     let json = agent.logs(&LogsOptions { output: LogsOutput::Json, ..raw() }).expect("an answer");
@@ -169,9 +170,9 @@ fn prints_the_history_in_each_form() {
 fn filters_by_pod_since_and_grep() {
     let agent = Served::start();
     for (seconds, pod, body) in [(1, "web-1", "old error"), (2, "web-1", "new error"), (3, "api", "new error")] {
-        agent.tap.observe(&seen_at(seconds * 1_000_000_000, pod, body));
+        agent.tap.watch(&seen_at(seconds * 1_000_000_000, pod, body));
     }
-    agent.tap.observe(&seen_at(4_000_000_000, "web-2", "fine"));
+    agent.tap.watch(&seen_at(4_000_000_000, "web-2", "fine"));
     let since = std::time::UNIX_EPOCH + Duration::from_secs(2);
     let filter = Filter { pods: vec!["web-*".to_owned()], ..Filter::default() };
     let options = LogsOptions { since: Some(since), filter: filter.clone(), ..raw() };
@@ -200,7 +201,7 @@ impl Write for Pipe {
 #[test]
 fn follows_new_lines_until_the_agent_ends() {
     let mut agent = Served::start();
-    agent.tap.observe(&batch("web", "before"));
+    agent.tap.watch(&batch("web", "before"));
     let (sender, output) = channel();
     let socket = agent.socket();
     let client = thread::spawn(move || {
@@ -208,10 +209,10 @@ fn follows_new_lines_until_the_agent_ends() {
         logs(&socket, &options, Screen::default(), &mut Pipe(sender), &mut Vec::new())
     });
     until("nobody follows", || agent.tap.followers() == 1);
-    agent.tap.observe(&batch("web", "one"));
+    agent.tap.watch(&batch("web", "one"));
     // Each line comes out at once, although nothing follows it.
     assert_eq!(output.recv_timeout(DEADLINE).expect("a line"), b"one\n");
-    agent.tap.observe(&batch("web", "two"));
+    agent.tap.watch(&batch("web", "two"));
     assert_eq!(output.recv_timeout(DEADLINE).expect("a line"), b"two\n");
     agent.stop();
     let error = client.join().expect("no panic").expect_err("the agent has ended");
@@ -230,7 +231,7 @@ fn a_client_that_goes_away_is_noticed() {
     let (sender, output) = channel();
     drop(output);
     let options = LogsOptions { follow: true, since: Some(std::time::UNIX_EPOCH), ..raw() };
-    agent.tap.observe(&batch("web", "one"));
+    agent.tap.watch(&batch("web", "one"));
     // `sidestep logs -f | head` ends without an error.
     logs(&agent.socket(), &options, Screen::default(), &mut Pipe(sender), &mut Vec::new()).expect("a quiet end");
 }
@@ -244,7 +245,7 @@ fn a_client_that_does_not_read_never_blocks_and_learns_what_it_lost() {
     client.write_all(b"{\"version\":1,\"ask\":{\"logs\":{\"follow\":true,\"filter\":{}}}}\n").expect("a request");
     until("nobody follows", || agent.tap.followers() == 1);
     for _ in 0..LINES {
-        agent.tap.observe(&batch("web", "x".repeat(10_000)));
+        agent.tap.watch(&batch("web", "x".repeat(10_000)));
     }
     // Others are served while it sleeps.
     assert_eq!(fetch(&agent.socket()).expect("a status").containers.len(), 2);
