@@ -32,7 +32,7 @@ pub struct QueueSettings {
 
 impl Default for QueueSettings {
     fn default() -> Self {
-        Self { max_bytes: ByteSize::mib(16), max_batches: 8192, when_full: WhenFull::Block }
+        Self { max_bytes: ByteSize::mib(64), max_batches: 8192, when_full: WhenFull::Block }
     }
 }
 
