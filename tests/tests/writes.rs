@@ -2,7 +2,11 @@
 
 use anyhow::ensure;
 use serde_json::json;
-use sidestep_tests::{Agent, DEADLINE, Expected, end_to_end, python::run, wait_until};
+use sidestep_tests::{
+    Agent, DEADLINE, Expected, end_to_end,
+    python::{run, start, wait_done},
+    wait_until,
+};
 
 /// Runs a program and compares what the agent delivered of its stdout with what the runtime received.
 fn stdout_is_exact(program: &str, expected_stdout: &[u8]) {
@@ -153,7 +157,7 @@ fn pwritev2_appends() {
     });
 }
 
-/// `io_uring_setup(2)` and one `IORING_OP_WRITE` after the other, with nothing but ctypes.
+/// `io_uring_setup(2)` and one `IORING_OP_WRITE` or `IORING_OP_OPENAT` after the other, with nothing but ctypes.
 const URING: &str = "
 import ctypes, mmap, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -165,18 +169,24 @@ def uring():
     sq, cq = struct.unpack_from('10I', params, 40), struct.unpack_from('10I', params, 80)
     queue = mmap.mmap(ring, max(sq[6] + entries * 4, cq[5] + completions * 16), offset=0)
     slots = mmap.mmap(ring, entries * 64, offset=0x10000000)
-    def write(fd, data, offset):
-        buffer = ctypes.create_string_buffer(data, len(data))
+    def submit(opcode, fd, data, length, offset, flags=0):
+        buffer = ctypes.create_string_buffer(data)
         tail = struct.unpack_from('I', queue, sq[1])[0]
         index = tail & struct.unpack_from('I', queue, sq[2])[0]
-        slot = struct.pack('=BBHiQQI', 23, 0, 0, fd, offset & (2**64 - 1), ctypes.addressof(buffer), len(data))
+        address = ctypes.addressof(buffer)
+        slot = struct.pack('=BBHiQQII', opcode, 0, 0, fd, offset & (2**64 - 1), address, length, flags)
         slots[index * 64:index * 64 + 64] = slot.ljust(64, b'\\0')
         struct.pack_into('I', queue, sq[6] + index * 4, index)
         struct.pack_into('I', queue, sq[1], tail + 1)
         if libc.syscall(426, ring, 1, 1, 1, None, 0) != 1: raise OSError(ctypes.get_errno(), 'io_uring_enter')
         struct.pack_into('I', queue, cq[0], tail + 1)
-    return write
-write = uring()
+        result = struct.unpack_from('i', queue, cq[5] + (tail & struct.unpack_from('I', queue, cq[2])[0]) * 16 + 8)[0]
+        if result < 0: raise OSError(-result, 'io_uring')
+        return result
+    return submit
+submit = uring()
+def write(fd, data, offset): submit(23, fd, data, len(data), offset)
+def open_old(path): return submit(18, -100, path, 0, 0, os.O_WRONLY)
 ";
 
 #[test]
@@ -209,6 +219,27 @@ for n in range(100):
         expected.stderr(&container, "done\n");
         let text: String = (0..100).map(|n| format!("by the ring {n}\n")).collect();
         expected.file(&container, "/var/log/ring.log", &text);
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
+fn what_a_file_held_before_the_agent_is_not_read_when_the_ring_opens_it() {
+    let program = "
+with open('/var/log/old.log', 'w') as old: old.write('of yesterday\\n' * 10)
+os.write(2, b'waits\\n')
+sys.stdin.readline()
+fd = open_old(b'/var/log/old.log')
+write(fd, b'of today\\n', 130)
+";
+    end_to_end(|bed| {
+        let mut container = start(bed, &format!("{URING}{program}"))?;
+        wait_until("the old file", DEADLINE, || Ok((container.stderr() == b"waits\n").then_some(())))?;
+        let agent = bed.agent()?;
+        container.release();
+        wait_done(&container)?;
+        let mut expected = Expected::new();
+        expected.stderr(&container, "done\n").file(&container, "/var/log/old.log", "of today\n");
         expected.verify(agent, &[&container])
     });
 }

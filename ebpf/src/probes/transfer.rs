@@ -36,8 +36,10 @@ pub(super) fn arrived(governed: &Governed, file: &File, target: u64, bytes: u64)
     } else if file.is_regular() {
         let key = file.key();
         if FILES.get_ptr(&key).is_none() {
-            let description = file.description();
-            announce(governed, file, description.dentry, &key, target, description.position);
+            // The call may have named a place of its own, so the position of the description says nothing. A log grows
+            // at its end: what was there before these bytes is old.
+            let begin = file.size().saturating_sub(bytes);
+            announce(governed, file, file.description().dentry, &key, target, begin);
         }
     }
 }

@@ -76,8 +76,13 @@ impl Tailer {
                 log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
             }
         }
-        log.look(now);
         let ended = candidate.ended;
+        if ended {
+            // Nobody will look again.
+            log.look_finally(now);
+        } else {
+            log.look(now);
+        }
         let open = self.enter(id, log, vec![candidate.container], now, ended);
         open.announced = candidate.renamed;
     }
