@@ -144,6 +144,10 @@ fn load_once(point: &str, load: impl FnOnce() -> Result<(), ProgramError>) -> Re
     tracing::debug!(point, milliseconds = started.elapsed().as_millis() as u64, "the kernel has verified a program");
     match result {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+        // Refused without a look at the program.
+        Err(ProgramError::LoadError { io_error, verifier_log }) if verifier_log.to_string().trim().is_empty() => {
+            Err(format!("the kernel does not load it: {io_error}"))
+        }
         Err(error) => Err(text(error)),
     }
 }
@@ -153,7 +157,11 @@ fn text(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let cause_text = cause.to_string();
+        // Some errors print their cause themselves.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
     match text.char_indices().rev().nth(2000) {
