@@ -74,7 +74,11 @@ fn has_lists() -> bool {
     lists.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
 }
 
-fn update() -> Result<()> {
+/// Fetches the package lists.
+///
+/// # Errors
+/// There is no apt-get, it can't be used, or the mirror can't be reached.
+pub(super) fn update() -> Result<()> {
     apt(&["-qq", "update"]).context("fetch the package lists by hand: sudo apt-get update")
 }
 

@@ -59,14 +59,20 @@ pub(super) fn find() -> Option<EbpfRustc> {
 /// # Errors
 /// Neither way works; says in one line what to do.
 pub(super) fn install() -> Result<EbpfRustc> {
-    if DEBIAN.into_iter().all(apt::is_available) {
+    // Lists of packages that have grown old don't have the compiler, or one that is too old: then they are fetched anew.
+    for fresh in [false, true] {
+        if fresh && let Err(error) = apt::update() {
+            ui::warn(format!("{error:#}"));
+            break;
+        }
+        if !DEBIAN.into_iter().all(apt::is_available) {
+            continue;
+        }
         match apt::install(&DEBIAN) {
-            Ok(()) => {
-                if let Some(rustc) = find() {
-                    return Ok(rustc);
-                }
-                ui::warn(format!("Debian's {} is too old, a nightly is tried next", DEBIAN[0]));
-            }
+            Ok(()) => match find() {
+                Some(rustc) => return Ok(rustc),
+                None => ui::warn(format!("Debian's {} is too old", DEBIAN[0])),
+            },
             Err(error) => ui::warn(format!("{error:#}")),
         }
     }
