@@ -60,7 +60,8 @@ pub(super) fn find() -> Option<EbpfRustc> {
 /// Neither way works; says in one line what to do.
 pub(super) fn install() -> Result<EbpfRustc> {
     // Lists of packages that have grown old don't have the compiler, or one that is too old: then they are fetched anew.
-    for fresh in [false, true] {
+    let attempts: &[bool] = if apt::as_root().is_ok() { &[false, true] } else { &[] };
+    for &fresh in attempts {
         if fresh && let Err(error) = apt::update() {
             ui::warn(format!("{error:#}"));
             break;
