@@ -37,6 +37,8 @@ pub enum Reason {
     RingFull,
     /// The writer's memory could not be read.
     Fault,
+    /// The bytes have a place in the stream and never came, and nothing says why.
+    Unknown,
     /// Written by a call that shows no bytes (`splice`, `sendfile`, `vmsplice`, `tee`, io_uring) into a pipe.
     Unreadable,
     /// One write larger than a record may be.
@@ -74,10 +76,11 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Quota,
         Self::RingFull,
         Self::Fault,
+        Self::Unknown,
         Self::Unreadable,
         Self::Oversize,
         Self::Truncated,
@@ -95,6 +98,7 @@ impl Reason {
             Self::Quota => "quota",
             Self::RingFull => "ring_full",
             Self::Fault => "fault",
+            Self::Unknown => "unknown",
             Self::Unreadable => "unreadable",
             Self::Oversize => "oversize",
             Self::Truncated => "truncated",

@@ -18,6 +18,14 @@ pub struct FileEvents {
     pub events: Vec<FileEvent>,
 }
 
+impl FileEvents {
+    /// Bytes that they hold, as far as a file's writer decides on it.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.bytes.len() + self.events.len() * size_of::<FileEvent>()
+    }
+}
+
 /// One event of a file or of a container.
 #[derive(Debug)]
 pub enum FileEvent {
@@ -37,6 +45,11 @@ pub enum FileEvent {
         position: u64,
         /// Whose file it is.
         container: Arc<Container>,
+    },
+    /// A file was announced, and nothing is known of the announcement any more.
+    Forgotten {
+        /// Device and inode number.
+        key: InodeKey,
     },
     /// Bytes written to a log file, or to one that is not judged yet.
     Data {

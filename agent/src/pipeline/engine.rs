@@ -36,8 +36,10 @@ use crate::{
 
 /// Ready bytes of one stream above which its lines go out before the round is over.
 const FULL_BATCH: usize = 1024 * 1024;
-/// Bytes of file data that wait for the file thread; above it the file itself holds them.
-const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
+/// What may wait to be handed to the file thread, in bytes; above it the files themselves hold the data.
+const MAX_UNSENT: usize = 8 * 1024 * 1024;
+/// Files that could not be announced to the file thread; above it they are found when their container ends.
+const MAX_FORGOTTEN: usize = 65_536;
 /// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -53,6 +55,8 @@ pub struct Engine {
     readings: Arc<Readings>,
     files: SyncSender<FileEvents>,
     file_events: FileEvents,
+    /// Files whose announcement did not fit: their verdicts are forgotten, so that they are announced again.
+    forgotten: HashSet<InodeKey>,
     streams: HashMap<InodeKey, StdioStream, FxBuildHasher>,
     /// Streams with something new in this round.
     dirty: Vec<InodeKey>,
@@ -90,6 +94,7 @@ impl Engine {
             readings,
             files,
             file_events: FileEvents::default(),
+            forgotten: HashSet::new(),
             streams: HashMap::default(),
             dirty: Vec::new(),
             of_container: HashMap::new(),
@@ -125,21 +130,22 @@ impl Engine {
     }
 
     fn stdio(&mut self, event: &LogEvent, bytes: &[u8]) {
-        if event.header.flags & FLAG_TERMINAL != 0 && !self.terminals {
-            return;
-        }
+        let unwanted = event.header.flags & FLAG_TERMINAL != 0 && !self.terminals;
         let key = InodeKey { ino: event.ino, dev: event.dev, _pad: 0 };
         let cgroup = event.header.cgroup;
-        let known = self.streams.get_mut(&key).filter(|stream| stream.container.cgroup == cgroup);
+        let known = self.streams.get_mut(&key).filter(|stream| stream.cgroup == cgroup);
         let stream = match known {
             Some(stream) => stream,
             None => {
                 let container = self.registry.container(cgroup);
-                self.open_stream(key, &container, event.iostream);
+                self.open_stream(key, &container, cgroup, event.iostream);
                 let Some(stream) = self.streams.get_mut(&key) else { return };
                 stream
             }
         };
+        if unwanted {
+            return stream.pass_over(event.position, bytes.len() as u64);
+        }
         stream.take(event.position, self.clock.unix_nano(event.header.time), bytes);
         if !std::mem::replace(&mut stream.dirty, true) {
             self.dirty.push(key);
@@ -157,20 +163,33 @@ impl Engine {
         }
     }
 
-    fn open_stream(&mut self, key: InodeKey, container: &Arc<Container>, iostream: u32) {
-        let stream = StdioStream::new(key, Arc::clone(container), iostream, self.epoch);
-        if let Some(before) = self.streams.insert(key, stream)
-            && before.container.cgroup == container.cgroup
-        {
-            // The same stream under the same container: keep what it has.
-            self.streams.insert(key, before);
-            return;
+    /// Enters a stream that the kernel has registered for `cgroup`, which is the container's own or below that.
+    fn open_stream(&mut self, key: InodeKey, container: &Arc<Container>, cgroup: u64, iostream: u32) {
+        if let Some(before) = self.streams.get_mut(&key) {
+            if before.container.cgroup == container.cgroup {
+                // The same stream under the same container: it keeps what it has.
+                before.cgroup = cgroup;
+                return;
+            }
+            // Its number is used again: what the one before holds is all there will be of it.
+            let owner = Arc::clone(&before.container);
+            self.registry.settle_now(&owner, Instant::now());
+            if let Some(mut before) = self.streams.remove(&key) {
+                before.finish(None);
+                if let Some(batch) = before.take_batch() {
+                    self.outlet.deliver(&Arc::new(batch));
+                }
+            }
+            if let Some(keys) = self.of_container.get_mut(&owner.cgroup) {
+                keys.retain(|other| *other != key);
+            }
         }
+        self.streams.insert(key, StdioStream::new(key, Arc::clone(container), cgroup, iostream, self.epoch));
         self.of_container.entry(container.cgroup).or_default().push(key);
     }
 
     fn file_data(&mut self, event: &LogEvent, bytes: &[u8]) {
-        if self.file_events.bytes.len() + bytes.len() > MAX_FILE_BYTES {
+        if self.file_events.weight() + bytes.len() > MAX_UNSENT {
             return;
         }
         let container = self.registry.container(event.header.cgroup);
@@ -189,9 +208,16 @@ impl Engine {
     }
 
     fn file_seen(&mut self, seen: &FileSeen, path: Option<Arc<str>>) {
+        let key = InodeKey { ino: seen.ino, dev: seen.dev, _pad: 0 };
+        if self.file_events.weight() > MAX_UNSENT {
+            if self.forgotten.len() < MAX_FORGOTTEN {
+                self.forgotten.insert(key);
+            }
+            return;
+        }
         let container = self.registry.container(seen.header.cgroup);
         self.file_events.events.push(FileEvent::Seen {
-            key: InodeKey { ino: seen.ino, dev: seen.dev, _pad: 0 },
+            key,
             announced: seen.header.time,
             path,
             tgid: seen.header.tgid,
@@ -207,7 +233,7 @@ impl Engine {
         for (key, iostream) in event.stdio.into_iter().zip([STDOUT, STDERR]) {
             let again = iostream == STDERR && key == event.stdio[0];
             if key.ino != 0 && !again {
-                self.open_stream(key, &container, iostream);
+                self.open_stream(key, &container, event.header.cgroup, iostream);
             }
         }
     }
@@ -239,8 +265,9 @@ impl Engine {
             self.registry.settle_now(container, Instant::now());
         }
         for key in keys {
-            let kernel = self.maps.stdio(&key).filter(|kernel| kernel.cgroup == container.cgroup);
+            let mut kernel = self.maps.stdio(&key);
             if let Some(stream) = self.streams.get_mut(&key) {
+                kernel = kernel.filter(|kernel| kernel.cgroup == stream.cgroup);
                 stream.finish(kernel.as_ref());
                 if let Some(batch) = stream.take_batch() {
                     self.outlet.deliver(&Arc::new(batch));
@@ -266,8 +293,8 @@ impl Engine {
         }
         let registered: Vec<_> = self.maps.all_stdio().collect();
         for (key, stdio) in registered {
-            if let Some(container) = self.registry.own(stdio.cgroup) {
-                self.open_stream(key, &container, stdio.iostream);
+            if let Some(container) = self.registry.owner(stdio.cgroup) {
+                self.open_stream(key, &container, stdio.cgroup, stdio.iostream);
             }
         }
     }
@@ -359,7 +386,7 @@ impl Engine {
         if lost != self.lost {
             self.lost = lost;
             self.scan();
-        } else if self.vanished.is_empty() {
+        } else if self.vanished.is_empty() && !self.registry.has_nameless() {
             return;
         }
         // What is gone since the last look and still known has its last bytes, and its end, in the ring perhaps.
@@ -370,6 +397,9 @@ impl Engine {
     }
 
     fn send_files(&mut self) {
+        if self.file_events.weight() < MAX_UNSENT / 2 {
+            self.file_events.events.extend(self.forgotten.drain().map(|key| FileEvent::Forgotten { key }));
+        }
         if self.file_events.events.is_empty() {
             return;
         }

@@ -95,6 +95,14 @@ impl Registry {
 
     /// A cgroup was made.
     pub fn made(&mut self, cgroup: u64, path: Arc<str>) {
+        if let Some(known) = self.cgroups.get_mut(&cgroup) {
+            // Found by a look at the hierarchy, while this was on its way. Ids are never used again.
+            if known.path.is_empty() {
+                known.path = Arc::clone(&path);
+                self.by_path.insert(path, cgroup);
+            }
+            return;
+        }
         // What a container makes below its own cgroup is part of it.
         let owner = attribute::cgroup::parse(&path).container;
         let container = match self.by_path.get(owner).filter(|_| owner != &*path) {
@@ -130,11 +138,16 @@ impl Registry {
         container
     }
 
+    /// The container that a cgroup belongs to, when it is known.
+    #[must_use]
+    pub fn owner(&self, cgroup: u64) -> Option<Arc<Container>> {
+        Some(Arc::clone(&self.cgroups.get(&cgroup)?.container))
+    }
+
     /// The container whose own cgroup this is, when it is known.
     #[must_use]
     pub fn own(&self, cgroup: u64) -> Option<Arc<Container>> {
-        let entry = self.cgroups.get(&cgroup)?;
-        (entry.container.cgroup == cgroup).then(|| Arc::clone(&entry.container))
+        self.owner(cgroup).filter(|container| container.cgroup == cgroup)
     }
 
     /// A cgroup is gone.
@@ -150,11 +163,17 @@ impl Registry {
         }
     }
 
+    /// Whether there are cgroups that were heard of only after they were gone.
+    #[must_use]
+    pub fn has_nameless(&self) -> bool {
+        self.cgroups.values().any(|cgroup| cgroup.path.is_empty())
+    }
+
     /// Known cgroups that exist no more.
     #[must_use]
     pub fn vanished(&self) -> HashSet<u64> {
-        let exists = |path: &str| self.mount.join(path.trim_start_matches('/')).exists();
-        let gone = self.cgroups.iter().filter(|(_, cgroup)| !cgroup.path.is_empty() && !exists(&cgroup.path));
+        let exists = |path: &str| !path.is_empty() && self.mount.join(path.trim_start_matches('/')).exists();
+        let gone = self.cgroups.iter().filter(|(_, cgroup)| !exists(&cgroup.path));
         gone.map(|(id, _)| *id).collect()
     }
 

@@ -34,9 +34,13 @@ pub struct StdioStream {
     pub key: InodeKey,
     /// Whose stream it is.
     pub container: Arc<Container>,
+    /// The cgroup that the kernel has registered it for: the container's own, or one below that.
+    pub cgroup: u64,
     /// Whether it has something new in this round of draining.
     pub dirty: bool,
     iostream: IoStream,
+    /// Not wanted (a terminal, where the configuration leaves these out): nothing of it is in any account.
+    unwanted: bool,
     /// Tells streams of one agent's life from those of the next, where the kernel counts from 0 again.
     epoch: u64,
     /// Position of the next byte that goes to the assembler.
@@ -64,10 +68,12 @@ struct Piece {
 impl StdioStream {
     /// A stream of which nothing was seen yet.
     #[must_use]
-    pub fn new(key: InodeKey, container: Arc<Container>, iostream: u32, epoch: u64) -> Self {
+    pub fn new(key: InodeKey, container: Arc<Container>, cgroup: u64, iostream: u32, epoch: u64) -> Self {
         Self {
             key,
             container,
+            cgroup,
+            unwanted: false,
             dirty: false,
             iostream: if iostream == STDERR { IoStream::Stderr } else { IoStream::Stdout },
             epoch,
@@ -83,12 +89,25 @@ impl StdioStream {
 
     /// Takes one piece.
     pub fn take(&mut self, position: u64, time_unix_nano: u64, bytes: &[u8]) {
+        if std::mem::take(&mut self.unwanted) {
+            self.next = self.next.max(position);
+        }
         if position == self.next && self.waiting.is_empty() && self.ensure_open() {
             self.accept(time_unix_nano, bytes);
         } else if position >= self.next {
             self.waiting_bytes += bytes.len();
             self.waiting.insert(position, Piece { time_unix_nano, bytes: bytes.to_vec() });
         }
+    }
+
+    /// Passes over a piece that is not wanted, and takes what comes before the next wanted one for unwanted too.
+    pub fn pass_over(&mut self, position: u64, len: u64) {
+        if !self.unwanted {
+            // What came while it was wanted comes out.
+            self.finish(None);
+            self.unwanted = true;
+        }
+        self.next = self.next.max(position.saturating_add(len));
     }
 
     /// Whether pieces wait, so that [`StdioStream::settle`] has something to do.
@@ -127,7 +146,7 @@ impl StdioStream {
 
     /// Books what the kernel counted as lost behind the last piece, while nothing comes that would show the hole.
     pub fn reconcile(&mut self, now: Instant, kernel: &Stdio) {
-        if !self.waiting.is_empty() || kernel.written <= self.next || !self.ensure_open() {
+        if self.unwanted || !self.waiting.is_empty() || kernel.written <= self.next || !self.ensure_open() {
             self.behind = None;
             return;
         }
@@ -147,7 +166,7 @@ impl StdioStream {
     /// The end of the container: everything that waits comes out, and what the kernel counted and never handed over
     /// is booked.
     pub fn finish(&mut self, kernel: Option<&Stdio>) {
-        if !self.ensure_open() {
+        if self.unwanted || !self.ensure_open() {
             return;
         }
         self.take_waiting();
@@ -258,7 +277,7 @@ impl StdioStream {
             }
         }
         if left > 0 {
-            account.drop_bytes(Stage::Capture, Reason::Fault, left);
+            account.drop_bytes(Stage::Capture, Reason::Unknown, left);
         }
         open.assembler.gap(self.next, missing);
         self.next += missing;

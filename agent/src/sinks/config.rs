@@ -22,7 +22,7 @@ pub enum SinkSettings {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueueSettings {
-    /// The most bytes of lines that wait for the sink; default 16 MiB. One batch is taken however large it is.
+    /// The most bytes of lines that wait for the sink; default 64 MiB. One batch is taken however large it is.
     pub max_bytes: ByteSize,
     /// The most batches that wait for the sink; default 8192.
     pub max_batches: usize,

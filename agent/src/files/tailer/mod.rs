@@ -214,6 +214,7 @@ impl Tailer {
                     let bytes = round.bytes.get(bytes.clone()).unwrap_or_default();
                     self.data(key, &record, bytes, *time_unix_nano, container, now);
                 }
+                FileEvent::Forgotten { key } => self.verdicts.forget(key),
                 FileEvent::Resume { container, pids } => self.resume(container, pids),
                 FileEvent::RulesChanged => self.rules_changed(now),
                 FileEvent::Ended { container } => self.ended(container),
