@@ -10,14 +10,14 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
         mpsc::Receiver,
     },
     time::{Duration, Instant},
 };
 
 use aya::maps::{Array, MapData, RingBuf};
-use rustix::event::epoll;
+use rustix::{event::epoll, mm};
 use sidestep_abi::kernel::{READER_BUSY, READER_IDLE, READER_NAPPING};
 
 use crate::{
@@ -66,6 +66,8 @@ pub struct Drain {
     pub wakeup: Wakeup,
     /// The stages behind the ring.
     pub engine: Engine,
+    /// How full the ring is.
+    pub fill: Fill,
     /// Where to count.
     pub readings: Arc<Readings>,
     /// Asked after each round.
@@ -104,6 +106,7 @@ impl Drain {
 
     /// Takes records until the ring is empty or the round is full; returns the bytes taken.
     fn round(&mut self) -> usize {
+        self.readings.ring_fill.store(self.fill.bytes(), Relaxed);
         let mut bytes = 0;
         let mut records = 0;
         let mut newest = None;
@@ -126,7 +129,6 @@ impl Drain {
             }
         }
         self.readings.records.fetch_add(records, Relaxed);
-        self.readings.ring_fill.store(if bytes > ROUND_BYTES { bytes as u64 } else { 0 }, Relaxed);
         if let Some(newest) = newest {
             self.readings.lag_nano.store(clock::monotonic_nano().saturating_sub(newest), Relaxed);
         }
@@ -155,6 +157,52 @@ impl Drain {
                 tracing::warn!(%error, "waiting for the ring failed");
                 std::thread::sleep(limit);
             }
+        }
+    }
+}
+
+/// How many bytes wait in the ring. Its first page holds the consumer's position, its second the producer's:
+/// `kernel/bpf/ringbuf.c`.
+#[derive(Debug)]
+pub struct Fill {
+    pages: *const u8,
+    page_size: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and is only read, whatever thread that happens on.
+unsafe impl Send for Fill {}
+
+impl Fill {
+    /// Of a ring.
+    ///
+    /// # Errors
+    /// When the ring can't be mapped.
+    pub fn new(ring: &RingBuf<MapData>) -> io::Result<Self> {
+        let page_size = rustix::param::page_size();
+        // SAFETY: a new mapping at an address of the kernel's choice; both pages are part of every ring.
+        let pages = unsafe {
+            mm::mmap(std::ptr::null_mut(), 2 * page_size, mm::ProtFlags::READ, mm::MapFlags::SHARED, ring, 0)?
+        };
+        Ok(Self { pages: pages.cast(), page_size })
+    }
+
+    fn bytes(&self) -> u64 {
+        let position = |page: usize| {
+            // SAFETY: inside the mapping, which lives as long as this value; a page is aligned, and the kernel writes
+            // whole words.
+            unsafe { AtomicU64::from_ptr(self.pages.add(page * self.page_size).cast_mut().cast()) }.load(Relaxed)
+        };
+        let consumer = position(0);
+        position(1).saturating_sub(consumer)
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, which nothing else refers to.
+        let result = unsafe { mm::munmap(self.pages.cast_mut().cast(), 2 * self.page_size) };
+        if let Err(error) = result {
+            tracing::debug!(%error, "unmapping the ring's positions failed");
         }
     }
 }

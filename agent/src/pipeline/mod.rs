@@ -23,7 +23,7 @@ use self::{engine::Engine, outlet::Outlet, readings::Readings, registry::Registr
 use crate::{
     attribute::{HostFiles, Identities},
     config::{Config, Part},
-    drain::{Drain, Stop, Wakeup},
+    drain::{Drain, Fill, Stop, Wakeup},
     files::{self, Tailer},
     ledger::Ledger,
     load::{KernelMaps, Roots},
@@ -126,6 +126,7 @@ impl Pipeline {
         let stop = Arc::new(Stop::default());
         let drain = Drain {
             wakeup: Wakeup::new(&ring)?,
+            fill: Fill::new(&ring)?,
             ring,
             reader,
             engine,

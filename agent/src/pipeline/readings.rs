@@ -54,7 +54,7 @@ pub struct RingReading {
 pub struct Readings {
     /// Bytes of the ring.
     pub ring_capacity: AtomicU64,
-    /// Bytes that waited in the ring at the last look.
+    /// Bytes that waited in the ring when it was last looked into.
     pub ring_fill: AtomicU64,
     /// How often the kernel woke the reader.
     pub wakeups: AtomicU64,

@@ -1,11 +1,13 @@
 //! One open log file: what the ring brings of it, what is read from it, and the stream that both become.
 
 mod read;
+mod times;
 
 use std::{fs::File, os::unix::fs::MetadataExt, sync::Arc};
 
 use sidestep_abi::stdio::InodeKey;
 
+use self::times::Times;
 use super::{
     head::Head,
     open::{Whereabouts, birth},
@@ -76,6 +78,7 @@ pub(super) struct LogFile {
     birth: u64,
     incarnation: u64,
     place: Place,
+    times: Times,
     head: Head,
     head_changed: u64,
     head_changes: u32,
@@ -114,6 +117,7 @@ impl LogFile {
             birth,
             incarnation,
             place,
+            times: Times::default(),
             head_changed: 0,
             head_changes: 0,
             sighted: None,
@@ -178,7 +182,10 @@ impl LogFile {
         match action {
             Action::Take => self.push(record.position, bytes, time_unix_nano),
             Action::Read if self.file.is_none() => self.take_blindly(record, bytes, time_unix_nano),
-            Action::Read => self.readings.count_gap(),
+            Action::Read => {
+                self.times.note(record.end(), time_unix_nano);
+                self.readings.count_gap();
+            }
             Action::Look => self.look(time_unix_nano),
             Action::Skip | Action::Suspect | Action::Restarted => {}
         }
@@ -303,6 +310,7 @@ impl LogFile {
         self.assembler = Assembler::new(&self.about.lines);
         self.head = Head::default();
         self.place.restart();
+        self.times.clear();
     }
 }
 

@@ -100,13 +100,26 @@ impl LogFile {
             }
             self.readings.count_read(self.about.class, written as u64);
             self.place.advance(from + written as u64);
-            self.push(from, &buffer[..written], now_unix_nano);
+            self.push_read(from, &buffer[..written], now_unix_nano);
             taken += written;
             if written < read && from + read as u64 >= self.place.wanted() {
                 self.place.unwant();
             }
         }
         taken
+    }
+
+    /// Takes bytes that were read, each with the time of its record where there was one.
+    fn push_read(&mut self, from: u64, mut bytes: &[u8], now_unix_nano: u64) {
+        let mut position = from;
+        while !bytes.is_empty() {
+            let (end, time) = self.times.at(position).unwrap_or((u64::MAX, now_unix_nano));
+            let len = usize::try_from(end - position).unwrap_or(usize::MAX).min(bytes.len());
+            let (part, rest) = bytes.split_at(len);
+            self.push(position, part, time);
+            position += len as u64;
+            bytes = rest;
+        }
     }
 
     pub(super) fn has_restarted(&mut self, now_unix_nano: u64) -> bool {

@@ -104,6 +104,21 @@ fn lost_records_are_read_back() {
 }
 
 #[test]
+fn what_is_read_back_has_the_time_of_its_record() {
+    let mut bench = Bench::new(true);
+    bench.write_seen(b"one\n");
+    let first = bench.now;
+    bench.write(b"two\n");
+    bench.now += 1_000;
+    bench.write_seen(b"three\n");
+    let third = bench.now;
+    bench.poll();
+    let times: Vec<_> =
+        bench.out.iter().flat_map(|batch| &batch.lines).map(|line| line.observed_time_unix_nano).collect();
+    assert_eq!(times, [first, third, third], "the second has no record of its own");
+}
+
+#[test]
 fn a_renamed_and_a_deleted_file_are_read_to_their_end() {
     let mut bench = Bench::new(true);
     bench.write_seen(b"one\n");
