@@ -12,6 +12,7 @@ pub mod engine;
 pub mod expect;
 pub mod http;
 pub mod java;
+pub mod kernel;
 pub mod ledger;
 pub mod mounts;
 pub mod python;

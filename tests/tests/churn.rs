@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sidestep_tests::{Agent, DEADLINE, Expected, agent::binary, cgroup, end_to_end, wait_until};
+use sidestep_tests::{Agent, DEADLINE, Expected, agent::binary, cgroup, end_to_end, kernel::Entries, wait_until};
 
 /// Containers that are started and end.
 const CONTAINERS: usize = 10_000;
@@ -22,11 +22,12 @@ fn id(number: usize) -> String {
     format!("{number:064x}")
 }
 
-/// What a runtime does, without the runtime: a cgroup, a pipe, a process whose first program is executed in the cgroup;
-/// when it has ended, the cgroup goes.
-fn live_and_die(root: &Path, number: usize) -> Result<()> {
-    let directory = root.join(id(number));
-    fs::create_dir(&directory).with_context(|| format!("creating {}", directory.display()))?;
+/// What a runtime does, without the runtime: a cgroup, a pipe, a process whose first program is executed in the cgroup,
+/// or in the one called `below` under it; when it has ended, the cgroup goes.
+fn live_and_die(root: &Path, number: usize, below: &str) -> Result<()> {
+    let own = root.join(id(number));
+    let directory = own.join(below);
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let output = Command::new("sh")
         .args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec busybox echo container \"$1\""])
         .arg(&directory)
@@ -34,7 +35,11 @@ fn live_and_die(root: &Path, number: usize) -> Result<()> {
         .stderr(Stdio::inherit())
         .output()?;
     ensure!(output.stdout == format!("container {number}\n").as_bytes(), "container {number} wrote {output:?}");
-    wait_until("an empty cgroup", DEADLINE, || Ok(fs::remove_dir(&directory).is_ok().then_some(())))
+    wait_until("an empty cgroup", DEADLINE, || Ok(fs::remove_dir(&directory).is_ok().then_some(())))?;
+    if !below.is_empty() {
+        fs::remove_dir(&own)?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -47,7 +52,7 @@ fn ten_thousand_containers_started_and_gone() {
                 .map(|first| {
                     let root = &root;
                     scope.spawn(move || {
-                        (first..CONTAINERS).step_by(STARTERS).try_for_each(|number| live_and_die(root, number))
+                        (first..CONTAINERS).step_by(STARTERS).try_for_each(|number| live_and_die(root, number, ""))
                     })
                 })
                 .collect();
@@ -64,11 +69,36 @@ fn ten_thousand_containers_started_and_gone() {
         expected.wait_delivered(&agent)?;
         let metrics = agent.metrics()?;
         ensure!(metrics.sum("sidestep_log_dropped_bytes_total") == 0.0);
+        // The last one's.
+        wait_until("maps without the containers that ended", DEADLINE, || {
+            let entries = Entries::of(&agent)?;
+            Ok((entries.containers <= 2 && entries.stdio <= 2).then_some(()))
+        })
+        .with_context(|| format!("{:?}", Entries::of(&agent)))?;
         // 512 that ended linger, so that those that live have series of their own.
         ensure!(metrics.sum("sidestep_log_containers") <= 520.0, "{}", metrics.sum("sidestep_log_containers"));
         let memory = metrics.sum("process_resident_memory_bytes");
         ensure!(memory < 256e6, "the agent has {memory} bytes");
         expected.verify(agent, &[&last])
+    });
+}
+
+#[test]
+fn a_container_that_lives_in_a_cgroup_below_its_own() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let root = cgroup::unified()?.join(bed.cgroup_root().trim_start_matches('/'));
+        let mut expected = Expected::new();
+        for number in 0..20 {
+            live_and_die(&root, number, "container")?;
+            expected.add_stream(&id(number), "stdout", "pod", format!("container {number}\n").as_bytes());
+        }
+        expected.wait_delivered(&agent)?;
+        wait_until("maps without the containers that ended", DEADLINE, || {
+            Ok((Entries::of(&agent)? == Entries { containers: 0, stdio: 0 }).then_some(()))
+        })
+        .with_context(|| format!("{:?}", Entries::of(&agent)))?;
+        expected.verify(agent, &[])
     });
 }
 

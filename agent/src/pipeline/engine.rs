@@ -180,12 +180,12 @@ impl Engine {
                     self.outlet.deliver(&Arc::new(batch));
                 }
             }
-            if let Some(keys) = self.of_container.get_mut(&owner.cgroup) {
-                keys.retain(|other| *other != key);
-            }
         }
         self.streams.insert(key, StdioStream::new(key, Arc::clone(container), cgroup, iostream, self.epoch));
-        self.of_container.entry(container.cgroup).or_default().push(key);
+        let keys = self.of_container.entry(container.cgroup).or_default();
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
     }
 
     fn file_data(&mut self, event: &LogEvent, bytes: &[u8]) {
@@ -265,19 +265,22 @@ impl Engine {
             self.registry.settle_now(container, Instant::now());
         }
         for key in keys {
-            let mut kernel = self.maps.stdio(&key);
-            if let Some(stream) = self.streams.get_mut(&key) {
-                kernel = kernel.filter(|kernel| kernel.cgroup == stream.cgroup);
-                stream.finish(kernel.as_ref());
+            let kernel = self.maps.stdio(&key);
+            // A pipe that several containers have is the stream of the one that wrote it last.
+            if let Some(stream) =
+                self.streams.get_mut(&key).filter(|stream| stream.container.cgroup == container.cgroup)
+            {
+                stream.finish(kernel.as_ref().filter(|kernel| kernel.cgroup == stream.cgroup));
                 if let Some(batch) = stream.take_batch() {
                     self.outlet.deliver(&Arc::new(batch));
                 }
-            }
-            if gone {
-                self.streams.remove(&key);
-                if kernel.is_some() {
-                    self.maps.remove_stdio(&key);
+                if gone {
+                    self.streams.remove(&key);
                 }
+            }
+            // Registered for a cgroup that is gone.
+            if gone && kernel.is_some_and(|kernel| self.registry.owner(kernel.cgroup).is_none()) {
+                self.maps.remove_stdio(&key);
             }
         }
         if gone {
