@@ -8,7 +8,7 @@ use std::{
 use crate::{
     ledger::Reason,
     record::Batch,
-    sinks::{Outcome, Settled},
+    sinks::Settled,
 };
 
 /// Acknowledged positions; shared by the thread that delivers and the one that hears of acknowledgements.
@@ -63,7 +63,7 @@ impl Progress {
 
     /// A batch is settled. What was dropped because the agent stops is not done with: it is read again.
     pub fn settled(&self, settled: &Settled) {
-        if settled.outcome == Outcome::Dropped(Reason::Shutdown) {
+        if settled.lost_for() == Some(Reason::Shutdown) {
             return;
         }
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,6 +94,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sinks::receipt::Loss;
     use crate::record::{Class, Line, Origin, Stream};
 
     fn batch(start: u64, end: u64) -> Batch {
@@ -108,9 +109,10 @@ mod tests {
         Batch { stream, data: bytes::Bytes::new(), lines: vec![line] }
     }
 
-    fn settle(batch: &Batch, outcome: Outcome) -> Settled {
+    fn settle(batch: &Batch, lost: Option<Reason>) -> Settled {
         let (start, end) = (batch.lines[0].position, batch.end());
-        Settled { stream: Arc::clone(&batch.stream), start, end, span: end - start, lines: 1, outcome }
+        let lost = lost.map(|reason| Loss { reason, lines: 1, span: end - start });
+        Settled { stream: Arc::clone(&batch.stream), start, end, span: end - start, lines: 1, lost }
     }
 
     #[test]
@@ -120,13 +122,13 @@ mod tests {
         progress.open(&"file/1".into(), 5);
         batches.iter().for_each(|batch| progress.delivering(batch));
         assert_eq!(progress.acknowledged("file/1"), Some(5));
-        progress.settled(&settle(&batches[1], Outcome::Delivered));
+        progress.settled(&settle(&batches[1], None));
         assert_eq!(progress.acknowledged("file/1"), Some(5));
-        progress.settled(&settle(&batches[0], Outcome::Delivered));
+        progress.settled(&settle(&batches[0], None));
         assert_eq!(progress.acknowledged("file/1"), Some(20));
-        progress.settled(&settle(&batches[2], Outcome::Dropped(Reason::Rejected)));
+        progress.settled(&settle(&batches[2], Some(Reason::Rejected)));
         assert_eq!(progress.acknowledged("file/1"), Some(40), "the gap between the batches is in no batch");
-        progress.settled(&settle(&batches[3], Outcome::Dropped(Reason::Shutdown)));
+        progress.settled(&settle(&batches[3], Some(Reason::Shutdown)));
         assert_eq!(progress.acknowledged("file/1"), Some(40), "it is read again");
     }
 
@@ -137,7 +139,7 @@ mod tests {
         progress.delivering(&last);
         progress.close(&last.stream.key);
         assert_eq!(progress.acknowledged("file/1"), Some(0));
-        progress.settled(&settle(&last, Outcome::Delivered));
+        progress.settled(&settle(&last, None));
         assert_eq!(progress.acknowledged("file/1"), None);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     files::Progress,
     ledger::Stage,
-    sinks::{Outcome, Settled},
+    sinks::Settled,
 };
 
 /// Starts the thread; it ends when every sink and every batch is gone, and closes what it returns.
@@ -22,10 +22,12 @@ pub(super) fn spawn(settlements: Receiver<Settled>, files: Arc<Progress>) -> io:
         for settled in settlements {
             files.settled(&settled);
             let account = &settled.stream.account;
-            match settled.outcome {
-                Outcome::Delivered => account.deliver(settled.span, settled.lines),
-                Outcome::Dropped(reason) => account.drop_bytes(Stage::Sink, reason, settled.span),
+            let (mut span, mut lines) = (settled.span, settled.lines);
+            if let Some(lost) = settled.lost {
+                account.drop_bytes(Stage::Sink, lost.reason, lost.span);
+                (span, lines) = (span - lost.span, lines - lost.lines);
             }
+            account.deliver(span, lines);
         }
     })?;
     Ok(ended)

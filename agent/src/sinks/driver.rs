@@ -168,7 +168,7 @@ impl<'shared> Driver<'shared> {
             span += size.span;
             lines += size.lines;
         }
-        self.shared.counters.note_taken(lines, span);
+        self.shared.counters.note_taken(lines);
         let mut queue = self.shared.lock();
         queue.batches -= count;
         queue.memory -= memory;

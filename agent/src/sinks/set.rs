@@ -62,7 +62,8 @@ impl Sinks {
         let receipts = Receipt::for_sinks(batch, count, &self.settled);
         // Sinks that have room are not kept waiting by one that has none.
         let mut waiting = Vec::new();
-        for (member, receipt) in self.members.iter().filter(wanted).zip(receipts) {
+        for (member, mut receipt) in self.members.iter().filter(wanted).zip(receipts) {
+            receipt.count_for(member.worker.counters());
             let delivery = Delivery { batch: Arc::clone(batch), receipt };
             if let Some(delivery) = member.worker.try_offer(delivery) {
                 waiting.push((&member.worker, delivery));

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::config::QueueSettings;
+use super::{config::QueueSettings, receipt::Loss};
 
 /// One reading of a sink's figures.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -21,11 +21,13 @@ pub struct SinkStats {
     pub queued_bytes: u64,
     /// The most bytes that the queue holds.
     pub queue_capacity_bytes: u64,
-    /// Records that the sink has taken.
-    pub taken_records: u64,
+    /// Records that the sink has taken and not settled yet.
+    pub unsettled_records: u64,
+    /// Records that the sink has acknowledged.
+    pub delivered_records: u64,
     /// Bytes of the streams that those records account for.
-    pub taken_bytes: u64,
-    /// Records dropped before the sink because its queue was full, or at shutdown.
+    pub delivered_bytes: u64,
+    /// Records given up: the queue was full, the sink refused them for good, or the agent stopped.
     pub dropped_records: u64,
     /// Bytes of the streams that those records account for.
     pub dropped_bytes: u64,
@@ -43,7 +45,10 @@ pub struct SinkStats {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     taken_records: AtomicU64,
-    taken_bytes: AtomicU64,
+    /// Of those that were taken.
+    settled_records: AtomicU64,
+    delivered_records: AtomicU64,
+    delivered_bytes: AtomicU64,
     dropped_records: AtomicU64,
     dropped_bytes: AtomicU64,
     errors: AtomicU64,
@@ -54,14 +59,19 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn note_taken(&self, records: u64, bytes: u64) {
+    /// The sink has taken records, or they will never get there.
+    pub(super) fn note_taken(&self, records: u64) {
         self.taken_records.fetch_add(records, Relaxed);
-        self.taken_bytes.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn note_dropped(&self, records: u64, bytes: u64) {
-        self.dropped_records.fetch_add(records, Relaxed);
-        self.dropped_bytes.fetch_add(bytes, Relaxed);
+    /// A batch of the sink is settled.
+    pub(super) fn note_settled(&self, records: u64, bytes: u64, lost: Option<Loss>) {
+        let (lost_records, lost_bytes) = lost.map_or((0, 0), |lost| (lost.lines, lost.span));
+        self.settled_records.fetch_add(records, Relaxed);
+        self.delivered_records.fetch_add(records - lost_records, Relaxed);
+        self.delivered_bytes.fetch_add(bytes - lost_bytes, Relaxed);
+        self.dropped_records.fetch_add(lost_records, Relaxed);
+        self.dropped_bytes.fetch_add(lost_bytes, Relaxed);
     }
 
     pub(super) fn note_success(&self) {
@@ -78,13 +88,17 @@ impl Counters {
 
     pub(super) fn snapshot(&self, name: &str, batches: u64, memory: u64, settings: &QueueSettings) -> SinkStats {
         let last_success = self.last_success.load(Relaxed);
+        // Read in this order, none is settled that is not taken.
+        let settled_records = self.settled_records.load(Relaxed);
+        let unsettled_records = self.taken_records.load(Relaxed).saturating_sub(settled_records);
         SinkStats {
             name: name.to_owned(),
             queued_batches: batches,
             queued_bytes: memory,
             queue_capacity_bytes: settings.max_bytes.as_u64(),
-            taken_records: self.taken_records.load(Relaxed),
-            taken_bytes: self.taken_bytes.load(Relaxed),
+            unsettled_records,
+            delivered_records: self.delivered_records.load(Relaxed),
+            delivered_bytes: self.delivered_bytes.load(Relaxed),
             dropped_records: self.dropped_records.load(Relaxed),
             dropped_bytes: self.dropped_bytes.load(Relaxed),
             errors: self.errors.load(Relaxed),

@@ -41,7 +41,7 @@ pub struct Leftover {
 pub(super) struct Shared {
     pub(super) name: String,
     pub(super) settings: QueueSettings,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     pub(super) queue: Mutex<Queue>,
     /// Signalled when the sink's thread has something to do.
     pub(super) work: Condvar,
@@ -118,7 +118,7 @@ impl Worker {
         let shared = Arc::new(Shared {
             name: name.clone(),
             settings: settings.clone(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             queue: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
@@ -138,6 +138,11 @@ impl Worker {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    /// The sink's figures as they are counted.
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
     }
 
     /// Queues a delivery if that takes no waiting; gives it back if it has to wait for room.
@@ -168,7 +173,7 @@ impl Worker {
         } else {
             Reason::QueueFull
         };
-        self.shared.counters.note_dropped(size.lines, size.span);
+        self.shared.counters.note_taken(size.lines);
         delivery.receipt.settle(Outcome::Dropped(dropped));
         None
     }

@@ -111,10 +111,10 @@ fn deliver(sinks: &Sinks, positions: std::ops::Range<u64>) {
     }
 }
 
-fn outcomes(settled: &Receiver<Settled>, count: usize) -> Vec<(u64, Outcome)> {
+fn outcomes(settled: &Receiver<Settled>, count: usize) -> Vec<(u64, Option<Reason>)> {
     let mut outcomes: Vec<_> = (0..count)
         .map(|_| settled.recv_timeout(LONG).expect("settled"))
-        .map(|settled| (settled.start, settled.outcome))
+        .map(|settled| (settled.start, settled.lost_for()))
         .collect();
     outcomes.sort_by_key(|(start, _)| *start);
     outcomes
@@ -125,12 +125,12 @@ fn everything_arrives_in_order_and_is_counted() {
     let (script, sinks, settled) = start(&QueueSettings::default());
     deliver(&sinks, 0..1000);
     let outcomes = outcomes(&settled, 1000);
-    assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Delivered));
+    assert!(outcomes.iter().all(|(_, outcome)| outcome.is_none()));
     assert_eq!(script.with(|state| state.positions.clone()), (0..1000).collect::<Vec<_>>());
     script.wait("a tick", |state| state.ticks > 0);
     let stats = sinks.stats().remove(0);
     assert_eq!(
-        (stats.taken_records, stats.taken_bytes, stats.queued_batches, stats.queued_bytes),
+        (stats.delivered_records, stats.delivered_bytes, stats.queued_batches, stats.queued_bytes),
         (1000, 11_000, 0, 0)
     );
     assert!(stats.last_success.is_some() && stats.last_error.is_none());
@@ -151,7 +151,7 @@ fn an_error_keeps_the_rest_queued_until_it_works_again() {
     assert!(stats.last_error.expect("an error").starts_with("writing: "));
     assert!(settled.try_recv().is_err());
     script.with(|state| state.failing = false);
-    assert!(outcomes(&settled, 10).iter().all(|(_, outcome)| *outcome == Outcome::Delivered));
+    assert!(outcomes(&settled, 10).iter().all(|(_, outcome)| outcome.is_none()));
     assert_eq!(script.with(|state| state.positions.clone()), (0..10).collect::<Vec<_>>());
     drop(sinks.close(LONG));
 }
@@ -163,9 +163,9 @@ fn a_full_queue_drops_the_newest_where_the_rule_says_so() {
     script.with(|state| state.blocked = true);
     deliver(&sinks, 0..8);
     let dropped = outcomes(&settled, 5);
-    assert_eq!(dropped, (3..8).map(|at| (at, Outcome::Dropped(Reason::QueueFull))).collect::<Vec<_>>());
+    assert_eq!(dropped, (3..8).map(|at| (at, Some(Reason::QueueFull))).collect::<Vec<_>>());
     script.with(|state| state.blocked = false);
-    assert_eq!(outcomes(&settled, 3), (0..3).map(|at| (at, Outcome::Delivered)).collect::<Vec<_>>());
+    assert_eq!(outcomes(&settled, 3), (0..3).map(|at| (at, None)).collect::<Vec<_>>());
     assert_eq!(sinks.stats()[0].dropped_records, 5);
     drop(sinks.close(LONG));
 }
@@ -182,7 +182,7 @@ fn a_full_queue_blocks_until_there_is_room_and_takes_a_batch_larger_than_itself(
         assert_eq!(sinks.stats()[0].queued_batches, 1);
         script.with(|state| state.blocked = false);
     });
-    assert_eq!(outcomes(&settled, 3), (0..3).map(|at| (at, Outcome::Delivered)).collect::<Vec<_>>());
+    assert_eq!(outcomes(&settled, 3), (0..3).map(|at| (at, None)).collect::<Vec<_>>());
     drop(sinks.close(LONG));
 }
 
@@ -195,7 +195,7 @@ fn a_close_that_runs_out_of_time_reports_what_is_left() {
     let left = sinks.close(Duration::from_millis(300));
     assert!(start.elapsed() < LONG);
     assert_eq!(left[0].1, Leftover { batches: 4, bytes: 44, finished: true });
-    let expected: Vec<_> = (0..4).map(|at| (at, Outcome::Dropped(Reason::Shutdown))).collect();
+    let expected: Vec<_> = (0..4).map(|at| (at, Some(Reason::Shutdown))).collect();
     assert_eq!(outcomes(&settled, 4), expected);
 }
 
@@ -208,7 +208,7 @@ fn a_sink_that_is_stuck_does_not_hold_up_the_end() {
     deliver(&sinks, 1..2);
     let left = sinks.close(Duration::from_millis(50));
     assert_eq!((left[0].1.batches, left[0].1.finished), (2, false));
-    assert_eq!(outcomes(&settled, 1), [(1, Outcome::Dropped(Reason::Shutdown))]);
+    assert_eq!(outcomes(&settled, 1), [(1, Some(Reason::Shutdown))]);
     script.with(|state| state.blocked = false);
 }
 
@@ -222,9 +222,9 @@ fn a_close_lets_go_of_those_who_wait_for_room() {
         script.wait("the first batch", |state| state.calls == 1);
         sinks.begin_close(LONG);
     });
-    assert_eq!(outcomes(&settled, 1), [(1, Outcome::Dropped(Reason::Shutdown))]);
+    assert_eq!(outcomes(&settled, 1), [(1, Some(Reason::Shutdown))]);
     script.with(|state| state.blocked = false);
-    assert_eq!(outcomes(&settled, 1), [(0, Outcome::Delivered)]);
+    assert_eq!(outcomes(&settled, 1), [(0, None)]);
     drop(sinks.close(LONG));
 }
 

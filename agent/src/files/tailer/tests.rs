@@ -107,7 +107,7 @@ impl Agent {
                 end: batch.end(),
                 span: batch.span(),
                 lines: batch.lines.len() as u64,
-                outcome: sinks::Outcome::Delivered,
+                lost: None,
             });
         }
         let leftover = stopped.leftover;

@@ -8,7 +8,7 @@ use crate::{
     ledger::Reason,
     record::{Severity, Stream},
     sinks::{
-        Delivery, Outcome, Receipt, Settled, Sink,
+        Delivery, Receipt, Settled, Sink,
         testing::{batch, pod_stream},
     },
 };
@@ -64,7 +64,7 @@ fn a_line_for_people_has_time_source_and_body() {
     let mut sink = ConsoleSink::new(&settings(Format::Text), Box::new(out.clone()), false, false);
     let (result, settled) = offer(&mut sink, &pod_stream("shop", "cart-0", "app"), &[b"hello", "größer".as_bytes()]);
     assert_eq!(result, Ok(()));
-    assert_eq!(settled.iter().map(|settled| settled.outcome).collect::<Vec<_>>(), [Outcome::Delivered]);
+    assert_eq!(settled.iter().map(|settled| settled.lost_for()).collect::<Vec<_>>(), [None]);
     assert_eq!(
         out.text(),
         "2026-11-21T05:00:00.000Z shop/cart-0/app stdout hello\n2026-11-21T05:00:00.000Z shop/cart-0/app stdout größer\n"
@@ -121,10 +121,10 @@ fn a_reader_that_goes_away_is_one_error() {
     let stream = pod_stream("a", "b", "c");
     let (first, settled) = offer(&mut sink, &stream, &[b"x"]);
     assert!(first.expect_err("gone").contains("its reader is gone"));
-    assert_eq!(settled[0].outcome, Outcome::Dropped(Reason::Rejected));
+    assert_eq!(settled[0].lost_for(), Some(Reason::Rejected));
     let (second, settled) = offer(&mut sink, &stream, &[b"y"]);
     assert_eq!(second, Ok(()));
-    assert_eq!(settled[0].outcome, Outcome::Dropped(Reason::Rejected));
+    assert_eq!(settled[0].lost_for(), Some(Reason::Rejected));
     assert!(sink.flush().is_ok());
 }
 
@@ -144,6 +144,6 @@ fn what_fails_for_a_while_is_written_once_afterwards() {
     assert!(settled.try_recv().is_err());
     *out.fail.lock().expect("not poisoned") = None;
     sink.flush().expect("written");
-    assert_eq!(settled.try_recv().expect("settled").outcome, Outcome::Delivered);
+    assert_eq!(settled.try_recv().expect("settled").lost_for(), None);
     assert_eq!(out.text(), "2026-11-21T05:00:00.000Z a/b/c stdout WARN once\n");
 }

@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     record::Stream,
     sinks::{
-        Delivery, Outcome, Receipt, Settled, Sink, SinkError,
+        Delivery, Receipt, Settled, Sink, SinkError,
         testing::{FIVE_O_CLOCK, batch},
     },
 };
@@ -96,7 +96,7 @@ impl Fixture {
 
     /// How many batches have been settled since the last call, all of them as delivered.
     fn delivered(&self) -> usize {
-        self.settled.try_iter().inspect(|settled| assert_eq!(settled.outcome, Outcome::Delivered)).count()
+        self.settled.try_iter().inspect(|settled| assert_eq!(settled.lost_for(), None)).count()
     }
 
     /// Ticks until what is below the root is as wanted.

@@ -1,0 +1,233 @@
+//! Settings of the Kafka sink.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use rdkafka::ClientConfig;
+use serde::{Deserialize, Serialize};
+
+use super::topic::TopicTemplate;
+use crate::{
+    record::Class,
+    sinks::{
+        SinkError,
+        config::{QueueSettings, Tls, all_classes, human_duration},
+    },
+};
+
+/// Settings of the Kafka sink.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The name in metrics and logs; default `kafka`.
+    pub name: String,
+    /// The classes of records to send; default all.
+    pub classes: Vec<Class>,
+    /// The queue in front of the sink.
+    pub queue: QueueSettings,
+    /// Brokers to ask for all others, `host:port`; at least one.
+    pub brokers: Vec<String>,
+    /// The topic of a record; default `logs.{class}`.
+    pub topic: TopicTemplate,
+    /// How messages are compressed; default `zstd`.
+    pub compression: Compression,
+    /// How long the producer waits for more messages of a partition before it sends; default 5 ms.
+    #[serde(with = "human_duration")]
+    pub linger: Duration,
+    /// The most bytes of messages that wait in the producer for the brokers' acknowledgement; default 32 MiB.
+    pub buffer: ByteSize,
+    /// A larger message is dropped, and counted with reason `oversize`; default 1000000, as brokers take by default.
+    pub max_message_bytes: ByteSize,
+    /// Whether the identity of a record's container goes into the message's headers too; default yes.
+    pub headers: bool,
+    /// For how long lines of a topic that is missing, or may not be written, are held and tried again before they are
+    /// dropped; default 5 minutes.
+    #[serde(with = "human_duration")]
+    pub give_up_after: Duration,
+    /// Encrypts the connections when it is there.
+    pub tls: Option<Tls>,
+    /// Says who the agent is, when it is there.
+    pub sasl: Option<Sasl>,
+    /// More options of librdkafka by their own names; they win over all of the above.
+    pub options: BTreeMap<String, String>,
+}
+
+/// How messages are compressed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Zstandard; Kafka 2.1 and later.
+    #[default]
+    Zstd,
+    /// LZ4.
+    Lz4,
+    /// Snappy.
+    Snappy,
+    /// gzip.
+    Gzip,
+    /// Not at all.
+    None,
+}
+
+impl Compression {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Lz4 => "lz4",
+            Self::Snappy => "snappy",
+            Self::Gzip => "gzip",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Who the agent is, for the brokers.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sasl {
+    /// How it is said.
+    pub mechanism: Mechanism,
+    /// The user.
+    pub username: String,
+    /// The file with the password, as Kubernetes mounts a Secret; a newline at its end does not count.
+    pub password_file: PathBuf,
+}
+
+/// A mechanism of SASL (RFC 4422).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Mechanism {
+    /// RFC 4616; sends the password, so not without `tls`.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// RFC 5802 with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// RFC 5802 with SHA-512.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl Mechanism {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: "kafka".to_owned(),
+            classes: all_classes(),
+            queue: QueueSettings::default(),
+            brokers: Vec::new(),
+            topic: TopicTemplate::default(),
+            compression: Compression::default(),
+            linger: Duration::from_millis(5),
+            buffer: ByteSize::mib(32),
+            max_message_bytes: ByteSize::b(1_000_000),
+            headers: true,
+            give_up_after: Duration::from_secs(300),
+            tls: None,
+            sasl: None,
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// The first option that makes no sense, and why.
+    pub(crate) fn problem(&self) -> Option<(&'static str, &'static str)> {
+        let has_port = |broker: &String| {
+            let address = broker.rsplit_once("://").map_or(broker.as_str(), |(_, address)| address);
+            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if self.brokers.is_empty() {
+            return Some(("brokers", "must name at least one broker, as `host:9092`"));
+        }
+        if !self.brokers.iter().all(has_port) {
+            return Some(("brokers", "must be written as `host:port`"));
+        }
+        if !(ByteSize::mib(1)..=ByteSize::gib(2)).contains(&self.buffer) {
+            return Some(("buffer", "must be from 1MiB to 2GiB"));
+        }
+        if !(1_000..=1_000_000_000).contains(&self.max_message_bytes.as_u64()) {
+            return Some(("max_message_bytes", "must be from 1000 to 1000000000"));
+        }
+        if self.linger > Duration::from_secs(900) {
+            return Some(("linger", "must be at most 15m"));
+        }
+        if self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain) && self.tls.is_none() {
+            return Some(("sasl", "with PLAIN would send the password in clear text: it needs `tls`"));
+        }
+        if let Some(tls) = &self.tls {
+            return tls.problem();
+        }
+        None
+    }
+
+    /// The options of librdkafka.
+    ///
+    /// # Errors
+    /// The password can't be read.
+    pub(super) fn client(&self) -> Result<ClientConfig, SinkError> {
+        let mut config = ClientConfig::new();
+        let protocol = match (&self.tls, &self.sasl) {
+            (None, None) => "plaintext",
+            (Some(_), None) => "ssl",
+            (None, Some(_)) => "sasl_plaintext",
+            (Some(_), Some(_)) => "sasl_ssl",
+        };
+        config
+            .set("bootstrap.servers", self.brokers.join(","))
+            .set("client.id", "sidestep")
+            .set("security.protocol", protocol)
+            .set("enable.idempotence", "true")
+            // Every replica in sync has it.
+            .set("acks", "all")
+            // No message is given up because a broker is away: that takes place in front of the sink, by its rule.
+            .set("message.timeout.ms", "0")
+            .set("topic.metadata.propagation.max.ms", "10000")
+            .set("reconnect.backoff.max.ms", "5000")
+            .set("linger.ms", self.linger.as_millis().to_string())
+            .set("compression.type", self.compression.as_str())
+            .set("queue.buffering.max.kbytes", (self.buffer.as_u64() / 1024).to_string())
+            // The bytes are the bound.
+            .set("queue.buffering.max.messages", "10000000")
+            .set("message.max.bytes", self.max_message_bytes.as_u64().to_string())
+            // As the Java producer does it, so that others who write the topic agree on the partition of a key.
+            .set("partitioner", "murmur2_random")
+            .set("statistics.interval.ms", "2000");
+        if let Some(tls) = &self.tls {
+            let files = [
+                ("ssl.ca.location", &tls.ca_file),
+                ("ssl.certificate.location", &tls.cert_file),
+                ("ssl.key.location", &tls.key_file),
+            ];
+            for (option, file) in files {
+                if let Some(file) = file {
+                    config.set(option, file.to_string_lossy());
+                }
+            }
+            config.set("ssl.endpoint.identification.algorithm", "https");
+        }
+        if let Some(sasl) = &self.sasl {
+            let file = &sasl.password_file;
+            let password = std::fs::read_to_string(file).map_err(|source| SinkError {
+                action: format!("reading sasl.password_file {}", file.display()),
+                source,
+            })?;
+            config
+                .set("sasl.mechanism", sasl.mechanism.as_str())
+                .set("sasl.username", &sasl.username)
+                .set("sasl.password", password.strip_suffix('\n').unwrap_or(&password));
+        }
+        for (option, value) in &self.options {
+            config.set(option, value);
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,187 @@
+//! What librdkafka tells, on its own threads.
+
+use std::{
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, Statistics,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::{DeliveryResult, Message as _},
+    producer::ProducerContext,
+};
+
+use super::failure::{Fate, fate, remedy};
+use crate::{ledger::Reason, sinks::receipt::LineReceipt};
+
+/// A line that was not acknowledged and is to be sent again.
+#[derive(Debug)]
+pub(super) struct Returned {
+    pub(super) receipt: LineReceipt,
+    pub(super) topic: String,
+    /// Why; `None` when its topic has nothing to do with it.
+    pub(super) held_for: Option<Code>,
+}
+
+/// What the sink's thread and librdkafka's share.
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    state: Mutex<State>,
+    /// Signalled when a message has left the producer's buffer and `waiting` is set.
+    room: Condvar,
+    waiting: AtomicBool,
+    /// `state.failing` is set: it is looked at for each message.
+    failing: AtomicBool,
+    /// What is left is given up: the sink is being closed.
+    closing: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    returned: Vec<Returned>,
+    /// Why nothing gets through, as of the last error.
+    failing: Option<String>,
+    /// The last thing that went wrong with one connection: more telling than that all are down.
+    connection: Option<(Code, String)>,
+    /// The last line that was given up, and why, until it is told.
+    given_up: Option<String>,
+    /// Brokers with a connection, of all.
+    brokers: (usize, usize),
+}
+
+impl Context {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what is to be sent again.
+    pub(super) fn take_returned(&self) -> Vec<Returned> {
+        std::mem::take(&mut self.lock().returned)
+    }
+
+    /// Why nothing gets through.
+    pub(super) fn failing(&self) -> Option<String> {
+        self.failing.load(Relaxed).then(|| self.lock().failing.clone()).flatten()
+    }
+
+    /// Why a line was given up, once.
+    pub(super) fn take_given_up(&self) -> Option<String> {
+        self.lock().given_up.take()
+    }
+
+    /// Notes that a line is given up.
+    pub(super) fn note_given_up(&self, topic: &str, code: Code) {
+        let text = format!("a line for topic {topic} is dropped: {code}; {}", remedy(code));
+        self.lock().given_up = Some(text);
+    }
+
+    /// From now on, what comes back is dropped.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Relaxed);
+        self.lock().returned.clear();
+    }
+
+    /// Waits at most `limit` until a message has left the buffer.
+    pub(super) fn wait_for_room(&self, limit: Duration) {
+        let state = self.lock();
+        self.waiting.store(true, Relaxed);
+        let (state, _) = self.room.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
+        self.waiting.store(false, Relaxed);
+        drop(state);
+    }
+
+    fn fail(&self, text: String) {
+        let mut state = self.lock();
+        state.failing = Some(text);
+        self.failing.store(true, Relaxed);
+    }
+
+    fn recover(&self) {
+        if self.failing.load(Relaxed) {
+            let mut state = self.lock();
+            state.failing = None;
+            self.failing.store(false, Relaxed);
+        }
+    }
+
+    fn came_back(&self, receipt: LineReceipt, topic: &str, code: Code) {
+        if self.closing.load(Relaxed) {
+            // Dropping the receipt says why.
+            return;
+        }
+        let held_for = match fate(code) {
+            Fate::GiveUp(reason) => {
+                self.note_given_up(topic, code);
+                return receipt.give_up(reason);
+            }
+            Fate::Hold => Some(code),
+            Fate::Again => None,
+        };
+        self.lock().returned.push(Returned { receipt, topic: topic.to_owned(), held_for });
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Its errors come to `error`, and become the sink's own.
+        match level {
+            RDKafkaLogLevel::Debug => tracing::trace!(facility, "librdkafka: {message}"),
+            _ => tracing::debug!(facility, ?level, "librdkafka: {message}"),
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        // The bootstrap entries are no brokers; they stand in for them until one has answered.
+        let known = statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
+        let up = statistics.brokers.values().filter(|broker| broker.state == "UP").count();
+        self.lock().brokers = (up, known.count());
+        if up > 0 {
+            self.recover();
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        let explain = |code: Code, reason: &str| match remedy(code) {
+            "" => reason.to_owned(),
+            remedy => format!("{reason}; {remedy}"),
+        };
+        match code {
+            Code::Authentication | Code::SSL => self.fail(explain(code, reason)),
+            Code::AllBrokersDown => {
+                let last = self.lock().connection.clone();
+                let (code, reason) = last.unwrap_or((code, reason.to_owned()));
+                self.fail(format!("no broker can be reached: {}", explain(code, &reason)));
+            }
+            _ => self.lock().connection = Some((code, reason.to_owned())),
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<LineReceipt>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<LineReceipt>) {
+        match result {
+            Ok(_) => {
+                receipt.deliver();
+                self.recover();
+            }
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+                self.came_back(*receipt, message.topic(), code);
+            }
+        }
+        if self.waiting.load(Relaxed) {
+            self.room.notify_all();
+        }
+    }
+}
+
+/// The reason in the ledger for what is given up with its topic.
+pub(super) const HELD_TOO_LONG: Reason = Reason::Rejected;
