@@ -118,5 +118,6 @@ const fn kind(sink: &SinkSettings) -> &'static str {
     match sink {
         SinkSettings::Console(_) => "console",
         SinkSettings::File(_) => "file",
+        SinkSettings::Kafka(_) => "kafka",
     }
 }

@@ -2,49 +2,14 @@
 //! bed's. The daemons run in a cgroup beside the governed root, so that they can be found and ended with it.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{DEADLINE, Testbed, cgroup, rootfs, wait_until};
-
-/// A daemon, ended when dropped; what it doesn't take with it ends with the test bed's cgroups.
-#[derive(Debug)]
-struct Daemon {
-    child: Child,
-}
-
-impl Daemon {
-    fn start(bed: &Testbed, command: &mut Command, log: &Path) -> Result<Self> {
-        let program = command.get_program().display().to_string();
-        let group = cgroup::unified()?.join(bed.engine_cgroup().trim_start_matches('/'));
-        fs::create_dir_all(&group).with_context(|| format!("creating {}", group.display()))?;
-        let output = File::create(log)?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = command.spawn().with_context(|| format!("starting {program}: apt-get install docker.io"))?;
-        let daemon = Self { child };
-        // It starts its helpers much later than this.
-        fs::write(group.join("cgroup.procs"), daemon.child.id().to_string()).context("moving the daemon")?;
-        Ok(daemon)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // An unreaped child keeps its pid. It may have ended by itself.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let ended = wait_until("the daemon's end", DEADLINE, || Ok(self.child.try_wait()?));
-        if let Err(error) = ended {
-            eprintln!("clean-up: {error:#}");
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
+use crate::{DEADLINE, Testbed, daemon::Daemon, rootfs, wait_until};
 
 /// Runs a client and returns its standard output.
 fn client(command: &mut Command) -> Result<Vec<u8>> {
@@ -98,7 +63,7 @@ impl Docker {
             .arg("-H")
             .arg(format!("unix://{}", directory.join("sock").display()));
         command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
-        let daemon = Daemon::start(bed, &mut command, &log)?;
+        let daemon = Daemon::start(bed, &mut command, &log, "docker.io")?;
         let docker = Self { _daemon: daemon, directory, parent: bed.cgroup_root() };
         wait_until("dockerd", DEADLINE, || Ok(client(docker.command().arg("version")).ok()))
             .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
@@ -189,7 +154,7 @@ impl Containerd {
         );
         fs::write(&config, text)?;
         let log = directory.join("log");
-        let daemon = Daemon::start(bed, Command::new("containerd").arg("--config").arg(&config), &log)?;
+        let daemon = Daemon::start(bed, Command::new("containerd").arg("--config").arg(&config), &log, "containerd")?;
         let rootfs = directory.join("rootfs");
         rootfs::make(&rootfs)?;
         let containerd = Self { _daemon: daemon, directory, rootfs, parent: bed.cgroup_root() };

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, end_to_end, java, wait_until};
+use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, end_to_end, maven, wait_until};
 
 fn file_of(container: &Container, path: &str) -> Result<Vec<u8>> {
     fs::read(container.rootfs().join(path.trim_start_matches('/'))).with_context(|| format!("reading {path}"))
@@ -52,7 +52,7 @@ fn java_writer(bed: &Testbed, appender: &str, arguments: &[&str]) -> Result<Cont
     ];
     args.extend(arguments);
     let builder =
-        bed.container("app").host_programs().bind(java::log4j()?, "/jars").bind(bed.path("source")?, "/source");
+        bed.container("app").host_programs().bind(maven::log4j()?, "/jars").bind(bed.path("source")?, "/source");
     let container = builder.args(&args).start()?;
     wait_until("the Java program", 3 * DEADLINE, || {
         let stderr = container.stderr();

@@ -13,7 +13,7 @@ use crate::{
     attribute,
     config::{Config, ConfigError},
     control::PATH_BYTES,
-    sinks::SinkSettings,
+    sinks::{SinkError, SinkSettings, kafka},
 };
 
 const AREA: &str = "node";
@@ -37,10 +37,20 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
                 Finding::healthy(AREA, format!("sink {}", sink.name()), "standard output of the agent")
             }
             SinkSettings::File(file) => directory(&format!("sink {}", sink.name()), &file.path),
+            SinkSettings::Kafka(settings) => reached(sink.name(), kafka::reach(settings)),
         });
     }
     findings.push(socket(&config.socket));
     findings
+}
+
+/// What a server said, or why it said nothing.
+fn reached(sink: &str, answer: Result<String, SinkError>) -> Finding {
+    let check = format!("sink {sink}");
+    match answer {
+        Ok(answer) => Finding::healthy(AREA, &check, answer),
+        Err(error) => Finding::degraded(AREA, &check, error.to_string(), "the agent starts, and sends when it answers"),
+    }
 }
 
 fn runtimes(identity: &attribute::Settings) -> Finding {

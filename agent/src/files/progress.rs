@@ -5,11 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{
-    ledger::Reason,
-    record::Batch,
-    sinks::Settled,
-};
+use crate::{ledger::Reason, record::Batch, sinks::Settled};
 
 /// Acknowledged positions; shared by the thread that delivers and the one that hears of acknowledgements.
 #[derive(Debug, Default)]
@@ -94,8 +90,8 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sinks::receipt::Loss;
     use crate::record::{Class, Line, Origin, Stream};
+    use crate::sinks::receipt::Loss;
 
     fn batch(start: u64, end: u64) -> Batch {
         let stream = Arc::new(Stream {

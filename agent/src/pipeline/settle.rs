@@ -8,11 +8,7 @@ use std::{
     },
 };
 
-use crate::{
-    files::Progress,
-    ledger::Stage,
-    sinks::Settled,
-};
+use crate::{files::Progress, ledger::Stage, sinks::Settled};
 
 /// Starts the thread; it ends when every sink and every batch is gone, and closes what it returns.
 pub(super) fn spawn(settlements: Receiver<Settled>, files: Arc<Progress>) -> io::Result<Receiver<()>> {

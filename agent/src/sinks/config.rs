@@ -1,11 +1,11 @@
 //! What the configuration says about sinks: one entry a sink, told apart by `type`.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::PathBuf};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{Sink, SinkError, console, file};
+use super::{Sink, SinkError, console, file, kafka};
 use crate::record::Class;
 
 /// One entry of the configuration's list of sinks.
@@ -16,6 +16,8 @@ pub enum SinkSettings {
     Console(console::Settings),
     /// A tree of rotated files.
     File(file::Settings),
+    /// Topics of Kafka.
+    Kafka(kafka::Settings),
 }
 
 /// The bounded queue in front of a sink.
@@ -47,6 +49,26 @@ pub enum WhenFull {
     DropNewest,
 }
 
+/// How a sink encrypts its connections.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The authorities that the server's certificate is checked against, in PEM; default those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The agent's own certificate, in PEM, where the server wants one; with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, in PEM.
+    pub key_file: Option<PathBuf>,
+}
+
+impl Tls {
+    /// The first option that makes no sense, and why.
+    pub(super) fn problem(&self) -> Option<(&'static str, &'static str)> {
+        (self.cert_file.is_some() != self.key_file.is_some())
+            .then_some(("tls", "needs `cert_file` and `key_file` together, or neither"))
+    }
+}
+
 /// A setting that reads well but makes no sense.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 #[error("sink `{sink}`: {option}: {problem}")]
@@ -66,6 +88,7 @@ impl SinkSettings {
         match self {
             Self::Console(settings) => &settings.name,
             Self::File(settings) => &settings.name,
+            Self::Kafka(settings) => &settings.name,
         }
     }
 
@@ -75,6 +98,7 @@ impl SinkSettings {
         match self {
             Self::Console(settings) => &settings.classes,
             Self::File(settings) => &settings.classes,
+            Self::Kafka(settings) => &settings.classes,
         }
     }
 
@@ -84,6 +108,7 @@ impl SinkSettings {
         match self {
             Self::Console(settings) => &settings.queue,
             Self::File(settings) => &settings.queue,
+            Self::Kafka(settings) => &settings.queue,
         }
     }
 
@@ -108,13 +133,12 @@ impl SinkSettings {
         if self.queue().max_batches == 0 {
             return invalid("queue.max_batches", "must be greater than zero");
         }
-        match self {
-            Self::Console(_) => Ok(()),
-            Self::File(settings) => match settings.problem() {
-                Some((option, problem)) => invalid(option, problem),
-                None => Ok(()),
-            },
-        }
+        let problem = match self {
+            Self::Console(_) => None,
+            Self::File(settings) => settings.problem(),
+            Self::Kafka(settings) => settings.problem(),
+        };
+        problem.map_or(Ok(()), |(option, problem)| invalid(option, problem))
     }
 
     /// Makes the sink.
@@ -125,6 +149,7 @@ impl SinkSettings {
         Ok(match self {
             Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
+            Self::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings.clone())?),
         })
     }
 }

@@ -9,6 +9,7 @@ pub mod console;
 mod driver;
 pub mod file;
 pub mod json;
+pub mod kafka;
 pub mod receipt;
 pub mod set;
 pub mod stats;

@@ -109,7 +109,8 @@ impl Context {
         }
     }
 
-    fn came_back(&self, receipt: LineReceipt, topic: &str, code: Code) {
+    /// A line was not acknowledged.
+    pub(super) fn came_back(&self, receipt: LineReceipt, topic: &str, code: Code) {
         if self.closing.load(Relaxed) {
             // Dropping the receipt says why.
             return;

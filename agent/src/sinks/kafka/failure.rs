@@ -18,7 +18,7 @@ pub(super) enum Fate {
 /// Decides on a message that came back with an error.
 pub(super) const fn fate(code: Code) -> Fate {
     match code {
-        Code::MessageSizeTooLarge | Code::RecordListTooLarge => Fate::GiveUp(Reason::Oversize),
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Fate::GiveUp(Reason::Oversize),
         Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTimestamp => Fate::GiveUp(Reason::Rejected),
         Code::UnknownTopic
         | Code::UnknownTopicOrPartition
@@ -33,7 +33,7 @@ pub(super) const fn fate(code: Code) -> Fate {
 /// What the operator can do about an error; empty when time will tell.
 pub(super) const fn remedy(code: Code) -> &'static str {
     match code {
-        Code::MessageSizeTooLarge | Code::RecordListTooLarge => {
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
             "raise `max_message_bytes` here and `max.message.bytes` of the topic, or lower `lines.max_line_bytes`"
         }
         Code::InvalidRecord | Code::InvalidTimestamp => "the topic does not take such messages: see its configuration",

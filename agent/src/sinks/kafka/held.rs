@@ -80,12 +80,12 @@ impl Held {
     }
 
     /// Takes out the lines of topics whose time has come, in order.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(String, LineReceipt)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<LineReceipt> {
         let mut due = Vec::new();
-        for (name, topic) in self.topics.iter_mut().filter(|(_, topic)| topic.next <= now) {
+        for (_, topic) in self.topics.iter_mut().filter(|(_, topic)| topic.next <= now) {
             for receipt in topic.returned.drain(..).chain(topic.waiting.drain(..)) {
                 self.bytes -= size(&receipt);
-                due.push((name.clone(), receipt));
+                due.push(receipt);
             }
         }
         due
@@ -93,13 +93,17 @@ impl Held {
 
     /// Forgets topics of which nothing has come back for as long as an attempt takes.
     pub(super) fn forget_mended(&mut self, now: Instant, patience: Duration) {
-        self.topics.retain(|_, topic| {
-            !topic.returned.is_empty() || !topic.waiting.is_empty() || now < topic.next + patience
-        });
+        self.topics
+            .retain(|_, topic| !topic.returned.is_empty() || !topic.waiting.is_empty() || now < topic.next + patience);
     }
 
     /// Takes out what has been held for longer than `limit`, and the oldest of what is more than `max_bytes`.
-    pub(super) fn overdue(&mut self, now: Instant, limit: Duration, max_bytes: usize) -> Vec<(String, Code, LineReceipt)> {
+    pub(super) fn overdue(
+        &mut self,
+        now: Instant,
+        limit: Duration,
+        max_bytes: usize,
+    ) -> Vec<(String, Code, LineReceipt)> {
         let mut overdue = Vec::new();
         for (name, topic) in &mut self.topics {
             let late = now.duration_since(topic.since) >= limit;

@@ -13,7 +13,7 @@ mod sink;
 mod topic;
 
 pub use config::Settings;
-pub use sink::KafkaSink;
+pub use sink::{KafkaSink, reach};
 
 #[cfg(test)]
 mod tests;

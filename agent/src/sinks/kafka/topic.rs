@@ -66,7 +66,9 @@ impl TopicTemplate {
         for part in &self.parts {
             match part {
                 Part::Text(text) => topic.push_str(text),
-                Part::Field(field) => topic.extend(field.of(stream).chars().map(|char| if is_allowed(char) { char } else { '_' })),
+                Part::Field(field) => {
+                    topic.extend(field.of(stream).chars().map(|char| if is_allowed(char) { char } else { '_' }))
+                }
             }
         }
         topic.truncate(MAX_LENGTH);
@@ -88,7 +90,9 @@ impl FromStr for TopicTemplate {
         while !rest.is_empty() {
             let (before, after) = rest.split_once('{').map_or((rest, None), |(before, after)| (before, Some(after)));
             if let Some(char) = before.chars().find(|char| !is_allowed(*char)) {
-                return Err(format!("a topic may not have the character {char:?}, only letters, digits, `.`, `_` and `-`"));
+                return Err(format!(
+                    "a topic may not have the character {char:?}, only letters, digits, `.`, `_` and `-`"
+                ));
             }
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));

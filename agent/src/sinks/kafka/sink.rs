@@ -1,0 +1,298 @@
+//! Hands lines to the producer, and again those that came back.
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    config::FromClientConfigAndContext as _,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::{Header, OwnedHeaders},
+    producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer},
+};
+
+use super::{
+    config::Settings,
+    context::{Context, HELD_TOO_LONG},
+    failure::{Fate, fate, remedy},
+    held::Held,
+};
+use crate::{
+    record::{Origin, Stream},
+    sinks::{
+        Delivery, Sink, SinkError,
+        json::Encoder,
+        receipt::{LineReceipt, Lines},
+    },
+};
+
+/// How long a call waits for room in the producer's buffer before it says that there is none.
+const ROOM_WAIT: Duration = Duration::from_millis(200);
+/// How long nothing may come back of a topic after an attempt before it counts as mended; longer than
+/// `topic.metadata.propagation.max.ms`, for which librdkafka waits for a topic that was just made.
+const ATTEMPT: Duration = Duration::from_secs(15);
+
+/// The Kafka sink.
+pub struct KafkaSink {
+    settings: Settings,
+    producer: ThreadedProducer<Context>,
+    encoder: Encoder,
+    payload: Vec<u8>,
+    /// Lines that were taken from the queue, or came back, and that the producer does not have yet, in order.
+    next: VecDeque<(Arc<Route>, LineReceipt)>,
+    held: Held,
+}
+
+/// Where the lines of a stream go.
+struct Route {
+    topic: String,
+    headers: Option<OwnedHeaders>,
+}
+
+impl fmt::Debug for KafkaSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSink").field("name", &self.settings.name).finish_non_exhaustive()
+    }
+}
+
+impl KafkaSink {
+    /// Makes the producer; it connects on its own.
+    ///
+    /// # Errors
+    /// An option that librdkafka does not take, or a file that can't be read.
+    pub fn new(settings: Settings) -> Result<Self, SinkError> {
+        let producer = producer(&settings)?;
+        Ok(Self {
+            settings,
+            producer,
+            encoder: Encoder::default(),
+            payload: Vec::new(),
+            next: VecDeque::new(),
+            held: Held::default(),
+        })
+    }
+
+    fn context(&self) -> &Context {
+        self.producer.client().context()
+    }
+
+    fn route(&self, stream: &Stream) -> Arc<Route> {
+        let headers = self.settings.headers.then(|| headers(stream));
+        Arc::new(Route { topic: self.settings.topic.topic(stream), headers })
+    }
+
+    /// Takes up a delivery, line by line.
+    fn take(&mut self, delivery: Delivery) {
+        let route = self.route(&delivery.batch.stream);
+        let lines = Lines::new(&delivery.batch, delivery.receipt);
+        for index in 0..delivery.batch.lines.len() {
+            let receipt = lines.line(index);
+            if let Some(receipt) = self.held.hold_back(&route.topic, receipt) {
+                self.next.push_back((Arc::clone(&route), receipt));
+            }
+        }
+    }
+
+    /// Takes up what came back, and what was held long enough.
+    fn take_up_again(&mut self) {
+        let now = Instant::now();
+        let mut again = Vec::new();
+        for returned in self.context().take_returned() {
+            match returned.held_for {
+                Some(code) => self.held.keep(returned, code, now),
+                None => again.push(returned.receipt),
+            }
+        }
+        if !self.held.is_empty() {
+            let limit = usize::try_from(self.settings.buffer.as_u64()).unwrap_or(usize::MAX);
+            for (topic, code, receipt) in self.held.overdue(now, self.settings.give_up_after, limit) {
+                self.context().note_given_up(&topic, code);
+                receipt.give_up(HELD_TOO_LONG);
+            }
+            again.extend(self.held.due(now));
+            self.held.forget_mended(now, ATTEMPT);
+        }
+        // Before what is newer.
+        for receipt in again.into_iter().rev() {
+            let route = self.route(&receipt.batch().stream);
+            self.next.push_front((route, receipt));
+        }
+    }
+
+    /// Hands lines to the producer until it has no room, or none is left.
+    fn send_next(&mut self) -> Result<(), SinkError> {
+        while let Some((route, receipt)) = self.next.pop_front() {
+            let Err((code, receipt)) = self.send(&route, receipt) else { continue };
+            match code {
+                Code::QueueFull => {
+                    self.next.push_front((route, receipt));
+                    return Err(self.no_room());
+                }
+                code => match fate(code) {
+                    Fate::GiveUp(reason) => {
+                        self.context().note_given_up(&route.topic, code);
+                        receipt.give_up(reason);
+                    }
+                    Fate::Hold => self.context().came_back(receipt, &route.topic, code),
+                    Fate::Again => {
+                        self.next.push_front((route, receipt));
+                        return Err(error(format!("handing a line to librdkafka: {code}; {}", remedy(code))));
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, route: &Route, receipt: LineReceipt) -> Result<(), (Code, LineReceipt)> {
+        let stream = Arc::clone(&receipt.batch().stream);
+        self.payload.clear();
+        self.encoder.append_line(receipt.batch(), receipt.line(), &mut self.payload);
+        let milliseconds = i64::try_from(receipt.line().time_unix_nano / 1_000_000).unwrap_or_default();
+        let mut record = BaseRecord::with_opaque_to(&route.topic, Box::new(receipt))
+            .key(&*stream.key)
+            .payload(&self.payload)
+            .timestamp(milliseconds);
+        if let Some(headers) = &route.headers {
+            record = record.headers(headers.clone());
+        }
+        self.producer.send(record).map_err(|(error, record)| {
+            let code = match error {
+                KafkaError::MessageProduction(code) => code,
+                error => error.rdkafka_error_code().unwrap_or(Code::Unknown),
+            };
+            (code, *record.delivery_opaque)
+        })
+    }
+
+    fn no_room(&self) -> SinkError {
+        let why = self.context().failing().unwrap_or_else(|| {
+            format!("the brokers take records slower than they come: the buffer of {} is full", self.settings.buffer)
+        });
+        error(why)
+    }
+
+    /// What keeps lines from getting through, if anything does.
+    fn check(&self) -> Result<(), SinkError> {
+        if let Some(why) = self.context().failing().or_else(|| self.context().take_given_up()) {
+            return Err(error(why));
+        }
+        if let Some((code, topics)) = self.held.describe() {
+            let held = self.held.bytes();
+            return Err(error(format!(
+                "{topics}: {code}; its lines are held ({held} bytes) and tried again; {}",
+                remedy(code)
+            )));
+        }
+        Ok(())
+    }
+
+    /// After some errors the producer is of no use any more: what it has comes back, to another one.
+    fn renew(&mut self) -> Result<(), SinkError> {
+        let Some((code, reason)) = self.producer.client().fatal_error() else { return Ok(()) };
+        let next = producer(&self.settings)?;
+        let old = std::mem::replace(&mut self.producer, next);
+        old.purge(PurgeConfig::default().queue().inflight());
+        // Every message comes back at once, as it waits for nobody.
+        let flushed = old.flush(Duration::from_secs(1));
+        let returned = old.client().context().take_returned();
+        tracing::warn!(sink = self.settings.name, %code, reason, ?flushed, lines = returned.len(), "a new producer");
+        for returned in returned.into_iter().rev() {
+            let route = self.route(&returned.receipt.batch().stream);
+            self.next.push_front((route, returned.receipt));
+        }
+        Ok(())
+    }
+}
+
+fn producer(settings: &Settings) -> Result<ThreadedProducer<Context>, SinkError> {
+    let config = settings.client()?;
+    ThreadedProducer::from_config_and_context(&config, Context::default())
+        .map_err(|cause| error(format!("making the producer: {cause}; see the options of this sink")))
+}
+
+/// Asks the brokers who they are.
+///
+/// # Errors
+/// The options can't be used, or no broker answers within three seconds, and why.
+pub fn reach(settings: &Settings) -> Result<String, SinkError> {
+    let producer = producer(settings)?;
+    match producer.client().fetch_metadata(None, Duration::from_secs(3)) {
+        Ok(metadata) => Ok(format!("a cluster of {} brokers answers", metadata.brokers().len())),
+        Err(cause) => {
+            let why = producer.client().context().failing().unwrap_or_else(|| cause.to_string());
+            Err(error(format!("{}: {why}", settings.brokers.join(", "))))
+        }
+    }
+}
+
+fn error(why: String) -> SinkError {
+    SinkError { action: "sending to Kafka".to_owned(), source: io::Error::other(why) }
+}
+
+/// The identity of a stream's container, under the names of its records.
+fn headers(stream: &Stream) -> OwnedHeaders {
+    let resource = &stream.resource;
+    let origin = match &stream.origin {
+        Origin::Stdio(iostream) => ("log.iostream", Some(iostream.as_str())),
+        Origin::File { path } => ("log.file.path", Some(&**path)),
+    };
+    let fields = [
+        ("class", Some(stream.class.as_str())),
+        ("host.name", resource.host_name.as_deref()),
+        ("k8s.namespace.name", resource.namespace.as_deref()),
+        ("k8s.pod.name", resource.pod.as_deref()),
+        ("container.name", resource.container_name.as_deref()),
+        ("container.id", resource.container_id.as_deref()),
+        origin,
+    ];
+    let known = fields.iter().filter_map(|(key, value)| value.map(|value| (*key, value)));
+    known.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+}
+
+impl Sink for KafkaSink {
+    fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
+        self.renew()?;
+        self.take_up_again();
+        loop {
+            if let Err(error) = self.send_next() {
+                self.context().wait_for_room(ROOM_WAIT);
+                if self.send_next().is_err() {
+                    return Err(error);
+                }
+            }
+            match queue.pop_front() {
+                Some(delivery) => self.take(delivery),
+                None => return self.check(),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        // The producer sends on its own, and settles what is acknowledged.
+        self.send_next()
+    }
+
+    fn tick(&mut self) -> Result<(), SinkError> {
+        self.renew()?;
+        self.take_up_again();
+        self.send_next()?;
+        self.check()
+    }
+
+    fn close(&mut self, limit: Duration) -> Result<(), SinkError> {
+        let sent = self.send_next();
+        let flushed = self.producer.flush(limit);
+        self.context().close();
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        sent?;
+        flushed.map_err(|cause| error(format!("waiting for the brokers' acknowledgements: {cause}")))
+    }
+}

@@ -1,0 +1,211 @@
+//! A real Kafka broker, alone with itself (KRaft), and what it holds.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    message::Headers as _,
+};
+use rustix::process::Signal;
+
+use crate::{DEADLINE, Testbed, daemon::Daemon, http::free_port, maven, records::Record, wait_until};
+
+/// Partitions of topics that are made by being written to.
+const PARTITIONS: u32 = 3;
+
+/// A broker. It is ended when dropped.
+#[derive(Debug)]
+pub struct Broker<'bed> {
+    bed: &'bed Testbed,
+    jars: PathBuf,
+    data: PathBuf,
+    port: u16,
+    options: String,
+    daemon: Option<Daemon>,
+}
+
+/// One message.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Where it stood.
+    pub partition: i32,
+    /// Its key.
+    pub key: String,
+    /// Its headers.
+    pub headers: Vec<(String, String)>,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp: Option<i64>,
+    /// Its payload.
+    pub payload: Vec<u8>,
+}
+
+impl<'bed> Broker<'bed> {
+    /// Starts a broker with an empty disk, and waits until it answers.
+    ///
+    /// # Errors
+    /// There is no Java, its jars can't be fetched, or it does not come up.
+    pub fn start(bed: &'bed Testbed) -> Result<Self> {
+        Self::with_options(bed, "")
+    }
+
+    /// The same with more lines for `server.properties`.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub fn with_options(bed: &'bed Testbed, options: &str) -> Result<Self> {
+        let data = bed.path("kafka/data")?;
+        let mut broker =
+            Self { bed, jars: maven::kafka()?, data, port: free_port()?, options: options.to_owned(), daemon: None };
+        broker.format()?;
+        broker.run()?;
+        Ok(broker)
+    }
+
+    /// `127.0.0.1:port`
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Ends the broker in order; [`Broker::run`] starts it again with what it holds.
+    pub fn stop(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Takes away all that it holds, while it is stopped.
+    ///
+    /// # Errors
+    /// The directory can't be emptied.
+    pub fn wipe(&mut self) -> Result<()> {
+        ensure!(self.daemon.is_none(), "the broker runs");
+        fs::remove_dir_all(&self.data)?;
+        self.format()
+    }
+
+    /// Lets it answer nothing any more, or go on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze(&self, freeze: bool) -> Result<()> {
+        let daemon = self.daemon.as_ref().context("the broker is stopped")?;
+        daemon.signal(if freeze { Signal::STOP } else { Signal::CONT })
+    }
+
+    /// Starts it, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not come up in time.
+    pub fn run(&mut self) -> Result<()> {
+        let mut command = self.java();
+        command.args(["-Xmx512m", "kafka.Kafka"]).arg(self.properties());
+        let log = self.bed.path("kafka/broker.stderr")?;
+        let mut daemon = Daemon::start(self.bed, &mut command, &log, "default-jre-headless")?;
+        let client = self.client().create::<BaseConsumer>()?;
+        wait_until("the broker", DEADLINE, || {
+            if let Some(status) = daemon.ended()? {
+                bail!("the broker ended: {status}");
+            }
+            Ok(client.fetch_metadata(None, Duration::from_secs(1)).is_ok().then_some(()))
+        })
+        .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    fn java(&self) -> Command {
+        let mut command = Command::new("java");
+        // Neither compiles for long nor takes memory before it needs it.
+        command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
+        command.arg(self.jars.join("*"));
+        command
+    }
+
+    fn properties(&self) -> PathBuf {
+        self.data.with_file_name("server.properties")
+    }
+
+    fn format(&mut self) -> Result<()> {
+        let controller = free_port()?;
+        let (port, data) = (self.port, self.data.display());
+        let mut text = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             controller.listener.names=CONTROLLER\nlog.dirs={data}\noffsets.topic.replication.factor=1\n\
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+             group.initial.rebalance.delay.ms=0\nnum.partitions={PARTITIONS}\n"
+        );
+        writeln!(text, "{}", self.options)?;
+        fs::write(self.properties(), text)?;
+        let mut command = self.java();
+        command.args(["kafka.tools.StorageTool", "format", "-t", "c2lkZXN0ZXAtdGVzdHMtMQ", "-c"]);
+        let output = command.arg(self.properties()).output().context("running java: apt-get install maven")?;
+        ensure!(output.status.success(), "formatting: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.address()).set("group.id", "tests").set("log_level", "0");
+        config
+    }
+
+    /// All messages of a topic, partition by partition; none when there is no such topic.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn messages(&self, topic: &str) -> Result<Vec<Message>> {
+        let consumer = self.client().create::<BaseConsumer>()?;
+        let limit = Duration::from_secs(10);
+        let metadata = consumer.fetch_metadata(None, limit).context("the broker's metadata")?;
+        let Some(known) = metadata.topics().iter().find(|known| known.name() == topic) else { return Ok(Vec::new()) };
+        let mut assignment = TopicPartitionList::new();
+        let mut left = 0;
+        for partition in known.partitions() {
+            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), limit)?;
+            if high > low {
+                assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
+                left += high - low;
+            }
+        }
+        consumer.assign(&assignment)?;
+        let mut messages = Vec::new();
+        let end = Instant::now() + DEADLINE;
+        while left > 0 {
+            ensure!(Instant::now() < end, "{left} messages of {topic} do not come");
+            let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
+            let message = message.context("consuming")?;
+            left -= 1;
+            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+            messages.push(Message {
+                partition: message.partition(),
+                key: text(message.key()),
+                headers: headers.map(|header| (header.key.to_owned(), text(header.value))).collect(),
+                timestamp: message.timestamp().to_millis(),
+                payload: message.payload().unwrap_or_default().to_vec(),
+            });
+        }
+        messages.sort_by_key(|message| message.partition);
+        Ok(messages)
+    }
+
+    /// The records in the messages of a topic.
+    ///
+    /// # Errors
+    /// The broker does not answer, or a message is no record.
+    pub fn records(&self, topic: &str) -> Result<Vec<Record>> {
+        let parse = |message: Message| {
+            let value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
+            Ok(Record { file: topic.into(), value })
+        };
+        self.messages(topic)?.into_iter().map(parse).collect()
+    }
+}
