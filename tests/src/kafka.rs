@@ -11,6 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     message::Headers as _,
 };
@@ -155,6 +157,20 @@ impl<'bed> Broker<'bed> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address()).set("group.id", "tests").set("log_level", "0");
         config
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// The broker does not make it.
+    pub fn create_topic(&self, topic: &str) -> Result<()> {
+        let admin = self.client().create::<AdminClient<DefaultClientContext>>()?;
+        let topic = NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1));
+        let results = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))?;
+        for result in results {
+            result.map_err(|(topic, code)| anyhow::anyhow!("making topic {topic}: {code}"))?;
+        }
+        Ok(())
     }
 
     /// All messages of a topic, partition by partition; none when there is no such topic.

@@ -1,9 +1,12 @@
 //! A real Kafka broker: lines arrive once and in order, whatever the broker does meanwhile.
 
+use std::{io::Write as _, process::Command};
+
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 use serde_json::{Value, json};
-use sidestep_tests::{Agent, Config, DEADLINE, Expected, Testbed, end_to_end, kafka::Broker, wait_until};
+use sidestep_tests::{
+    Agent, Config, DEADLINE, Expected, Testbed, agent::binary, end_to_end, kafka::Broker, wait_until,
+};
 
 /// The usual configuration with a Kafka sink beside the file sink.
 fn config(bed: &Testbed, broker: &Broker<'_>, options: Value) -> Config {
@@ -40,6 +43,101 @@ fn lines_arrive_with_their_identity_and_in_order() {
         ensure!(in_order, "the lines of a stream are not in order");
         let header = |name: &str| stdout[0].headers.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
         ensure!(header("k8s.pod.name") == Some("app-pod") && header("class") == Some("pod"), "{:?}", stdout[0].headers);
+        agent.stop()
+    });
+}
+
+/// What the sink says of itself in `sidestep status`.
+fn last_error(config: &Config) -> Result<String> {
+    let mut status = Command::new(binary()?);
+    let output = status.args(["status", "--output", "json", "--socket"]).arg(config.socket()).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(report["sinks"][0]["last_error"].as_str().unwrap_or_default().to_owned())
+}
+
+fn wait_error(config: &Config, part: &str) -> Result<()> {
+    let mut last = String::new();
+    wait_until(&format!("an error with {part:?}"), DEADLINE, || {
+        last = last_error(config)?;
+        Ok(last.contains(part).then_some(()))
+    })
+    .with_context(|| last)
+}
+
+#[test]
+fn a_broker_that_is_away_costs_time_and_no_line() {
+    end_to_end(|bed| {
+        let mut broker = Broker::start(bed)?;
+        broker.stop();
+        let config = config(bed, &broker, json!({}));
+        let agent = Agent::start(bed, &config)?;
+        let script = "seq 2000; read go; seq 2001 4000; read go; seq 4001 6000; echo end; read go";
+        let mut container = bed.container("app").shell(script).start()?;
+        container.wait_stdout("2000\n")?;
+        wait_error(&config, "no broker can be reached")?;
+        ensure!(last_error(&config)?.contains("Connection refused"), "{}", last_error(&config)?);
+        ensure!(agent.get("/healthz")?.status == 200);
+        broker.run()?;
+        agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
+        // It takes connections and answers nothing.
+        broker.freeze(true)?;
+        container.stdin().write_all(b"\n")?;
+        container.wait_stdout("4000\n")?;
+        broker.freeze(false)?;
+        agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
+        // Restarted while lines come.
+        container.stdin().write_all(b"\n")?;
+        broker.stop();
+        container.wait_stdout("end\n")?;
+        broker.run()?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, container.stdout());
+        let ledger = agent.wait_ledger(container.id(), expected.total(container.id()))?;
+        ensure!(ledger.dropped_total() == 0, "{ledger:?}");
+        expected.compare(&broker.records("logs.pod")?)?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_missing_topic_holds_its_own_lines_only() {
+    end_to_end(|bed| {
+        let broker = Broker::with_options(bed, "auto.create.topics.enable=false")?;
+        broker.create_topic("logs.there")?;
+        let config = config(bed, &broker, json!({ "topic": "logs.{container}" }));
+        let agent = Agent::start(bed, &config)?;
+        let there = bed.container("there").shell("seq 100; read hold").start()?;
+        let missing = bed.container("missing").shell("seq 200; read hold").start()?;
+        there.wait_stdout("100\n")?;
+        missing.wait_stdout("200\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&there, there.stdout());
+        agent.wait_ledger(there.id(), expected.total(there.id()))?;
+        expected.compare(&broker.records("logs.there")?)?;
+        wait_error(&config, "topic logs.missing")?;
+        ensure!(last_error(&config)?.contains("create the topic"), "{}", last_error(&config)?);
+        broker.create_topic("logs.missing")?;
+        let mut expected = Expected::new();
+        expected.stdout(&missing, missing.stdout());
+        agent.wait_ledger(missing.id(), expected.total(missing.id()))?;
+        expected.compare(&broker.records("logs.missing")?)?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_line_that_is_too_large_is_dropped_and_counted_alone() {
+    end_to_end(|bed| {
+        let broker = Broker::start(bed)?;
+        let agent = Agent::start(bed, &config(bed, &broker, json!({ "max_message_bytes": 20_000 })))?;
+        let script = "echo before; head -c 30000 /dev/zero | tr '\\0' x; echo; echo after; read hold";
+        let container = bed.container("app").shell(script).start()?;
+        container.wait_stdout("after\n")?;
+        let ledger = agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
+        ensure!(ledger.dropped_for("sink", "oversize") == 30_001 && ledger.dropped_total() == 30_001, "{ledger:?}");
+        let records = broker.records("logs.pod")?;
+        let bodies: Vec<_> = records.iter().map(|record| record.text("/body")).collect();
+        ensure!(bodies == ["before", "after"], "{bodies:?}");
         agent.stop()
     });
 }
