@@ -53,6 +53,8 @@ pub enum Reason {
     Rejected,
     /// The disk is full, or its quota.
     DiskFull,
+    /// A reload took the sink away before it had taken everything.
+    SinkRemoved,
 }
 
 impl Stage {
@@ -74,7 +76,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Quota,
         Self::RingFull,
         Self::Fault,
@@ -86,6 +88,7 @@ impl Reason {
         Self::QueueFull,
         Self::Rejected,
         Self::DiskFull,
+        Self::SinkRemoved,
     ];
 
     /// The metric label.
@@ -103,6 +106,7 @@ impl Reason {
             Self::QueueFull => "queue_full",
             Self::Rejected => "rejected",
             Self::DiskFull => "disk_full",
+            Self::SinkRemoved => "sink_removed",
         }
     }
 }
