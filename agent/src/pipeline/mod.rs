@@ -181,11 +181,7 @@ impl Pipeline {
     /// For who takes over new configurations, on a thread of its own.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
-        Reloader {
-            outlet: Arc::clone(&self.outlet),
-            files: self.files.commands(),
-            engine: self.reloads.clone(),
-        }
+        Reloader { outlet: Arc::clone(&self.outlet), files: self.files.commands(), engine: self.reloads.clone() }
     }
 
     /// Ends all stages in the order of the data, within `limit` in all; returns the bytes that were not delivered.

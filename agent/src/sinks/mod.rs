@@ -21,7 +21,7 @@ pub mod worker;
 #[cfg(test)]
 mod replace_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod worker_tests;
 

@@ -13,11 +13,7 @@ use std::{
 };
 
 use super::{
-    Leftover, Sink, SinkError, SinkSettings, Sinks,
-    handover::Seat,
-    reopen::Reopen,
-    set::Member,
-    worker::Worker,
+    Leftover, Sink, SinkError, SinkSettings, Sinks, handover::Seat, reopen::Reopen, set::Member, worker::Worker,
 };
 use crate::ledger::Reason;
 
