@@ -55,6 +55,8 @@ pub enum Reason {
     Rejected,
     /// The disk is full, or its quota.
     DiskFull,
+    /// A reload took the sink away before it had taken everything.
+    SinkRemoved,
 }
 
 impl Stage {
@@ -89,6 +91,7 @@ impl Reason {
         Self::QueueFull,
         Self::Rejected,
         Self::DiskFull,
+        Self::SinkRemoved,
     ];
 
     /// The metric label.
@@ -107,6 +110,7 @@ impl Reason {
             Self::QueueFull => "queue_full",
             Self::Rejected => "rejected",
             Self::DiskFull => "disk_full",
+            Self::SinkRemoved => "sink_removed",
         }
     }
 }

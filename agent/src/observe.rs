@@ -29,6 +29,8 @@ pub struct Agent {
     probes: Vec<ProbeReading>,
     /// Type of each sink by its name.
     kinds: Mutex<HashMap<String, &'static str>>,
+    /// Why the last reload was refused, if it was.
+    reload_refused: Mutex<Option<String>>,
 }
 
 impl Agent {
@@ -43,6 +45,7 @@ impl Agent {
             outlet: pipeline.outlet(),
             probes: probes.iter().map(probe).collect(),
             kinds: Mutex::default(),
+            reload_refused: Mutex::default(),
         };
         agent.set_sinks(config);
         agent
@@ -52,6 +55,11 @@ impl Agent {
     pub fn set_sinks(&self, config: &Config) {
         let kinds = config.sinks.iter().map(|sink| (sink.name().to_owned(), kind(sink))).collect();
         *self.kinds.lock().unwrap_or_else(PoisonError::into_inner) = kinds;
+    }
+
+    /// Notes how a reload went: why it was refused, or `None`.
+    pub fn set_reload_refused(&self, error: Option<String>) {
+        *self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
     fn sink(&self, stats: SinkStats) -> SinkReading {
@@ -77,6 +85,7 @@ impl Observe for Agent {
         Snapshot {
             build: Build::current(),
             started: self.started,
+            reload_refused: self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             accounts: AccountReading::all(&self.ledger),
             ring: self.readings.ring(),
             repair: RepairReading { gaps: self.files.gaps(), bytes: self.files.read_bytes() },

@@ -200,12 +200,20 @@ impl Agent {
     ///
     /// # Errors
     /// It takes too long, or fails.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
+        self.stop_with_log().map(drop)
+    }
+
+    /// As [`Agent::stop`]; returns all that it wrote to stderr.
+    ///
+    /// # Errors
+    /// It takes too long, or fails.
+    pub fn stop_with_log(mut self) -> Result<String> {
         self.signal(Signal::TERM)?;
         let status: ExitStatus = wait_until("the agent's end after SIGTERM", DRAIN, || Ok(self.child.try_wait()?))
             .with_context(|| self.log())?;
         ensure!(status.success(), "the agent ended with {status}: {}", self.log());
-        Ok(())
+        Ok(self.log())
     }
 }
 

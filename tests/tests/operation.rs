@@ -147,6 +147,45 @@ fn sighup_reloads_without_losing_a_line() {
 }
 
 #[test]
+fn a_sink_that_moves_under_load_loses_no_line() {
+    end_to_end(|bed| {
+        let config = bed.config();
+        let agent = Agent::start(bed, &config)?;
+        let container = steady_writer(bed)?;
+        let mut folders = vec![agent.records_directory().to_owned()];
+        for round in 1..=4 {
+            wait_growth(&container, 20_000)?;
+            // Twice another folder, twice other settings for the same one.
+            let folder = bed.directory().join(format!("logs-{}", round / 2));
+            let changed = config.clone().with_records(&folder).with("/sinks/0/max_open_files", json!(10 + round));
+            fs::write(agent.config_file(), changed.text())?;
+            agent.reload()?;
+            wait_until("the reload", DEADLINE, || {
+                Ok((agent.log().matches("reload done").count() == round).then_some(()))
+            })?;
+            folders.push(folder);
+        }
+        folders.dedup();
+        wait_growth(&container, 20_000)?;
+        stop_writer(&container)?;
+        let text = load_log(&container)?;
+        wait_until("the runtime's end", DEADLINE, || Ok((container.stdout() == text).then_some(())))?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, &text).file(&container, "/var/log/load.log", &text).stderr(&container, "done\n");
+        let ledger = agent.wait_ledger(container.id(), expected.total(container.id()))?;
+        ensure!(ledger.dropped.is_empty(), "{ledger:?}");
+        agent.stop()?;
+        let mut records = Vec::new();
+        for folder in &folders {
+            let found = sidestep_tests::records::read(folder)?;
+            ensure!(!found.is_empty(), "nothing came to {}", folder.display());
+            records.extend(found);
+        }
+        expected.compare(&records)
+    });
+}
+
+#[test]
 fn new_path_rules_hold_after_a_reload() {
     end_to_end(|bed| {
         let config = bed.config();

@@ -54,6 +54,8 @@ pub struct AgentStatus {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// Why the last reload was refused, if it was: the configuration before it is in force.
+    pub reload_refused: Option<String>,
 }
 
 /// One account of the ledger with its streams.
@@ -241,6 +243,7 @@ impl AgentStatus {
             uptime_seconds: snapshot.started.elapsed().unwrap_or_default().as_secs(),
             ready,
             reasons,
+            reload_refused: snapshot.reload_refused.clone(),
         }
     }
 }

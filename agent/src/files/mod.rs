@@ -20,7 +20,7 @@ mod server;
 mod sparse;
 mod tailer;
 
-pub use handle::{Handle, Leftover, Settings, Stopped};
+pub use handle::{Commands, Handle, Leftover, Settings, Stopped};
 pub use progress::Progress;
 pub use readings::{Readings, StreamReading};
 pub use tailer::{Deliver, Tailer};

@@ -30,6 +30,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     decode::Event,
+    drain::Stop,
     files::event::{FileEvent, FileEvents},
     load::{KernelMaps, Roots},
 };
@@ -43,6 +44,8 @@ const MAX_FORGOTTEN: usize = 65_536;
 /// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
 const TICK: Duration = Duration::from_millis(200);
 
+/// Pause between attempts to hand the last events to the file thread, whose queue is full.
+const FILE_QUEUE_PAUSE: Duration = Duration::from_millis(2);
 /// Pause between comparisons of each stream with the kernel's count, and looks for roots that came or went.
 const RECONCILE: Duration = Duration::from_secs(1);
 
@@ -413,8 +416,9 @@ impl Engine {
         }
     }
 
-    /// The end: unfinished lines come out, and the file thread gets what is left for it.
-    pub fn finish(&mut self) {
+    /// The end: unfinished lines come out, and the file thread gets what is left for it, unless that takes so long that
+    /// `stop` is asked for at once: the files hold it as well.
+    pub fn finish(&mut self, stop: &Stop) {
         let now = Instant::now();
         for (key, stream) in &mut self.streams {
             let container = Arc::clone(&stream.container);
@@ -427,6 +431,10 @@ impl Engine {
                 self.outlet.deliver(&Arc::new(batch));
             }
         }
-        let _ = self.files.send(std::mem::take(&mut self.file_events));
+        self.send_files();
+        while !self.file_events.events.is_empty() && !stop.is_at_once() {
+            std::thread::sleep(FILE_QUEUE_PAUSE);
+            self.send_files();
+        }
     }
 }

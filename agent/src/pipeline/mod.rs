@@ -38,6 +38,10 @@ const FILE_QUEUE: usize = 64;
 const OTHER_DESCRIPTORS: u64 = 1024;
 /// Log files of which a descriptor is held, at least and at most.
 const OPEN_FILES: std::ops::RangeInclusive<u64> = 256..=65_536;
+/// What a thread gets to come to its end, however little time is left.
+const LEAST: Duration = Duration::from_millis(100);
+/// How long after the sinks' end the last of what they settled is booked.
+const SETTLE: Duration = Duration::from_millis(500);
 /// The node's own account in the ledger.
 const NODE: u64 = 0;
 
@@ -63,6 +67,14 @@ pub enum PipelineError {
     MapTaken,
 }
 
+/// Hands new configurations to the stages.
+#[derive(Debug)]
+pub struct Reloader {
+    outlet: Arc<Outlet>,
+    files: files::Commands,
+    engine: mpsc::Sender<Arc<Config>>,
+}
+
 /// The running stages.
 pub struct Pipeline {
     ledger: Arc<Ledger>,
@@ -70,8 +82,8 @@ pub struct Pipeline {
     outlet: Arc<Outlet>,
     stop: Arc<Stop>,
     reloads: mpsc::Sender<Arc<Config>>,
-    /// Gives back the stages behind the ring when their thread ends.
-    drain: mpsc::Receiver<Engine>,
+    /// Told when the stages behind the ring have come to their end.
+    drain: mpsc::Receiver<()>,
     files: files::Handle,
     /// Closed when everything is booked.
     settle: mpsc::Receiver<()>,
@@ -134,12 +146,13 @@ impl Pipeline {
             stop: Arc::clone(&stop),
             reloads: new_configurations,
         };
-        let (ended, engine) = mpsc::sync_channel(1);
+        let (ended, drained) = mpsc::sync_channel(1);
         std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
             // Nobody waits for it when the agent could not start.
-            let _ = ended.send(drain.run());
+            drain.run();
+            let _ = ended.send(());
         })?;
-        Ok(Self { ledger, readings, outlet, stop, reloads, drain: engine, files, settle })
+        Ok(Self { ledger, readings, outlet, stop, reloads, drain: drained, files, settle })
     }
 
     /// The accounts of all containers.
@@ -166,41 +179,36 @@ impl Pipeline {
         Arc::clone(&self.outlet)
     }
 
-    /// Takes over what changed and can be changed under way.
-    ///
-    /// # Errors
-    /// A new sink that can't be started: then nothing has changed.
-    pub fn reload(&self, old: &Config, new: &Config) -> Result<(), PipelineError> {
-        if old.diff(new).contains(Part::Sinks) {
-            self.outlet.replace(&old.sinks, &new.sinks, old.shutdown_timeout)?;
-        }
-        self.files.reload(new.server.clone(), new.lines.clone());
-        // The thread ends only with the pipeline.
-        let _ = self.reloads.send(Arc::new(new.clone()));
-        Ok(())
+    /// For who takes over new configurations, on a thread of its own.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader { outlet: Arc::clone(&self.outlet), files: self.files.commands(), engine: self.reloads.clone() }
     }
 
     /// Ends all stages in the order of the data, within `limit` in all; returns the bytes that were not delivered.
     #[must_use]
     pub fn stop(self, limit: Duration) -> u64 {
-        let deadline = Instant::now() + limit;
+        let start = Instant::now();
+        let deadline = start + limit;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        // A sink that takes nothing holds the threads: after half of the time nobody waits for it any more, and what it
+        // has no room for is dropped, and counted, or stays in the files.
+        self.outlet.limit_waits(start + limit / 2);
         self.stop.after_draining();
-        let engine = self.drain.recv_timeout(limit / 2).or_else(|_| {
-            // A sink that takes nothing holds the threads: from here on its records are dropped, and counted.
+        let drained = self.drain.recv_timeout(limit / 2).or_else(|_| {
             self.stop.at_once();
-            self.outlet.begin_close(left(deadline));
-            self.drain.recv()
+            self.drain.recv_timeout(left(start + limit * 3 / 4).max(LEAST))
         });
-        match engine {
-            Ok(mut engine) => engine.finish(),
-            Err(_) => tracing::error!("the draining thread has panicked"),
+        let mut complete = true;
+        if let Err(error) = drained {
+            tracing::error!(%error, "the draining thread did not come to its end");
+            complete = false;
         }
         // Half of what is left is for the files, half for the sinks.
         let stopped = self.files.stop(Instant::now() + left(deadline) / 2);
         let mut bytes = self.outlet.close(left(deadline));
-        // Nothing is ever sent: it returns when the thread has ended.
-        let _ = self.settle.recv_timeout(Duration::from_secs(1));
+        // Nothing is ever sent: it returns when the thread has ended. A sink that is stuck keeps it from that.
+        let _ = self.settle.recv_timeout(left(deadline + SETTLE).max(LEAST));
         match stopped {
             Ok(stopped) => {
                 let unread = stopped.leftover.unread + stopped.leftover.unfinished;
@@ -211,10 +219,29 @@ impl Pipeline {
             }
             Err(error) => {
                 tracing::error!(%error, "positions in files could not be saved");
-                bytes = bytes.max(1);
+                complete = false;
             }
         }
+        if !complete {
+            bytes = bytes.max(1);
+        }
         bytes
+    }
+}
+
+impl Reloader {
+    /// Takes over what changed and can be changed under way. Waits for sinks that are replaced.
+    ///
+    /// # Errors
+    /// A new sink that can't be started: then nothing has changed.
+    pub fn reload(&self, old: &Config, new: &Config) -> Result<(), PipelineError> {
+        if old.diff(new).contains(Part::Sinks) {
+            self.outlet.replace(&new.sinks, old.shutdown_timeout)?;
+        }
+        self.files.reload(new.server.clone(), new.lines.clone());
+        // The thread ends only with the pipeline.
+        let _ = self.engine.send(Arc::new(new.clone()));
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the configuration says about sinks: one entry a sink, told apart by `type`.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,15 @@ impl SinkSettings {
         match self {
             Self::Console(settings) => &settings.queue,
             Self::File(settings) => &settings.queue,
+        }
+    }
+
+    /// The folder that the sink has to itself.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Console(_) => None,
+            Self::File(settings) => Some(&settings.path),
         }
     }
 

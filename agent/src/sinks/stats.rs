@@ -59,6 +59,12 @@ impl Counters {
         self.taken_bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// The sink has given back what it had taken.
+    pub(super) fn note_given_back(&self, records: u64, bytes: u64) {
+        self.taken_records.fetch_sub(records, Relaxed);
+        self.taken_bytes.fetch_sub(bytes, Relaxed);
+    }
+
     pub(super) fn note_dropped(&self, records: u64, bytes: u64) {
         self.dropped_records.fetch_add(records, Relaxed);
         self.dropped_bytes.fetch_add(bytes, Relaxed);

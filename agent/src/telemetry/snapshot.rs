@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub build: Build,
     /// When the agent started.
     pub started: SystemTime,
+    /// Why the last reload was refused, if it was.
+    pub reload_refused: Option<String>,
     /// The ledger: the containers that the agent knows, and the node itself.
     pub accounts: Vec<AccountReading>,
     /// The ring buffer between kernel and agent.

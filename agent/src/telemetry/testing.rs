@@ -70,6 +70,7 @@ pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         build: Build::current(),
         started: SystemTime::now() - Duration::from_secs(3600),
+        reload_refused: None,
         accounts: AccountReading::all(&ledger),
         ring: RingReading {
             capacity: 64 << 20,

@@ -99,6 +99,11 @@ fn agent(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
         paint(&format!("  {}", escaped_word(reason)), BAD, screen, out);
         out.push(b'\n');
     }
+    if let Some(error) = &agent.reload_refused {
+        let text = format!("  the last reload was refused, the configuration before it is in force: {error}");
+        paint(&escaped_word(&text), BAD, screen, out);
+        out.push(b'\n');
+    }
 }
 
 fn containers(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
