@@ -35,6 +35,8 @@ pub enum Reason {
     Quota,
     /// The ring was full.
     RingFull,
+    /// A map of the kernel programs was full.
+    MapFull,
     /// The writer's memory could not be read.
     Fault,
     /// Written by a call that shows no bytes (`splice`, `sendfile`, `vmsplice`, `tee`, io_uring) into a pipe.
@@ -74,9 +76,10 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Quota,
         Self::RingFull,
+        Self::MapFull,
         Self::Fault,
         Self::Unreadable,
         Self::Oversize,
@@ -94,6 +97,7 @@ impl Reason {
         match self {
             Self::Quota => "quota",
             Self::RingFull => "ring_full",
+            Self::MapFull => "map_full",
             Self::Fault => "fault",
             Self::Unreadable => "unreadable",
             Self::Oversize => "oversize",
