@@ -35,6 +35,8 @@ pub enum Reason {
     Quota,
     /// The ring was full.
     RingFull,
+    /// A map of the kernel programs was full.
+    MapFull,
     /// The writer's memory could not be read.
     Fault,
     /// The bytes have a place in the stream and never came, and nothing says why.
@@ -81,6 +83,7 @@ impl Reason {
     pub const ALL: [Self; 12] = [
         Self::Quota,
         Self::RingFull,
+        Self::MapFull,
         Self::Fault,
         Self::Unknown,
         Self::Unreadable,
@@ -100,6 +103,7 @@ impl Reason {
         match self {
             Self::Quota => "quota",
             Self::RingFull => "ring_full",
+            Self::MapFull => "map_full",
             Self::Fault => "fault",
             Self::Unknown => "unknown",
             Self::Unreadable => "unreadable",

@@ -22,6 +22,10 @@ use sidestep_abi::{
 static KERNEL_LAYOUT: KernelLayout = KernelLayout {
     task_files: 0,
     task_thread_pid: 0,
+    task_real_parent: 0,
+    task_cgroups: 0,
+    task_status: 0,
+    css_set_cgroup: 0,
     files_fdt: 0,
     fdtable_fd: 0,
     fdtable_max_fds: 0,
@@ -381,6 +385,32 @@ pub(crate) fn current_is_namespace_init() -> bool {
     }
     let upid = offset!(pid_numbers) + level as usize * offset!(upid_size);
     read::<u32>(pid, upid + offset!(upid_nr)) == 1
+}
+
+/// Whether the current process was started from outside of `cgroup`, which is its own: so was the first process of a
+/// container, by its runtime, and nothing that this has started itself.
+#[inline(always)]
+pub(crate) fn current_comes_from_outside(cgroup: u64) -> bool {
+    // SAFETY: the helper has no arguments and always returns the current task.
+    let task = unsafe { bpf_get_current_task_btf() } as *const u8;
+    let parent = read_pointer(task, offset!(task_real_parent));
+    let groups = read_pointer(parent, offset!(task_cgroups));
+    Cgroup { pointer: read_pointer(groups, offset!(css_set_cgroup)) }.id() != cgroup
+}
+
+/// `TS_COMPAT` of x86-64
+const COMPATIBLE: u32 = 2;
+
+/// Whether the current system call is one of 32 bits, whose numbers mean other calls.
+#[inline(always)]
+pub(crate) fn current_call_is_32_bit() -> bool {
+    let status = offset!(task_status);
+    if status == 0 {
+        return false;
+    }
+    // SAFETY: the helper has no arguments and always returns the current task.
+    let task = unsafe { bpf_get_current_task_btf() } as *const u8;
+    load::<u32>(task, status) & COMPATIBLE != 0
 }
 
 /// The file name that was executed.

@@ -8,7 +8,8 @@ use aya_ebpf::{
     },
 };
 use sidestep_abi::{
-    container::Container,
+    container::{Container, INIT_NONE},
+    event,
     kernel::{Control, MAX_ROOTS, PREFIX_SPACE, Root},
 };
 
@@ -119,7 +120,10 @@ pub(crate) fn is_governed(control: &Control, cgroup: Cgroup) -> bool {
                 return true;
             }
             if matches_prefix(root, child) {
-                let _ = MEMBERS.insert(&child.id(), &1, 0);
+                if MEMBERS.insert(&child.id(), &1, 0).is_err() {
+                    // The agent looks at all cgroups then, and enters it as soon as there is room.
+                    emit::lose(event::CGROUP_MADE);
+                }
                 return true;
             }
         }
@@ -150,20 +154,50 @@ pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
     if let Some(container) = CONTAINERS.get_ptr_mut(&cgroup) {
         return Some(container);
     }
-    let empty = Container { newer: 0, older: 0, mark: 0, file_skipped: 0, init_tgid: 0, _pad: 0 };
+    let empty = Container { newer: 0, older: 0, mark: 0, init: INIT_NONE, _pad: 0 };
     // Another CPU may have been first; what it entered is as good.
     let _ = CONTAINERS.insert(&cgroup, &empty, u64::from(BPF_NOEXIST));
     CONTAINERS.get_ptr_mut(&cgroup)
 }
 
-/// Books `size` bytes of the ring on a container; `false` when it holds `share` already.
+/// What a container may hold of the ring with records of one kind.
+#[derive(Clone, Copy)]
+pub(crate) struct Share {
+    container: *mut Container,
+    bytes: u64,
+}
+
+impl Share {
+    /// For standard streams: all that the container has. `None` when the map of containers is full.
+    #[inline(always)]
+    pub(crate) fn of_stdio(control: &Control, cgroup: u64) -> Option<Self> {
+        Some(Self { container: container(cgroup)?, bytes: control.container_share })
+    }
+
+    /// For files and their announcements: half of it at most, since what the ring does not hold of a file is read back,
+    /// and what it does not hold of stdout is lost.
+    #[inline(always)]
+    pub(crate) fn of_files(control: &Control, cgroup: u64) -> Option<Self> {
+        Some(Self { container: container(cgroup)?, bytes: control.container_share / 2 })
+    }
+
+    /// Books `size` bytes of the ring; `false` when the container holds its share already.
+    #[inline(always)]
+    pub(crate) fn take(&self, size: u64) -> bool {
+        take_share(self.bytes, self.container, size) != 0
+    }
+}
+
+/// Books `size` bytes of the ring on a container; 0 when it holds `share` already.
 ///
 /// What a container holds is bounded from above without the reader's help: all it reserved since a mark in the ring,
 /// and in the window before. When the consumer has passed the mark, the older window is drained, and the newer one takes
 /// its place. That happens at half of the share, so that the other half is left for the time until the reader comes
 /// past the mark. Below it the ring is not asked, and a container pays one addition.
-#[inline(always)]
-pub(crate) fn take_share(share: u64, container: *mut Container, size: u64) -> bool {
+///
+/// A container that holds nothing may always have one record, or one that is larger than the share never came through.
+#[inline(never)]
+fn take_share(share: u64, container: *mut Container, size: u64) -> u64 {
     // SAFETY: a pointer to a map value, checked by the verifier; windows of other CPUs may be seen half turned, which
     // makes the bound wrong by one window at most.
     let state = unsafe { &mut *container };
@@ -179,10 +213,11 @@ pub(crate) fn take_share(share: u64, container: *mut Container, size: u64) -> bo
             state.newer = 0;
             state.mark = produced;
         }
-        if state.older + state.newer + size > share {
-            return false;
+        let held = state.older + state.newer;
+        if held > 0 && held + size > share {
+            return 0;
         }
     }
     emit::add(&raw mut state.newer, size);
-    true
+    1
 }

@@ -186,6 +186,24 @@ impl Agent {
         kill_process(self.pid(), signal).context("signalling the agent")
     }
 
+    /// Stops all its threads, so that nobody drains the ring until [`Signal::CONT`].
+    ///
+    /// # Errors
+    /// It has ended, or does not stop.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let threads = format!("/proc/{}/task", self.pid());
+        wait_until("the agent's standstill", DEADLINE, || {
+            for thread in fs::read_dir(&threads)? {
+                let stat = fs::read_to_string(thread?.path().join("stat"))?;
+                if stat.rsplit_once(") ").is_none_or(|(_, rest)| !rest.starts_with('T')) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
     /// Kills it as the kernel would: at once.
     ///
     /// # Errors

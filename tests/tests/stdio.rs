@@ -143,6 +143,69 @@ fn a_pipe_between_two_processes_is_not_a_log() {
     });
 }
 
+/// What the first process writes goes through a pipe of its own, and through `sed`, to the runtime's.
+const REDIRECTED: &str = "exec > >(/usr/bin/sed -u 's/^/through sed: /'); echo first; exec /bin/sh -c 'seq 100; exec sh -c \
+                          \"seq 101 200; echo done; read hold\"'";
+
+/// The lines that come of [`REDIRECTED`].
+fn redirected_lines() -> String {
+    let numbers = (1..=200).map(|number| number.to_string());
+    let words = ["first".to_owned()].into_iter().chain(numbers).chain(["done".to_owned()]);
+    words.map(|word| format!("through sed: {word}\n")).collect()
+}
+
+#[test]
+fn a_pipe_that_the_first_process_redirects_its_output_into_is_not_a_log() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let shell = ["/usr/bin/bash", "-c", REDIRECTED];
+        let own = bed.container("own").host_programs().args(&shell).start()?;
+        let shared = bed.container("shared").host_programs().host_pids().args(&shell).start()?;
+        let mut expected = Expected::new();
+        for container in [&own, &shared] {
+            container.wait_stdout("done\n")?;
+            expected.stdout(container, redirected_lines());
+        }
+        expected.verify(agent, &[&own, &shared])
+    });
+}
+
+#[test]
+fn a_pipe_of_a_pid_namespace_below_the_containers_is_not_a_log() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let script = "echo first; unshare -U -p -f sh -c 'seq 100; exec seq 101 200' | sed 's/^/nested: /'; \
+                      echo done; exec sh -c 'echo more; read hold'";
+        let own = bed.container("own").shell(script).start()?;
+        let shared = bed.container("shared").host_pids().shell(script).start()?;
+        let nested: String = (1..=200).map(|number| format!("nested: {number}\n")).collect();
+        let mut expected = Expected::new();
+        for container in [&own, &shared] {
+            container.wait_stdout("more\n")?;
+            expected.stdout(container, format!("first\n{nested}done\nmore\n"));
+        }
+        expected.verify(agent, &[&own, &shared])
+    });
+}
+
+#[test]
+fn a_terminal_with_the_number_of_one_that_is_gone_is_a_new_stream() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let mut expected = Expected::new();
+        let mut ended = Vec::new();
+        for number in 0..5 {
+            let script = format!("for i in $(seq 20); do echo container {number} line $i; done");
+            let mut container = bed.container(&format!("app-{number}")).terminal().shell(&script).start()?;
+            container.wait()?;
+            expected.stdout(&container, String::from_utf8(container.stdout())?.replace("\r\n", "\n"));
+            // Its cgroup stays, and its file system of terminals does not: the next one has its device number.
+            ended.push(container);
+        }
+        expected.verify(agent, &ended.iter().collect::<Vec<_>>())
+    });
+}
+
 #[test]
 fn children_of_the_first_process_write_the_same_log() {
     end_to_end(|bed| {

@@ -114,8 +114,9 @@ impl Kernel {
 
         // Births first, then those that were born before, then their writes: none falls between.
         let mut probes = probes::attach_life(&mut ebpf)?;
-        running::register(&roots.mount, &settings.roots, &mut maps)?;
-        maps.begin_generation()?;
+        if let Err(error) = roots.register(&mut maps) {
+            tracing::warn!(%error, "not every container that runs already is captured");
+        }
         probes.extend(probes::attach_writes(&mut ebpf, settings.attach, &layout)?);
         release_memory();
         Ok(Self { programs: Programs { _ebpf: ebpf, probes }, maps, roots })
@@ -151,16 +152,22 @@ impl Roots {
             return Ok(false);
         }
         maps.set_control(&control)?;
-        running::register(&self.mount, &self.settings.roots, maps)?;
-        maps.begin_generation()?;
+        self.register(maps)?;
         Ok(true)
+    }
+
+    /// Registers the containers that run and that the kernel programs have not registered.
+    ///
+    /// # Errors
+    /// When a map is full, so that not all could be.
+    pub fn register(&self, maps: &mut KernelMaps) -> Result<(), LoadError> {
+        running::register(&self.mount, &self.settings.roots, maps)
     }
 
     fn control(&self) -> Result<Control, CgroupError> {
         let mut control = Control {
             agent_tgid: std::process::id(),
             agent_cgroup: cgroups::of_process(&self.mount, std::process::id()).unwrap_or_default(),
-            ring_size: u64::from(self.settings.ring_size),
             container_share: u64::from(self.settings.container_share),
             ..Control::default()
         };

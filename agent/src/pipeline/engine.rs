@@ -1,6 +1,8 @@
 //! The stages behind the ring, on the thread that drains it: each event finds its container, bytes of standard
 //! streams become lines, files go on to their own thread.
 
+mod search;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -72,8 +74,10 @@ pub struct Engine {
     resuming: Vec<(Arc<Container>, Vec<u32>)>,
     next_tick: Instant,
     next_reconcile: Instant,
-    /// Announcements that the ring has not taken so far.
+    /// Announcements that the ring, or a map, has not taken so far.
     lost: u64,
+    /// Whether a map of the kernel programs was full at the last look, so that not every container could be entered.
+    full: bool,
     /// Cgroups that were gone at the last look, and not announced as such.
     vanished: HashSet<u64>,
 }
@@ -108,6 +112,7 @@ impl Engine {
             next_tick: Instant::now(),
             next_reconcile: Instant::now(),
             lost: 0,
+            full: false,
             vanished: HashSet::new(),
         }
     }
@@ -374,32 +379,6 @@ impl Engine {
         }
         self.readings.set_streams(streams);
         self.readings.set_identities(self.registry.statistics());
-    }
-
-    fn refresh_roots(&mut self) {
-        match self.roots.refresh(&mut self.maps) {
-            Ok(false) => {}
-            Ok(true) => self.scan(),
-            Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
-        }
-    }
-
-    /// Finds what announcements were about that the ring did not take.
-    fn find_lost(&mut self) {
-        let events = self.maps.lost_events();
-        let lost = events.iter().map(|(_, count)| count).sum();
-        self.readings.set_lost_events(events);
-        if lost != self.lost {
-            self.lost = lost;
-            self.scan();
-        } else if self.vanished.is_empty() && !self.registry.has_nameless() {
-            return;
-        }
-        // What is gone since the last look and still known has its last bytes, and its end, in the ring perhaps.
-        let vanished = self.registry.vanished();
-        let (lost, recent) = vanished.into_iter().partition::<HashSet<_>, _>(|id| self.vanished.contains(id));
-        lost.into_iter().for_each(|cgroup| self.removed(cgroup));
-        self.vanished = recent;
     }
 
     fn send_files(&mut self) {

@@ -78,7 +78,7 @@ definitions! {
     RING_UNREADABLE: COUNTER "sidestep_ring_unreadable_records_total" []
         "Records of the ring buffer that this version of the agent could not read.";
     RING_LOST_EVENTS: COUNTER "sidestep_ring_lost_events_total" ["event"]
-        "Announcements of files and containers that the ring buffer did not take; the agent finds what they were about by other ways.";
+        "Announcements of files and containers that the ring buffer, or a map of the kernel programs, did not take; the agent finds what they were about by other ways.";
 
     REPAIR_GAPS: COUNTER "sidestep_repair_gaps_total" []
         "Gaps in log files that were filled by reading the file.";

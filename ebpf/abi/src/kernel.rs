@@ -11,6 +11,14 @@ pub struct KernelLayout {
     pub task_files: u32,
     /// `task_struct.thread_pid`
     pub task_thread_pid: u32,
+    /// `task_struct.real_parent`
+    pub task_real_parent: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `task_struct.thread_info.status`; 0 where the machine has none.
+    pub task_status: u32,
+    /// `css_set.dfl_cgrp`
+    pub css_set_cgroup: u32,
     /// `files_struct.fdt`
     pub files_fdt: u32,
     /// `fdtable.fd`
@@ -94,7 +102,7 @@ pub struct KernelLayout {
     /// Zero.
     pub _pad: u32,
 }
-const _: () = assert!(size_of::<KernelLayout>() == 192);
+const _: () = assert!(size_of::<KernelLayout>() == 208);
 
 /// Bytes of `struct file` that are read at once.
 pub const FILE_SPAN: usize = 128;
@@ -162,8 +170,6 @@ pub struct Control {
     pub agent_tgid: u32,
     /// The agent's own cgroup when it runs in a container; 0 for none.
     pub agent_cgroup: u64,
-    /// Bytes of the ring.
-    pub ring_size: u64,
     /// Bytes of the ring that one container may hold.
     pub container_share: u64,
     /// Raised when who is governed has changed and everything is in its place: decisions from before are void. Only
@@ -172,7 +178,7 @@ pub struct Control {
     /// Governed roots.
     pub roots: [Root; MAX_ROOTS],
 }
-assert_layout!(Control, size 40 + 40 * MAX_ROOTS);
+assert_layout!(Control, size 32 + 40 * MAX_ROOTS);
 
 /// The reader is draining: do not wake it.
 pub const READER_BUSY: u32 = 0;

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    kernel::{File, Registers, number},
+    kernel::{self, File, Registers, number},
     maps::FILES,
     policy,
     probes::write::{announce, tracepoint_result},
@@ -58,7 +58,7 @@ on_exit! {
 #[raw_tracepoint]
 pub(crate) fn raw_exit_open(ctx: RawTracePointContext) -> i32 {
     let descriptor = ctx.arg::<u64>(1) as i64;
-    if descriptor < 0 || policy::governed().is_none() {
+    if descriptor < 0 || policy::governed().is_none() || kernel::current_call_is_32_bit() {
         return 0;
     }
     let registers = Registers::of_current();

@@ -10,7 +10,7 @@ use sidestep_abi::stdio::DROP_UNREADABLE;
 
 use crate::{
     emit,
-    kernel::{File, Registers, number},
+    kernel::{self, File, Registers, number},
     maps::{FILES, STDIO},
     policy::{self, Governed},
     probes::write::{announce, tracepoint_result},
@@ -72,7 +72,7 @@ on_exit! {
 #[raw_tracepoint]
 pub(crate) fn raw_exit_transfer(ctx: RawTracePointContext) -> i32 {
     let result = ctx.arg::<u64>(1) as i64;
-    if result <= 0 {
+    if result <= 0 || kernel::current_call_is_32_bit() {
         return 0;
     }
     let registers = Registers::of_current();

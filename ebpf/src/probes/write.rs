@@ -12,19 +12,17 @@ use aya_ebpf::{
 use core::ffi::c_void;
 
 use sidestep_abi::{
-    container::Container,
     event,
     file::{FileSeen, FileState, IGNORED, LOG, PENDING, PENDING_BUDGET},
-    kernel::Control,
-    log::{FLAG_APPEND, FLAG_POSITIONED, FLAG_TERMINAL, LogEvent, MAX_CHUNK, MAX_CHUNKS, MAX_IOVECS},
-    stdio::{DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, InodeKey},
+    log::{CLASSES, FLAG_APPEND, FLAG_POSITIONED, FLAG_TERMINAL, LogEvent, MAX_CHUNK, MAX_CHUNKS, MAX_IOVECS},
+    stdio::{DROP_FAULT, DROP_MAP_FULL, DROP_OVERSIZE, DROP_REASONS, InodeKey},
 };
 
 use crate::{
     emit,
-    kernel::{Dentry, File, Registers, number},
+    kernel::{self, Dentry, File, Registers, number},
     maps::{FILES, STDIO, VERDICTS},
-    policy::{self, Governed},
+    policy::{self, Governed, Share},
 };
 
 const O_APPEND: u32 = 0o2000;
@@ -52,32 +50,18 @@ enum Source {
 #[derive(Clone, Copy)]
 enum Counter {
     Stdio(*mut [u64; DROP_REASONS]),
-    File(*mut u64),
+    /// Nowhere: the agent reads them from the file.
+    File,
 }
 
 impl Counter {
-    /// What the container may hold of the ring with records of this kind. Files take half at most: what the ring does
-    /// not hold of them is read back, and what it does not hold of stdout is lost.
-    #[inline(always)]
-    fn share(self, control: &Control) -> u64 {
-        match self {
-            Self::Stdio(_) => control.container_share,
-            Self::File(_) => control.container_share / 2,
-        }
-    }
-
     #[inline(always)]
     fn count(self, reason: usize, bytes: u64) {
-        match self {
-            Self::Stdio(dropped) => {
-                if reason < DROP_REASONS {
-                    // SAFETY: inside the map value, by the check above.
-                    emit::add(unsafe { dropped.cast::<u64>().add(reason) }, bytes);
-                }
-            }
-            Self::File(skipped) => {
-                emit::add(skipped, bytes);
-            }
+        if let Self::Stdio(dropped) = self
+            && reason < DROP_REASONS
+        {
+            // SAFETY: inside the map value, by the check above.
+            emit::add(unsafe { dropped.cast::<u64>().add(reason) }, bytes);
         }
     }
 }
@@ -106,7 +90,11 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
         header.flags |= FLAG_TERMINAL;
     }
     let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
-    hand_over(governed, cgroup, &mut event, write, Counter::Stdio(dropped));
+    let counter = Counter::Stdio(dropped);
+    match Share::of_stdio(governed.control, cgroup) {
+        Some(share) => hand_over(share, &mut event, write, counter),
+        None => counter.count(DROP_MAP_FULL, write.written),
+    }
 }
 
 #[inline(always)]
@@ -120,7 +108,7 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
     if !is_captured(governed, file, &key, description.dentry, write, end) {
         return;
     }
-    let Some(container) = policy::container(governed.cgroup) else { return };
+    let Some(share) = Share::of_files(governed.control, governed.cgroup) else { return };
     let mut header = emit::header(event::FILE_DATA, governed.cgroup, governed.tgid, governed.tid);
     if description.flags & O_APPEND != 0 {
         header.flags |= FLAG_APPEND;
@@ -130,9 +118,7 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
     }
     let position = end.wrapping_sub(write.written);
     let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.address() };
-    // SAFETY: as above.
-    let skipped = unsafe { &raw mut (*container).file_skipped };
-    hand_over(governed, governed.cgroup, &mut event, write, Counter::File(skipped));
+    hand_over(share, &mut event, write, Counter::File);
 }
 
 /// Whether a write to a regular file is handed over: it is a log, or may turn out to be one.
@@ -171,53 +157,39 @@ pub(super) fn announce(governed: &Governed, file: &File, dentry: Dentry, key: &I
     let name_hash = dentry.name_hash();
     let header = emit::header(event::FILE_SEEN, governed.cgroup, governed.tgid, governed.tid);
     let state = FileState { verdict: PENDING, name_hash, announced: header.time, captured: 0 };
-    if FILES.insert(key, &state, 0).is_err() {
-        emit::lose(event::FILE_SEEN);
-        return false;
-    }
-    let Some(container) = policy::container(governed.cgroup) else { return false };
-    if !policy::take_share(governed.control.container_share, container, size_of::<FileSeen>() as u64 + 1024) {
-        // Not announced: taken out again, so that the next write tries once more.
+    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end };
+    let announced = FILES.insert(key, &state, 0).is_ok()
+        && Share::of_files(governed.control, governed.cgroup)
+            .is_some_and(|share| emit::file_seen(&seen, file, dentry, &share));
+    if !announced {
+        // Taken out again, so that the next write tries once more.
         let _ = FILES.remove(key);
         emit::lose(event::FILE_SEEN);
-        return false;
     }
-    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end };
-    emit::file_seen(&seen, file, dentry);
-    true
+    announced
 }
 
 /// Hands a write over in one record where it fits, in several where it does not.
 #[inline(always)]
-fn hand_over(governed: &Governed, cgroup: u64, event: &mut LogEvent, write: &Write, counter: Counter) {
-    let Some(container) = policy::container(cgroup) else {
-        counter.count(DROP_QUOTA, write.written);
-        return;
-    };
+fn hand_over(share: Share, event: &mut LogEvent, write: &Write, counter: Counter) {
     let total = write.written;
     match write.source {
         Source::Buffer(buffer) if total <= MAX_CHUNK as u64 => {
-            piece(governed, container, event, buffer, total, counter);
+            piece(&share, event, buffer, total, counter);
         }
         Source::Vector { array, count } if total <= MAX_GATHERED_BYTES && count <= emit::MAX_GATHERED => {
-            if !policy::take_share(counter.share(governed.control), container, size_of::<LogEvent>() as u64 + 2 * total)
-            {
-                counter.count(DROP_QUOTA, total);
-                return;
-            }
-            let result = gathered(event, array, count, total);
+            let result = gathered(event, array, count, total, &share);
             if result != HANDED_OVER {
                 counter.count(result as usize, total);
             }
         }
-        source => pieces(governed, container, event, source, total, counter),
+        source => pieces(share, event, source, total, counter),
     }
 }
 
 /// A write that needs more than one record: a walk over buffers and the chunks of each.
 struct Walk<'a> {
-    governed: &'a Governed,
-    container: *mut Container,
+    share: Share,
     counter: Counter,
     event: &'a mut LogEvent,
     at: At,
@@ -236,20 +208,13 @@ struct At {
 }
 
 #[inline(always)]
-fn pieces(
-    governed: &Governed,
-    container: *mut Container,
-    event: &mut LogEvent,
-    source: Source,
-    total: u64,
-    counter: Counter,
-) {
+fn pieces(share: Share, event: &mut LogEvent, source: Source, total: u64, counter: Counter) {
     let (array, count, base, rest) = match source {
         Source::Buffer(buffer) => (0, 0, buffer, total),
         Source::Vector { array, count } => (array, count, 0, 0),
     };
     let at = At { array, count, index: 0, base, rest, done: 0, total };
-    let mut walk = Walk { governed, container, counter, event, at };
+    let mut walk = Walk { share, counter, event, at };
     emit::forget(&mut walk.at);
     // A loop that the verifier walks once; Linux 5.17.
     // SAFETY: the helper calls `step` with the address of `walk`, which outlives the call.
@@ -275,7 +240,11 @@ extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
         if at.index >= at.count {
             return 1;
         }
-        let Ok(part) = emit::iovec(at.array, at.index) else { return 1 };
+        let Ok(part) = emit::iovec(at.array, at.index) else {
+            walk.counter.count(DROP_FAULT, at.total - at.done);
+            at.done = at.total;
+            return 1;
+        };
         at.index += 1;
         at.base = part.base;
         let left = at.total - at.done;
@@ -285,7 +254,7 @@ extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
         }
     }
     let len = if at.rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { at.rest };
-    piece(walk.governed, walk.container, walk.event, at.base, len, walk.counter);
+    piece(&walk.share, walk.event, at.base, len, walk.counter);
     walk.event.position = walk.event.position.wrapping_add(len);
     at.base = at.base.wrapping_add(len);
     at.rest -= len;
@@ -298,13 +267,13 @@ const HANDED_OVER: u64 = u64::MAX;
 
 /// A vectored write as one record, in the smaller size that holds it.
 #[inline(never)]
-fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
+fn gathered(event: &LogEvent, array: u64, count: u64, total: u64, share: &Share) -> u64 {
     let total = emit::opaque(total);
     let total = if total > MAX_GATHERED_BYTES { MAX_GATHERED_BYTES } else { total };
     let result = if total <= 1024 {
-        emit::gather::<1024>(event, array, count, total)
+        emit::gather::<1024>(event, array, count, total, share)
     } else {
-        emit::gather::<4096>(event, array, count, total)
+        emit::gather::<4096>(event, array, count, total, share)
     };
     match result {
         Ok(()) => HANDED_OVER,
@@ -314,22 +283,22 @@ fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
 
 /// One record, in the smallest size that holds it.
 #[inline(never)]
-fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
+fn piece_sized(event: &LogEvent, source: u64, len: u64, share: &Share) -> u64 {
     let source = source as *const u8;
     let len = emit::opaque(len);
     let len = if len > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { len };
-    let result = if len <= 256 {
-        emit::log::<256>(event, source, len)
-    } else if len <= 512 {
-        emit::log::<512>(event, source, len)
-    } else if len <= 1024 {
-        emit::log::<1024>(event, source, len)
-    } else if len <= 4096 {
-        emit::log::<4096>(event, source, len)
-    } else if len <= 16384 {
-        emit::log::<16384>(event, source, len)
+    let result = if len <= CLASSES[0] as u64 {
+        emit::log::<{ CLASSES[0] }>(event, source, len, share)
+    } else if len <= CLASSES[1] as u64 {
+        emit::log::<{ CLASSES[1] }>(event, source, len, share)
+    } else if len <= CLASSES[2] as u64 {
+        emit::log::<{ CLASSES[2] }>(event, source, len, share)
+    } else if len <= CLASSES[3] as u64 {
+        emit::log::<{ CLASSES[3] }>(event, source, len, share)
+    } else if len <= CLASSES[4] as u64 {
+        emit::log::<{ CLASSES[4] }>(event, source, len, share)
     } else {
-        emit::log::<65536>(event, source, len)
+        emit::log::<{ CLASSES[5] }>(event, source, len, share)
     };
     match result {
         Ok(()) => HANDED_OVER,
@@ -338,12 +307,8 @@ fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
 }
 
 #[inline(always)]
-fn piece(governed: &Governed, container: *mut Container, event: &LogEvent, source: u64, len: u64, counter: Counter) {
-    if !policy::take_share(counter.share(governed.control), container, size_of::<LogEvent>() as u64 + len) {
-        counter.count(DROP_QUOTA, len);
-        return;
-    }
-    let result = piece_sized(event, source, len);
+fn piece(share: &Share, event: &LogEvent, source: u64, len: u64, counter: Counter) {
+    let result = piece_sized(event, source, len, share);
     if result != HANDED_OVER {
         counter.count(result as usize, len);
     }
@@ -433,6 +398,9 @@ pub(crate) fn raw_exit_write(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let Some(governed) = policy::governed() else { return 0 };
+    if kernel::current_call_is_32_bit() {
+        return 0;
+    }
     let registers = Registers::of_current();
     let number = registers.number();
     let call = if number == number!(write) {
