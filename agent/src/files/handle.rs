@@ -23,7 +23,6 @@ use crate::{
     ledger::Account,
     policy::Verdicts,
     record::Resource,
-    sinks::Settled,
 };
 
 /// What the thread has to know.
@@ -67,6 +66,7 @@ pub(super) struct Ended {
     pub(super) leftover: Leftover,
     pub(super) checkpoint: Checkpoint,
     pub(super) positions: Vec<Pending>,
+    pub(super) complete_until: u64,
 }
 
 /// What was not read or not handed on when the thread ended. It stays in the files, and the next agent reads it.
@@ -84,6 +84,7 @@ pub struct Stopped {
     pub leftover: Leftover,
     checkpoint: Checkpoint,
     positions: Vec<Pending>,
+    complete_until: u64,
     progress: Arc<Progress>,
 }
 
@@ -107,11 +108,6 @@ impl Handle {
         self.tell(Command::Reload { server: Box::new(server), lines });
     }
 
-    /// A batch of a file stream is settled: positions move on. Settled batches of other streams are ignored.
-    pub fn settled(&self, settled: &Settled) {
-        self.progress.settled(settled);
-    }
-
     /// What the sinks have acknowledged, for a thread that settles without the handle.
     #[must_use]
     pub fn progress(&self) -> &Arc<Progress> {
@@ -131,9 +127,9 @@ impl Handle {
     /// When the thread had panicked.
     pub fn stop(self, deadline: Instant) -> io::Result<Stopped> {
         self.tell(Command::Stop { deadline });
-        let Ended { leftover, checkpoint, positions } =
+        let Ended { leftover, checkpoint, positions, complete_until } =
             self.thread.join().map_err(|_| io::Error::other("the thread that reads files panicked"))?;
-        Ok(Stopped { leftover, checkpoint, positions, progress: self.progress })
+        Ok(Stopped { leftover, checkpoint, positions, complete_until, progress: self.progress })
     }
 
     fn tell(&self, command: Command) {
@@ -152,6 +148,6 @@ impl Stopped {
     /// Writes the final positions.
     pub fn save(mut self) {
         let entries: Vec<Entry> = self.positions.iter().map(|pending| pending.entry(&self.progress)).collect();
-        self.checkpoint.write(entries);
+        self.checkpoint.write(entries, self.complete_until);
     }
 }
