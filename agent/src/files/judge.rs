@@ -226,11 +226,11 @@ impl Candidates {
         self.files.is_empty() && self.gone.is_empty()
     }
 
-    /// Takes out the files that can be judged now.
-    pub(super) fn judge(&mut self, now: u64) -> Vec<(InodeKey, Candidate, Verdict)> {
+    /// Takes out the files that can be judged now; `finally` when there is no time to wait for their first record.
+    pub(super) fn judge(&mut self, now: u64, finally: bool) -> Vec<(InodeKey, Candidate, Verdict)> {
         let mut judged = Vec::new();
         for (key, candidate) in std::mem::take(&mut self.gone) {
-            match verdict(&candidate, now) {
+            match verdict(&candidate, now, finally) {
                 Some(verdict) => {
                     self.bytes -= candidate.bytes;
                     judged.push((key, candidate, verdict));
@@ -239,7 +239,7 @@ impl Candidates {
             }
         }
         let ready: Vec<_> =
-            self.files.iter().filter_map(|(key, candidate)| Some((*key, verdict(candidate, now)?))).collect();
+            self.files.iter().filter_map(|(key, candidate)| Some((*key, verdict(candidate, now, finally)?))).collect();
         judged.extend(ready.into_iter().filter_map(|(key, verdict)| {
             let candidate = self.files.remove(&key)?;
             self.bytes -= candidate.bytes;
@@ -269,13 +269,13 @@ impl Candidates {
     }
 }
 
-fn verdict(candidate: &Candidate, now: u64) -> Option<Verdict> {
+fn verdict(candidate: &Candidate, now: u64, finally: bool) -> Option<Verdict> {
     let overdue = now.saturating_sub(candidate.since) > PATIENCE_NANOS;
     let (Some(settled), Some(announced)) = (candidate.container.settled(), &candidate.announced) else {
         return overdue.then_some(Verdict::Unknown);
     };
     let Some(files) = &settled.files else { return Some(Verdict::NoLog) };
-    let waited = now.saturating_sub(candidate.since) > FIRST_RECORD_NANOS;
+    let waited = finally || now.saturating_sub(candidate.since) > FIRST_RECORD_NANOS;
     if candidate.kept.is_empty() && !candidate.ended && !candidate.gone && !waited {
         return None;
     }
@@ -293,3 +293,7 @@ fn linked_path(whereabouts: &Whereabouts) -> Option<Arc<str>> {
     let path = link.to_string_lossy();
     Some(path.strip_suffix(" (deleted)").unwrap_or(&path).into())
 }
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -383,6 +383,7 @@ impl Engine {
     /// The end: unfinished lines come out, and the file thread gets what is left for it.
     pub fn finish(&mut self) {
         let now = Instant::now();
+        self.registry.settle_all(now);
         for (key, stream) in &mut self.streams {
             let container = Arc::clone(&stream.container);
             if container.settled().is_none() {

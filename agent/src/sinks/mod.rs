@@ -12,6 +12,7 @@ pub mod json;
 pub mod receipt;
 pub mod set;
 pub mod stats;
+mod streams;
 mod timestamp;
 pub mod worker;
 

@@ -244,7 +244,7 @@ impl Tailer {
                 FileEvent::Ended { container } => self.ended(container),
             }
         }
-        self.judge(now);
+        self.judge(now, false);
         let touched = self.queue.len();
         self.turns(touched);
     }
@@ -310,11 +310,11 @@ impl Tailer {
     }
 
     /// Judges the files whose container is known by now.
-    fn judge(&mut self, now: u64) {
+    fn judge(&mut self, now: u64, finally: bool) {
         if self.candidates.is_empty() {
             return;
         }
-        for (key, candidate, verdict) in self.candidates.judge(now) {
+        for (key, candidate, verdict) in self.candidates.judge(now, finally) {
             let announced = candidate.announced.as_ref().map_or(0, |announced| announced.announced);
             match verdict {
                 // The verdict is on what has the inode number now.
@@ -404,7 +404,7 @@ impl Tailer {
             self.forget_times(now);
         }
         self.last_tick = now;
-        self.judge(now);
+        self.judge(now, false);
         if now >= self.next_scan {
             self.next_scan = now + SCAN_NANOS;
             self.scan(now);
@@ -441,7 +441,7 @@ impl Tailer {
             self.round(&round);
         }
         let now = unix_nano();
-        self.judge(now);
+        self.judge(now, true);
         for (id, open) in &mut self.files {
             if open.log.file().is_none() {
                 reopen(&self.settings, open);
