@@ -80,7 +80,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,

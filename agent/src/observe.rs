@@ -88,7 +88,11 @@ impl Observe for Agent {
             reload_refused: self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             accounts: AccountReading::all(&self.ledger),
             ring: self.readings.ring(),
-            repair: RepairReading { gaps: self.files.gaps(), bytes: self.files.read_bytes() },
+            repair: RepairReading {
+                gaps: self.files.gaps(),
+                bytes: self.files.read_bytes(),
+                unjudged: self.files.unjudged_bytes(),
+            },
             probes: self.probes.clone(),
             sinks: self.outlet.stats().into_iter().map(|stats| self.sink(stats)).collect(),
             identity: vec![

@@ -1,6 +1,10 @@
 //! Life of the agent under load: reload, drain, kill, and starting again.
 
-use std::fs;
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -102,6 +106,108 @@ fn an_agent_that_was_stopped_goes_on_without_a_repeat() {
         })?;
         agent.stop()
     });
+}
+
+/// How an agent is gone for a while.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Absence {
+    /// It was stopped: everything is delivered exactly once.
+    Stopped,
+    /// It was killed: everything is delivered at least once.
+    Killed,
+}
+
+/// While no agent runs, a container renames its log, writes on, begins a new one, and makes another that it closes at
+/// once. With `goes_on` it writes the new one again when the next agent runs; else nobody announces what is new.
+fn rotation_without_an_agent_is_complete(absence: Absence, goes_on: bool) {
+    end_to_end(|bed| {
+        let config = bed.config();
+        let agent = Agent::start(bed, &config)?;
+        let container = python::start(
+            bed,
+            "
+import time
+def until(name):
+    while not os.path.exists('/data/' + name): time.sleep(0.002)
+def begin(path): return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+def lines(fd, name, count):
+    for n in range(count): os.write(fd, b'%s %d\\n' % (name, n))
+log = begin('/var/log/app.log')
+lines(log, b'before', 500)
+os.write(1, b'before\\n')
+until('rotate')
+os.rename('/var/log/app.log', '/var/log/app.log.1')
+lines(log, b'renamed', 200)
+os.close(log)
+log = begin('/var/log/app.log')
+lines(log, b'new', 300)
+other = begin('/var/log/other.log')
+lines(other, b'other', 100)
+os.close(other)
+os.write(1, b'rotated\\n')
+until('go')
+if os.path.exists('/data/goes-on'): lines(log, b'later', 50)
+",
+        )?;
+        container.wait_stdout("before\n")?;
+        let text = |name: &str, count: u32| (0..count).map(|n| format!("{name} {n}\n")).collect::<String>();
+        let mut expected = match absence {
+            Absence::Stopped => Expected::new(),
+            Absence::Killed => Expected::new().with_repeats(),
+        };
+        expected.file(&container, "/var/log/app.log", text("before", 500));
+        let files = |expected: &Expected, agent: &Agent| {
+            let mut difference = String::new();
+            wait_until("all of the files", DEADLINE, || {
+                // What went to stdout while no agent ran is lost.
+                let mut records = agent.records()?;
+                records.retain(|record| record.class() == "business");
+                let result = expected.compare(&records);
+                difference = result.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
+                Ok(result.is_ok().then_some(()))
+            })
+            .with_context(|| format!("{difference}\n{}", agent.log()))
+        };
+        files(&expected, &agent)?;
+        match absence {
+            Absence::Stopped => agent.stop()?,
+            Absence::Killed => agent.kill()?,
+        }
+        fs::write(container.rootfs().join("data/rotate"), "")?;
+        container.wait_stdout("rotated\n")?;
+        let agent = Agent::start(bed, &config)?;
+        expected.file(&container, "/var/log/app.log", text("renamed", 200) + &text("new", 300));
+        expected.file(&container, "/var/log/other.log", text("other", 100));
+        if goes_on {
+            fs::write(container.rootfs().join("data/goes-on"), "")?;
+            fs::write(container.rootfs().join("data/go"), "")?;
+            expected.file(&container, "/var/log/app.log", text("later", 50));
+        }
+        files(&expected, &agent)?;
+        // Nothing comes twice later, from this agent or the next.
+        agent.stop()?;
+        let agent = Agent::start(bed, &config)?;
+        fs::write(container.rootfs().join("data/go"), "")?;
+        python::wait_done(&container)?;
+        files(&expected, &agent)?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_rotation_while_the_agent_was_stopped_is_complete_when_the_writer_goes_on() {
+    rotation_without_an_agent_is_complete(Absence::Stopped, true);
+}
+
+#[test]
+fn a_rotation_while_the_agent_was_stopped_is_complete_when_nothing_more_is_written() {
+    rotation_without_an_agent_is_complete(Absence::Stopped, false);
+}
+
+#[test]
+fn a_rotation_after_the_agent_was_killed_is_complete() {
+    rotation_without_an_agent_is_complete(Absence::Killed, true);
+    rotation_without_an_agent_is_complete(Absence::Killed, false);
 }
 
 #[test]
@@ -257,17 +363,39 @@ fn a_second_agent_leaves_the_first_alone() {
 #[test]
 fn an_agent_below_its_own_root_does_not_see_itself() {
     end_to_end(|bed| {
-        // The agent's own log goes to a pipe-like file of a matching name, and its cgroup is governed.
-        let config = bed.config().with("/log/level", json!("debug"));
+        // Every file is a log: what the agent writes to its stderr, its records and its positions would be ones too, if
+        // it saw itself. Its cgroup is governed.
+        let config = bed.config().with("/log/level", json!("debug")).with("/capture/files/include", json!(["/**"]));
         let agent = Agent::spawn(bed, &config)?;
-        let group = sidestep_tests::cgroup::unified()?.join(bed.cgroup_root().trim_start_matches('/')).join("agent");
-        fs::create_dir_all(&group)?;
-        fs::write(group.join("cgroup.procs"), agent.pid().as_raw_nonzero().to_string())?;
+        let governed = sidestep_tests::cgroup::unified()?.join(bed.cgroup_root().trim_start_matches('/'));
+        let enter = |group: &str, pid: &dyn std::fmt::Display| -> Result<()> {
+            fs::create_dir_all(governed.join(group))?;
+            fs::write(governed.join(group).join("cgroup.procs"), pid.to_string()).context("entering a cgroup")
+        };
+        enter("agent", &agent.pid().as_raw_nonzero())?;
         let agent = agent.wait_ready()?;
         let container = bed.container("app").shell("seq 1000; read hold").start()?;
         container.wait_stdout("1000\n")?;
         let mut expected = Expected::new();
         expected.stdout(&container, container.stdout());
+        // It has written records and positions by now, and it writes to its stderr.
+        expected.wait_delivered(&agent)?;
+        fs::write(agent.config_file(), config.clone().with("/lines/idle_flush", json!("2s")).text())?;
+        agent.reload()?;
+        wait_until("the reload", DEADLINE, || Ok(agent.log().contains("reload done").then_some(())))?;
+        // Another process of the node that is governed, and that no runtime knows either: it writes after the agent has
+        // written, and its identity is waited for as long. So once its line is here, the agent's would be too.
+        let file = bed.path("beside.txt")?;
+        let path = file.to_str().context("a UTF-8 path")?;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("read go; echo beside > {path}; read hold")]).stdin(Stdio::piped());
+        let mut beside = shell.spawn().context("starting a shell")?;
+        enter("beside", &beside.id())?;
+        beside.stdin.as_mut().context("its stdin")?.write_all(b"go\n")?;
+        expected.add_stream("", path, "business", b"beside\n");
+        expected.wait_delivered(&agent)?;
+        drop(beside.stdin.take());
+        beside.wait()?;
         expected.verify(agent, &[&container])
     });
 }

@@ -23,7 +23,6 @@ use crate::{
     ledger::Account,
     policy::Verdicts,
     record::Resource,
-    sinks::Settled,
 };
 
 /// How much later than asked the thread may come to its end: a read or a look-up that is under way is not cut short.
@@ -74,6 +73,7 @@ pub(super) struct Ended {
     pub(super) leftover: Leftover,
     pub(super) checkpoint: Checkpoint,
     pub(super) positions: Vec<Pending>,
+    pub(super) complete_until: u64,
 }
 
 /// What was not read or not handed on when the thread ended. It stays in the files, and the next agent reads it.
@@ -91,6 +91,7 @@ pub struct Stopped {
     pub leftover: Leftover,
     checkpoint: Checkpoint,
     positions: Vec<Pending>,
+    complete_until: u64,
     progress: Arc<Progress>,
 }
 
@@ -119,11 +120,6 @@ impl Handle {
         self.commands.clone()
     }
 
-    /// A batch of a file stream is settled: positions move on. Settled batches of other streams are ignored.
-    pub fn settled(&self, settled: &Settled) {
-        self.progress.settled(settled);
-    }
-
     /// What the sinks have acknowledged, for a thread that settles without the handle.
     #[must_use]
     pub fn progress(&self) -> &Arc<Progress> {
@@ -145,8 +141,8 @@ impl Handle {
         self.commands.tell(Command::Stop { deadline });
         let limit = deadline.saturating_duration_since(Instant::now()) + GRACE;
         match self.ended.recv_timeout(limit) {
-            Ok(Ended { leftover, checkpoint, positions }) => {
-                Ok(Stopped { leftover, checkpoint, positions, progress: self.progress })
+            Ok(Ended { leftover, checkpoint, positions, complete_until }) => {
+                Ok(Stopped { leftover, checkpoint, positions, complete_until, progress: self.progress })
             }
             Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the thread that reads files panicked")),
             Err(RecvTimeoutError::Timeout) => {
@@ -178,6 +174,6 @@ impl Stopped {
     /// Writes the final positions.
     pub fn save(mut self) {
         let entries: Vec<Entry> = self.positions.iter().map(|pending| pending.entry(&self.progress)).collect();
-        self.checkpoint.write(entries);
+        self.checkpoint.write(entries, self.complete_until);
     }
 }

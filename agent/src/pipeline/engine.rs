@@ -399,6 +399,7 @@ impl Engine {
     /// `stop` is asked for at once: the files hold it as well.
     pub fn finish(&mut self, stop: &Stop) {
         let now = Instant::now();
+        self.registry.settle_all(now);
         for (key, stream) in &mut self.streams {
             let container = Arc::clone(&stream.container);
             if container.settled().is_none() {

@@ -15,6 +15,7 @@ mod reopen;
 mod replace;
 pub mod set;
 pub mod stats;
+mod streams;
 mod timestamp;
 pub mod worker;
 

@@ -84,6 +84,8 @@ definitions! {
         "Gaps in log files that were filled by reading the file.";
     REPAIR_BYTES: COUNTER "sidestep_repair_read_bytes_total" []
         "Bytes read back from log files to fill gaps.";
+    REPAIR_UNJUDGED: COUNTER "sidestep_repair_unjudged_bytes_total" []
+        "Bytes written to files of which the agent could not tell whether they are logs; they are in no ledger.";
 
     PROBE_HEALTH: GAUGE "sidestep_probe_health" ["probe", "attach", "health"]
         "1 for the state that the probe is in (healthy, degraded, unsupported, failed), 0 for the others.";

@@ -107,6 +107,8 @@ pub struct RepairReading {
     pub gaps: u64,
     /// Bytes that were read back from files.
     pub bytes: u64,
+    /// Bytes of files of which nobody could tell whether they are logs.
+    pub unjudged: u64,
 }
 
 /// One probe.

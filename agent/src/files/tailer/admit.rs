@@ -1,15 +1,16 @@
 //! From a file that is a log to its stream: where it begins, and who it belongs to.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use sidestep_abi::stdio::InodeKey;
 
-use super::{Id, LOOK_NANOS, Open, Tailer, enqueue, look::open_of};
+use super::{
+    Id, LOOK_NANOS, Open, Tailer, enqueue,
+    look::{open_of, reopen},
+};
 use crate::{
-    clock::unix_nano,
     config::StartAt,
     files::{
-        find,
         judge::{Announced, Candidate},
         log_file::{About, LogFile},
         open::{Whereabouts, birth},
@@ -36,7 +37,7 @@ impl Tailer {
         if let Some((_, pending)) = self.remembered.get_mut(id) {
             pending.replaced = true;
         }
-        self.candidates.announce(id.1, announced, container, now);
+        self.announce(&id.1, announced, container, now);
     }
 
     /// Makes a stream of a file that is a log.
@@ -49,10 +50,12 @@ impl Tailer {
         let id = (Class::Business, key);
         if let Some(open) = self.files.get_mut(&id) {
             // It was found by the checkpoint meanwhile.
-            for kept in candidate.kept.iter().filter(|kept| kept.bytes.len() as u64 == kept.record.len) {
-                open.log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+            if open.log.file().is_none() {
+                reopen(&self.settings, open);
             }
+            give(&mut open.log, &candidate);
             open.announced = candidate.renamed.take();
+            open.join(&candidate.container, candidate.ended, now);
             enqueue(&mut self.queue, id, open);
             return;
         }
@@ -67,15 +70,7 @@ impl Tailer {
         let about = about(Class::Business, key, path, &settled);
         let mut log = LogFile::new(about, file, position, incarnation, &self.readings);
         log.whereabouts = whereabouts;
-        for kept in &candidate.kept {
-            // Where only the place was kept, the file has to tell.
-            let short = kept.bytes.len() as u64 != kept.record.len;
-            if short && log.file().is_some() {
-                log.look(now);
-            } else {
-                log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
-            }
-        }
+        give(&mut log, &candidate);
         let ended = candidate.ended;
         if ended {
             // Nobody will look again.
@@ -93,42 +88,10 @@ impl Tailer {
         let about = about(Class::Business, key, path, &settled);
         // The time tells it from others that had the same inode number.
         let mut log = LogFile::new(about, None, first.record.position, first.time_unix_nano, &self.readings);
-        for kept in &candidate.kept {
-            log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
-        }
+        give(&mut log, candidate);
         log.finish();
         let deliver = &self.deliver;
         log.take_batches(deliver);
-    }
-
-    pub(super) fn resume(&mut self, container: &Arc<Container>, pids: &[u32]) {
-        let Some(settled) = container.settled() else { return };
-        let Some(files) = &settled.files else { return };
-        let now = unix_nano();
-        let owner = owner(&settled);
-        let known: Vec<_> = self
-            .remembered
-            .iter()
-            .filter(|(id, (_, pending))| id.0 == Class::Business && pending.entry.owner == owner)
-            .map(|(id, (_, pending))| (*id, pending.entry.path.clone(), pending.entry.standing()))
-            .collect();
-        for (id, path, standing) in known {
-            if self.files.contains_key(&id) || !files.matches(&path) {
-                continue;
-            }
-            let found = pids.iter().take(8).find_map(|pid| {
-                let root = PathBuf::from(format!("/proc/{pid}/root"));
-                find::again(&root, &path, &id.1, Some(*pid)).map(|file| (*pid, file))
-            });
-            let Some((pid, file)) = found.filter(|(_, file)| birth(file) == standing.birth) else { continue };
-            let (position, incarnation) = self.start_of(&id, &file, None, standing.position, now);
-            let path: Arc<str> = path.into();
-            let about = about(Class::Business, id.1, Arc::clone(&path), &settled);
-            let mut log = LogFile::new(about, Some(file), position, incarnation, &self.readings);
-            log.whereabouts = Whereabouts { tgid: pid, fd: -1, path: Some(path) };
-            log.look(now);
-            self.enter(id, log, vec![Arc::clone(container)], now, false);
-        }
     }
 
     /// Where to begin in a file that is seen for the first time by this agent, and in which incarnation.
@@ -153,8 +116,13 @@ impl Tailer {
             return if standing.holds_for(file) { (standing.position, standing.incarnation) } else { (0, now) };
         }
         let born = birth(file);
-        let is_new = born.saturating_add(BIRTH_GRAIN_NANOS) >= self.started || born == 0 && first == 0;
+        let is_new = self.is_new(born) || born == 0 && first == 0;
         if is_new || start_at == Some(StartAt::Beginning) { (0, 0) } else { (first, 0) }
+    }
+
+    /// Whether a file that no checkpoint knows was made when an agent ran, or since: then nobody has read any of it.
+    pub(super) const fn is_new(&self, born: u64) -> bool {
+        born.saturating_add(BIRTH_GRAIN_NANOS) >= self.new_since
     }
 
     pub(super) fn enter(
@@ -177,6 +145,16 @@ impl Tailer {
         let open = self.files.entry(id).insert_entry(open).into_mut();
         enqueue(&mut self.queue, id, open);
         open
+    }
+}
+
+/// Gives a log what was kept of it. Of what was not, the file tells; without one it is booked as lost.
+fn give(log: &mut LogFile, candidate: &Candidate) {
+    for kept in &candidate.kept {
+        log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+    }
+    if log.file().is_none() {
+        log.lose_elsewhere(candidate.left_out);
     }
 }
 

@@ -4,6 +4,7 @@ mod admit;
 mod look;
 mod node;
 mod positions;
+mod resume;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -78,6 +79,23 @@ struct Open {
     ending: bool,
 }
 
+impl Open {
+    /// Another container has written it. When it has ended, and nobody else writes, the file ends too.
+    fn join(&mut self, container: &Arc<Container>, ended: bool, now: u64) {
+        let other = |user: &Arc<Container>| user.cgroup != container.cgroup;
+        if !ended {
+            if self.users.iter().all(other) {
+                self.users.push(Arc::clone(container));
+            }
+        } else if self.users.len() > 1 {
+            self.users.retain(other);
+        } else if !self.users.iter().any(other) {
+            self.log.look_finally(now);
+            self.ending = true;
+        }
+    }
+}
+
 /// All log files of the node.
 pub struct Tailer {
     settings: Settings,
@@ -92,7 +110,10 @@ pub struct Tailer {
     /// Files with something to read or to hand on.
     queue: VecDeque<Id>,
     checkpoint: Checkpoint,
-    started: u64,
+    /// A file that was made later is new: since then every log that agents have seen is in the checkpoint.
+    new_since: u64,
+    /// What happened before has been heard of.
+    caught_up: u64,
     next_scan: u64,
     scanned: bool,
     next_save: u64,
@@ -124,9 +145,10 @@ impl Tailer {
         progress: &Arc<Progress>,
         readings: &Arc<Readings>,
     ) -> Self {
-        let (checkpoint, entries) = Checkpoint::open(&settings.state_dir);
+        let (checkpoint, known) = Checkpoint::open(&settings.state_dir);
         let started = unix_nano();
-        let remembered = entries
+        let remembered = known
+            .files
             .into_iter()
             .map(|entry| ((entry.class, entry.key()), (started, Pending { entry, stream: None, replaced: false })))
             .collect();
@@ -141,7 +163,9 @@ impl Tailer {
             remembered,
             queue: VecDeque::new(),
             checkpoint,
-            started,
+            // A clock that was set back meanwhile makes no file old that is still to come.
+            new_since: known.complete_until.map_or(started, |until| until.min(started)),
+            caught_up: started,
             next_scan: 0,
             scanned: false,
             next_save: 0,
@@ -163,7 +187,7 @@ impl Tailer {
             if connected {
                 match events.recv_timeout(wait) {
                     Ok(round) => self.round(&round),
-                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Timeout) => self.caught_up = unix_nano(),
                     Err(RecvTimeoutError::Disconnected) => connected = false,
                 }
             } else if !wait.is_zero() {
@@ -200,7 +224,7 @@ impl Tailer {
                         open.announced = Some(announced);
                         continue;
                     }
-                    self.candidates.announce(*key, announced, container, now);
+                    self.announce(key, announced, container, now);
                 }
                 FileEvent::Data { key, position, bytes, time_unix_nano, tid, description, flags, container } => {
                     let record = Record {
@@ -212,6 +236,7 @@ impl Tailer {
                         description: *description,
                     };
                     let bytes = round.bytes.get(bytes.clone()).unwrap_or_default();
+                    self.caught_up = self.caught_up.max((*time_unix_nano).min(now));
                     self.data(key, &record, bytes, *time_unix_nano, container, now);
                 }
                 FileEvent::Forgotten { key } => self.verdicts.forget(key),
@@ -220,7 +245,7 @@ impl Tailer {
                 FileEvent::Ended { container } => self.ended(container),
             }
         }
-        self.judge(now);
+        self.judge(now, false);
         let touched = self.queue.len();
         self.turns(touched);
     }
@@ -262,7 +287,10 @@ impl Tailer {
             }
         }
         let Some(open) = self.files.get_mut(&id) else {
-            self.candidates.keep(*key, *record, bytes, time_unix_nano, container, now);
+            if !self.candidates.keep(*key, *record, bytes, time_unix_nano, container, now) {
+                self.readings.count_unjudged(record.len);
+                self.verdicts.forget(key);
+            }
             return;
         };
         if open.log.file().is_none() {
@@ -272,29 +300,39 @@ impl Tailer {
         open.grown = now;
         open.look_interval = LOOK_NANOS.start;
         open.next_look = now + LOOK_NANOS.start;
-        if open.users.iter().all(|user| user.cgroup != container.cgroup) {
-            open.users.push(Arc::clone(container));
-        }
+        open.join(container, false, now);
         enqueue(&mut self.queue, id, open);
     }
 
+    fn announce(&mut self, key: &InodeKey, announced: Announced, container: &Arc<Container>, now: u64) {
+        if !self.candidates.announce(*key, announced, container, now) {
+            self.verdicts.forget(key);
+        }
+    }
+
     /// Judges the files whose container is known by now.
-    fn judge(&mut self, now: u64) {
+    fn judge(&mut self, now: u64, finally: bool) {
         if self.candidates.is_empty() {
             return;
         }
-        for (key, candidate, verdict) in self.candidates.judge(now) {
+        for (key, candidate, verdict) in self.candidates.judge(now, finally) {
             let announced = candidate.announced.as_ref().map_or(0, |announced| announced.announced);
             match verdict {
                 // The verdict is on what has the inode number now.
                 Verdict::Log(path) if candidate.gone => self.admit_gone(key, &candidate, path),
-                _ if candidate.gone => {}
+                Verdict::NoLog if candidate.gone => {}
                 Verdict::Log(path) => {
                     self.verdicts.set(&key, announced, true);
                     self.admit(key, candidate, path, now);
                 }
                 Verdict::NoLog => self.verdicts.set(&key, announced, false),
-                Verdict::Unknown => self.verdicts.forget(&key),
+                Verdict::Unknown => {
+                    // What is not known to be a log is in no account.
+                    self.readings.count_unjudged(candidate.written());
+                    if !candidate.gone {
+                        self.verdicts.forget(&key);
+                    }
+                }
             }
         }
     }
@@ -352,6 +390,8 @@ impl Tailer {
     /// was set back is where it was.
     fn forget_times(&mut self, now: u64) {
         (self.next_scan, self.next_save, self.last_save) = (0, 0, 0);
+        self.new_since = self.new_since.min(now);
+        self.caught_up = self.caught_up.min(now);
         self.candidates.forget_times(now);
         for open in self.files.values_mut() {
             open.log.forget_times();
@@ -365,7 +405,7 @@ impl Tailer {
             self.forget_times(now);
         }
         self.last_tick = now;
-        self.judge(now);
+        self.judge(now, false);
         if now >= self.next_scan {
             self.next_scan = now + SCAN_NANOS;
             self.scan(now);
@@ -402,7 +442,7 @@ impl Tailer {
             self.round(&round);
         }
         let now = unix_nano();
-        self.judge(now);
+        self.judge(now, true);
         for (id, open) in &mut self.files {
             if open.log.file().is_none() {
                 reopen(&self.settings, open);
@@ -420,6 +460,7 @@ impl Tailer {
     }
 
     fn end(mut self) -> Ended {
+        let complete_until = self.complete_until();
         let mut leftover = Leftover::default();
         for open in self.files.values_mut() {
             let (progress, deliver) = (&self.progress, &self.deliver);
@@ -432,8 +473,9 @@ impl Tailer {
         }
         let mut positions: Vec<_> = self.files.values().map(pending).collect();
         positions.extend(self.remembered.into_values().map(|(_, pending)| pending).filter(|pending| !pending.replaced));
-        self.checkpoint.write(positions.iter().map(|pending| pending.entry(&self.progress)).collect());
-        Ended { leftover, checkpoint: self.checkpoint, positions }
+        let entries = positions.iter().map(|pending| pending.entry(&self.progress)).collect();
+        self.checkpoint.write(entries, complete_until);
+        Ended { leftover, checkpoint: self.checkpoint, positions, complete_until }
     }
 }
 

@@ -9,6 +9,10 @@ use crate::{
     record::Class,
 };
 
+/// A log that was made so long ago is known, or will never be: records and announcements are on their way for less
+/// than a second, candidates wait for half a minute, and the node's files are searched for each ten seconds. Too long
+/// does no harm: a file of that age that this agent does not know would be new to it too.
+const FOUND_NANOS: u64 = 60_000_000_000;
 /// Files that are remembered after they were closed.
 const MAX_REMEMBERED: usize = 8192;
 
@@ -47,13 +51,18 @@ impl Tailer {
         }
     }
 
+    /// See [`Known::complete_until`](crate::files::checkpoint::Known::complete_until).
+    pub(super) fn complete_until(&self) -> u64 {
+        self.caught_up.saturating_sub(FOUND_NANOS).max(self.new_since)
+    }
+
     pub(super) fn save(&mut self) {
         self.unsaved = false;
         self.last_save = unix_nano();
         let mut entries: Vec<_> = self.files.values().map(|open| pending(open).entry(&self.progress)).collect();
         let known = self.remembered.values().map(|(_, pending)| pending).filter(|pending| !pending.replaced);
         entries.extend(known.map(|pending| pending.entry(&self.progress)));
-        self.checkpoint.write(entries);
+        self.checkpoint.write(entries, self.complete_until());
         self.readings.set_streams(self.files.values().map(|open| open.log.reading()).collect());
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     record::{Batch, Stream},
-    sinks::{Delivery, Outcome, Sink, SinkError, json},
+    sinks::{Delivery, Outcome, Sink, SinkError, json, streams::StreamCache},
 };
 
 /// Deliveries of one stream are gathered up to this before they are written.
@@ -47,7 +47,7 @@ pub struct FileSink {
     /// Records of the current run, and the end of each delivery in them.
     buffer: Vec<u8>,
     ends: Vec<usize>,
-    targets: HashMap<*const Stream, (Weak<Stream>, Arc<Target>)>,
+    targets: StreamCache<Arc<Target>, TARGETS>,
     pub(super) files: HashMap<Arc<Target>, Appender>,
     /// Counts writes; the file with the lowest [`Appender::last_used`] is closed first.
     writes: u64,
@@ -56,9 +56,6 @@ pub struct FileSink {
     pub(super) last_sweep: Option<(Instant, Hour)>,
     written_since_sweep: u64,
 }
-
-// SAFETY: the raw pointers are keys that are compared and never followed; all else is `Send`.
-unsafe impl Send for FileSink {}
 
 impl fmt::Debug for FileSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,7 +97,7 @@ impl FileSink {
             encoder: json::Encoder::default(),
             buffer: Vec::with_capacity(RUN),
             ends: Vec::new(),
-            targets: HashMap::new(),
+            targets: StreamCache::default(),
             files: HashMap::new(),
             writes: 0,
             hour: (Hour::of(now), now - now % Hour::NANOS),
@@ -110,15 +107,7 @@ impl FileSink {
     }
 
     fn target(&mut self, stream: &Arc<Stream>) -> Arc<Target> {
-        let key = Arc::as_ptr(stream);
-        if !self.targets.contains_key(&key) && self.targets.len() >= TARGETS {
-            self.targets.retain(|_, (stream, _)| stream.strong_count() > 0);
-            if self.targets.len() >= TARGETS {
-                self.targets.clear();
-            }
-        }
-        let entry = self.targets.entry(key).or_insert_with(|| (Arc::downgrade(stream), Arc::new(Target::of(stream))));
-        Arc::clone(&entry.1)
+        Arc::clone(self.targets.get_or_insert_with(stream, |stream| Arc::new(Target::of(stream))))
     }
 
     /// Encodes the deliveries at the front of the queue that go to the same file as the first one.
