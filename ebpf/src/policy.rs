@@ -162,62 +162,76 @@ pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
 
 /// What a container may hold of the ring with records of one kind.
 #[derive(Clone, Copy)]
-pub(crate) struct Share {
+pub(crate) struct Share<'a> {
+    control: &'a Control,
     container: *mut Container,
-    bytes: u64,
+    /// Of the container's share, this power of two.
+    halves: u32,
 }
 
-impl Share {
+/// Below this part of the ring a container is not asked what others hold: one addition is all it pays.
+const UNASKED: u64 = 64;
+
+impl<'a> Share<'a> {
     /// For standard streams: all that the container has. `None` when the map of containers is full.
     #[inline(always)]
-    pub(crate) fn of_stdio(control: &Control, cgroup: u64) -> Option<Self> {
-        Some(Self { container: container(cgroup)?, bytes: control.container_share })
+    pub(crate) fn of_stdio(control: &'a Control, cgroup: u64) -> Option<Self> {
+        Some(Self { control, container: container(cgroup)?, halves: 0 })
     }
 
     /// For files and their announcements: half of it at most, since what the ring does not hold of a file is read back,
     /// and what it does not hold of stdout is lost.
     #[inline(always)]
-    pub(crate) fn of_files(control: &Control, cgroup: u64) -> Option<Self> {
-        Some(Self { container: container(cgroup)?, bytes: control.container_share / 2 })
+    pub(crate) fn of_files(control: &'a Control, cgroup: u64) -> Option<Self> {
+        Some(Self { control, container: container(cgroup)?, halves: 1 })
     }
 
     /// Books `size` bytes of the ring; `false` when the container holds its share already.
     #[inline(always)]
     pub(crate) fn take(&self, size: u64) -> bool {
-        take_share(self.bytes, self.container, size) != 0
+        let control = self.control;
+        let unasked = control.ring_size / UNASKED;
+        // SAFETY: a pointer to a map value, checked by the verifier.
+        let newer = unsafe { (*self.container).newer };
+        if newer + size > unasked && take_asking(control, self.container, size, self.halves) == 0 {
+            return false;
+        }
+        // SAFETY: as above.
+        emit::add(unsafe { &raw mut (*self.container).newer }, size);
+        true
     }
 }
 
-/// Books `size` bytes of the ring on a container; 0 when it holds `share` already.
+/// Whether a container may hold `size` bytes more; 0 when it may not.
+///
+/// Its limit is a part of what is free, so it sinks as others take more: however many flood, some of the ring stays free
+/// for those that write little (dynamic thresholds: Choudhury and Hahne, 1998).
 ///
 /// What a container holds is bounded from above without the reader's help: all it reserved since a mark in the ring,
 /// and in the window before. When the consumer has passed the mark, the older window is drained, and the newer one takes
-/// its place. That happens at half of the share, so that the other half is left for the time until the reader comes
-/// past the mark. Below it the ring is not asked, and a container pays one addition.
+/// its place.
 ///
 /// A container that holds nothing may always have one record, or one that is larger than the share never came through.
 #[inline(never)]
-fn take_share(share: u64, container: *mut Container, size: u64) -> u64 {
+fn take_asking(control: &Control, container: *mut Container, size: u64, halves: u32) -> u64 {
     // SAFETY: a pointer to a map value, checked by the verifier; windows of other CPUs may be seen half turned, which
     // makes the bound wrong by one window at most.
     let state = unsafe { &mut *container };
-    if state.newer + size > share / 2 {
-        let consumed = RING.query(u64::from(BPF_RB_CONS_POS));
-        let produced = RING.query(u64::from(BPF_RB_PROD_POS));
-        if produced == consumed {
-            state.older = 0;
-            state.newer = 0;
-            state.mark = produced;
-        } else if consumed >= state.mark {
-            state.older = state.newer;
-            state.newer = 0;
-            state.mark = produced;
-        }
-        let held = state.older + state.newer;
-        if held > 0 && held + size > share {
-            return 0;
-        }
+    let consumed = RING.query(u64::from(BPF_RB_CONS_POS));
+    let produced = RING.query(u64::from(BPF_RB_PROD_POS));
+    if produced == consumed {
+        state.older = 0;
+        state.newer = 0;
+        state.mark = produced;
+    } else if consumed >= state.mark {
+        state.older = state.newer;
+        state.newer = 0;
+        state.mark = produced;
     }
-    emit::add(&raw mut state.newer, size);
-    1
+    let free = control.ring_size.saturating_sub(produced.saturating_sub(consumed));
+    let dynamic = (free * control.free_share) >> 10;
+    let fixed = control.container_share;
+    let limit = (if dynamic < fixed { dynamic } else { fixed }) >> (halves & 1);
+    let held = state.older + state.newer;
+    u64::from(held == 0 || held + size <= limit)
 }

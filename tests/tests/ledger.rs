@@ -7,13 +7,15 @@ use rustix::process::Signal;
 use serde_json::json;
 use sidestep_tests::{Agent, DEADLINE, Expected, end_to_end, python, wait_until};
 
-/// 64 MB as fast as the pipe takes them. The lines are long, so that comparing what came of them is quick.
-const FLOOD: &str = "line=$(printf '%03999d' 7); yes $line | head -c 64000000; echo done >&2; read hold";
-const FLOOD_BYTES: u64 = 64_000_000;
+/// 16 MB as fast as the pipe takes them. The lines are long, so that comparing what came of them is quick.
+const FLOOD: &str = "line=$(printf '%03999d' 7); yes $line | head -c 16000000; echo done >&2; read hold";
+const FLOOD_BYTES: u64 = 16_000_000;
+/// Containers that flood at once: many more than would fit with fixed shares of the ring.
+const FLOODS: u32 = 8;
 const FLOOD_LINE: usize = 3999;
 
 #[test]
-fn a_flood_costs_a_quiet_container_nothing() {
+fn floods_cost_a_quiet_container_nothing() {
     end_to_end(|bed| {
         // A ring that a flood fills at once.
         let config = bed.config().with("/capture/ring_size", json!("1MiB"));
@@ -22,7 +24,7 @@ fn a_flood_costs_a_quiet_container_nothing() {
                      usleep 5000; done; echo done; read hold";
         let quiet = bed.container("quiet").shell(quiet).start()?;
         let mut floods = Vec::new();
-        for number in 0..2 {
+        for number in 0..FLOODS {
             floods.push(bed.container(&format!("flood-{number}")).shell(FLOOD).start()?);
         }
         for flood in &floods {

@@ -41,6 +41,19 @@ fn eight_mebibytes_in_one_write() {
 }
 
 #[test]
+fn four_mebibytes_in_one_write_with_the_usual_ring() {
+    let text: String = (0..4096).map(|number| format!("{number:01023}\n")).collect();
+    let program = "assert os.write(1, b''.join(b'%01023d\\n' % number for number in range(4096))) == 4 << 20";
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let container = run(bed, program)?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, &text).stderr(&container, "done\n");
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
 fn writev_with_1024_vectors() {
     let text: String =
         (0..1024).map(|number| format!("vector {number}{}", if number % 3 == 0 { "\n" } else { " " })).collect();

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A quarter of the ring: three floods at once still leave room for the quiet ones.
-pub(super) const DEFAULT_SHARE: Percent = match Percent::new(25) {
+pub(super) const DEFAULT_SHARE: Percent = match Percent::new(50) {
     Some(share) => share,
     None => unreachable!(),
 };

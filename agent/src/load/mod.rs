@@ -168,9 +168,9 @@ impl Roots {
         let mut control = Control {
             agent_tgid: std::process::id(),
             agent_cgroup: cgroups::of_process(&self.mount, std::process::id()).unwrap_or_default(),
-            container_share: u64::from(self.settings.container_share),
             ..Control::default()
         };
+        control = control.with_share(self.settings.ring_size.into(), self.settings.container_share.into());
         let roots: Vec<_> = self.settings.roots.iter().filter_map(|pattern| pattern.resolve(&self.mount)).collect();
         if roots.len() > control.roots.len() {
             return Err(CgroupError::TooMany(roots.len()));

@@ -172,13 +172,30 @@ pub struct Control {
     pub agent_cgroup: u64,
     /// Bytes of the ring that one container may hold.
     pub container_share: u64,
+    /// Of what is free in the ring, the part that one container may hold, in 1024ths.
+    pub free_share: u64,
+    /// Bytes of the ring.
+    pub ring_size: u64,
     /// Raised when who is governed has changed and everything is in its place: decisions from before are void. Only
     /// the low 16 bits count.
     pub generation: u64,
     /// Governed roots.
     pub roots: [Root; MAX_ROOTS],
 }
-assert_layout!(Control, size 32 + 40 * MAX_ROOTS);
+assert_layout!(Control, size 48 + 40 * MAX_ROOTS);
+
+impl Control {
+    /// Sets the size of the ring and what one container may hold of it. A container alone gets to `share` and no
+    /// further: there, `share` = `free_share` * (`ring_size` - `share`).
+    #[must_use]
+    pub const fn with_share(mut self, ring_size: u64, share: u64) -> Self {
+        self.ring_size = ring_size;
+        self.container_share = share;
+        let rest = ring_size.saturating_sub(share);
+        self.free_share = if rest == 0 { u32::MAX as u64 } else { share * 1024 / rest };
+        self
+    }
+}
 
 /// The reader is draining: do not wake it.
 pub const READER_BUSY: u32 = 0;

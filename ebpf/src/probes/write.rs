@@ -171,7 +171,7 @@ pub(super) fn announce(governed: &Governed, file: &File, dentry: Dentry, key: &I
 
 /// Hands a write over in one record where it fits, in several where it does not.
 #[inline(always)]
-fn hand_over(share: Share, event: &mut LogEvent, write: &Write, counter: Counter) {
+fn hand_over(share: Share<'_>, event: &mut LogEvent, write: &Write, counter: Counter) {
     let total = write.written;
     match write.source {
         Source::Buffer(buffer) if total <= MAX_CHUNK as u64 => {
@@ -189,7 +189,7 @@ fn hand_over(share: Share, event: &mut LogEvent, write: &Write, counter: Counter
 
 /// A write that needs more than one record: a walk over buffers and the chunks of each.
 struct Walk<'a> {
-    share: Share,
+    share: Share<'_>,
     counter: Counter,
     event: &'a mut LogEvent,
     at: At,
@@ -208,7 +208,7 @@ struct At {
 }
 
 #[inline(always)]
-fn pieces(share: Share, event: &mut LogEvent, source: Source, total: u64, counter: Counter) {
+fn pieces(share: Share<'_>, event: &mut LogEvent, source: Source, total: u64, counter: Counter) {
     let (array, count, base, rest) = match source {
         Source::Buffer(buffer) => (0, 0, buffer, total),
         Source::Vector { array, count } => (array, count, 0, 0),
@@ -307,7 +307,7 @@ fn piece_sized(event: &LogEvent, source: u64, len: u64, share: &Share) -> u64 {
 }
 
 #[inline(always)]
-fn piece(share: &Share, event: &LogEvent, source: u64, len: u64, counter: Counter) {
+fn piece(share: &Share<'_>, event: &LogEvent, source: u64, len: u64, counter: Counter) {
     let result = piece_sized(event, source, len, share);
     if result != HANDED_OVER {
         counter.count(result as usize, len);
