@@ -30,7 +30,6 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     decode::Event,
-    drain::Stop,
     files::event::{FileEvent, FileEvents},
     load::{KernelMaps, Roots},
 };
@@ -41,9 +40,6 @@ const FULL_BATCH: usize = 1024 * 1024;
 const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
 /// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
 const TICK: Duration = Duration::from_millis(200);
-
-/// Pause between attempts to hand the last events to the file thread, whose queue is full.
-const FILE_QUEUE_PAUSE: Duration = Duration::from_millis(2);
 /// Pause between comparisons of each stream with the kernel's count, and looks for roots that came or went.
 const RECONCILE: Duration = Duration::from_secs(1);
 
@@ -372,7 +368,8 @@ impl Engine {
         self.vanished = recent;
     }
 
-    fn send_files(&mut self) {
+    /// Hands events to the file thread if its queue has room.
+    pub fn send_files(&mut self) {
         if self.file_events.events.is_empty() {
             return;
         }
@@ -383,9 +380,8 @@ impl Engine {
         }
     }
 
-    /// The end: unfinished lines come out, and the file thread gets what is left for it, unless that takes so long that
-    /// `stop` is asked for at once: the files hold it as well.
-    pub fn finish(&mut self, stop: &Stop) {
+    /// The end: unfinished lines come out. [`Engine::send_files`] brings the file thread what is left for it.
+    pub fn finish(&mut self) {
         let now = Instant::now();
         for (key, stream) in &mut self.streams {
             let container = Arc::clone(&stream.container);
@@ -398,10 +394,7 @@ impl Engine {
                 self.outlet.deliver(&Arc::new(batch));
             }
         }
+        self.dirty.clear();
         self.send_files();
-        while !self.file_events.events.is_empty() && !stop.is_at_once() {
-            std::thread::sleep(FILE_QUEUE_PAUSE);
-            self.send_files();
-        }
     }
 }

@@ -1,10 +1,7 @@
 //! Tests of the worker and the set of sinks, with a sink whose every move the test decides.
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{self, Receiver},
-    },
+    sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
 
@@ -12,7 +9,7 @@ use bytesize::ByteSize;
 
 use super::{
     config::{QueueSettings, WhenFull, all_classes},
-    testing::{LONG, Script, batch, deliver, outcomes},
+    testing::{LONG, Script, deliver, outcomes},
     *,
 };
 use crate::{ledger::Reason, record::Class};
