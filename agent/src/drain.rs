@@ -100,13 +100,22 @@ impl Drain {
             match self.stop.0.load(Relaxed) {
                 0 => {}
                 1 if bytes > 0 || self.engine.is_waiting() => continue,
-                _ => return self.engine.finish(&self.stop),
+                _ => return self.finish(),
             }
             if bytes > ROUND_BYTES {
                 continue;
             }
             empty_rounds = if bytes == 0 && !self.engine.is_waiting() { empty_rounds + 1 } else { 0 };
             self.sleep(empty_rounds > EMPTY_ROUNDS);
+        }
+    }
+
+    fn finish(mut self) {
+        self.engine.finish();
+        // The file thread may be held up by a sink; what it is not told it finds in the files.
+        while self.engine.is_waiting() && !self.stop.is_at_once() {
+            std::thread::sleep(NAP);
+            self.engine.send_files();
         }
     }
 

@@ -62,8 +62,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let limit = config.shutdown_timeout;
     // The sockets end in the background: a client that reads slowly must not take the time of the last lines.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    let left = pipeline.stop(limit);
-    drop(programs);
+    let left = pipeline.stop(limit, move || drop(programs));
     if left > 0 {
         tracing::warn!(bytes = left, limit = ?limit, "stopped before everything was delivered");
     } else {

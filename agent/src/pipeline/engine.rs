@@ -32,7 +32,6 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     decode::Event,
-    drain::Stop,
     files::event::{FileEvent, FileEvents},
     load::{KernelMaps, Roots},
 };
@@ -45,9 +44,6 @@ const MAX_UNSENT: usize = 8 * 1024 * 1024;
 const MAX_FORGOTTEN: usize = 65_536;
 /// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
 const TICK: Duration = Duration::from_millis(200);
-
-/// Pause between attempts to hand the last events to the file thread, whose queue is full.
-const FILE_QUEUE_PAUSE: Duration = Duration::from_millis(2);
 /// Pause between comparisons of each stream with the kernel's count, and looks for roots that came or went.
 const RECONCILE: Duration = Duration::from_secs(1);
 
@@ -381,7 +377,8 @@ impl Engine {
         self.readings.set_identities(self.registry.statistics());
     }
 
-    fn send_files(&mut self) {
+    /// Hands events to the file thread if its queue has room.
+    pub fn send_files(&mut self) {
         if self.file_events.weight() < MAX_UNSENT / 2 {
             self.file_events.events.extend(self.forgotten.drain().map(|key| FileEvent::Forgotten { key }));
         }
@@ -395,9 +392,8 @@ impl Engine {
         }
     }
 
-    /// The end: unfinished lines come out, and the file thread gets what is left for it, unless that takes so long that
-    /// `stop` is asked for at once: the files hold it as well.
-    pub fn finish(&mut self, stop: &Stop) {
+    /// The end: unfinished lines come out. [`Engine::send_files`] brings the file thread what is left for it.
+    pub fn finish(&mut self) {
         let now = Instant::now();
         self.registry.settle_all(now);
         for (key, stream) in &mut self.streams {
@@ -411,10 +407,7 @@ impl Engine {
                 self.outlet.deliver(&Arc::new(batch));
             }
         }
+        self.dirty.clear();
         self.send_files();
-        while !self.file_events.events.is_empty() && !stop.is_at_once() {
-            std::thread::sleep(FILE_QUEUE_PAUSE);
-            self.send_files();
-        }
     }
 }

@@ -186,8 +186,10 @@ impl Pipeline {
     }
 
     /// Ends all stages in the order of the data, within `limit` in all; returns the bytes that were not delivered.
+    /// `detach` is called when nothing is taken from the kernel any more: the kernel takes its time to let go of
+    /// programs, so that is done on the side.
     #[must_use]
-    pub fn stop(self, limit: Duration) -> u64 {
+    pub fn stop(self, limit: Duration, detach: impl FnOnce() + Send + 'static) -> u64 {
         let start = Instant::now();
         let deadline = start + limit;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
@@ -204,6 +206,13 @@ impl Pipeline {
             tracing::error!(%error, "the draining thread did not come to its end");
             complete = false;
         }
+        let (detaching, detached) = mpsc::channel::<()>();
+        let detach = move || {
+            detach();
+            drop(detaching);
+        };
+        // Without a thread the programs go at once, or with the process.
+        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(detach);
         // Half of what is left is for the files, half for the sinks.
         let stopped = self.files.stop(Instant::now() + left(deadline) / 2);
         let mut bytes = self.outlet.close(left(deadline));
@@ -222,6 +231,7 @@ impl Pipeline {
                 complete = false;
             }
         }
+        let _ = detached.recv_timeout(left(deadline + SETTLE).max(LEAST));
         if !complete {
             bytes = bytes.max(1);
         }
