@@ -280,7 +280,9 @@ impl Engine {
         }
         let registered: Vec<_> = self.maps.all_stdio().collect();
         for (key, stdio) in registered {
-            if let Some(container) = self.registry.own(stdio.cgroup) {
+            if self.registry.own(stdio.cgroup).is_some() {
+                // Nothing may have come of it yet that had its identity looked for.
+                let container = self.registry.container(stdio.cgroup);
                 self.open_stream(key, &container, stdio.iostream);
             }
         }
