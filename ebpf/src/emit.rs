@@ -101,7 +101,7 @@ const RECORD_HEADER: usize = 8;
 /// Space for a record of a container, from its share. What is booked is what the ring takes, whatever the record will
 /// hold of it. An error is the index of the reason.
 #[inline(always)]
-fn reserve<T: 'static>(share: &Share) -> Result<RingBufEntry<T>, usize> {
+fn reserve<T: 'static>(share: &Share<'_>) -> Result<RingBufEntry<T>, usize> {
     if !share.take((size_of::<T>().next_multiple_of(8) + RECORD_HEADER) as u64) {
         return Err(DROP_QUOTA);
     }
@@ -117,7 +117,7 @@ struct Sized<const N: usize> {
 
 /// One piece of a write: `len` bytes at `source`, at most `N`. An error is the index of the reason.
 #[inline(always)]
-pub(crate) fn log<const N: usize>(event: &LogEvent, source: *const u8, len: u64, share: &Share) -> Result<(), usize> {
+pub(crate) fn log<const N: usize>(event: &LogEvent, source: *const u8, len: u64, share: &Share<'_>) -> Result<(), usize> {
     let mut entry = reserve::<Sized<N>>(share)?;
     let record: *mut Sized<N> = entry.as_mut_ptr();
     let len = if len > N as u64 { N as u64 } else { len };
@@ -175,7 +175,7 @@ pub(crate) fn gather<const N: usize>(
     array: u64,
     count: u64,
     total: u64,
-    share: &Share,
+    share: &Share<'_>,
 ) -> Result<(), usize> {
     let mut entry = reserve::<Gathered<N>>(share)?;
     let record: *mut Gathered<N> = entry.as_mut_ptr();
@@ -282,7 +282,7 @@ extern "C" fn climb_step(_index: u64, climb: *mut Climb) -> i64 {
 
 /// Announces a file that is not judged yet, with its path inside the writer's mount namespace; whether it could.
 #[inline(always)]
-pub(crate) fn file_seen(seen: &FileSeen, file: &File, dentry: Dentry, share: &Share) -> bool {
+pub(crate) fn file_seen(seen: &FileSeen, file: &File, dentry: Dentry, share: &Share<'_>) -> bool {
     let Ok(mut entry) = reserve::<SeenRecord>(share) else { return false };
     let record: *mut SeenRecord = entry.as_mut_ptr();
     // SAFETY: the record is reserved with this type.

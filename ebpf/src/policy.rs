@@ -102,6 +102,24 @@ fn is_below_root(control: &Control) -> bool {
     false
 }
 
+/// Whether `cgroup`, the current process' own, lies below that of a container, which has made it: it is part of that
+/// container then, whose standard streams are known.
+#[inline(always)]
+pub(crate) fn is_current_inside_container(cgroup: u64) -> bool {
+    for level in 1..MAX_ANCESTORS {
+        // SAFETY: the helper takes any level and returns 0 where there is no such ancestor.
+        let above = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if above == 0 || above == cgroup {
+            return false;
+        }
+        // SAFETY: a map value, checked by the verifier.
+        if CONTAINERS.get_ptr(&above).is_some_and(|container| unsafe { (*container).init } != INIT_NONE) {
+            return true;
+        }
+    }
+    false
+}
+
 /// Whether a cgroup that was just made, or is about to go, is below a governed root. Children that match a root's
 /// prefix become members here, before any process can be in them.
 #[inline(always)]

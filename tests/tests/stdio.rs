@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 use sidestep_tests::{
-    Container, DEADLINE, Expected, Stdio, Testbed, container::Exit, end_to_end, records::Record, wait_until,
+    Container, DEADLINE, Expected, Stdio, Testbed, cgroup, container::Exit, end_to_end, records::Record, wait_until,
 };
 
 /// Expects all that the runtime got from a container's two pipes.
@@ -185,6 +185,30 @@ fn a_pipe_of_a_pid_namespace_below_the_containers_is_not_a_log() {
             expected.stdout(container, format!("first\n{nested}done\nmore\n"));
         }
         expected.verify(agent, &[&own, &shared])
+    });
+}
+
+#[test]
+fn a_cgroup_below_the_containers_has_no_streams_of_its_own() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        // The program in the cgroup below comes from a process outside of it, and has the container's stdout.
+        let script = "echo first; (while [ ! -e /data/go ]; do usleep 10000; done; exec /usr/bin/seq 100); echo done; \
+                      (/usr/bin/seq 100 | sed 's/^/piped: /'); echo last; read hold";
+        let container = bed.container("app").host_programs().shell(script).start()?;
+        container.wait_stdout("first\n")?;
+        let below = format!("{}/below", container.cgroup());
+        let directory = cgroup::unified()?.join(below.trim_start_matches('/'));
+        fs::create_dir(&directory)?;
+        let child = wait_until("the child", DEADLINE, || {
+            Ok(cgroup::processes(container.cgroup())?.into_iter().find(|pid| *pid != container.pid()))
+        })?;
+        fs::write(directory.join("cgroup.procs"), child.to_string())?;
+        fs::write(container.rootfs().join("data/go"), "")?;
+        container.wait_stdout("last\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, container.stdout());
+        expected.verify(agent, &[&container])
     });
 }
 

@@ -25,13 +25,21 @@ pub(super) fn register(mount: &Path, roots: &[RootPattern], maps: &mut KernelMap
     }
     // A process that is executed from here on is seen by the kernel programs, as a member.
     maps.begin_generation()?;
+    let mut containers = Vec::new();
+    // Parents come before children.
     for cgroup in cgroups {
+        if containers.iter().any(|above: &String| cgroup.path.starts_with(above)) {
+            // A container has made it, and it is part of that.
+            continue;
+        }
         if maps.is_registered(cgroup.id) {
             // What its first process has as stdout now may be a pipe to another process.
+            containers.push(cgroup.path + "/");
             continue;
         }
         let Some((pid, init)) = first_process(&cgroups::processes(mount, &cgroup.path)) else { continue };
         result = result.and(register_container(cgroup.id, pid, init, maps));
+        containers.push(cgroup.path + "/");
     }
     result
 }

@@ -300,7 +300,9 @@ impl Engine {
         }
         let registered: Vec<_> = self.maps.all_stdio().collect();
         for (key, stdio) in registered {
-            if let Some(container) = self.registry.owner(stdio.cgroup) {
+            if self.registry.owner(stdio.cgroup).is_some() {
+                // Nothing may have come of it yet that had its identity looked for.
+                let container = self.registry.container(stdio.cgroup);
                 self.open_stream(key, &container, stdio.cgroup, stdio.iostream);
             }
         }

@@ -42,6 +42,9 @@ pub(crate) fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     } else {
         return 0;
     };
+    if policy::is_current_inside_container(governed.cgroup) {
+        return 0;
+    }
     let mut registered = true;
     let stdout = register(governed.cgroup, 1, STDOUT, &mut registered);
     let stderr = register(governed.cgroup, 2, STDERR, &mut registered);
