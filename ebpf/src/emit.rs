@@ -117,7 +117,12 @@ struct Sized<const N: usize> {
 
 /// One piece of a write: `len` bytes at `source`, at most `N`. An error is the index of the reason.
 #[inline(always)]
-pub(crate) fn log<const N: usize>(event: &LogEvent, source: *const u8, len: u64, share: &Share<'_>) -> Result<(), usize> {
+pub(crate) fn log<const N: usize>(
+    event: &LogEvent,
+    source: *const u8,
+    len: u64,
+    share: &Share<'_>,
+) -> Result<(), usize> {
     let mut entry = reserve::<Sized<N>>(share)?;
     let record: *mut Sized<N> = entry.as_mut_ptr();
     let len = if len > N as u64 { N as u64 } else { len };

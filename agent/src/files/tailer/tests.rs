@@ -1,5 +1,7 @@
 //! The thread, with real files and records as the kernel would send them.
 
+mod restart;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{Seek, Write},
@@ -11,11 +13,14 @@ use std::{
     },
 };
 
+use sidestep_abi::log::FLAG_APPEND;
+
 use super::{admit::BIRTH_GRAIN_NANOS, *};
 use crate::{
     attribute::Identity,
     config::{Config, Environment, Globs, Slash},
-    ledger::Account,
+    files::event::FileEvent,
+    ledger::{Account, Reason, Stage},
     load::running::inode_key,
     pipeline::container::Settled,
     record::{Origin, Resource},
@@ -93,6 +98,21 @@ impl Agent {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.content(path) != content {
             assert!(Instant::now() < deadline, "{:?} is not {content:?}", self.content(path));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// As [`Agent::expect`], whatever the order; `lines` are sorted.
+    fn expect_lines(&self, path: &str, lines: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let content = self.content(path);
+            let mut found: Vec<_> = content.lines().collect();
+            found.sort_unstable();
+            if found == lines {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{found:?} are not {lines:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -271,14 +291,7 @@ fn files_of_the_node_are_followed_over_rotation_and_restart() {
     writer.write_all(b"four\n").expect("written");
     OpenOptions::new().append(true).open(&path).expect("file").write_all(b"five\n").expect("written");
     let agent = Agent::start(settings());
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while agent.content("node.log").len() < 10 {
-        assert!(Instant::now() < deadline, "{}", agent.content("node.log"));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let mut lines: Vec<_> = agent.content("node.log").lines().map(str::to_owned).collect();
-    lines.sort();
-    assert_eq!(lines, ["five", "four"]);
+    agent.expect_lines("node.log", &["five", "four"]);
     agent.stop();
 }
 
