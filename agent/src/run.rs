@@ -7,12 +7,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::run::{RunArgs, effective_path},
-    config::{Attach, Config, LogFormat},
+    config::{Attach, Config, LogFormat, display_name},
     control::{self, Tap},
-    load::{self, AttachPoint, Kernel, RootPattern},
+    load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
-    pipeline::Pipeline,
-    telemetry,
+    pipeline::{Pipeline, StartedSinks},
+    telemetry::{self, snapshot::Build},
 };
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -22,35 +22,38 @@ use crate::{
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = args.load()?;
     let log_level = start_logging(&config);
+    let build = Build::current();
+    tracing::info!(version = build.version, kernel = build.kernel, node = %config.node_name, "sidestep starts");
     std::fs::create_dir_all(&config.state_dir).with_context(|| {
         format!("state_dir {}: it must be a directory that can be written", config.state_dir.display())
     })?;
 
-    let kernel = Kernel::load(&load_settings(&config))?;
-    for probe in &kernel.programs.probes {
-        tracing::info!(
-            probe = probe.name,
-            attached = probe.attached.map(AttachPoint::as_str),
-            health = probe.health.as_str(),
-            reason = probe.reason,
-            "probe"
-        );
-    }
-    let programs = kernel.programs;
+    // What only one agent can have is claimed first: a second one ends here, before it has attached anything.
     let tap = Arc::new(Tap::default());
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, Arc::clone(&tap) as _)?;
-    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes));
-
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let listener = runtime.block_on(control::Listener::bind(&config.socket))?;
+    let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
+    let endpoint = match config.telemetry_listen {
+        Some(listen) => Some(runtime.block_on(telemetry::Claim::take(telemetry::Options::new(listen)))?),
+        None => None,
+    };
+
+    let kernel = Kernel::load(&load_settings(&config)).map_err(with_advice)?;
+    load::report::log(&kernel);
+    let programs = kernel.programs;
+    let roots = kernel.roots.clone();
+    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks)?;
+    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes, roots));
+
     runtime.block_on(async {
-        if let Some(listen) = config.telemetry_listen {
-            let observe: Arc<dyn telemetry::Observe> = Arc::<Agent>::clone(&agent);
-            let server = telemetry::Server::bind(telemetry::Options::new(listen), observe).await?;
-            tracing::info!(address = %server.local_addr()?, "metrics and health are served");
+        let mut metrics = "not served".to_owned();
+        if let Some(endpoint) = endpoint {
+            let server = telemetry::Server::new(endpoint, Arc::<Agent>::clone(&agent) as _)?;
+            metrics = format!("http://{}/metrics", server.local_addr()?);
             tokio::spawn(server.serve());
         }
-        let listener = control::Listener::bind(&config.socket).await?;
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
+        tracing::info!(socket = %config.socket.display(), metrics, "ready");
         until_end(args.config.clone(), &mut config, &pipeline, &agent, &log_level).await
     })?;
 
@@ -89,18 +92,22 @@ async fn until_end(
     Ok(())
 }
 
+fn shown(file: Option<&PathBuf>) -> String {
+    file.map_or_else(|| "defaults".to_owned(), |file| display_name(file))
+}
+
 /// Takes over what a running agent can of a changed configuration. A bad one changes nothing.
 fn reload(path: Option<PathBuf>, config: &mut Config, pipeline: &Pipeline, agent: &Agent, log_level: &LogLevelHandle) {
     let file = effective_path(path.clone());
     // A file that is written anew is empty for a moment, and an empty one is a valid configuration: all defaults.
     if file.as_ref().is_some_and(|file| std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0)) {
-        tracing::error!(file = ?file, "reload refused: the file is empty; the configuration in force stays");
+        tracing::error!(file = %shown(file.as_ref()), "reload refused: the file is empty; the configuration in force stays");
         return;
     }
     let new = match (RunArgs { config: path }).load() {
         Ok(new) => new,
         Err(error) => {
-            tracing::error!(%error, file = ?file, "reload refused: the configuration in force stays");
+            tracing::error!(%error, file = %shown(file.as_ref()), "reload refused: the configuration in force stays");
             return;
         }
     };
@@ -113,11 +120,17 @@ fn reload(path: Option<PathBuf>, config: &mut Config, pipeline: &Pipeline, agent
         Ok(()) => {
             set_log_level(log_level, &next);
             agent.set_sinks(&next);
-            tracing::info!(%changes, "reload done");
+            tracing::info!("reload done: {changes}");
             *config = next;
         }
         Err(error) => tracing::error!(%error, "reload refused: the configuration in force stays"),
     }
+}
+
+/// The error with where to look further.
+fn with_advice(error: LoadError) -> anyhow::Error {
+    let advice = if error.is_of_the_node() { "; `sidestep doctor` tells more" } else { "" };
+    anyhow::anyhow!("{error}{advice}")
 }
 
 fn load_settings(config: &Config) -> load::Settings {
