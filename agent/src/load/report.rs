@@ -66,7 +66,8 @@ fn roots(roots: &Roots) {
         );
     } else {
         let mount = roots.mount.display();
-        tracing::info!(%mount, "governed cgroups: {}; not there now: {}", list(&present), list(&absent));
+        let absent = if absent.is_empty() { String::new() } else { format!("; not there now: {}", list(&absent)) };
+        tracing::info!(%mount, "governed cgroups: {}{absent}", list(&present));
     }
 }
 
