@@ -38,7 +38,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         None => None,
     };
 
-    let kernel = Kernel::load(&load_settings(&config)).map_err(with_advice)?;
+    let kernel = Kernel::load(&load_settings(&config)).map_err(|error| with_advice(&error))?;
     load::report::log(&kernel);
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
@@ -128,7 +128,7 @@ fn reload(path: Option<PathBuf>, config: &mut Config, pipeline: &Pipeline, agent
 }
 
 /// The error with where to look further.
-fn with_advice(error: LoadError) -> anyhow::Error {
+fn with_advice(error: &LoadError) -> anyhow::Error {
     let advice = if error.is_of_the_node() { "; `sidestep doctor` tells more" } else { "" };
     anyhow::anyhow!("{error}{advice}")
 }
