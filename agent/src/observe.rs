@@ -10,12 +10,12 @@ use crate::{
     config::Config,
     files,
     ledger::Ledger,
-    load::{AttachPoint, Probe},
+    load::{AttachPoint, Probe, RootPattern, Roots},
     pipeline::{Pipeline, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
-        snapshot::{AccountReading, Build, ProbeReading, RepairReading, SinkReading, StreamReading},
+        snapshot::{AccountReading, Build, ProbeReading, RepairReading, RootReading, SinkReading, StreamReading},
     },
 };
 
@@ -27,6 +27,7 @@ pub struct Agent {
     files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
     probes: Vec<ProbeReading>,
+    roots: Roots,
     /// Type of each sink by its name.
     kinds: Mutex<HashMap<String, &'static str>>,
     /// Why the last reload was refused, if it was.
@@ -36,7 +37,7 @@ pub struct Agent {
 impl Agent {
     /// Observes a running pipeline.
     #[must_use]
-    pub fn new(config: &Config, pipeline: &Pipeline, probes: &[Probe]) -> Self {
+    pub fn new(config: &Config, pipeline: &Pipeline, probes: &[Probe], roots: Roots) -> Self {
         let agent = Self {
             started: SystemTime::now(),
             ledger: pipeline.ledger(),
@@ -44,6 +45,7 @@ impl Agent {
             files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
             probes: probes.iter().map(probe).collect(),
+            roots,
             kinds: Mutex::default(),
             reload_refused: Mutex::default(),
         };
@@ -114,6 +116,14 @@ impl Observe for Agent {
             pending: reading.pending,
         }));
         streams
+    }
+
+    fn roots(&self) -> Vec<RootReading> {
+        let reading = |root: &RootPattern| RootReading {
+            path: root.as_str().to_owned(),
+            present: root.exists(&self.roots.mount),
+        };
+        self.roots.patterns().iter().map(reading).collect()
     }
 }
 

@@ -12,11 +12,11 @@ use crate::{
     cli::run::RunArgs,
     config::{Attach, Config, LogFormat},
     control::{self, Tap},
-    load::{self, AttachPoint, Kernel, RootPattern},
+    load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, StartedSinks},
     reload::Reload,
-    telemetry,
+    telemetry::{self, snapshot::Build},
 };
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -26,35 +26,38 @@ use crate::{
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = args.load()?;
     let log_level = start_logging(&config);
+    let build = Build::current();
+    tracing::info!(version = build.version, kernel = build.kernel, node = %config.node_name, "sidestep starts");
     std::fs::create_dir_all(&config.state_dir).with_context(|| {
         format!("state_dir {}: it must be a directory that can be written", config.state_dir.display())
     })?;
 
-    let kernel = Kernel::load(&load_settings(&config))?;
-    for probe in &kernel.programs.probes {
-        tracing::info!(
-            probe = probe.name,
-            attached = probe.attached.map(AttachPoint::as_str),
-            health = probe.health.as_str(),
-            reason = probe.reason,
-            "probe"
-        );
-    }
-    let programs = kernel.programs;
+    // What only one agent can have is claimed first: a second one ends here, before it has attached anything.
     let tap = Arc::new(Tap::default());
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, Arc::clone(&tap) as _)?;
-    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes));
-
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let listener = runtime.block_on(control::Listener::bind(&config.socket))?;
+    let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
+    let endpoint = match config.telemetry_listen {
+        Some(listen) => Some(runtime.block_on(telemetry::Claim::take(telemetry::Options::new(listen)))?),
+        None => None,
+    };
+
+    let kernel = Kernel::load(&load_settings(&config)).map_err(|error| with_advice(&error))?;
+    load::report::log(&kernel);
+    let programs = kernel.programs;
+    let roots = kernel.roots.clone();
+    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks)?;
+    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes, roots));
+
     runtime.block_on(async {
-        if let Some(listen) = config.telemetry_listen {
-            let observe: Arc<dyn telemetry::Observe> = Arc::<Agent>::clone(&agent);
-            let server = telemetry::Server::bind(telemetry::Options::new(listen), observe).await?;
-            tracing::info!(address = %server.local_addr()?, "metrics and health are served");
+        let mut metrics = "not served".to_owned();
+        if let Some(endpoint) = endpoint {
+            let server = telemetry::Server::new(endpoint, Arc::<Agent>::clone(&agent) as _)?;
+            metrics = format!("http://{}/metrics", server.local_addr()?);
             tokio::spawn(server.serve());
         }
-        let listener = control::Listener::bind(&config.socket).await?;
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
+        tracing::info!(socket = %config.socket.display(), metrics, "ready");
         let reload = Reload { path: args.config.clone(), pipeline: pipeline.reloader(), agent, log_level };
         until_end(&mut config, &Arc::new(reload)).await
     })?;
@@ -110,6 +113,12 @@ async fn finished<T>(running: &mut Option<JoinHandle<T>>) -> Result<T, JoinError
         Some(running) => running.await,
         None => std::future::pending().await,
     }
+}
+
+/// The error with where to look further.
+fn with_advice(error: &LoadError) -> anyhow::Error {
+    let advice = if error.is_of_the_node() { "; `sidestep doctor` tells more" } else { "" };
+    anyhow::anyhow!("{error}{advice}")
 }
 
 fn load_settings(config: &Config) -> load::Settings {

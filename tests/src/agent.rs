@@ -61,12 +61,20 @@ impl Agent {
     /// # Errors
     /// There is no agent, or no space for its configuration.
     pub fn spawn(bed: &Testbed, config: &Config) -> Result<Self> {
+        Self::spawn_with_output(bed, config, Stdio::null())
+    }
+
+    /// As [`Agent::spawn`], with a standard output for a console sink.
+    ///
+    /// # Errors
+    /// As [`Agent::spawn`].
+    pub fn spawn_with_output(bed: &Testbed, config: &Config, output: Stdio) -> Result<Self> {
         let config_file = bed.path("sidestep.yaml")?;
         fs::write(&config_file, config.text()).context("writing the configuration")?;
         let stderr = bed.path(format!("agent-{}.stderr", NEXT.fetch_add(1, Ordering::Relaxed)))?;
         let mut command = Command::new(binary()?);
         command.arg("run").arg("--config").arg(&config_file);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr)?);
+        command.stdin(Stdio::null()).stdout(output).stderr(File::create(&stderr)?);
         // Ctrl-C is for the test, which then ends its agent in order.
         command.process_group(0);
         // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.

@@ -58,7 +58,14 @@ impl Config {
         let mut place = &mut self.value;
         for key in pointer.split('/').skip(1) {
             place = match place {
-                Value::Array(items) => &mut items[key.parse::<usize>().expect("an index")],
+                Value::Array(items) => {
+                    let index = key.parse::<usize>().expect("an index");
+                    // The next one may be added.
+                    if index == items.len() {
+                        items.push(Value::Null);
+                    }
+                    &mut items[index]
+                }
                 Value::Object(options) => options.entry(key).or_insert_with(|| json!({})),
                 other => panic!("{pointer}: {other} has no options"),
             };

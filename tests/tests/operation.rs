@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::json;
-use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, end_to_end, python, wait_until};
+use sidestep_tests::{
+    Agent, Config, Container, DEADLINE, Expected, Testbed, agent::binary, end_to_end, python, wait_until,
+};
 
 /// A writer that puts numbered lines into a file and on stdout until the test makes `/data/stop`.
 fn steady_writer(bed: &Testbed) -> Result<Container> {
@@ -357,6 +359,74 @@ fn a_second_agent_leaves_the_first_alone() {
         let mut expected = Expected::new();
         expected.stdout(&here, here.stdout());
         expected.verify(first, &[&here])
+    });
+}
+
+/// Standard error of an agent that does not start.
+fn refused(bed: &Testbed, config: &Config) -> Result<String> {
+    let file = bed.path("second.yaml")?;
+    fs::write(&file, config.text())?;
+    let output = Command::new(binary()?).arg("run").arg("--config").arg(&file).output()?;
+    ensure!(!output.status.success(), "it starts");
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_second_agent_on_one_configuration_ends_before_it_attaches() {
+    end_to_end(|bed| {
+        let config = bed.config();
+        let agent = Agent::start(bed, &config)?;
+        // The same in all, then in the sink's directory alone, then in the address alone.
+        let other_socket = config.clone().with("/socket", json!(bed.path("other.sock")?));
+        let other_sink = other_socket.clone().with_records(&bed.path("other-logs")?);
+        for (config, part) in [
+            (&config, config.socket().display().to_string()),
+            (&other_socket, config.records().display().to_string()),
+            (&other_sink, config.telemetry().to_string()),
+        ] {
+            let stderr = refused(bed, config)?;
+            let reason = stderr.lines().last().unwrap_or_default();
+            ensure!(reason.contains("another agent is running") || reason.contains("is another agent"), "{stderr}");
+            ensure!(reason.contains(&part), "{part} is not in {stderr}");
+            ensure!(!stderr.contains("tried again") && !stderr.contains("probes:"), "it has attached: {stderr}");
+        }
+        ensure!(!bed.path("other.sock")?.exists(), "a socket stays behind");
+        let container = bed.container("app").shell("seq 1000; read hold").start()?;
+        container.wait_stdout("1000\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, container.stdout());
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
+fn an_agent_says_what_it_governs() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        wait_until("the start", DEADLINE, || Ok(agent.log().contains("ready").then_some(())))?;
+        let log = agent.log();
+        for part in ["sidestep starts", "kernel=", &format!("governed cgroups: {}", bed.cgroup_root()), " probes: "] {
+            ensure!(log.contains(part), "{part} is not in {log}");
+        }
+        agent.stop()?;
+
+        let absent = format!("{}/not-yet", bed.cgroup_root());
+        let config = bed.config().with("/capture/cgroup_roots", json!([absent]));
+        let agent = Agent::start(bed, &config)?;
+        let warning =
+            format!("no governed cgroup is there, so nothing is captured until one of them is made: {absent}");
+        wait_until("the start", DEADLINE, || Ok(agent.log().contains("ready").then_some(())))?;
+        ensure!(agent.log().lines().any(|line| line.contains("WARN") && line.contains(&warning)), "{}", agent.log());
+        let status = || -> Result<String> {
+            let output = Command::new(binary()?).args(["status", "--socket"]).arg(config.socket()).output()?;
+            Ok(String::from_utf8(output.stdout)?)
+        };
+        ensure!(status()?.contains("roots    none is there, so nothing is captured"), "{}", status()?);
+        fs::create_dir(sidestep_tests::cgroup::unified()?.join(absent.trim_start_matches('/')))?;
+        let come = format!("governed cgroups have come or gone; there now: {absent}");
+        wait_until("the root in the log", DEADLINE, || Ok(agent.log().contains(&come).then_some(())))?;
+        ensure!(status()?.contains(&format!("roots    {absent}\n")), "{}", status()?);
+        agent.stop()
     });
 }
 

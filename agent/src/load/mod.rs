@@ -5,6 +5,7 @@ pub mod cgroups;
 pub mod layout;
 pub mod maps;
 pub mod probes;
+pub mod report;
 pub mod running;
 
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ pub enum LoadError {
     Cgroup(#[from] CgroupError),
     /// The kernel refused the object or a map.
     #[error(
-        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.17 or a kernel with the same features; `sidestep doctor` tells more"
+        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.17 or a kernel with the same features"
     )]
     Object(#[source] Box<aya::EbpfError>),
     /// A map of the object is not as expected.
@@ -60,13 +61,21 @@ pub enum LoadError {
         source: Box<aya::maps::MapError>,
     },
     /// A probe that nothing works without could not be attached.
-    #[error("probe {name}: {reason}; `sidestep doctor` tells more")]
+    #[error("probe {name}: {reason}")]
     Probe {
         /// The probe.
         name: String,
         /// What every attach point that was tried said.
         reason: String,
     },
+}
+
+impl LoadError {
+    /// Whether the kernel or the node is the cause, so that looking at those helps.
+    #[must_use]
+    pub const fn is_of_the_node(&self) -> bool {
+        !matches!(self, Self::NoObject)
+    }
 }
 
 /// The loaded programs. Dropping it detaches and unloads them.
@@ -138,6 +147,17 @@ impl Roots {
         &self.settings.roots
     }
 
+    /// Which of them are there now, and which are not, as configured.
+    #[must_use]
+    pub fn present_and_absent(&self) -> (Vec<&str>, Vec<&str>) {
+        let (mut present, mut absent) = (Vec::new(), Vec::new());
+        for root in self.patterns() {
+            let list = if root.exists(&self.mount) { &mut present } else { &mut absent };
+            list.push(root.as_str());
+        }
+        (present, absent)
+    }
+
     /// Tells the kernel programs of roots that came or went; returns whether there were any.
     ///
     /// # Errors
@@ -153,6 +173,9 @@ impl Roots {
         }
         maps.set_control(&control)?;
         self.register(maps)?;
+        maps.begin_generation()?;
+        let (present, _) = self.present_and_absent();
+        tracing::info!("governed cgroups have come or gone; there now: {}", report::list(&present));
         Ok(true)
     }
 

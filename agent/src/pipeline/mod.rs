@@ -29,7 +29,7 @@ use crate::{
     load::{KernelMaps, Roots},
     policy::KernelVerdicts,
     record::Resource,
-    sinks::SinkError,
+    sinks::{Settled, SinkError},
 };
 
 /// Rounds of file events that may wait for the file thread.
@@ -75,6 +75,24 @@ pub struct Reloader {
     engine: mpsc::Sender<Arc<Config>>,
 }
 
+/// The sinks, started before anything is attached: what they need, such as the lock of a directory, is claimed by then.
+#[derive(Debug)]
+pub struct StartedSinks {
+    outlet: Arc<Outlet>,
+    settlements: mpsc::Receiver<Settled>,
+}
+
+impl StartedSinks {
+    /// Starts the sinks of a configuration.
+    ///
+    /// # Errors
+    /// The first sink that can't be started.
+    pub fn start(config: &Config, watch: Arc<dyn outlet::Watch>) -> Result<Self, SinkError> {
+        let (settled, settlements) = mpsc::channel();
+        Ok(Self { outlet: Arc::new(Outlet::start(&config.sinks, settled, watch)?), settlements })
+    }
+}
+
 /// The running stages.
 pub struct Pipeline {
     ledger: Arc<Ledger>,
@@ -90,7 +108,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts all threads, sinks first.
+    /// Starts all threads behind the sinks.
     ///
     /// # Errors
     /// What keeps a stage from starting.
@@ -98,12 +116,11 @@ impl Pipeline {
         config: &Config,
         mut maps: KernelMaps,
         roots: Roots,
-        watch: Arc<dyn outlet::Watch>,
+        sinks: StartedSinks,
     ) -> Result<Self, PipelineError> {
+        let StartedSinks { outlet, settlements } = sinks;
         let ledger = Arc::new(Ledger::default());
         let readings = Arc::new(Readings::default());
-        let (settled, settlements) = mpsc::channel();
-        let outlet = Arc::new(Outlet::start(&config.sinks, settled, watch)?);
         let (file_events, events) = mpsc::sync_channel(FILE_QUEUE);
         let verdicts = maps.take_files().ok_or(PipelineError::MapTaken)?;
         let deliver_to = Arc::clone(&outlet);

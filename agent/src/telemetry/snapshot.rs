@@ -25,6 +25,9 @@ pub trait Observe: Send + Sync + 'static {
 
     /// Every stream that the agent follows, now. There may be thousands, and only the status view asks for them.
     fn streams(&self) -> Vec<StreamReading>;
+
+    /// Every governed root, now. Only the status view asks, since it takes a look at the cgroups.
+    fn roots(&self) -> Vec<RootReading>;
 }
 
 /// One reading of the agent.
@@ -98,6 +101,15 @@ impl AccountReading {
         readings.sort_unstable_by_key(|reading| reading.cgroup_id);
         readings
     }
+}
+
+/// One governed root.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RootReading {
+    /// As configured.
+    pub path: String,
+    /// Whether it is there.
+    pub present: bool,
 }
 
 /// Gap repair of files.

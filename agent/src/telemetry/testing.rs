@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::snapshot::{
-    AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, SinkReading, Snapshot,
-    StreamReading,
+    AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, RootReading, SinkReading,
+    Snapshot, StreamReading,
 };
 use crate::{
     ledger::{Account, Ledger, Reason, Stage},
@@ -27,6 +27,12 @@ impl Observe for Made {
 
     fn streams(&self) -> Vec<StreamReading> {
         self.streams.clone()
+    }
+
+    fn roots(&self) -> Vec<RootReading> {
+        [("/kubepods", true), ("/docker", false)]
+            .map(|(path, present)| RootReading { path: path.to_owned(), present })
+            .to_vec()
     }
 }
 
