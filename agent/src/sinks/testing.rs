@@ -56,6 +56,8 @@ pub(crate) fn batch(stream: &Arc<Stream>, position: u64, bodies: &[&[u8]]) -> Ba
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) blocked: bool,
+    /// A call of the sink is held up by that.
+    pub(crate) stuck: bool,
     pub(crate) failing: bool,
     /// What is taken stays unsettled.
     pub(crate) unacknowledged: bool,
@@ -103,7 +105,9 @@ impl Sink for Scripted {
 
     fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
         self.script.with(|state| state.calls += 1);
+        self.script.with(|state| state.stuck = state.blocked);
         self.script.wait("the test lets the sink go on", |state| !state.blocked);
+        self.script.with(|state| state.stuck = false);
         while let Some(delivery) = queue.pop_front() {
             if self.script.with(|state| state.failing) {
                 queue.push_front(delivery);
