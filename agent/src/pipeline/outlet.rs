@@ -11,6 +11,10 @@ use crate::{
     sinks::{Leftover, Settled, SinkError, SinkSettings, SinkStats, Sinks},
 };
 
+/// What a replaced sink gets at least to end the call that it is in: an agent that may stop without waiting for its
+/// sinks still hands over in order.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// The sinks of the running agent; they can be replaced under way.
 #[derive(Debug)]
 pub struct Outlet {
@@ -68,13 +72,14 @@ impl Outlet {
     }
 
     /// Takes the sinks of a new configuration in the place of those that run; see [`Sinks::replace`]. Waits for calls
-    /// of the old sinks, up to `limit`, but no delivery waits for this.
+    /// of the old sinks, up to `limit` or a second, but no delivery waits for this.
     ///
     /// # Errors
     /// The new sink that can't be started; then nothing has changed.
     pub fn replace(&self, new: &[SinkSettings], limit: Duration) -> Result<(), SinkError> {
         let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(before) = self.sinks() else { return Ok(()) };
+        let limit = limit.max(LEAST);
         let (sinks, removed) = before.replace(new, Instant::now() + limit)?;
         {
             let mut current = self.write();

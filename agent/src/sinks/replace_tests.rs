@@ -91,10 +91,10 @@ fn what_waited_for_a_failing_sink_goes_to_the_new_one_in_order() {
     deliver(&new, 20..25);
     delivered(&settled, 0..25);
     assert!(script.with(|state| state.closed));
-    let stats = new.stats().remove(0);
-    assert_eq!((stats.taken_records, stats.queued_batches, stats.queued_bytes), (25, 0, 0));
     assert!(removed.close(&sinks, LONG).is_empty());
     drop(new.close(LONG));
+    let stats = new.stats().remove(0);
+    assert_eq!((stats.taken_records, stats.queued_batches, stats.queued_bytes), (25, 0, 0));
     assert_eq!(positions(folder.path()), (0..25).collect::<Vec<_>>());
 }
 
@@ -108,10 +108,10 @@ fn what_a_sink_has_taken_and_not_settled_goes_along() {
     // Of another name: it wants all that the old one wanted.
     let (new, removed) = replace(&sinks, &[file("other", folder.path())]);
     delivered(&settled, 0..3);
-    let stats = new.stats().remove(0);
-    assert_eq!((stats.name.as_str(), stats.taken_records), ("other", 3));
     assert!(removed.close(&sinks, LONG).is_empty());
     drop(new.close(LONG));
+    let stats = new.stats().remove(0);
+    assert_eq!((stats.name.as_str(), stats.taken_records), ("other", 3));
     assert_eq!(positions(folder.path()), [0, 1, 2]);
 }
 

@@ -56,6 +56,8 @@ pub(crate) fn batch(stream: &Arc<Stream>, position: u64, bodies: &[&[u8]]) -> Ba
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) blocked: bool,
+    /// A call of the sink is held up by that.
+    pub(crate) stuck: bool,
     pub(crate) failing: bool,
     /// What is taken stays unsettled.
     pub(crate) unacknowledged: bool,
@@ -82,6 +84,20 @@ impl Script {
         result
     }
 
+    /// Holds up a call of the sink as long as the test says so.
+    fn hold(&self) {
+        let mut guard = self.0.0.lock().expect("not poisoned");
+        guard.stuck = guard.blocked;
+        self.0.1.notify_all();
+        let held = self.0.1.wait_timeout_while(guard, LONG, |state| {
+            state.stuck = state.blocked;
+            state.blocked
+        });
+        let (guard, timeout) = held.expect("not poisoned");
+        drop(guard);
+        assert!(!timeout.timed_out(), "waited in vain: the test lets the sink go on");
+    }
+
     pub(crate) fn wait(&self, what: &str, reached: impl Fn(&State) -> bool) {
         let guard = self.0.0.lock().expect("not poisoned");
         let (guard, timeout) = self.0.1.wait_timeout_while(guard, LONG, |state| !reached(state)).expect("not poisoned");
@@ -103,7 +119,7 @@ impl Sink for Scripted {
 
     fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
         self.script.with(|state| state.calls += 1);
-        self.script.wait("the test lets the sink go on", |state| !state.blocked);
+        self.script.hold();
         while let Some(delivery) = queue.pop_front() {
             if self.script.with(|state| state.failing) {
                 queue.push_front(delivery);
