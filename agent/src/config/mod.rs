@@ -21,7 +21,7 @@ mod tests;
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 pub use changes::{Changes, Part};
-pub use load::{Environment, MAX_FILE_BYTES, display_name};
+pub use load::{Environment, MAX_FILE_BYTES, display_name, read_text};
 pub use patterns::{CgroupPattern, Globs, Slash};
 pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt};
 pub use report::{ConfigError, Problem, Report};
