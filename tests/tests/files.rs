@@ -311,3 +311,23 @@ for block in range(128):
         expected.verify(agent, &[&container, &quiet])
     });
 }
+
+#[test]
+fn the_last_line_of_a_file_whose_container_ends_at_once() {
+    // More than what is captured before the agent knows that it is a log, and no newline at the end.
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let mut expected = Expected::new();
+        for number in 0..12 {
+            let bytes = 300_030 + 50_000 * (number % 3);
+            let script = format!("head -c {bytes} /dev/zero | tr '\\0' x | fold -w 99 > /var/log/app.log");
+            let mut container = bed.container(&format!("short-{number}")).shell(&script).start()?;
+            container.wait()?;
+            let text = fs::read(container.rootfs().join("var/log/app.log"))?;
+            ensure!(!text.ends_with(b"\n"), "fold has ended the last line");
+            // It goes with its files as soon as this is done.
+            expected.file(&container, "/var/log/app.log", text);
+        }
+        expected.verify(agent, &[])
+    });
+}
