@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, set_parent_process_death_signal, setrlimit};
 
 use crate::{Config, DEADLINE, Ledger, Testbed, http, ledger::Metrics, records, records::Record, wait_until};
 
@@ -77,9 +77,15 @@ impl Agent {
         command.stdin(Stdio::null()).stdout(output).stderr(File::create(&stderr)?);
         // Ctrl-C is for the test, which then ends its agent in order.
         command.process_group(0);
-        // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
+        let open_files = config.open_files().map(|limit| Rlimit { current: Some(limit), maximum: Some(limit) });
+        // SAFETY: the closure makes system calls, which are async-signal-safe, and allocates nothing.
         unsafe {
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            command.pre_exec(move || {
+                if let Some(limit) = open_files.clone() {
+                    setrlimit(Resource::Nofile, limit)?;
+                }
+                Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+            });
         }
         let child = command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;
         Ok(Self { child, config_file, stderr, telemetry: config.telemetry(), records: config.records().to_owned() })

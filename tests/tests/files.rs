@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use sidestep_tests::{Container, Expected, Testbed, end_to_end, python};
+use sidestep_tests::{Agent, Container, Expected, Testbed, end_to_end, python};
 
 /// The lines `<word> 0` to `<word> <count - 1>`.
 fn numbered(word: &str, count: usize) -> String {
@@ -329,5 +329,28 @@ fn the_last_line_of_a_file_whose_container_ends_at_once() {
             expected.file(&container, "/var/log/app.log", text);
         }
         expected.verify(agent, &[])
+    });
+}
+
+#[test]
+fn more_log_files_than_the_agent_may_open() {
+    let program = "
+for n in range(4000):
+    with open('/var/log/%d.log' % n, 'a') as file: file.write('file %d\\n' % n)
+";
+    end_to_end(|bed| {
+        let agent = Agent::start(bed, &bed.config().with_open_files(2048))?;
+        let many = python::run(bed, program)?;
+        let newcomer = bed.container("newcomer").shell("echo late > /var/log/late.log; read hold").start()?;
+        let mut expected = Expected::new();
+        for number in 0..4000 {
+            expected.file(&many, &format!("/var/log/{number}.log"), format!("file {number}\n"));
+        }
+        expected.stderr(&many, "done\n").file(&newcomer, "/var/log/late.log", "late\n");
+        expected.wait_delivered(&agent)?;
+        let open = agent.metrics()?.sum("process_open_fds");
+        ensure!(open < 2048.0, "{open} descriptors");
+        ensure!(!agent.log().contains("Too many open files"), "{}", agent.log());
+        expected.verify(agent, &[&many, &newcomer])
     });
 }

@@ -283,6 +283,8 @@ fn max_open_files() -> usize {
         Err(_) => limit.current,
     };
     let files = allowed.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS);
+    // A quarter is for those that are opened to be judged, or in the time between two looks at how many there are.
+    let files = files - files / 4;
     files.clamp(*OPEN_FILES.start(), *OPEN_FILES.end()).try_into().unwrap_or(usize::MAX)
 }
 

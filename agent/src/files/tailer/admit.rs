@@ -128,7 +128,7 @@ impl Tailer {
     pub(super) fn enter(
         &mut self,
         id: Id,
-        log: LogFile,
+        mut log: LogFile,
         users: Vec<Arc<Container>>,
         now: u64,
         ending: bool,
@@ -136,6 +136,11 @@ impl Tailer {
         self.progress.open(&log.stream().key, log.unfinished_position());
         self.remembered.remove(&id);
         self.unsaved = true;
+        if self.opened >= self.settings.max_open && !log.is_behind() && !ending {
+            // Looked at like the others that were closed for want of descriptors.
+            log.close();
+        }
+        self.opened += usize::from(log.file().is_some());
         let look_interval = match id.0 {
             Class::Server => self.settings.server.poll_interval.as_nanos().try_into().unwrap_or(u64::MAX),
             Class::Pod | Class::Business => LOOK_NANOS.start,

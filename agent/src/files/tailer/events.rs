@@ -123,6 +123,7 @@ impl Tailer {
         };
         if open.log.file().is_none() {
             reopen(&self.settings, open);
+            self.opened += usize::from(open.log.file().is_some());
         }
         open.log.record(record, bytes, time_unix_nano);
         open.grown = now;
@@ -176,6 +177,7 @@ impl Tailer {
             }
             if open.log.file().is_none() {
                 reopen(&self.settings, open);
+                self.opened += usize::from(open.log.file().is_some());
             }
             open.log.look_finally(now);
             open.ending = true;

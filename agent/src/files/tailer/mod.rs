@@ -88,6 +88,8 @@ pub struct Tailer {
     remembered: HashMap<Id, (u64, Pending)>,
     /// Files with something to read or to hand on.
     queue: VecDeque<Id>,
+    /// Files of `files` with a descriptor, as of the last tick, and those that came since.
+    opened: usize,
     checkpoint: Checkpoint,
     /// A file that was made later is new: since then every log that agents have seen is in the checkpoint.
     new_since: u64,
@@ -141,6 +143,7 @@ impl Tailer {
             candidates: Candidates::default(),
             remembered,
             queue: VecDeque::new(),
+            opened: 0,
             checkpoint,
             // A clock that was set back meanwhile makes no file old that is still to come.
             new_since: known.complete_until.map_or(started, |until| until.min(started)),
@@ -215,7 +218,11 @@ impl Tailer {
             if behind {
                 enqueue(&mut self.queue, id, open);
             } else if open.ending {
+                self.opened = self.opened.saturating_sub(usize::from(open.log.file().is_some()));
                 self.close(&id, now);
+            } else if self.opened > self.settings.max_open && open.log.file().is_some() && !open.log.is_deleted() {
+                open.log.close();
+                self.opened -= 1;
             }
         }
     }
@@ -244,22 +251,26 @@ impl Tailer {
             self.next_scan = now + SCAN_NANOS;
             self.scan(now);
         }
-        let mut opened = 0;
+        self.opened = self.files.values().filter(|open| open.log.file().is_some()).count();
         for (id, open) in &mut self.files {
             open.log.idle(now);
-            if now >= open.next_look {
+            let was_open = open.log.file().is_some();
+            if now >= open.next_look && (was_open || self.opened < self.settings.max_open) {
                 // No record has come that would tell; as long as the file is held, nothing else has its inode number.
                 if let Some(announced) = open.announced.take_if(|_| open.log.file().is_some()) {
                     self.verdicts.set(&id.1, announced.announced, true);
                 }
                 look(&self.settings, id, open, now);
+                if !was_open && !open.log.is_behind() {
+                    open.log.close();
+                }
+                self.opened += usize::from(!was_open && open.log.file().is_some());
             }
-            opened += usize::from(open.log.file().is_some());
             enqueue(&mut self.queue, *id, open);
         }
         let all = self.queue.len();
-        if opened > self.settings.max_open {
-            self.close_least_recent(opened - self.settings.max_open);
+        if self.opened > self.settings.max_open {
+            self.close_least_recent(self.opened - self.settings.max_open);
         }
         // Those that are behind come again at their turn; the others have nothing but finished lines to hand on.
         self.turns(all);
