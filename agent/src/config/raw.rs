@@ -259,6 +259,7 @@ impl Default for Files {
                 "**/*.journal",
                 "/var/log/{btmp,faillog,lastlog,tallylog,wtmp}*",
                 "/{dev,proc,sys}/**",
+                "/memfd:*",
             ]),
             start_at: StartAt::End,
         }
