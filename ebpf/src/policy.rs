@@ -172,7 +172,7 @@ pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
     if let Some(container) = CONTAINERS.get_ptr_mut(&cgroup) {
         return Some(container);
     }
-    let empty = Container { newer: 0, older: 0, mark: 0, init: INIT_NONE, _pad: 0 };
+    let empty = Container { newer: 0, older: 0, mark: 0, unasked: 0, init: INIT_NONE, _pad: 0 };
     // Another CPU may have been first; what it entered is as good.
     let _ = CONTAINERS.insert(&cgroup, &empty, u64::from(BPF_NOEXIST));
     CONTAINERS.get_ptr_mut(&cgroup)
@@ -187,7 +187,8 @@ pub(crate) struct Share<'a> {
     halves: u32,
 }
 
-/// Below this part of the ring a container is not asked what others hold: one addition is all it pays.
+/// This part of the ring at most is reserved before it is asked again what all hold: until then a container pays one
+/// addition.
 const UNASKED: u64 = 64;
 
 impl<'a> Share<'a> {
@@ -207,11 +208,9 @@ impl<'a> Share<'a> {
     /// Books `size` bytes of the ring; `false` when the container holds its share already.
     #[inline(always)]
     pub(crate) fn take(&self, size: u64) -> bool {
-        let control = self.control;
-        let unasked = control.ring_size / UNASKED;
         // SAFETY: a pointer to a map value, checked by the verifier.
-        let newer = unsafe { (*self.container).newer };
-        if newer + size > unasked && take_asking(control, self.container, size, self.halves) == 0 {
+        let (newer, unasked) = unsafe { ((*self.container).newer, (*self.container).unasked) };
+        if newer + size > unasked && take_asking(self.control, self.container, size, self.halves) == 0 {
             return false;
         }
         // SAFETY: as above.
@@ -251,5 +250,13 @@ fn take_asking(control: &Control, container: *mut Container, size: u64, halves: 
     let fixed = control.container_share;
     let limit = (if dynamic < fixed { dynamic } else { fixed }) >> (halves & 1);
     let held = state.older + state.newer;
-    u64::from(held == 0 || held + size <= limit)
+    if held > 0 && held + size > limit {
+        state.unasked = state.newer;
+        return 0;
+    }
+    // Half of what is left, so that it is asked the more often the less that is.
+    let left = limit.saturating_sub(held + size) / 2;
+    let most = control.ring_size / UNASKED;
+    state.unasked = state.newer + size + if left < most { left } else { most };
+    1
 }

@@ -108,7 +108,7 @@ impl KernelMaps {
 
     /// Notes that the standard streams of a container are registered, by its first process (`INIT_*`).
     pub(super) fn add_container(&mut self, cgroup: u64, init: u32) -> Result<(), LoadError> {
-        let empty = Container { newer: 0, older: 0, mark: 0, init, _pad: 0 };
+        let empty = Container { newer: 0, older: 0, mark: 0, unasked: 0, init, _pad: 0 };
         let container = self.containers.get(&cgroup, 0).map_or(empty, |known| Container { init, ..known });
         self.containers.insert(cgroup, container, 0).map_err(failed("CONTAINERS"))
     }

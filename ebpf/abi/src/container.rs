@@ -15,12 +15,14 @@ pub struct Container {
     pub older: u64,
     /// Producer position when the last window began: once the consumer has passed it, `older` is drained.
     pub mark: u64,
+    /// Up to where `newer` may come before it is asked again what the ring holds.
+    pub unasked: u64,
     /// One of the `INIT_*`: whether its standard streams are registered.
     pub init: u32,
     /// Zero.
     pub _pad: u32,
 }
-assert_layout!(Container, size 32);
+assert_layout!(Container, size 40);
 
 /// No first process has been executed yet.
 pub const INIT_NONE: u32 = 0;
