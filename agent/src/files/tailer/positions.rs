@@ -34,8 +34,10 @@ impl Pending {
 
 impl Tailer {
     pub(super) fn close(&mut self, id: &Id, now: u64) {
-        let Some(open) = self.files.remove(id) else { return };
+        let Some(mut open) = self.files.remove(id) else { return };
         if id.0 == Class::Business {
+            let last = open.log.tally.announced().map_or(0, |announced| self.verdicts.written(&id.1, announced));
+            open.log.settle(last);
             self.verdicts.forget(&id.1);
         }
         let pending = pending(&open);
