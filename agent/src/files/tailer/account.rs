@@ -142,6 +142,12 @@ pub(super) fn go_on(verdicts: &mut dyn Verdicts, key: &InodeKey, open: &mut Open
     }
 }
 
+/// Books what was written to a log and never came, at the end of its life.
+pub(super) fn settle(verdicts: &mut dyn Verdicts, key: &InodeKey, open: &mut Open) {
+    let last = open.log.tally.announced().map_or(0, |announced| verdicts.written(key, announced));
+    open.log.settle(last);
+}
+
 /// An announcement under the inode number of an open log has no record, and another one has followed: what was written
 /// is counted, when it was a log.
 pub(super) fn count_passed_over(

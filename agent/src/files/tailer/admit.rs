@@ -35,7 +35,7 @@ impl Tailer {
                 deliver(batch);
             });
         }
-        self.close(id, now);
+        self.close_replaced(id, now);
         if let Some((_, pending)) = self.remembered.get_mut(id) {
             pending.replaced = true;
         }

@@ -167,6 +167,10 @@ impl Tailer {
                 Verdict::NoLog => {
                     self.verdicts.set(&key, announced, false);
                     book_lost(&candidate.container, earlier);
+                    if let Some(other) = candidate.renamed {
+                        // By this name it may be one, or another file that is.
+                        self.announce(&key, other, &candidate.container, now);
+                    }
                 }
                 Verdict::Unknown => {
                     // What is not known to be a log is in no account.
