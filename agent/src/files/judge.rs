@@ -22,6 +22,8 @@ const MAX_FILES: usize = 16 * 1024;
 const MAX_RECORDS: usize = PENDING_BUDGET as usize / 64;
 /// Descriptors that are held of files that may turn out to be no logs.
 const MAX_OPEN: usize = 512;
+/// Announcements of one file that are kept.
+const MAX_EARLIER: usize = 1024;
 /// How long the record of the write that announced a file may take; it tells where that write began.
 const FIRST_RECORD_NANOS: u64 = 200_000_000;
 /// How long bytes are kept of a file that nothing announces, or whose container nobody knows.
@@ -36,6 +38,8 @@ pub(super) struct Announced {
     pub(super) whereabouts: Whereabouts,
     /// Offset after the write that announced it.
     pub(super) position: u64,
+    /// Hash of the name in its directory.
+    pub(super) name_hash: u32,
 }
 
 /// A kept record.
@@ -74,6 +78,8 @@ pub(super) struct Candidate {
     /// The file was announced again under another name: it was renamed, or another file has its inode number now.
     /// The place of the next record tells.
     pub(super) renamed: Option<Announced>,
+    /// Announcements before, of this file or of others that had the inode number: what was written is counted for each.
+    pub(super) earlier: Vec<Announced>,
     /// What the ring brought, in order.
     pub(super) kept: Vec<Kept>,
     /// Opened in advance: the container may be gone when its identity is known.
@@ -89,6 +95,13 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// Another announcement has come.
+    fn supersede(&mut self, before: Option<Announced>) {
+        if self.earlier.len() < MAX_EARLIER {
+            self.earlier.extend(before);
+        }
+    }
+
     /// What has been written to it, as far as records have come.
     pub(super) fn written(&self) -> u64 {
         self.left_out + self.kept.iter().map(|kept| kept.record.len).sum::<u64>()
@@ -140,9 +153,12 @@ impl Candidates {
         let known =
             candidate.announced.as_ref().is_some_and(|known| known.whereabouts.path != announced.whereabouts.path);
         if known && !candidate.kept.is_empty() {
-            candidate.renamed = Some(announced);
+            let before = candidate.renamed.replace(announced);
+            candidate.supersede(before);
             return true;
         }
+        let before = candidate.announced.take();
+        candidate.supersede(before);
         if open && candidate.file.is_none() {
             candidate.file = open::open(&key, &announced.whereabouts, Vec::new, None);
             let opened = usize::from(candidate.file.is_some());
@@ -195,6 +211,13 @@ impl Candidates {
             return true;
         };
         if record.position > 0 {
+            if let Some(candidate) = self.files.get_mut(key) {
+                // It keeps the name by which it is judged; the verdict has to name the last announcement.
+                let Announced { announced, name_hash, .. } = announced;
+                let before = candidate.announced.clone();
+                candidate.announced = candidate.announced.take().map(|known| Announced { announced, name_hash, ..known });
+                candidate.supersede(before);
+            }
             return true;
         }
         if let Some(mut before) = self.files.remove(key) {
@@ -258,6 +281,7 @@ impl Candidates {
             container: Arc::clone(container),
             announced: None,
             renamed: None,
+            earlier: Vec::new(),
             kept: Vec::new(),
             file: None,
             ended: false,

@@ -15,7 +15,7 @@ fn record(position: u64, len: u64) -> Record {
 
 fn announced(path: &str) -> Announced {
     let whereabouts = Whereabouts { path: Some(path.into()), ..Whereabouts::default() };
-    Announced { announced: 1, whereabouts, position: 0 }
+    Announced { announced: 1, whereabouts, position: 0, name_hash: 0 }
 }
 
 fn settled(cgroup: u64) -> Arc<Container> {

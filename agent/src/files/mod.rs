@@ -19,6 +19,7 @@ mod readings;
 mod server;
 mod sparse;
 mod tailer;
+mod tally;
 
 pub use handle::{Commands, Handle, Leftover, Settings, Stopped};
 pub use progress::Progress;

@@ -7,7 +7,7 @@ use aya::{
 use sidestep_abi::{
     container::{Container, INIT_CERTAIN, INIT_PRESUMED},
     event,
-    file::{FileState, Verdict},
+    file::{FileState, RetiredKey, Verdict},
     kernel::Control,
     stdio::{InodeKey, Stdio},
 };
@@ -27,6 +27,8 @@ const ANNOUNCEMENTS: [(u16, &str); 5] = [
 pub struct FileMaps {
     /// Written by the kernel programs; the agent removes what shall be announced again.
     pub states: HashMap<MapData, InodeKey, FileState>,
+    /// Files whose place in `states` another one has taken; written by the kernel programs, the agent takes them out.
+    pub retired: HashMap<MapData, RetiredKey, FileState>,
     /// Written by the agent.
     pub verdicts: HashMap<MapData, InodeKey, Verdict>,
 }
@@ -67,7 +69,11 @@ impl KernelMaps {
             members: take!(ebpf, "MEMBERS")?,
             root_index: take!(ebpf, "ROOT_INDEX")?,
             stdio: take!(ebpf, "STDIO")?,
-            files: Some(FileMaps { states: take!(ebpf, "FILES")?, verdicts: take!(ebpf, "VERDICTS")? }),
+            files: Some(FileMaps {
+                states: take!(ebpf, "FILES")?,
+                retired: take!(ebpf, "RETIRED")?,
+                verdicts: take!(ebpf, "VERDICTS")?,
+            }),
             lost_events: take!(ebpf, "LOST_EVENTS")?,
         })
     }
@@ -152,6 +158,12 @@ impl KernelMaps {
     /// The files; once, for the only judge: see `policy`.
     pub fn take_files(&mut self) -> Option<FileMaps> {
         self.files.take()
+    }
+
+    /// Announcements of files that the ring, or a map, did not take.
+    #[must_use]
+    pub fn lost_files(&self) -> u64 {
+        self.lost_events.get(&u32::from(event::FILE_SEEN), 0).unwrap_or_default()
     }
 
     /// Announcements that the ring, or a map, did not take, by name.

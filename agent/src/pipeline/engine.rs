@@ -40,6 +40,8 @@ use crate::{
 const FULL_BATCH: usize = 1024 * 1024;
 /// What may wait to be handed to the file thread, in bytes; above it the files themselves hold the data.
 const MAX_UNSENT: usize = 8 * 1024 * 1024;
+/// Announcements that may wait in any case: the file may be gone when it is written next, and it would be in no account.
+const MAX_UNSENT_ANNOUNCEMENTS: usize = 16_384;
 /// Files that could not be announced to the file thread; above it they are found when their container ends.
 const MAX_FORGOTTEN: usize = 65_536;
 /// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
@@ -56,6 +58,8 @@ pub struct Engine {
     readings: Arc<Readings>,
     files: SyncSender<FileEvents>,
     file_events: FileEvents,
+    /// Announcements among `file_events`.
+    unsent_announcements: usize,
     /// Files whose announcement did not fit: their verdicts are forgotten, so that they are announced again.
     forgotten: HashSet<InodeKey>,
     streams: HashMap<InodeKey, StdioStream, FxBuildHasher>,
@@ -72,6 +76,8 @@ pub struct Engine {
     next_reconcile: Instant,
     /// Announcements that the ring, or a map, has not taken so far.
     lost: u64,
+    /// Those of files among them.
+    lost_files: u64,
     /// Whether a map of the kernel programs was full at the last look, so that not every container could be entered.
     full: bool,
     /// Cgroups that were gone at the last look, and not announced as such.
@@ -97,6 +103,7 @@ impl Engine {
             readings,
             files,
             file_events: FileEvents::default(),
+            unsent_announcements: 0,
             forgotten: HashSet::new(),
             streams: HashMap::default(),
             dirty: Vec::new(),
@@ -108,6 +115,7 @@ impl Engine {
             next_tick: Instant::now(),
             next_reconcile: Instant::now(),
             lost: 0,
+            lost_files: 0,
             full: false,
             vanished: HashSet::new(),
         }
@@ -213,13 +221,14 @@ impl Engine {
 
     fn file_seen(&mut self, seen: &FileSeen, path: Option<Arc<str>>) {
         let key = InodeKey { ino: seen.ino, dev: seen.dev, _pad: 0 };
-        if self.file_events.weight() > MAX_UNSENT {
+        if self.file_events.weight() > MAX_UNSENT && self.unsent_announcements >= MAX_UNSENT_ANNOUNCEMENTS {
             if self.forgotten.len() < MAX_FORGOTTEN {
                 self.forgotten.insert(key);
             }
             return;
         }
         let container = self.registry.container(seen.header.cgroup);
+        self.unsent_announcements += 1;
         self.file_events.events.push(FileEvent::Seen {
             key,
             announced: seen.header.time,
@@ -227,6 +236,7 @@ impl Engine {
             tgid: seen.header.tgid,
             fd: seen.fd,
             position: seen.position,
+            name_hash: seen.name_hash,
             container,
         });
     }
@@ -382,13 +392,16 @@ impl Engine {
     /// Hands events to the file thread if its queue has room.
     pub fn send_files(&mut self) {
         if self.file_events.weight() < MAX_UNSENT / 2 {
-            self.file_events.events.extend(self.forgotten.drain().map(|key| FileEvent::Forgotten { key }));
+            if !self.forgotten.is_empty() {
+                self.file_events.events.extend(self.forgotten.drain().map(|key| FileEvent::Forgotten { key }));
+                self.file_events.events.push(FileEvent::Unannounced);
+            }
         }
         if self.file_events.events.is_empty() {
             return;
         }
         match self.files.try_send(std::mem::take(&mut self.file_events)) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Ok(()) | Err(TrySendError::Disconnected(_)) => self.unsent_announcements = 0,
             // Kept for the next round; data beyond the bound is left to the file.
             Err(TrySendError::Full(events)) => self.file_events = events,
         }

@@ -6,15 +6,19 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 
+use sidestep_abi::file::UNANNOUNCED;
+
 use crate::{
+    files::{Extent, announce},
     kernel::{self, File, Registers, number},
     maps::FILES,
     policy,
-    probes::write::{announce, tracepoint_result},
+    probes::write::tracepoint_result,
 };
 
 /// `O_WRONLY | O_RDWR`
 const O_WRITES: u64 = 0o3;
+const O_TRUNC: u64 = 0o1000;
 
 #[inline(always)]
 fn opened(descriptor: i64, flags: u64) {
@@ -27,10 +31,20 @@ fn opened(descriptor: i64, flags: u64) {
         return;
     }
     let key = file.key();
-    if FILES.get_ptr(&key).is_none() {
-        // What the file holds now was there before: it begins, for the agent, at its end.
-        announce(&governed, &file, file.description().dentry, &key, descriptor as u64, file.size());
+    if let Some(state) = FILES.get_ptr_mut(&key) {
+        // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
+        let state = unsafe { &mut *state };
+        if flags & O_TRUNC != 0 {
+            state.reach = 0;
+        }
+        if state.verdict != UNANNOUNCED {
+            return;
+        }
     }
+    // What the file holds now was there before: it begins, for the agent, at its end.
+    let size = file.size();
+    let extent = Extent { end: size, written: 0, reach: size };
+    announce(&governed, &file, file.description().dentry, &key, descriptor as u64, extent);
 }
 
 macro_rules! on_exit {

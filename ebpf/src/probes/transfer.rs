@@ -6,14 +6,15 @@ use aya_ebpf::{
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
-use sidestep_abi::stdio::DROP_UNREADABLE;
+use sidestep_abi::{file::UNANNOUNCED, stdio::DROP_UNREADABLE};
 
 use crate::{
     emit,
+    files::{self, Extent, announce},
     kernel::{self, File, Registers, number},
     maps::{FILES, STDIO},
     policy::{self, Governed},
-    probes::write::{announce, tracepoint_result},
+    probes::write::tracepoint_result,
 };
 
 #[inline(always)]
@@ -35,12 +36,21 @@ pub(super) fn arrived(governed: &Governed, file: &File, target: u64, bytes: u64)
         }
     } else if file.is_regular() {
         let key = file.key();
-        if FILES.get_ptr(&key).is_none() {
-            // The call may have named a place of its own, so the position of the description says nothing. A log grows
-            // at its end: what was there before these bytes is old.
-            let begin = file.size().saturating_sub(bytes);
-            announce(governed, file, file.description().dentry, &key, target, begin);
+        let size = file.size();
+        let mut written = bytes;
+        if let Some(state) = FILES.get_ptr_mut(&key) {
+            // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
+            let state = unsafe { &mut *state };
+            files::count_unseen(state, size, bytes);
+            if state.verdict != UNANNOUNCED {
+                return;
+            }
+            written = 0;
         }
+        // The call may have named a place of its own, so the position of the description says nothing. A log grows at
+        // its end: what was there before these bytes is old.
+        let extent = Extent { end: size.saturating_sub(bytes), written, reach: size };
+        announce(governed, file, file.description().dentry, &key, target, extent);
     }
 }
 

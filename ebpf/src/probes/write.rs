@@ -12,14 +12,15 @@ use aya_ebpf::{
 };
 use sidestep_abi::{
     event,
-    file::{FileSeen, FileState, IGNORED, LOG, PENDING, PENDING_BUDGET},
+    file::{IGNORED, LOG, PENDING, PENDING_BUDGET, UNANNOUNCED},
     log::{FLAG_APPEND, FLAG_POSITIONED, FLAG_TERMINAL, LogEvent},
     stdio::{DROP_MAP_FULL, InodeKey},
 };
 
 use crate::{
     emit,
-    kernel::{self, Dentry, File, Registers, number},
+    files::{self, Extent, announce},
+    kernel::{self, Description, File, Registers, number},
     maps::{FILES, STDIO, VERDICTS},
     policy::{self, Governed, Share},
 };
@@ -83,7 +84,7 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
         Some(position) => position.wrapping_add(write.written),
         None => description.position,
     };
-    if !is_captured(governed, file, &key, description.dentry, write, end) {
+    if !is_captured(governed, file, &key, &description, write, end) {
         return;
     }
     let Some(share) = Share::of_files(governed.control, governed.cgroup) else { return };
@@ -101,14 +102,16 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
 
 /// Whether a write to a regular file is handed over: it is a log, or may turn out to be one.
 #[inline(always)]
-fn is_captured(governed: &Governed, file: &File, key: &InodeKey, dentry: Dentry, write: &Write, end: u64) -> bool {
+fn is_captured(governed: &Governed, file: &File, key: &InodeKey, opened: &Description, write: &Write, end: u64) -> bool {
+    let appends = opened.flags & O_APPEND != 0;
     let state = FILES.get_ptr_mut(key);
     // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
     // and judged anew. A log that was renamed keeps its verdict that way, a moment later.
     // SAFETY: a map value, checked by the verifier.
-    if state.is_none_or(|state| unsafe { (*state).name_hash } != dentry.name_hash()) {
+    if state.is_none_or(|state| unsafe { (*state).name_hash } != opened.dentry.name_hash()) {
         // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
-        return announce(governed, file, dentry, key, write.fd, end);
+        let extent = Extent::of_first(file, write.written, end, appends);
+        return announce(governed, file, opened.dentry, key, write.fd, extent);
     }
     let Some(state) = state else { return false };
     // SAFETY: as above; nobody else writes to it but calls that do the same.
@@ -122,29 +125,17 @@ fn is_captured(governed: &Governed, file: &File, key: &InodeKey, dentry: Dentry,
             state.verdict = verdict.verdict;
         }
     }
+    if state.verdict == IGNORED {
+        return false;
+    }
+    files::count(state, file, write.written, end, appends);
     match state.verdict {
-        IGNORED => false,
         LOG => true,
+        UNANNOUNCED => {
+            announce(governed, file, opened.dentry, key, write.fd, Extent { end, written: 0, reach: end })
+        }
         _ => emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
     }
-}
-
-/// Enters a file as pending and tells the agent; whether it could.
-#[inline(always)]
-pub(super) fn announce(governed: &Governed, file: &File, dentry: Dentry, key: &InodeKey, fd: u64, end: u64) -> bool {
-    let name_hash = dentry.name_hash();
-    let header = emit::header(event::FILE_SEEN, governed.cgroup, governed.tgid, governed.tid);
-    let state = FileState { verdict: PENDING, name_hash, announced: header.time, captured: 0 };
-    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end };
-    let announced = FILES.insert(key, &state, 0).is_ok()
-        && Share::of_files(governed.control, governed.cgroup)
-            .is_some_and(|share| emit::file_seen(&seen, file, dentry, &share));
-    if !announced {
-        // Taken out again, so that the next write tries once more.
-        let _ = FILES.remove(key);
-        emit::lose(event::FILE_SEEN);
-    }
-    announced
 }
 
 /// What a call of this family means, by its arguments.

@@ -13,6 +13,7 @@ use super::{
     open::{Whereabouts, birth},
     position::{Action, Place, Record},
     readings::{Readings, StreamReading},
+    tally::Tally,
 };
 use crate::{
     assemble::{Assembler, Compiled},
@@ -92,6 +93,8 @@ pub(super) struct LogFile {
     /// Keys of streams that truncation has ended.
     ended: Vec<Arc<str>>,
     readings: Arc<Readings>,
+    /// What was written, and what of it is booked.
+    pub(super) tally: Tally,
 }
 
 impl LogFile {
@@ -125,6 +128,7 @@ impl LogFile {
             ready: Vec::new(),
             ended: Vec::new(),
             readings: Arc::clone(readings),
+            tally: Tally::default(),
         }
     }
 
@@ -196,6 +200,16 @@ impl LogFile {
     /// Books bytes that were written somewhere in the file, and that nobody can read any more.
     pub(super) fn lose_elsewhere(&mut self, bytes: u64) {
         self.lose(bytes, Reason::Unavailable);
+    }
+
+    /// The file's life is over: what was written to it and never came is booked as lost. `last` is the final count of
+    /// the announcement that its tally has.
+    pub(super) fn settle(&mut self, last: u64) {
+        let missing = self.tally.settle(last);
+        if missing > 0 {
+            self.about.account.produce(missing);
+            self.about.account.drop_bytes(Stage::Repair, Reason::Unavailable, missing);
+        }
     }
 
     /// Gives up waiting for what is overdue.
@@ -273,7 +287,7 @@ impl LogFile {
 
     fn push(&mut self, position: u64, bytes: &[u8], time_unix_nano: u64) {
         self.head.extend(position, bytes);
-        self.about.account.produce(bytes.len() as u64);
+        self.produce(bytes.len() as u64);
         // Large reads become several batches, so that no batch is much larger than its share of a queue.
         let mut position = position;
         for part in bytes.chunks(BATCH_BYTES) {
@@ -314,10 +328,15 @@ impl LogFile {
 
     fn lose_at(&mut self, position: u64, bytes: u64, reason: Reason) {
         if bytes > 0 {
-            self.about.account.produce(bytes);
+            self.produce(bytes);
             self.about.account.drop_bytes(Stage::Repair, reason, bytes);
             self.assembler.gap(position, bytes);
         }
+    }
+
+    fn produce(&mut self, bytes: u64) {
+        self.about.account.produce(bytes);
+        self.tally.book(bytes);
     }
 
     /// The file begins anew, as a new stream.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use sidestep_abi::stdio::InodeKey;
 
 use super::{
-    Id, LOOK_NANOS, Open, Tailer, enqueue,
+    Id, LOOK_NANOS, Open, Tailer,
+    account::{book_lost, go_on},
+    enqueue,
     look::{open_of, reopen},
 };
 use crate::{
@@ -33,7 +35,7 @@ impl Tailer {
                 deliver(batch);
             });
         }
-        self.close(id, now);
+        self.close_replaced(id, now);
         if let Some((_, pending)) = self.remembered.get_mut(id) {
             pending.replaced = true;
         }
@@ -41,9 +43,10 @@ impl Tailer {
     }
 
     /// Makes a stream of a file that is a log.
-    pub(super) fn admit(&mut self, key: InodeKey, mut candidate: Candidate, path: Arc<str>, now: u64) {
+    pub(super) fn admit(&mut self, key: InodeKey, mut candidate: Candidate, path: Arc<str>, earlier: u64, now: u64) {
         let Some(settled) = candidate.container.settled() else { return };
         let announced = candidate.announced.take();
+        let name = announced.as_ref().map(|announced| announced.announced);
         let position = announced.as_ref().map(|announced| announced.position);
         let whereabouts = announced.map(|announced| announced.whereabouts).unwrap_or_default();
         let whereabouts = Whereabouts { path: Some(Arc::clone(&path)), ..whereabouts };
@@ -52,6 +55,10 @@ impl Tailer {
             // It was found by the checkpoint meanwhile.
             if open.log.file().is_none() {
                 reopen(&self.settings, open);
+            }
+            open.log.tally.add(earlier);
+            if let Some(name) = name {
+                go_on(&mut *self.verdicts, &key, open, name);
             }
             give(&mut open.log, &candidate);
             open.announced = candidate.renamed.take();
@@ -70,6 +77,11 @@ impl Tailer {
         let about = about(Class::Business, key, path, &settled);
         let mut log = LogFile::new(about, file, position, incarnation, &self.readings);
         log.whereabouts = whereabouts;
+        log.tally.add(earlier);
+        if let Some(name) = name {
+            // There is none before.
+            let _ = log.tally.announce(name);
+        }
         give(&mut log, &candidate);
         let ended = candidate.ended;
         if ended {
@@ -83,13 +95,17 @@ impl Tailer {
     }
 
     /// Gives out what was kept of a log that is gone already: nothing else of it will ever be there.
-    pub(super) fn admit_gone(&mut self, key: InodeKey, candidate: &Candidate, path: Arc<str>) {
-        let (Some(settled), Some(first)) = (candidate.container.settled(), candidate.kept.first()) else { return };
+    pub(super) fn admit_gone(&mut self, key: InodeKey, candidate: &Candidate, path: Arc<str>, earlier: u64) {
+        let Some(settled) = candidate.container.settled() else { return };
+        let announced = candidate.announced.as_ref().map(|announced| announced.announced);
+        let written = announced.map_or(0, |announced| self.verdicts.written(&key, announced)).saturating_add(earlier);
+        let Some(first) = candidate.kept.first() else { return book_lost(&candidate.container, written) };
         let about = about(Class::Business, key, path, &settled);
         // The time tells it from others that had the same inode number.
         let mut log = LogFile::new(about, None, first.record.position, first.time_unix_nano, &self.readings);
         give(&mut log, candidate);
         log.finish();
+        log.settle(written);
         let deliver = &self.deliver;
         log.take_batches(deliver);
     }

@@ -7,7 +7,12 @@ use sidestep_abi::{
     stdio::InodeKey,
 };
 
-use super::{LOOK_NANOS, Open, Tailer, enqueue, look::reopen};
+use super::{
+    LOOK_NANOS, Open, Tailer,
+    account::{book_lost, count_passed_over, go_on},
+    enqueue,
+    look::reopen,
+};
 use crate::{
     clock::unix_nano,
     files::{
@@ -43,13 +48,15 @@ impl Tailer {
         let now = unix_nano();
         for event in &round.events {
             match event {
-                FileEvent::Seen { key, announced, path, tgid, fd, position, container } => {
+                FileEvent::Seen { key, announced, path, tgid, fd, position, name_hash, container } => {
                     let whereabouts = Whereabouts { tgid: *tgid, fd: *fd, path: path.clone() };
-                    let announced = Announced { announced: *announced, whereabouts, position: *position };
+                    let (announced, position, name_hash) = (*announced, *position, *name_hash);
+                    let announced = Announced { announced, whereabouts, position, name_hash };
                     if let Some(open) = self.files.get_mut(&(Class::Business, *key)) {
                         // Renamed, or its verdict had fallen out of the kernel's map, or another file has its inode
                         // number now: the place of the next record tells.
-                        open.announced = Some(announced);
+                        let before = open.announced.replace(announced);
+                        count_passed_over(&mut *self.verdicts, key, open, before.as_ref());
                         continue;
                     }
                     self.announce(key, announced, container, now);
@@ -67,7 +74,8 @@ impl Tailer {
                     self.caught_up = self.caught_up.max((*time_unix_nano).min(now));
                     self.data(key, &record, bytes, *time_unix_nano, container, now);
                 }
-                FileEvent::Forgotten { key } => self.verdicts.forget(key),
+                FileEvent::Forgotten { key } => self.verdicts.announce_again(key),
+                FileEvent::Unannounced => self.search_unannounced(now),
                 FileEvent::Resume { container, pids } => self.resume(container, pids),
                 FileEvent::RulesChanged => self.rules_changed(now),
                 FileEvent::Ended { container } => self.ended(container),
@@ -88,6 +96,7 @@ impl Tailer {
             };
             if !open.users.iter().any(is_log) {
                 open.log.look_finally(now);
+                open.log.tally.void();
                 open.ending = true;
                 enqueue(&mut self.queue, *id, open);
             }
@@ -111,7 +120,7 @@ impl Tailer {
             if other_name && record.position == 0 {
                 self.replace(&id, announced, container, now);
             } else {
-                self.verdicts.set(key, announced.announced, true);
+                go_on(&mut *self.verdicts, key, open, announced.announced);
             }
         }
         let Some(open) = self.files.get_mut(&id) else {
@@ -146,18 +155,28 @@ impl Tailer {
         }
         for (key, candidate, verdict) in self.candidates.judge(now, finally) {
             let announced = candidate.announced.as_ref().map_or(0, |announced| announced.announced);
+            let earlier = self.written_earlier(&key, &candidate);
             match verdict {
                 // The verdict is on what has the inode number now.
-                Verdict::Log(path) if candidate.gone => self.admit_gone(key, &candidate, path),
-                Verdict::NoLog if candidate.gone => {}
+                Verdict::Log(path) if candidate.gone => self.admit_gone(key, &candidate, path, earlier),
+                Verdict::NoLog if candidate.gone => book_lost(&candidate.container, earlier),
                 Verdict::Log(path) => {
                     self.verdicts.set(&key, announced, true);
-                    self.admit(key, candidate, path, now);
+                    self.remember_name(&key, &candidate, &path);
+                    self.admit(key, candidate, path, earlier, now);
                 }
-                Verdict::NoLog => self.verdicts.set(&key, announced, false),
+                Verdict::NoLog => {
+                    self.verdicts.set(&key, announced, false);
+                    book_lost(&candidate.container, earlier);
+                    if let Some(other) = candidate.renamed {
+                        // By this name it may be one, or another file that is.
+                        self.announce(&key, other, &candidate.container, now);
+                    }
+                }
                 Verdict::Unknown => {
                     // What is not known to be a log is in no account.
-                    self.readings.count_unjudged(candidate.written());
+                    let written = self.verdicts.written(&key, announced).saturating_add(earlier);
+                    self.readings.count_unjudged(candidate.written().max(written));
                     if !candidate.gone {
                         self.verdicts.forget(&key);
                     }

@@ -1,5 +1,6 @@
 //! The thread that owns all log files.
 
+mod account;
 mod admit;
 mod events;
 mod look;
@@ -19,6 +20,7 @@ use std::{
 use sidestep_abi::stdio::InodeKey;
 
 use self::{
+    account::{Search, go_on},
     look::{look, reopen},
     positions::pending,
 };
@@ -86,6 +88,8 @@ pub struct Tailer {
     candidates: Candidates,
     /// Where files stood that were closed, or that the checkpoint knows; with the time of the entry.
     remembered: HashMap<Id, (u64, Pending)>,
+    /// Logs by their name in its directory, and the search for files of such names that were not announced.
+    search: Search,
     /// Files with something to read or to hand on.
     queue: VecDeque<Id>,
     /// Files of `files` with a descriptor, as of the last tick, and those that came since.
@@ -142,6 +146,7 @@ impl Tailer {
             files: HashMap::new(),
             candidates: Candidates::default(),
             remembered,
+            search: Search::default(),
             queue: VecDeque::new(),
             opened: 0,
             checkpoint,
@@ -247,6 +252,7 @@ impl Tailer {
         }
         self.last_tick = now;
         self.judge(now, false);
+        self.find_unannounced(now);
         if now >= self.next_scan {
             self.next_scan = now + SCAN_NANOS;
             self.scan(now);
@@ -258,7 +264,7 @@ impl Tailer {
             if now >= open.next_look && (was_open || self.opened < self.settings.max_open) {
                 // No record has come that would tell; as long as the file is held, nothing else has its inode number.
                 if let Some(announced) = open.announced.take_if(|_| open.log.file().is_some()) {
-                    self.verdicts.set(&id.1, announced.announced, true);
+                    go_on(&mut *self.verdicts, &id.1, open, announced.announced);
                 }
                 look(&self.settings, id, open, now);
                 if !was_open && !open.log.is_behind() {

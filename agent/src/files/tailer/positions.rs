@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Id, Open, Tailer, admit::owner};
+use super::{
+    Id, Open, Tailer,
+    account::{count_passed_over, settle},
+    admit::owner,
+};
 use crate::{
     clock::unix_nano,
     files::{Progress, checkpoint::Entry, log_file::Standing},
@@ -34,10 +38,27 @@ impl Pending {
 
 impl Tailer {
     pub(super) fn close(&mut self, id: &Id, now: u64) {
-        let Some(open) = self.files.remove(id) else { return };
-        if id.0 == Class::Business {
+        if let Some(open) = self.files.get_mut(id)
+            && id.0 == Class::Business
+        {
+            let passed_over = open.announced.take();
+            count_passed_over(&mut *self.verdicts, &id.1, open, passed_over.as_ref());
+            settle(&mut *self.verdicts, &id.1, open);
             self.verdicts.forget(&id.1);
         }
+        self.remember(id, now);
+    }
+
+    /// As [`Tailer::close`], for a file whose inode number another one has: what the kernel knows is of that one.
+    pub(super) fn close_replaced(&mut self, id: &Id, now: u64) {
+        if let Some(open) = self.files.get_mut(id) {
+            settle(&mut *self.verdicts, &id.1, open);
+        }
+        self.remember(id, now);
+    }
+
+    fn remember(&mut self, id: &Id, now: u64) {
+        let Some(open) = self.files.remove(id) else { return };
         let pending = pending(&open);
         if let Some(key) = &pending.stream {
             self.progress.close(key);

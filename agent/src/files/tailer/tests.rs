@@ -23,12 +23,13 @@ use crate::{
     ledger::{Account, Reason, Stage},
     load::running::inode_key,
     pipeline::container::Settled,
+    policy::Unannounced,
     record::{Origin, Resource},
     sinks,
 };
 
 #[derive(Clone, Default)]
-struct FakeVerdicts(Arc<Mutex<HashMap<u64, bool>>>);
+struct FakeVerdicts(Arc<Mutex<HashMap<u64, bool>>>, Arc<Mutex<HashMap<u64, u64>>>);
 
 impl Verdicts for FakeVerdicts {
     fn forget_ignored(&mut self) {}
@@ -40,6 +41,20 @@ impl Verdicts for FakeVerdicts {
     fn forget(&mut self, key: &InodeKey) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.ino);
     }
+
+    fn announce_again(&mut self, key: &InodeKey) {
+        self.forget(key);
+    }
+
+    fn written(&mut self, _key: &InodeKey, announced: u64) -> u64 {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).get(&announced).copied().unwrap_or_default()
+    }
+
+    fn unannounced(&mut self) -> Vec<Unannounced> {
+        Vec::new()
+    }
+
+    fn settle(&mut self, _file: &Unannounced) {}
 }
 
 /// A running thread and what it has delivered.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::Engine;
+use crate::files::event::FileEvent;
 
 impl Engine {
     pub(super) fn refresh_roots(&mut self) {
@@ -17,6 +18,10 @@ impl Engine {
     pub(super) fn find_lost(&mut self) {
         let events = self.maps.lost_events();
         let lost = events.iter().map(|(_, count)| count).sum();
+        let lost_files = self.maps.lost_files();
+        if lost_files != std::mem::replace(&mut self.lost_files, lost_files) {
+            self.file_events.events.push(FileEvent::Unannounced);
+        }
         self.readings.set_lost_events(events);
         if lost != self.lost || self.full {
             self.lost = lost;

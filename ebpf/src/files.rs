@@ -1,0 +1,134 @@
+//! What is known of the regular files that governed processes write: which of them may be logs, and how much was
+//! written to those.
+
+use sidestep_abi::{
+    event,
+    file::{FileSeen, FileState, IGNORED, PENDING, RetiredKey, UNANNOUNCED},
+    stdio::InodeKey,
+};
+
+use crate::{
+    emit,
+    kernel::{Dentry, File},
+    maps::{FILES, RETIRED},
+    policy::{Governed, Share},
+};
+
+/// What a call has done to a file.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    /// Offset behind it.
+    pub(crate) end: u64,
+    /// Bytes that it has added.
+    pub(crate) written: u64,
+    /// Up to where the file has bytes now.
+    pub(crate) reach: u64,
+}
+
+impl Extent {
+    /// Of the first write that is seen of a file, which ended at `end`. When the file reaches further, it has written
+    /// over old bytes, or others have written behind it: then it is not known to have added any.
+    #[inline(always)]
+    pub(crate) fn of_first(file: &File, written: u64, end: u64, appends: bool) -> Self {
+        let size = file.size();
+        if size > end && !appends { Self { end, written: 0, reach: size } } else { Self { end, written, reach: end } }
+    }
+}
+
+/// Counts a write that ended at `end`. Bytes that are written over old ones are not counted: nobody misses them. Where
+/// it can't be told (threads that write through one description at the same moment) it is too little, never too much.
+#[inline(always)]
+pub(crate) fn count(state: &mut FileState, file: &File, written: u64, end: u64, appends: bool) {
+    let reach = state.reach;
+    let mut added = written;
+    if appends || end.wrapping_sub(written) >= reach {
+        state.reach = end;
+    } else {
+        let size = file.size();
+        if size < reach {
+            // It was truncated.
+            state.reach = size;
+        } else if end > reach {
+            state.reach = end;
+            added = end - reach;
+        } else {
+            added = 0;
+        }
+    }
+    emit::add(&raw mut state.written, added);
+}
+
+/// Counts bytes that have come to a file by a call that shows none of them.
+#[inline(always)]
+pub(crate) fn count_unseen(state: &mut FileState, size: u64, bytes: u64) {
+    state.reach = size;
+    emit::add(&raw mut state.written, bytes);
+}
+
+/// Enters a file as pending and tells the agent; whether it could. When it could not, what is written is counted all the
+/// same, and the next call on the file tries again.
+#[inline(always)]
+pub(crate) fn announce(
+    governed: &Governed,
+    file: &File,
+    dentry: Dentry,
+    key: &InodeKey,
+    fd: u64,
+    extent: Extent,
+) -> bool {
+    tell(&Announcement { governed, file, dentry, key, fd, extent }) != 0
+}
+
+/// The arguments of [`tell`], which takes no more than five.
+struct Announcement<'a> {
+    governed: &'a Governed,
+    file: &'a File,
+    dentry: Dentry,
+    key: &'a InodeKey,
+    fd: u64,
+    extent: Extent,
+}
+
+/// See [`announce`]; 0 when it could not. A function of its own, since its stack and that of what a write needs besides
+/// are more than Linux 6.1 gives.
+#[inline(never)]
+fn tell(announcement: &Announcement<'_>) -> u64 {
+    let &Announcement { governed, file, dentry, key, fd, extent } = announcement;
+    let name_hash = dentry.name_hash();
+    let header = emit::header(event::FILE_SEEN, governed.cgroup, governed.tgid, governed.tid);
+    let announced = header.time;
+    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: extent.end, name_hash, _pad: 0 };
+    let mut known = false;
+    if let Some(state) = FILES.get_ptr_mut(key) {
+        // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
+        let state = unsafe { &mut *state };
+        if state.name_hash == name_hash {
+            emit::add(&raw mut state.written, extent.written);
+            state.announced = announced;
+            state.verdict = PENDING;
+            known = true;
+        } else if state.verdict != IGNORED && state.written > 0 {
+            let retired = RetiredKey { ino: key.ino, dev: key.dev, _pad: 0, announced: state.announced };
+            // The map drops its least recently used entries, so it takes new ones.
+            let _ = RETIRED.insert(&retired, state, 0);
+        }
+    }
+    if !known {
+        let Extent { written, reach, .. } = extent;
+        let state = FileState { verdict: PENDING, name_hash, announced, captured: 0, written, reach };
+        if FILES.insert(key, &state, 0).is_err() {
+            emit::lose(event::FILE_SEEN);
+            return 0;
+        }
+    }
+    let told = Share::of_files(governed.control, governed.cgroup)
+        .is_some_and(|share| emit::file_seen(&seen, file, dentry, &share));
+    if !told {
+        if let Some(state) = FILES.get_ptr_mut(key) {
+            // SAFETY: as above.
+            unsafe { (&raw mut (*state).verdict).write(UNANNOUNCED) };
+        }
+        emit::lose(event::FILE_SEEN);
+    }
+    u64::from(told)
+}
