@@ -10,7 +10,7 @@ use aya_ebpf::{
 use sidestep_abi::{
     container::{Container, INIT_NONE},
     event,
-    kernel::{Control, MAX_ROOTS, PREFIX_SPACE, Root},
+    kernel::{Control, Limits, MAX_ROOTS, PREFIX_SPACE, Root},
 };
 
 use crate::{
@@ -181,10 +181,8 @@ pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
 /// What a container may hold of the ring with records of one kind.
 #[derive(Clone, Copy)]
 pub(crate) struct Share<'a> {
-    control: &'a Control,
+    limits: &'a Limits,
     container: *mut Container,
-    /// Of the container's share, this power of two.
-    halves: u32,
 }
 
 /// This part of the ring at most is reserved before it is asked again what all hold: until then a container pays one
@@ -195,14 +193,14 @@ impl<'a> Share<'a> {
     /// For standard streams: all that the container has. `None` when the map of containers is full.
     #[inline(always)]
     pub(crate) fn of_stdio(control: &'a Control, cgroup: u64) -> Option<Self> {
-        Some(Self { control, container: container(cgroup)?, halves: 0 })
+        Some(Self { limits: &control.stdio, container: container(cgroup)? })
     }
 
     /// For files and their announcements: half of it at most, since what the ring does not hold of a file is read back,
     /// and what it does not hold of stdout is lost.
     #[inline(always)]
     pub(crate) fn of_files(control: &'a Control, cgroup: u64) -> Option<Self> {
-        Some(Self { control, container: container(cgroup)?, halves: 1 })
+        Some(Self { limits: &control.files, container: container(cgroup)? })
     }
 
     /// Books `size` bytes of the ring; `false` when the container holds its share already.
@@ -210,7 +208,7 @@ impl<'a> Share<'a> {
     pub(crate) fn take(&self, size: u64) -> bool {
         // SAFETY: a pointer to a map value, checked by the verifier.
         let (newer, unasked) = unsafe { ((*self.container).newer, (*self.container).unasked) };
-        if newer + size > unasked && take_asking(self.control, self.container, size, self.halves) == 0 {
+        if newer + size > unasked && take_asking(self.limits, self.container, size) == 0 {
             return false;
         }
         // SAFETY: as above.
@@ -230,7 +228,7 @@ impl<'a> Share<'a> {
 ///
 /// A container that holds nothing may always have one record, or one that is larger than the share never came through.
 #[inline(never)]
-fn take_asking(control: &Control, container: *mut Container, size: u64, halves: u32) -> u64 {
+fn take_asking(limits: &Limits, container: *mut Container, size: u64) -> u64 {
     // SAFETY: a pointer to a map value, checked by the verifier; windows of other CPUs may be seen half turned, which
     // makes the bound wrong by one window at most.
     let state = unsafe { &mut *container };
@@ -245,10 +243,9 @@ fn take_asking(control: &Control, container: *mut Container, size: u64, halves: 
         state.newer = 0;
         state.mark = produced;
     }
-    let free = control.ring_size.saturating_sub(produced.saturating_sub(consumed));
-    let dynamic = (free * control.free_share) >> 10;
-    let fixed = control.container_share;
-    let limit = (if dynamic < fixed { dynamic } else { fixed }) >> (halves & 1);
+    let free = limits.ring_size.saturating_sub(produced.saturating_sub(consumed));
+    let dynamic = (free * limits.free_share) >> 10;
+    let limit = if dynamic < limits.share { dynamic } else { limits.share };
     let held = state.older + state.newer;
     if held > 0 && held + size > limit {
         state.unasked = state.newer;
@@ -256,7 +253,7 @@ fn take_asking(control: &Control, container: *mut Container, size: u64, halves: 
     }
     // Half of what is left, so that it is asked the more often the less that is.
     let left = limit.saturating_sub(held + size) / 2;
-    let most = control.ring_size / UNASKED;
+    let most = limits.ring_size / UNASKED;
     state.unasked = state.newer + size + if left < most { left } else { most };
     1
 }

@@ -11,7 +11,7 @@ pub mod running;
 use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
-use sidestep_abi::kernel::Control;
+use sidestep_abi::kernel::{Control, Limits};
 
 pub use cgroups::{CgroupError, RootPattern};
 pub use maps::{FileMaps, KernelMaps};
@@ -193,7 +193,9 @@ impl Roots {
             agent_cgroup: cgroups::of_process(&self.mount, std::process::id()).unwrap_or_default(),
             ..Control::default()
         };
-        control = control.with_share(self.settings.ring_size.into(), self.settings.container_share.into());
+        let (ring, share) = (u64::from(self.settings.ring_size), u64::from(self.settings.container_share));
+        control.stdio = Limits::new(ring, share);
+        control.files = Limits::new(ring, share / 2);
         let roots: Vec<_> = self.settings.roots.iter().filter_map(|pattern| pattern.resolve(&self.mount)).collect();
         if roots.len() > control.roots.len() {
             return Err(CgroupError::TooMany(roots.len()));

@@ -170,30 +170,40 @@ pub struct Control {
     pub agent_tgid: u32,
     /// The agent's own cgroup when it runs in a container; 0 for none.
     pub agent_cgroup: u64,
-    /// Bytes of the ring that one container may hold.
-    pub container_share: u64,
-    /// Of what is free in the ring, the part that one container may hold, in 1024ths.
-    pub free_share: u64,
-    /// Bytes of the ring.
-    pub ring_size: u64,
+    /// What one container may hold of the ring.
+    pub stdio: Limits,
+    /// What it may hold of it with records of files.
+    pub files: Limits,
     /// Raised when who is governed has changed and everything is in its place: decisions from before are void. Only
     /// the low 16 bits count.
     pub generation: u64,
     /// Governed roots.
     pub roots: [Root; MAX_ROOTS],
 }
-assert_layout!(Control, size 48 + 40 * MAX_ROOTS);
+assert_layout!(Control, size 72 + 40 * MAX_ROOTS);
 
-impl Control {
-    /// Sets the size of the ring and what one container may hold of it. A container alone gets to `share` and no
-    /// further: there, `share` = `free_share` * (`ring_size` - `share`).
+/// What one container may hold of the ring with records of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Limits {
+    /// Bytes, while all others are quiet.
+    pub share: u64,
+    /// Of what is free, the part in 1024ths.
+    pub free_share: u64,
+    /// Bytes of the ring.
+    pub ring_size: u64,
+}
+assert_layout!(Limits, size 24);
+
+impl Limits {
+    /// A container alone gets to `share` and no further: there, `share` = `free_share` * (`ring_size` - `share`).
     #[must_use]
-    pub const fn with_share(mut self, ring_size: u64, share: u64) -> Self {
-        self.ring_size = ring_size;
-        self.container_share = share;
-        let rest = ring_size.saturating_sub(share);
-        self.free_share = if rest == 0 { u32::MAX as u64 } else { share * 1024 / rest };
-        self
+    pub const fn new(ring_size: u64, share: u64) -> Self {
+        let free_share = match (share * 1024).checked_div(ring_size.saturating_sub(share)) {
+            Some(free_share) => free_share,
+            None => u32::MAX as u64,
+        };
+        Self { share, free_share, ring_size }
     }
 }
 

@@ -102,7 +102,14 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
 
 /// Whether a write to a regular file is handed over: it is a log, or may turn out to be one.
 #[inline(always)]
-fn is_captured(governed: &Governed, file: &File, key: &InodeKey, opened: &Description, write: &Write, end: u64) -> bool {
+fn is_captured(
+    governed: &Governed,
+    file: &File,
+    key: &InodeKey,
+    opened: &Description,
+    write: &Write,
+    end: u64,
+) -> bool {
     let appends = opened.flags & O_APPEND != 0;
     let state = FILES.get_ptr_mut(key);
     // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
@@ -131,9 +138,7 @@ fn is_captured(governed: &Governed, file: &File, key: &InodeKey, opened: &Descri
     files::count(state, file, write.written, end, appends);
     match state.verdict {
         LOG => true,
-        UNANNOUNCED => {
-            announce(governed, file, opened.dentry, key, write.fd, Extent { end, written: 0, reach: end })
-        }
+        UNANNOUNCED => announce(governed, file, opened.dentry, key, write.fd, Extent { end, written: 0, reach: end }),
         _ => emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
     }
 }
