@@ -1,17 +1,17 @@
 //! What is known of the regular files that governed processes write: which of them may be logs, and how much was
 //! written to those.
 
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
 use sidestep_abi::{
     event,
     file::{FileSeen, FileState, IGNORED, PENDING, RetiredKey, UNANNOUNCED},
-    stdio::InodeKey,
 };
 
 use crate::{
     emit,
-    kernel::{Dentry, File},
+    kernel::File,
     maps::{FILES, RETIRED},
-    policy::{Governed, Share},
+    policy::{self, Share},
 };
 
 /// What a call has done to a file.
@@ -68,42 +68,32 @@ pub(crate) fn count_unseen(state: &mut FileState, size: u64, bytes: u64) {
 /// Enters a file as pending and tells the agent; whether it could. When it could not, what is written is counted all the
 /// same, and the next call on the file tries again.
 #[inline(always)]
-pub(crate) fn announce(
-    governed: &Governed,
-    file: &File,
-    dentry: Dentry,
-    key: &InodeKey,
-    fd: u64,
-    extent: Extent,
-) -> bool {
-    tell(&Announcement { governed, file, dentry, key, fd, extent }) != 0
+pub(crate) fn announce(file: &File, fd: u64, extent: Extent) -> bool {
+    tell(file.address(), fd, extent.end, extent.written, extent.reach) != 0
 }
 
-/// The arguments of [`tell`], which takes no more than five.
-struct Announcement<'a> {
-    governed: &'a Governed,
-    file: &'a File,
-    dentry: Dentry,
-    key: &'a InodeKey,
-    fd: u64,
-    extent: Extent,
-}
-
-/// See [`announce`]; 0 when it could not. A function of its own, since its stack and that of what a write needs besides
-/// are more than Linux 6.1 gives.
+/// See [`announce`]; 0 when it could not. A function of its own that takes nothing from the stack of its caller: what
+/// both need at once is more than Linux 6.1 gives. So it asks again who writes what, which is done once for a file.
 #[inline(never)]
-fn tell(announcement: &Announcement<'_>) -> u64 {
-    let &Announcement { governed, file, dentry, key, fd, extent } = announcement;
+fn tell(address: u64, fd: u64, end: u64, written: u64, reach: u64) -> u64 {
+    let Some(control) = policy::control() else { return 0 };
+    let Some(file) = File::at_in_steps(address as *const u8) else { return 0 };
+    let file = &file;
+    let dentry = file.dentry();
+    let key = &file.key();
+    // SAFETY: the helper has no arguments.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let pid_tgid = bpf_get_current_pid_tgid();
     let name_hash = dentry.name_hash();
-    let header = emit::header(event::FILE_SEEN, governed.cgroup, governed.tgid, governed.tid);
+    let header = emit::header(event::FILE_SEEN, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32);
     let announced = header.time;
-    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: extent.end, name_hash, _pad: 0 };
+    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end, name_hash, _pad: 0 };
     let mut known = false;
     if let Some(state) = FILES.get_ptr_mut(key) {
         // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
         let state = unsafe { &mut *state };
         if state.name_hash == name_hash {
-            emit::add(&raw mut state.written, extent.written);
+            emit::add(&raw mut state.written, written);
             state.announced = announced;
             state.verdict = PENDING;
             known = true;
@@ -114,14 +104,13 @@ fn tell(announcement: &Announcement<'_>) -> u64 {
         }
     }
     if !known {
-        let Extent { written, reach, .. } = extent;
         let state = FileState { verdict: PENDING, name_hash, announced, captured: 0, written, reach };
         if FILES.insert(key, &state, 0).is_err() {
             emit::lose(event::FILE_SEEN);
             return 0;
         }
     }
-    let told = Share::of_files(governed.control, governed.cgroup)
+    let told = Share::of_files(control, cgroup)
         .is_some_and(|share| emit::file_seen(&seen, file, dentry, &share));
     if !told {
         if let Some(state) = FILES.get_ptr_mut(key) {

@@ -227,6 +227,23 @@ impl File {
         Some(Self { pointer, inode, superblock, ino, mode: span.get(offset!(inode_mode) - base) })
     }
 
+    /// As [`File::at`] where the stack is short: a call for each member, and without the kind of file.
+    #[inline(always)]
+    pub(crate) fn at_in_steps(pointer: *const u8) -> Option<Self> {
+        let inode = read_pointer(pointer, offset!(file_inode));
+        if inode.is_null() {
+            return None;
+        }
+        let superblock = read_pointer(inode, offset!(inode_sb));
+        Some(Self { pointer, inode, superblock, ino: read(inode, offset!(inode_ino)), mode: 0 })
+    }
+
+    /// Its name, as it was opened.
+    #[inline(always)]
+    pub(crate) fn dentry(&self) -> Dentry {
+        Dentry { pointer: read_pointer(self.pointer, offset!(file_dentry)) }
+    }
+
     #[inline(always)]
     pub(crate) fn is_regular(&self) -> bool {
         self.mode & S_IFMT == S_IFREG

@@ -25,7 +25,9 @@ fn opened(descriptor: i64, flags: u64) {
     if flags & O_WRITES == 0 {
         return;
     }
-    let Some(governed) = policy::governed() else { return };
+    if policy::governed().is_none() {
+        return;
+    }
     let Some(file) = File::of_current(descriptor as u64) else { return };
     if !file.is_regular() {
         return;
@@ -44,7 +46,7 @@ fn opened(descriptor: i64, flags: u64) {
     // What the file holds now was there before: it begins, for the agent, at its end.
     let size = file.size();
     let extent = Extent { end: size, written: 0, reach: size };
-    announce(&governed, &file, file.description().dentry, &key, descriptor as u64, extent);
+    announce(&file, descriptor as u64, extent);
 }
 
 macro_rules! on_exit {

@@ -13,20 +13,22 @@ use crate::{
     files::{self, Extent, announce},
     kernel::{self, File, Registers, number},
     maps::{FILES, STDIO},
-    policy::{self, Governed},
+    policy,
     probes::write::tracepoint_result,
 };
 
 #[inline(always)]
 fn transferred(target: u64, result: i64) {
-    let Some(governed) = policy::governed() else { return };
+    if policy::governed().is_none() {
+        return;
+    }
     let Some(file) = File::of_current(target) else { return };
-    arrived(&governed, &file, target, result as u64);
+    arrived(&file, target, result as u64);
 }
 
 /// Bytes have come to a file that no memory of the writer shows.
 #[inline(always)]
-pub(super) fn arrived(governed: &Governed, file: &File, target: u64, bytes: u64) {
+pub(super) fn arrived(file: &File, target: u64, bytes: u64) {
     if file.is_pipe_or_device() {
         let Some(stream) = STDIO.get_ptr_mut(&file.key()) else { return };
         // SAFETY: a map value, checked by the verifier.
@@ -50,7 +52,7 @@ pub(super) fn arrived(governed: &Governed, file: &File, target: u64, bytes: u64)
         // The call may have named a place of its own, so the position of the description says nothing. A log grows at
         // its end: what was there before these bytes is old.
         let extent = Extent { end: size.saturating_sub(bytes), written, reach: size };
-        announce(governed, file, file.description().dentry, &key, target, extent);
+        announce(file, target, extent);
     }
 }
 

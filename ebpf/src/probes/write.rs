@@ -49,17 +49,30 @@ enum Source {
 #[inline(always)]
 fn finished(governed: &Governed, write: Write) {
     let Some(file) = File::of_current(write.fd) else { return };
-    if file.is_pipe_or_device() {
-        stdio(governed, &file, &write);
+    let captured = if file.is_pipe_or_device() {
+        stdio(governed, &file, &write)
     } else if file.is_regular() {
-        regular(governed, &file, &write);
+        regular(governed, &file, &write)
+    } else {
+        return;
+    };
+    // In one place for both: what is inlined twice needs its stack twice.
+    if let Some(Captured { share, mut event, counter }) = captured {
+        hand_over(share, &mut event, &write, counter);
     }
 }
 
+/// A write whose bytes are to be handed over.
+struct Captured<'a> {
+    share: Share<'a>,
+    event: LogEvent,
+    counter: Counter,
+}
+
 #[inline(always)]
-fn stdio(governed: &Governed, file: &File, write: &Write) {
+fn stdio<'a>(governed: &Governed, file: &File, write: &Write) -> Option<Captured<'a>> {
     let key = file.key();
-    let Some(stream) = STDIO.get_ptr_mut(&key) else { return };
+    let stream = STDIO.get_ptr_mut(&key)?;
     // SAFETY: a map value, checked by the verifier.
     let (cgroup, iostream, written, dropped) =
         unsafe { ((*stream).cgroup, (*stream).iostream, &raw mut (*stream).written, &raw mut (*stream).dropped) };
@@ -68,26 +81,27 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
     if file.is_device() {
         header.flags |= FLAG_TERMINAL;
     }
-    let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
-    let counter = Counter::Stdio(dropped);
-    match Share::of_stdio(governed.control, cgroup) {
-        Some(share) => hand_over(share, &mut event, write, counter),
-        None => counter.count(DROP_MAP_FULL, write.written),
-    }
+    let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
+    let counter = Counter::of_stdio(dropped);
+    let Some(share) = Share::of_stdio(governed.control, cgroup) else {
+        counter.count(DROP_MAP_FULL, write.written);
+        return None;
+    };
+    Some(Captured { share, event, counter })
 }
 
 #[inline(always)]
-fn regular(governed: &Governed, file: &File, write: &Write) {
+fn regular<'a>(governed: &Governed, file: &File, write: &Write) -> Option<Captured<'a>> {
     let key = file.key();
     let description = file.description();
     let end = match write.position {
         Some(position) => position.wrapping_add(write.written),
         None => description.position,
     };
-    if !is_captured(governed, file, &key, &description, write, end) {
-        return;
+    if !is_captured(file, &key, &description, write, end) {
+        return None;
     }
-    let Some(share) = Share::of_files(governed.control, governed.cgroup) else { return };
+    let share = Share::of_files(governed.control, governed.cgroup)?;
     let mut header = emit::header(event::FILE_DATA, governed.cgroup, governed.tgid, governed.tid);
     if description.flags & O_APPEND != 0 {
         header.flags |= FLAG_APPEND;
@@ -96,20 +110,13 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
         header.flags |= FLAG_POSITIONED;
     }
     let position = end.wrapping_sub(write.written);
-    let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.address() };
-    hand_over(share, &mut event, write, Counter::File);
+    let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.address() };
+    Some(Captured { share, event, counter: Counter::of_file() })
 }
 
 /// Whether a write to a regular file is handed over: it is a log, or may turn out to be one.
 #[inline(always)]
-fn is_captured(
-    governed: &Governed,
-    file: &File,
-    key: &InodeKey,
-    opened: &Description,
-    write: &Write,
-    end: u64,
-) -> bool {
+fn is_captured(file: &File, key: &InodeKey, opened: &Description, write: &Write, end: u64) -> bool {
     let appends = opened.flags & O_APPEND != 0;
     let state = FILES.get_ptr_mut(key);
     // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
@@ -118,7 +125,7 @@ fn is_captured(
     if state.is_none_or(|state| unsafe { (*state).name_hash } != opened.dentry.name_hash()) {
         // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
         let extent = Extent::of_first(file, write.written, end, appends);
-        return announce(governed, file, opened.dentry, key, write.fd, extent);
+        return announce(file, write.fd, extent);
     }
     let Some(state) = state else { return false };
     // SAFETY: as above; nobody else writes to it but calls that do the same.
@@ -138,7 +145,7 @@ fn is_captured(
     files::count(state, file, write.written, end, appends);
     match state.verdict {
         LOG => true,
-        UNANNOUNCED => announce(governed, file, opened.dentry, key, write.fd, Extent { end, written: 0, reach: end }),
+        UNANNOUNCED => announce(file, write.fd, Extent { end, written: 0, reach: end }),
         _ => emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
     }
 }
