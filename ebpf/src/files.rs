@@ -5,6 +5,7 @@ use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
 use sidestep_abi::{
     event,
     file::{FileSeen, FileState, IGNORED, PENDING, RetiredKey, UNANNOUNCED},
+    stdio::InodeKey,
 };
 
 use crate::{
@@ -88,27 +89,9 @@ fn tell(address: u64, fd: u64, end: u64, written: u64, reach: u64) -> u64 {
     let header = emit::header(event::FILE_SEEN, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32);
     let announced = header.time;
     let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end, name_hash, _pad: 0 };
-    let mut known = false;
-    if let Some(state) = FILES.get_ptr_mut(key) {
-        // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
-        let state = unsafe { &mut *state };
-        if state.name_hash == name_hash {
-            emit::add(&raw mut state.written, written);
-            state.announced = announced;
-            state.verdict = PENDING;
-            known = true;
-        } else if state.verdict != IGNORED && state.written > 0 {
-            let retired = RetiredKey { ino: key.ino, dev: key.dev, _pad: 0, announced: state.announced };
-            // The map drops its least recently used entries, so it takes new ones.
-            let _ = RETIRED.insert(&retired, state, 0);
-        }
-    }
-    if !known {
-        let state = FileState { verdict: PENDING, name_hash, announced, captured: 0, written, reach };
-        if FILES.insert(key, &state, 0).is_err() {
-            emit::lose(event::FILE_SEEN);
-            return 0;
-        }
+    if enter(key, name_hash, announced, written, reach) == 0 {
+        emit::lose(event::FILE_SEEN);
+        return 0;
     }
     let told = Share::of_files(control, cgroup)
         .is_some_and(|share| emit::file_seen(&seen, file, dentry, &share));
@@ -120,4 +103,26 @@ fn tell(address: u64, fd: u64, end: u64, written: u64, reach: u64) -> u64 {
         emit::lose(event::FILE_SEEN);
     }
     u64::from(told)
+}
+
+/// Enters a file as pending; 0 when it could not. What is known of another name under the same inode number is kept aside.
+#[inline(never)]
+fn enter(key: &InodeKey, name_hash: u32, announced: u64, written: u64, reach: u64) -> u64 {
+    if let Some(state) = FILES.get_ptr_mut(key) {
+        // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
+        let state = unsafe { &mut *state };
+        if state.name_hash == name_hash {
+            emit::add(&raw mut state.written, written);
+            state.announced = announced;
+            state.verdict = PENDING;
+            return 1;
+        }
+        if state.verdict != IGNORED && state.written > 0 {
+            let retired = RetiredKey { ino: key.ino, dev: key.dev, _pad: 0, announced: state.announced };
+            // The map drops its least recently used entries, so it takes new ones.
+            let _ = RETIRED.insert(&retired, state, 0);
+        }
+    }
+    let state = FileState { verdict: PENDING, name_hash, announced, captured: 0, written, reach };
+    u64::from(FILES.insert(key, &state, 0).is_ok())
 }
