@@ -1,10 +1,10 @@
 //! What is known of the regular files that governed processes write: which of them may be logs, and how much was
 //! written to those.
 
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns};
 use sidestep_abi::{
     event,
-    file::{FileSeen, FileState, IGNORED, PENDING, RetiredKey, UNANNOUNCED},
+    file::{FileState, IGNORED, PENDING, RetiredKey, UNANNOUNCED},
     stdio::InodeKey,
 };
 
@@ -70,39 +70,31 @@ pub(crate) fn count_unseen(state: &mut FileState, size: u64, bytes: u64) {
 /// same, and the next call on the file tries again.
 #[inline(always)]
 pub(crate) fn announce(file: &File, fd: u64, extent: Extent) -> bool {
-    tell(file.address(), fd, extent.end, extent.written, extent.reach) != 0
-}
-
-/// See [`announce`]; 0 when it could not. A function of its own that takes nothing from the stack of its caller: what
-/// both need at once is more than Linux 6.1 gives. So it asks again who writes what, which is done once for a file.
-#[inline(never)]
-fn tell(address: u64, fd: u64, end: u64, written: u64, reach: u64) -> u64 {
-    let Some(control) = policy::control() else { return 0 };
-    let Some(file) = File::at_in_steps(address as *const u8) else { return 0 };
-    let file = &file;
-    let dentry = file.dentry();
-    let key = &file.key();
     // SAFETY: the helper has no arguments.
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let name_hash = dentry.name_hash();
-    let header = emit::header(event::FILE_SEEN, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32);
-    let announced = header.time;
-    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end, name_hash, _pad: 0 };
-    if enter(key, name_hash, announced, written, reach) == 0 {
-        emit::lose(event::FILE_SEEN);
-        return 0;
-    }
-    let told = Share::of_files(control, cgroup)
-        .is_some_and(|share| emit::file_seen(&seen, file, dentry, &share));
+    let now = unsafe { bpf_ktime_get_ns() };
+    let key = file.key();
+    let name_hash = file.dentry().name_hash();
+    let told = enter(&key, name_hash, now, extent.written, extent.reach) != 0
+        && tell(file.address(), fd, extent.end, now) != 0;
     if !told {
-        if let Some(state) = FILES.get_ptr_mut(key) {
-            // SAFETY: as above.
+        if let Some(state) = FILES.get_ptr_mut(&key) {
+            // SAFETY: a map value, checked by the verifier.
             unsafe { (&raw mut (*state).verdict).write(UNANNOUNCED) };
         }
         emit::lose(event::FILE_SEEN);
     }
-    u64::from(told)
+    told
+}
+
+/// Tells the agent of a file; 0 when it could not. A function of its own that takes nothing from the stack of its caller:
+/// what both need at once is more than Linux 6.1 gives. So it asks again who writes what, which is done once for a file.
+#[inline(never)]
+fn tell(address: u64, fd: u64, end: u64, now: u64) -> u64 {
+    let Some(control) = policy::control() else { return 0 };
+    // SAFETY: the helper has no arguments.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let Some(share) = Share::of_files(control, cgroup) else { return 0 };
+    u64::from(emit::file_seen(address, fd, end, now, &share))
 }
 
 /// Enters a file as pending; 0 when it could not. What is known of another name under the same inode number is kept aside.

@@ -215,7 +215,8 @@ impl Candidates {
                 // It keeps the name by which it is judged; the verdict has to name the last announcement.
                 let Announced { announced, name_hash, .. } = announced;
                 let before = candidate.announced.clone();
-                candidate.announced = candidate.announced.take().map(|known| Announced { announced, name_hash, ..known });
+                candidate.announced =
+                    candidate.announced.take().map(|known| Announced { announced, name_hash, ..known });
                 candidate.supersede(before);
             }
             return true;
