@@ -69,15 +69,14 @@ pub(crate) fn count_unseen(state: &mut FileState, size: u64, bytes: u64) {
 /// Enters a file as pending and tells the agent; whether it could. When it could not, what is written is counted all the
 /// same, and the next call on the file tries again.
 #[inline(always)]
-pub(crate) fn announce(file: &File, fd: u64, extent: Extent) -> bool {
+pub(crate) fn announce(file: &File, key: &InodeKey, fd: u64, extent: Extent) -> bool {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let key = file.key();
     let name_hash = file.dentry().name_hash();
-    let told = enter(&key, name_hash, now, extent.written, extent.reach) != 0
-        && tell(file.address(), fd, extent.end, now) != 0;
+    let told =
+        enter(key, name_hash, now, extent.written, extent.reach) != 0 && tell(file.address(), fd, extent.end, now) != 0;
     if !told {
-        if let Some(state) = FILES.get_ptr_mut(&key) {
+        if let Some(state) = FILES.get_ptr_mut(key) {
             // SAFETY: a map value, checked by the verifier.
             unsafe { (&raw mut (*state).verdict).write(UNANNOUNCED) };
         }

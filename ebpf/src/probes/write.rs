@@ -108,32 +108,33 @@ fn is_captured(file: &File, key: &InodeKey, opened: &Description, write: &Write,
     // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
     // and judged anew. A log that was renamed keeps its verdict that way, a moment later.
     // SAFETY: a map value, checked by the verifier.
-    if state.is_none_or(|state| unsafe { (*state).name_hash } != opened.dentry.name_hash()) {
-        // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
-        let extent = Extent::of_first(file, write.written, end, appends);
-        return announce(file, write.fd, extent);
-    }
-    let Some(state) = state else { return false };
-    // SAFETY: as above; nobody else writes to it but calls that do the same.
-    let state = unsafe { &mut *state };
-    if state.verdict == PENDING
-        && let Some(verdict) = VERDICTS.get_ptr(key)
-    {
-        // SAFETY: as above.
-        let verdict = unsafe { &*verdict };
-        if verdict.announced == state.announced {
-            state.verdict = verdict.verdict;
+    let known = state.filter(|state| unsafe { (**state).name_hash } == opened.dentry.name_hash());
+    let extent = if let Some(state) = known {
+        // SAFETY: as above; nobody else writes to it but calls that do the same.
+        let state = unsafe { &mut *state };
+        if state.verdict == PENDING
+            && let Some(verdict) = VERDICTS.get_ptr(key)
+        {
+            // SAFETY: as above.
+            let verdict = unsafe { &*verdict };
+            if verdict.announced == state.announced {
+                state.verdict = verdict.verdict;
+            }
         }
-    }
-    if state.verdict == IGNORED {
-        return false;
-    }
-    files::count(state, file, write.written, end, appends);
-    match state.verdict {
-        LOG => true,
-        UNANNOUNCED => announce(file, write.fd, Extent { end, written: 0, reach: end }),
-        _ => emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
-    }
+        if state.verdict == IGNORED {
+            return false;
+        }
+        files::count(state, file, write.written, end, appends);
+        match state.verdict {
+            LOG => return true,
+            UNANNOUNCED => Extent { end, written: 0, reach: end },
+            _ => return emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
+        }
+    } else {
+        Extent::of_first(file, write.written, end, appends)
+    };
+    // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
+    announce(file, key, write.fd, extent)
 }
 
 /// What a call of this family means, by its arguments.
