@@ -45,18 +45,25 @@ pub(crate) fn count(state: &mut FileState, file: &File, written: u64, end: u64, 
     if appends || end.wrapping_sub(written) >= reach {
         state.reach = end;
     } else {
-        let size = file.size();
-        if size < reach {
-            // It was truncated.
-            state.reach = size;
-        } else if end > reach {
-            state.reach = end;
-            added = end - reach;
-        } else {
-            added = 0;
-        }
+        added = over_old_bytes(state, file.size(), written, end);
     }
     emit::add(&raw mut state.written, added);
+}
+
+/// What a write has added that began before the end of what was written; a function of its own for its stack.
+#[inline(never)]
+fn over_old_bytes(state: &mut FileState, size: u64, written: u64, end: u64) -> u64 {
+    let reach = state.reach;
+    if size < reach {
+        // It was truncated.
+        state.reach = size;
+        written
+    } else if end > reach {
+        state.reach = end;
+        end - reach
+    } else {
+        0
+    }
 }
 
 /// Counts bytes that have come to a file by a call that shows none of them.
@@ -70,11 +77,8 @@ pub(crate) fn count_unseen(state: &mut FileState, size: u64, bytes: u64) {
 /// same, and the next call on the file tries again.
 #[inline(always)]
 pub(crate) fn announce(file: &File, key: &InodeKey, fd: u64, extent: Extent) -> bool {
-    // SAFETY: the helper has no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let name_hash = file.dentry().name_hash();
-    let told =
-        enter(key, name_hash, now, extent.written, extent.reach) != 0 && tell(file.address(), fd, extent.end, now) != 0;
+    let now = enter(key, file.dentry().name_hash(), extent.written, extent.reach);
+    let told = now != 0 && tell(file.address(), fd, extent.end, now) != 0;
     if !told {
         if let Some(state) = FILES.get_ptr_mut(key) {
             // SAFETY: a map value, checked by the verifier.
@@ -96,9 +100,11 @@ fn tell(address: u64, fd: u64, end: u64, now: u64) -> u64 {
     u64::from(emit::file_seen(address, fd, end, now, &share))
 }
 
-/// Enters a file as pending; 0 when it could not. What is known of another name under the same inode number is kept aside.
+/// Enters a file as pending, and gives the time that names its announcement; 0 when it could not. What is known of another name under the same inode number is kept aside.
 #[inline(never)]
-fn enter(key: &InodeKey, name_hash: u32, announced: u64, written: u64, reach: u64) -> u64 {
+fn enter(key: &InodeKey, name_hash: u32, written: u64, reach: u64) -> u64 {
+    // SAFETY: the helper has no arguments.
+    let announced = unsafe { bpf_ktime_get_ns() };
     if let Some(state) = FILES.get_ptr_mut(key) {
         // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
         let state = unsafe { &mut *state };
@@ -106,7 +112,7 @@ fn enter(key: &InodeKey, name_hash: u32, announced: u64, written: u64, reach: u6
             emit::add(&raw mut state.written, written);
             state.announced = announced;
             state.verdict = PENDING;
-            return 1;
+            return announced;
         }
         if state.verdict != IGNORED && state.written > 0 {
             let retired = RetiredKey { ino: key.ino, dev: key.dev, _pad: 0, announced: state.announced };
@@ -115,5 +121,5 @@ fn enter(key: &InodeKey, name_hash: u32, announced: u64, written: u64, reach: u6
         }
     }
     let state = FileState { verdict: PENDING, name_hash, announced, captured: 0, written, reach };
-    u64::from(FILES.insert(key, &state, 0).is_ok())
+    if FILES.insert(key, &state, 0).is_ok() { announced } else { 0 }
 }
