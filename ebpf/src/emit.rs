@@ -5,7 +5,7 @@ use core::{ffi::c_void, intrinsics, mem::MaybeUninit, ptr::addr_of_mut};
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
-        bpf_ktime_get_ns,
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
         generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user},
     },
     maps::ring_buf::RingBufEntry,
@@ -13,6 +13,7 @@ use aya_ebpf::{
 use sidestep_abi::{
     Header,
     container::{CGROUP_PATH_SPACE, ContainerEvent},
+    event,
     file::{FLAG_PATH_CUT, FileSeen, MAX_DEPTH, NAME_SPACE, PATH_SPACE},
     kernel::{READER_BUSY, READER_NAPPING},
     log::LogEvent,
@@ -285,14 +286,30 @@ extern "C" fn climb_step(_index: u64, climb: *mut Climb) -> i64 {
     0
 }
 
-/// Announces a file that is not judged yet, with its path inside the writer's mount namespace; whether it could.
+/// Announces a file that is not judged yet, with its path inside the writer's mount namespace; whether it could. Each
+/// member goes straight into the record: the stack has no room for a copy.
 #[inline(always)]
-pub(crate) fn file_seen(seen: &FileSeen, file: &File, dentry: Dentry, share: &Share<'_>) -> bool {
+pub(crate) fn file_seen(address: u64, fd: u64, end: u64, now: u64, share: &Share<'_>) -> bool {
     let Ok(mut entry) = reserve::<SeenRecord>(share) else { return false };
     let record: *mut SeenRecord = entry.as_mut_ptr();
-    // SAFETY: the record is reserved with this type.
+    let file = File::at_in_steps(address as *const u8);
+    let dentry = file.dentry();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    // SAFETY: the record is reserved with this type; the helpers have no arguments.
     let path = unsafe {
-        addr_of_mut!((*record).seen).write(*seen);
+        addr_of_mut!((*record).seen.header.kind).write(event::FILE_SEEN);
+        addr_of_mut!((*record).seen.header.flags).write(0);
+        addr_of_mut!((*record).seen.header.time).write(now);
+        addr_of_mut!((*record).seen.header.cgroup).write(bpf_get_current_cgroup_id());
+        addr_of_mut!((*record).seen.header.tgid).write((pid_tgid >> 32) as u32);
+        addr_of_mut!((*record).seen.header.tid).write(pid_tgid as u32);
+        let key = file.key();
+        addr_of_mut!((*record).seen.ino).write(key.ino);
+        addr_of_mut!((*record).seen.dev).write(key.dev);
+        addr_of_mut!((*record).seen.fd).write(fd as i32);
+        addr_of_mut!((*record).seen.position).write(end);
+        addr_of_mut!((*record).seen.name_hash).write(dentry.name_hash());
+        addr_of_mut!((*record).seen._pad).write(0);
         addr_of_mut!((*record).path).cast::<u8>()
     };
     let mount = Mount::of_vfsmount(file.vfsmount());

@@ -1,10 +1,11 @@
 //! What is known of the regular files that governed processes write: which of them may be logs, and how much was
 //! written to those.
 
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns};
 use sidestep_abi::{
     event,
-    file::{FileSeen, FileState, IGNORED, PENDING, RetiredKey, UNANNOUNCED},
+    file::{FileState, IGNORED, PENDING, RetiredKey, UNANNOUNCED},
+    stdio::InodeKey,
 };
 
 use crate::{
@@ -44,18 +45,25 @@ pub(crate) fn count(state: &mut FileState, file: &File, written: u64, end: u64, 
     if appends || end.wrapping_sub(written) >= reach {
         state.reach = end;
     } else {
-        let size = file.size();
-        if size < reach {
-            // It was truncated.
-            state.reach = size;
-        } else if end > reach {
-            state.reach = end;
-            added = end - reach;
-        } else {
-            added = 0;
-        }
+        added = over_old_bytes(state, file.size(), written, end);
     }
     emit::add(&raw mut state.written, added);
+}
+
+/// What a write has added that began before the end of what was written; a function of its own for its stack.
+#[inline(never)]
+fn over_old_bytes(state: &mut FileState, size: u64, written: u64, end: u64) -> u64 {
+    let reach = state.reach;
+    if size < reach {
+        // It was truncated.
+        state.reach = size;
+        written
+    } else if end > reach {
+        state.reach = end;
+        end - reach
+    } else {
+        0
+    }
 }
 
 /// Counts bytes that have come to a file by a call that shows none of them.
@@ -68,27 +76,35 @@ pub(crate) fn count_unseen(state: &mut FileState, size: u64, bytes: u64) {
 /// Enters a file as pending and tells the agent; whether it could. When it could not, what is written is counted all the
 /// same, and the next call on the file tries again.
 #[inline(always)]
-pub(crate) fn announce(file: &File, fd: u64, extent: Extent) -> bool {
-    tell(file.address(), fd, extent.end, extent.written, extent.reach) != 0
+pub(crate) fn announce(file: &File, key: &InodeKey, fd: u64, extent: Extent) -> bool {
+    let now = enter(key, file.dentry().name_hash(), extent.written, extent.reach);
+    let told = now != 0 && tell(file.address(), fd, extent.end, now) != 0;
+    if !told {
+        if let Some(state) = FILES.get_ptr_mut(key) {
+            // SAFETY: a map value, checked by the verifier.
+            unsafe { (&raw mut (*state).verdict).write(UNANNOUNCED) };
+        }
+        emit::lose(event::FILE_SEEN);
+    }
+    told
 }
 
-/// See [`announce`]; 0 when it could not. A function of its own that takes nothing from the stack of its caller: what
-/// both need at once is more than Linux 6.1 gives. So it asks again who writes what, which is done once for a file.
+/// Tells the agent of a file; 0 when it could not. A function of its own that takes nothing from the stack of its caller:
+/// what both need at once is more than Linux 6.1 gives. So it asks again who writes what, which is done once for a file.
 #[inline(never)]
-fn tell(address: u64, fd: u64, end: u64, written: u64, reach: u64) -> u64 {
+fn tell(address: u64, fd: u64, end: u64, now: u64) -> u64 {
     let Some(control) = policy::control() else { return 0 };
-    let Some(file) = File::at_in_steps(address as *const u8) else { return 0 };
-    let file = &file;
-    let dentry = file.dentry();
-    let key = &file.key();
     // SAFETY: the helper has no arguments.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let name_hash = dentry.name_hash();
-    let header = emit::header(event::FILE_SEEN, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32);
-    let announced = header.time;
-    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end, name_hash, _pad: 0 };
-    let mut known = false;
+    let Some(share) = Share::of_files(control, cgroup) else { return 0 };
+    u64::from(emit::file_seen(address, fd, end, now, &share))
+}
+
+/// Enters a file as pending, and gives the time that names its announcement; 0 when it could not. What is known of another name under the same inode number is kept aside.
+#[inline(never)]
+fn enter(key: &InodeKey, name_hash: u32, written: u64, reach: u64) -> u64 {
+    // SAFETY: the helper has no arguments.
+    let announced = unsafe { bpf_ktime_get_ns() };
     if let Some(state) = FILES.get_ptr_mut(key) {
         // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
         let state = unsafe { &mut *state };
@@ -96,28 +112,14 @@ fn tell(address: u64, fd: u64, end: u64, written: u64, reach: u64) -> u64 {
             emit::add(&raw mut state.written, written);
             state.announced = announced;
             state.verdict = PENDING;
-            known = true;
-        } else if state.verdict != IGNORED && state.written > 0 {
+            return announced;
+        }
+        if state.verdict != IGNORED && state.written > 0 {
             let retired = RetiredKey { ino: key.ino, dev: key.dev, _pad: 0, announced: state.announced };
             // The map drops its least recently used entries, so it takes new ones.
             let _ = RETIRED.insert(&retired, state, 0);
         }
     }
-    if !known {
-        let state = FileState { verdict: PENDING, name_hash, announced, captured: 0, written, reach };
-        if FILES.insert(key, &state, 0).is_err() {
-            emit::lose(event::FILE_SEEN);
-            return 0;
-        }
-    }
-    let told = Share::of_files(control, cgroup)
-        .is_some_and(|share| emit::file_seen(&seen, file, dentry, &share));
-    if !told {
-        if let Some(state) = FILES.get_ptr_mut(key) {
-            // SAFETY: as above.
-            unsafe { (&raw mut (*state).verdict).write(UNANNOUNCED) };
-        }
-        emit::lose(event::FILE_SEEN);
-    }
-    u64::from(told)
+    let state = FileState { verdict: PENDING, name_hash, announced, captured: 0, written, reach };
+    if FILES.insert(key, &state, 0).is_ok() { announced } else { 0 }
 }

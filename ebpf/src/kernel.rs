@@ -229,13 +229,10 @@ impl File {
 
     /// As [`File::at`] where the stack is short: a call for each member, and without the kind of file.
     #[inline(always)]
-    pub(crate) fn at_in_steps(pointer: *const u8) -> Option<Self> {
+    pub(crate) fn at_in_steps(pointer: *const u8) -> Self {
         let inode = read_pointer(pointer, offset!(file_inode));
-        if inode.is_null() {
-            return None;
-        }
         let superblock = read_pointer(inode, offset!(inode_sb));
-        Some(Self { pointer, inode, superblock, ino: read(inode, offset!(inode_ino)), mode: 0 })
+        Self { pointer, inode, superblock, ino: read(inode, offset!(inode_ino)), mode: 0 }
     }
 
     /// Its name, as it was opened.

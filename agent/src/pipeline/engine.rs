@@ -391,11 +391,9 @@ impl Engine {
 
     /// Hands events to the file thread if its queue has room.
     pub fn send_files(&mut self) {
-        if self.file_events.weight() < MAX_UNSENT / 2 {
-            if !self.forgotten.is_empty() {
-                self.file_events.events.extend(self.forgotten.drain().map(|key| FileEvent::Forgotten { key }));
-                self.file_events.events.push(FileEvent::Unannounced);
-            }
+        if self.file_events.weight() < MAX_UNSENT / 2 && !self.forgotten.is_empty() {
+            self.file_events.events.extend(self.forgotten.drain().map(|key| FileEvent::Forgotten { key }));
+            self.file_events.events.push(FileEvent::Unannounced);
         }
         if self.file_events.events.is_empty() {
             return;

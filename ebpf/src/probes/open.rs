@@ -46,7 +46,7 @@ fn opened(descriptor: i64, flags: u64) {
     // What the file holds now was there before: it begins, for the agent, at its end.
     let size = file.size();
     let extent = Extent { end: size, written: 0, reach: size };
-    announce(&file, descriptor as u64, extent);
+    announce(&file, &key, descriptor as u64, extent);
 }
 
 macro_rules! on_exit {

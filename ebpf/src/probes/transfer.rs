@@ -52,7 +52,7 @@ pub(super) fn arrived(file: &File, target: u64, bytes: u64) {
         // The call may have named a place of its own, so the position of the description says nothing. A log grows at
         // its end: what was there before these bytes is old.
         let extent = Extent { end: size.saturating_sub(bytes), written, reach: size };
-        announce(file, target, extent);
+        announce(file, &key, target, extent);
     }
 }
 

@@ -49,30 +49,17 @@ enum Source {
 #[inline(always)]
 fn finished(governed: &Governed, write: Write) {
     let Some(file) = File::of_current(write.fd) else { return };
-    let captured = if file.is_pipe_or_device() {
-        stdio(governed, &file, &write)
+    if file.is_pipe_or_device() {
+        stdio(governed, &file, &write);
     } else if file.is_regular() {
-        regular(governed, &file, &write)
-    } else {
-        return;
-    };
-    // In one place for both: what is inlined twice needs its stack twice.
-    if let Some(Captured { share, mut event, counter }) = captured {
-        hand_over(share, &mut event, &write, counter);
+        regular(governed, &file, &write);
     }
 }
 
-/// A write whose bytes are to be handed over.
-struct Captured<'a> {
-    share: Share<'a>,
-    event: LogEvent,
-    counter: Counter,
-}
-
 #[inline(always)]
-fn stdio<'a>(governed: &Governed, file: &File, write: &Write) -> Option<Captured<'a>> {
+fn stdio(governed: &Governed, file: &File, write: &Write) {
     let key = file.key();
-    let stream = STDIO.get_ptr_mut(&key)?;
+    let Some(stream) = STDIO.get_ptr_mut(&key) else { return };
     // SAFETY: a map value, checked by the verifier.
     let (cgroup, iostream, written, dropped) =
         unsafe { ((*stream).cgroup, (*stream).iostream, &raw mut (*stream).written, &raw mut (*stream).dropped) };
@@ -81,17 +68,16 @@ fn stdio<'a>(governed: &Governed, file: &File, write: &Write) -> Option<Captured
     if file.is_device() {
         header.flags |= FLAG_TERMINAL;
     }
-    let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
-    let counter = Counter::of_stdio(dropped);
-    let Some(share) = Share::of_stdio(governed.control, cgroup) else {
-        counter.count(DROP_MAP_FULL, write.written);
-        return None;
-    };
-    Some(Captured { share, event, counter })
+    let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
+    let counter = Counter::Stdio(dropped);
+    match Share::of_stdio(governed.control, cgroup) {
+        Some(share) => hand_over(share, &mut event, write, counter),
+        None => counter.count(DROP_MAP_FULL, write.written),
+    }
 }
 
 #[inline(always)]
-fn regular<'a>(governed: &Governed, file: &File, write: &Write) -> Option<Captured<'a>> {
+fn regular(governed: &Governed, file: &File, write: &Write) {
     let key = file.key();
     let description = file.description();
     let end = match write.position {
@@ -99,9 +85,9 @@ fn regular<'a>(governed: &Governed, file: &File, write: &Write) -> Option<Captur
         None => description.position,
     };
     if !is_captured(file, &key, &description, write, end) {
-        return None;
+        return;
     }
-    let share = Share::of_files(governed.control, governed.cgroup)?;
+    let Some(share) = Share::of_files(governed.control, governed.cgroup) else { return };
     let mut header = emit::header(event::FILE_DATA, governed.cgroup, governed.tgid, governed.tid);
     if description.flags & O_APPEND != 0 {
         header.flags |= FLAG_APPEND;
@@ -110,8 +96,8 @@ fn regular<'a>(governed: &Governed, file: &File, write: &Write) -> Option<Captur
         header.flags |= FLAG_POSITIONED;
     }
     let position = end.wrapping_sub(write.written);
-    let event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.address() };
-    Some(Captured { share, event, counter: Counter::of_file() })
+    let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.address() };
+    hand_over(share, &mut event, write, Counter::File);
 }
 
 /// Whether a write to a regular file is handed over: it is a log, or may turn out to be one.
@@ -122,32 +108,33 @@ fn is_captured(file: &File, key: &InodeKey, opened: &Description, write: &Write,
     // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
     // and judged anew. A log that was renamed keeps its verdict that way, a moment later.
     // SAFETY: a map value, checked by the verifier.
-    if state.is_none_or(|state| unsafe { (*state).name_hash } != opened.dentry.name_hash()) {
-        // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
-        let extent = Extent::of_first(file, write.written, end, appends);
-        return announce(file, write.fd, extent);
-    }
-    let Some(state) = state else { return false };
-    // SAFETY: as above; nobody else writes to it but calls that do the same.
-    let state = unsafe { &mut *state };
-    if state.verdict == PENDING
-        && let Some(verdict) = VERDICTS.get_ptr(key)
-    {
-        // SAFETY: as above.
-        let verdict = unsafe { &*verdict };
-        if verdict.announced == state.announced {
-            state.verdict = verdict.verdict;
+    let known = state.filter(|state| unsafe { (**state).name_hash } == opened.dentry.name_hash());
+    let extent = if let Some(state) = known {
+        // SAFETY: as above; nobody else writes to it but calls that do the same.
+        let state = unsafe { &mut *state };
+        if state.verdict == PENDING
+            && let Some(verdict) = VERDICTS.get_ptr(key)
+        {
+            // SAFETY: as above.
+            let verdict = unsafe { &*verdict };
+            if verdict.announced == state.announced {
+                state.verdict = verdict.verdict;
+            }
         }
-    }
-    if state.verdict == IGNORED {
-        return false;
-    }
-    files::count(state, file, write.written, end, appends);
-    match state.verdict {
-        LOG => true,
-        UNANNOUNCED => announce(file, write.fd, Extent { end, written: 0, reach: end }),
-        _ => emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
-    }
+        if state.verdict == IGNORED {
+            return false;
+        }
+        files::count(state, file, write.written, end, appends);
+        match state.verdict {
+            LOG => return true,
+            UNANNOUNCED => Extent { end, written: 0, reach: end },
+            _ => return emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
+        }
+    } else {
+        Extent::of_first(file, write.written, end, appends)
+    };
+    // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
+    announce(file, key, write.fd, extent)
 }
 
 /// What a call of this family means, by its arguments.

@@ -185,7 +185,10 @@ impl Writer {
         let position = self.file.stream_position().expect("position");
         let (path, container) = (self.path.to_str().map(Into::into), Arc::clone(&self.container));
         let (tgid, fd) = (std::process::id(), self.file.as_raw_fd());
-        agent.send(b"", FileEvent::Seen { key: self.key(), announced: 1, path, tgid, fd, position, name_hash: 0, container });
+        agent.send(
+            b"",
+            FileEvent::Seen { key: self.key(), announced: 1, path, tgid, fd, position, name_hash: 0, container },
+        );
     }
 
     fn write(&mut self, text: &str) -> FileEvent {
@@ -218,8 +221,16 @@ fn a_container_of_which_all_is_gone_is_complete() {
     // The file can't be opened: no process, no path.
     let key = writer.key();
     let path = Some("/nowhere/short.log".into());
-    let seen =
-        FileEvent::Seen { key, announced: 1, path, tgid: 0, fd: 0, position: 4, name_hash: 0, container: Arc::clone(&container) };
+    let seen = FileEvent::Seen {
+        key,
+        announced: 1,
+        path,
+        tgid: 0,
+        fd: 0,
+        position: 4,
+        name_hash: 0,
+        container: Arc::clone(&container),
+    };
     agent.send(b"", seen);
     agent.send(b"one\n", event);
     writer.write_seen(&agent, "two");

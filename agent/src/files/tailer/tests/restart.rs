@@ -54,7 +54,16 @@ impl Still {
 
 fn seen(writer: &Writer, path: Option<&str>) -> FileEvent {
     let (key, container) = (writer.key(), Arc::clone(&writer.container));
-    FileEvent::Seen { key, announced: 1, path: path.map(Into::into), tgid: 0, fd: -1, position: 0, name_hash: 0, container }
+    FileEvent::Seen {
+        key,
+        announced: 1,
+        path: path.map(Into::into),
+        tgid: 0,
+        fd: -1,
+        position: 0,
+        name_hash: 0,
+        container,
+    }
 }
 
 #[test]
