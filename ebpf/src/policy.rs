@@ -172,16 +172,10 @@ pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
     if let Some(container) = CONTAINERS.get_ptr_mut(&cgroup) {
         return Some(container);
     }
-    enter_container(cgroup);
-    CONTAINERS.get_ptr_mut(&cgroup)
-}
-
-/// Enters a container. A function of its own: its callers have no stack to spare for what is done once.
-#[inline(never)]
-fn enter_container(cgroup: u64) -> u64 {
     let empty = Container { newer: 0, older: 0, mark: 0, unasked: 0, init: INIT_NONE, _pad: 0 };
     // Another CPU may have been first; what it entered is as good.
-    u64::from(CONTAINERS.insert(&cgroup, &empty, u64::from(BPF_NOEXIST)).is_ok())
+    let _ = CONTAINERS.insert(&cgroup, &empty, u64::from(BPF_NOEXIST));
+    CONTAINERS.get_ptr_mut(&cgroup)
 }
 
 /// What a container may hold of the ring with records of one kind.
@@ -207,12 +201,6 @@ impl<'a> Share<'a> {
     #[inline(always)]
     pub(crate) fn of_files(control: &'a Control, cgroup: u64) -> Option<Self> {
         Some(Self { limits: &control.files, container: container(cgroup)? })
-    }
-
-    /// The same, of a container that is entered already.
-    #[inline(always)]
-    pub(crate) fn of_files_known(control: &'a Control, cgroup: u64) -> Option<Self> {
-        Some(Self { limits: &control.files, container: CONTAINERS.get_ptr_mut(&cgroup)? })
     }
 
     /// Books `size` bytes of the ring; `false` when the container holds its share already.

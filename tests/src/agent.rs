@@ -81,7 +81,7 @@ impl Agent {
         // SAFETY: the closure makes system calls, which are async-signal-safe, and allocates nothing.
         unsafe {
             command.pre_exec(move || {
-                if let Some(limit) = open_files.clone() {
+                if let Some(limit) = open_files {
                     setrlimit(Resource::Nofile, limit)?;
                 }
                 Ok(set_parent_process_death_signal(Some(Signal::KILL))?)

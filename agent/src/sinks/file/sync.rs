@@ -55,7 +55,7 @@ impl Shared {
             let synced = match further {
                 Some(file) => rustix::fs::syncfs(&file),
                 // One that fails does not keep the others from being tried.
-                None => dirty.values().map(rustix::fs::fdatasync).fold(Ok(()), |before, result| before.and(result)),
+                None => dirty.values().map(rustix::fs::fdatasync).filter(Result::is_err).last().unwrap_or(Ok(())),
             };
             drop(dirty);
             if let Err(error) = synced {
