@@ -54,6 +54,12 @@ impl Stop {
     pub fn at_once(&self) {
         self.0.store(2, Relaxed);
     }
+
+    /// Whether it is asked to stop at once.
+    #[must_use]
+    pub fn is_at_once(&self) -> bool {
+        self.0.load(Relaxed) == 2
+    }
 }
 
 /// What the draining thread owns.
@@ -77,8 +83,8 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Drains until it is stopped; gives the engine back for its end.
-    pub fn run(mut self) -> Engine {
+    /// Drains until it is stopped, then brings the stages behind the ring to their end.
+    pub fn run(mut self) {
         // Process 0 is the calling thread, `setpriority(2)`.
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {
             tracing::info!(%error, "the thread that drains the ring runs with normal priority; CAP_SYS_NICE lets it go first");
@@ -94,13 +100,22 @@ impl Drain {
             match self.stop.0.load(Relaxed) {
                 0 => {}
                 1 if bytes > 0 || self.engine.is_waiting() => continue,
-                _ => return self.engine,
+                _ => return self.finish(),
             }
             if bytes > ROUND_BYTES {
                 continue;
             }
             empty_rounds = if bytes == 0 && !self.engine.is_waiting() { empty_rounds + 1 } else { 0 };
             self.sleep(empty_rounds > EMPTY_ROUNDS);
+        }
+    }
+
+    fn finish(mut self) {
+        self.engine.finish();
+        // The file thread may be held up by a sink; what it is not told it finds in the files.
+        while self.engine.is_waiting() && !self.stop.is_at_once() {
+            std::thread::sleep(NAP);
+            self.engine.send_files();
         }
     }
 

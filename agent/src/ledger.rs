@@ -35,6 +35,8 @@ pub enum Reason {
     Quota,
     /// The ring was full.
     RingFull,
+    /// A map of the kernel programs was full.
+    MapFull,
     /// The writer's memory could not be read.
     Fault,
     /// The bytes have a place in the stream and never came, and nothing says why.
@@ -55,6 +57,8 @@ pub enum Reason {
     Rejected,
     /// The disk is full, or its quota.
     DiskFull,
+    /// A reload took the sink away before it had taken everything.
+    SinkRemoved,
 }
 
 impl Stage {
@@ -76,9 +80,10 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Quota,
         Self::RingFull,
+        Self::MapFull,
         Self::Fault,
         Self::Unknown,
         Self::Unreadable,
@@ -89,6 +94,7 @@ impl Reason {
         Self::QueueFull,
         Self::Rejected,
         Self::DiskFull,
+        Self::SinkRemoved,
     ];
 
     /// The metric label.
@@ -97,6 +103,7 @@ impl Reason {
         match self {
             Self::Quota => "quota",
             Self::RingFull => "ring_full",
+            Self::MapFull => "map_full",
             Self::Fault => "fault",
             Self::Unknown => "unknown",
             Self::Unreadable => "unreadable",
@@ -107,6 +114,7 @@ impl Reason {
             Self::QueueFull => "queue_full",
             Self::Rejected => "rejected",
             Self::DiskFull => "disk_full",
+            Self::SinkRemoved => "sink_removed",
         }
     }
 }

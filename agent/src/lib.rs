@@ -18,6 +18,7 @@ pub mod observe;
 pub mod pipeline;
 pub mod policy;
 pub mod record;
+pub mod reload;
 pub mod run;
 pub mod sinks;
 pub mod telemetry;

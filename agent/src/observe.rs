@@ -10,12 +10,12 @@ use crate::{
     config::Config,
     files,
     ledger::Ledger,
-    load::{AttachPoint, Probe},
+    load::{AttachPoint, Probe, RootPattern, Roots},
     pipeline::{Pipeline, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
-        snapshot::{AccountReading, Build, ProbeReading, RepairReading, SinkReading, StreamReading},
+        snapshot::{AccountReading, Build, ProbeReading, RepairReading, RootReading, SinkReading, StreamReading},
     },
 };
 
@@ -27,14 +27,17 @@ pub struct Agent {
     files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
     probes: Vec<ProbeReading>,
+    roots: Roots,
     /// Type of each sink by its name.
     kinds: Mutex<HashMap<String, &'static str>>,
+    /// Why the last reload was refused, if it was.
+    reload_refused: Mutex<Option<String>>,
 }
 
 impl Agent {
     /// Observes a running pipeline.
     #[must_use]
-    pub fn new(config: &Config, pipeline: &Pipeline, probes: &[Probe]) -> Self {
+    pub fn new(config: &Config, pipeline: &Pipeline, probes: &[Probe], roots: Roots) -> Self {
         let agent = Self {
             started: SystemTime::now(),
             ledger: pipeline.ledger(),
@@ -42,7 +45,9 @@ impl Agent {
             files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
             probes: probes.iter().map(probe).collect(),
+            roots,
             kinds: Mutex::default(),
+            reload_refused: Mutex::default(),
         };
         agent.set_sinks(config);
         agent
@@ -52,6 +57,11 @@ impl Agent {
     pub fn set_sinks(&self, config: &Config) {
         let kinds = config.sinks.iter().map(|sink| (sink.name().to_owned(), kind(sink))).collect();
         *self.kinds.lock().unwrap_or_else(PoisonError::into_inner) = kinds;
+    }
+
+    /// Notes how a reload went: why it was refused, or `None`.
+    pub fn set_reload_refused(&self, error: Option<String>) {
+        *self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
     fn sink(&self, stats: SinkStats) -> SinkReading {
@@ -77,9 +87,14 @@ impl Observe for Agent {
         Snapshot {
             build: Build::current(),
             started: self.started,
+            reload_refused: self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             accounts: AccountReading::all(&self.ledger),
             ring: self.readings.ring(),
-            repair: RepairReading { gaps: self.files.gaps(), bytes: self.files.read_bytes() },
+            repair: RepairReading {
+                gaps: self.files.gaps(),
+                bytes: self.files.read_bytes(),
+                unjudged: self.files.unjudged_bytes(),
+            },
             probes: self.probes.clone(),
             sinks: self.outlet.stats().into_iter().map(|stats| self.sink(stats)).collect(),
             identity: vec![
@@ -101,6 +116,14 @@ impl Observe for Agent {
             pending: reading.pending,
         }));
         streams
+    }
+
+    fn roots(&self) -> Vec<RootReading> {
+        let reading = |root: &RootPattern| RootReading {
+            path: root.as_str().to_owned(),
+            present: root.exists(&self.roots.mount),
+        };
+        self.roots.patterns().iter().map(reading).collect()
     }
 }
 

@@ -1,18 +1,22 @@
 //! `sidestep run`: configuration -> kernel -> pipeline -> signals -> end.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::{JoinError, JoinHandle},
+};
 
 use crate::{
-    cli::run::{RunArgs, effective_path},
+    cli::run::RunArgs,
     config::{Attach, Config, LogFormat},
     control::{self, Tap},
-    load::{self, AttachPoint, Kernel, RootPattern},
+    load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
-    pipeline::Pipeline,
-    telemetry,
+    pipeline::{Pipeline, StartedSinks},
+    reload::Reload,
+    telemetry::{self, snapshot::Build},
 };
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -22,43 +26,46 @@ use crate::{
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = args.load()?;
     let log_level = start_logging(&config);
+    let build = Build::current();
+    tracing::info!(version = build.version, kernel = build.kernel, node = %config.node_name, "sidestep starts");
     std::fs::create_dir_all(&config.state_dir).with_context(|| {
         format!("state_dir {}: it must be a directory that can be written", config.state_dir.display())
     })?;
 
-    let kernel = Kernel::load(&load_settings(&config))?;
-    for probe in &kernel.programs.probes {
-        tracing::info!(
-            probe = probe.name,
-            attached = probe.attached.map(AttachPoint::as_str),
-            health = probe.health.as_str(),
-            reason = probe.reason,
-            "probe"
-        );
-    }
-    let programs = kernel.programs;
+    // What only one agent can have is claimed first: a second one ends here, before it has attached anything.
     let tap = Arc::new(Tap::default());
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, Arc::clone(&tap) as _)?;
-    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes));
-
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let listener = runtime.block_on(control::Listener::bind(&config.socket))?;
+    let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
+    let endpoint = match config.telemetry_listen {
+        Some(listen) => Some(runtime.block_on(telemetry::Claim::take(telemetry::Options::new(listen)))?),
+        None => None,
+    };
+
+    let kernel = Kernel::load(&load_settings(&config)).map_err(|error| with_advice(&error))?;
+    load::report::log(&kernel);
+    let programs = kernel.programs;
+    let roots = kernel.roots.clone();
+    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks)?;
+    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes, roots));
+
     runtime.block_on(async {
-        if let Some(listen) = config.telemetry_listen {
-            let observe: Arc<dyn telemetry::Observe> = Arc::<Agent>::clone(&agent);
-            let server = telemetry::Server::bind(telemetry::Options::new(listen), observe).await?;
-            tracing::info!(address = %server.local_addr()?, "metrics and health are served");
+        let mut metrics = "not served".to_owned();
+        if let Some(endpoint) = endpoint {
+            let server = telemetry::Server::new(endpoint, Arc::<Agent>::clone(&agent) as _)?;
+            metrics = format!("http://{}/metrics", server.local_addr()?);
             tokio::spawn(server.serve());
         }
-        let listener = control::Listener::bind(&config.socket).await?;
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
-        until_end(args.config.clone(), &mut config, &pipeline, &agent, &log_level).await
+        tracing::info!(socket = %config.socket.display(), metrics, "ready");
+        let reload = Reload { path: args.config.clone(), pipeline: pipeline.reloader(), agent, log_level };
+        until_end(&mut config, &Arc::new(reload)).await
     })?;
 
     let limit = config.shutdown_timeout;
     // The sockets end in the background: a client that reads slowly must not take the time of the last lines.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    let left = pipeline.stop(limit);
-    drop(programs);
+    let left = pipeline.stop(limit, move || drop(programs));
     if left > 0 {
         tracing::warn!(bytes = left, limit = ?limit, "stopped before everything was delivered");
     } else {
@@ -68,56 +75,50 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Waits for the signal that ends the agent; reloads on SIGHUP.
-async fn until_end(
-    path: Option<PathBuf>,
-    config: &mut Config,
-    pipeline: &Pipeline,
-    agent: &Agent,
-    log_level: &LogLevelHandle,
-) -> anyhow::Result<()> {
+async fn until_end(config: &mut Config, reload: &Arc<Reload>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // A reload waits for the sinks that it replaces, so it has a thread of its own. Signals that come meanwhile are
+    // answered by one more reload.
+    let mut running = None;
+    let mut again = false;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(path.clone(), config, pipeline, agent, log_level),
+            _ = hangup.recv() => again = true,
+            done = finished(&mut running) => {
+                running = None;
+                match done {
+                    Ok(Some(next)) => *config = next,
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(%error, "the reload has failed"),
+                }
+            }
+        }
+        if again && running.is_none() {
+            again = false;
+            let (reload, config) = (Arc::clone(reload), config.clone());
+            running = Some(tokio::task::spawn_blocking(move || reload.run(&config)));
         }
     }
     tracing::info!("stopping: what is on its way is delivered first");
     Ok(())
 }
 
-/// Takes over what a running agent can of a changed configuration. A bad one changes nothing.
-fn reload(path: Option<PathBuf>, config: &mut Config, pipeline: &Pipeline, agent: &Agent, log_level: &LogLevelHandle) {
-    let file = effective_path(path.clone());
-    // A file that is written anew is empty for a moment, and an empty one is a valid configuration: all defaults.
-    if file.as_ref().is_some_and(|file| std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0)) {
-        tracing::error!(file = ?file, "reload refused: the file is empty; the configuration in force stays");
-        return;
+/// The end of what runs; never, when nothing does.
+async fn finished<T>(running: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    match running {
+        Some(running) => running.await,
+        None => std::future::pending().await,
     }
-    let new = match (RunArgs { config: path }).load() {
-        Ok(new) => new,
-        Err(error) => {
-            tracing::error!(%error, file = ?file, "reload refused: the configuration in force stays");
-            return;
-        }
-    };
-    let changes = config.diff(&new);
-    for part in changes.needs_restart() {
-        tracing::warn!(option = part.as_str(), "reload: this option needs a restart of the agent");
-    }
-    let next = config.with_in_place_changes(&new);
-    match pipeline.reload(config, &next) {
-        Ok(()) => {
-            set_log_level(log_level, &next);
-            agent.set_sinks(&next);
-            tracing::info!(%changes, "reload done");
-            *config = next;
-        }
-        Err(error) => tracing::error!(%error, "reload refused: the configuration in force stays"),
-    }
+}
+
+/// The error with where to look further.
+fn with_advice(error: &LoadError) -> anyhow::Error {
+    let advice = if error.is_of_the_node() { "; `sidestep doctor` tells more" } else { "" };
+    anyhow::anyhow!("{error}{advice}")
 }
 
 fn load_settings(config: &Config) -> load::Settings {
@@ -137,7 +138,8 @@ fn load_settings(config: &Config) -> load::Settings {
     }
 }
 
-type LogLevelHandle =
+/// Changes the level of the running logger.
+pub type LogLevelHandle =
     tracing_subscriber::reload::Handle<tracing::level_filters::LevelFilter, tracing_subscriber::Registry>;
 
 /// The agent's own log goes to standard error: standard output may be a sink.
@@ -168,7 +170,8 @@ fn level(config: &Config) -> tracing::level_filters::LevelFilter {
     }
 }
 
-fn set_log_level(handle: &LogLevelHandle, config: &Config) {
+/// Sets the level of a configuration.
+pub fn set_log_level(handle: &LogLevelHandle, config: &Config) {
     if let Err(error) = handle.reload(level(config)) {
         tracing::warn!(%error, "the log level can't be changed");
     }

@@ -5,9 +5,10 @@ use core::{ffi::c_void, intrinsics, mem::MaybeUninit, ptr::addr_of_mut};
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
-        bpf_ktime_get_ns,
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
         generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user},
     },
+    maps::ring_buf::RingBufEntry,
 };
 use sidestep_abi::{
     Header,
@@ -16,12 +17,13 @@ use sidestep_abi::{
     file::{FLAG_PATH_CUT, FileSeen, MAX_DEPTH, NAME_SPACE, PATH_SPACE},
     kernel::{READER_BUSY, READER_NAPPING},
     log::LogEvent,
-    stdio::{DROP_FAULT, DROP_RING_FULL},
+    stdio::{DROP_FAULT, DROP_QUOTA, DROP_RING_FULL},
 };
 
 use crate::{
     kernel::{Dentry, File, Mount},
     maps::{LOST_EVENTS, READER, RING},
+    policy::Share,
 };
 
 /// Hides a value from the optimiser, which else takes out the checks that it can prove to be true: the verifier of
@@ -94,6 +96,19 @@ fn filling() -> bool {
     RING.query(u64::from(BPF_RB_AVAIL_DATA)) > 1024 * 1024
 }
 
+/// What the ring puts before each record (`BPF_RINGBUF_HDR_SZ`); all its sizes are multiples of 8.
+const RECORD_HEADER: usize = 8;
+
+/// Space for a record of a container, from its share. What is booked is what the ring takes, whatever the record will
+/// hold of it. An error is the index of the reason.
+#[inline(always)]
+fn reserve<T: 'static>(share: &Share<'_>) -> Result<RingBufEntry<T>, usize> {
+    if !share.take((size_of::<T>().next_multiple_of(8) + RECORD_HEADER) as u64) {
+        return Err(DROP_QUOTA);
+    }
+    RING.reserve::<T>(0).ok_or(DROP_RING_FULL)
+}
+
 /// A record with space for `N` bytes.
 #[repr(C)]
 struct Sized<const N: usize> {
@@ -103,8 +118,13 @@ struct Sized<const N: usize> {
 
 /// One piece of a write: `len` bytes at `source`, at most `N`. An error is the index of the reason.
 #[inline(always)]
-pub(crate) fn log<const N: usize>(event: &LogEvent, source: *const u8, len: u64) -> Result<(), usize> {
-    let Some(mut entry) = RING.reserve::<Sized<N>>(0) else { return Err(DROP_RING_FULL) };
+pub(crate) fn log<const N: usize>(
+    event: &LogEvent,
+    source: *const u8,
+    len: u64,
+    share: &Share<'_>,
+) -> Result<(), usize> {
+    let mut entry = reserve::<Sized<N>>(share)?;
     let record: *mut Sized<N> = entry.as_mut_ptr();
     let len = if len > N as u64 { N as u64 } else { len };
     // SAFETY: the record is reserved with this type; the helper copies at most `N` bytes and fails on a bad address.
@@ -156,8 +176,14 @@ pub(crate) const MAX_GATHERED: u64 = 8;
 
 /// A vectored write of `total` bytes, at most `N`, as one record.
 #[inline(always)]
-pub(crate) fn gather<const N: usize>(event: &LogEvent, array: u64, count: u64, total: u64) -> Result<(), usize> {
-    let Some(mut entry) = RING.reserve::<Gathered<N>>(0) else { return Err(DROP_RING_FULL) };
+pub(crate) fn gather<const N: usize>(
+    event: &LogEvent,
+    array: u64,
+    count: u64,
+    total: u64,
+    share: &Share<'_>,
+) -> Result<(), usize> {
+    let mut entry = reserve::<Gathered<N>>(share)?;
     let record: *mut Gathered<N> = entry.as_mut_ptr();
     let mut filled = 0u64;
     let mut failed = false;
@@ -260,17 +286,30 @@ extern "C" fn climb_step(_index: u64, climb: *mut Climb) -> i64 {
     0
 }
 
-/// Announces a file that is not judged yet, with its path inside the writer's mount namespace.
+/// Announces a file that is not judged yet, with its path inside the writer's mount namespace; whether it could. Each
+/// member goes straight into the record: the stack has no room for a copy.
 #[inline(always)]
-pub(crate) fn file_seen(seen: &FileSeen, file: &File, dentry: Dentry) {
-    let Some(mut entry) = RING.reserve::<SeenRecord>(0) else {
-        lose(event::FILE_SEEN);
-        return;
-    };
+pub(crate) fn file_seen(address: u64, fd: u64, end: u64, now: u64, share: &Share<'_>) -> bool {
+    let Ok(mut entry) = reserve::<SeenRecord>(share) else { return false };
     let record: *mut SeenRecord = entry.as_mut_ptr();
-    // SAFETY: the record is reserved with this type.
+    let file = File::at_in_steps(address as *const u8);
+    let dentry = file.dentry();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    // SAFETY: the record is reserved with this type; the helpers have no arguments.
     let path = unsafe {
-        addr_of_mut!((*record).seen).write(*seen);
+        addr_of_mut!((*record).seen.header.kind).write(event::FILE_SEEN);
+        addr_of_mut!((*record).seen.header.flags).write(0);
+        addr_of_mut!((*record).seen.header.time).write(now);
+        addr_of_mut!((*record).seen.header.cgroup).write(bpf_get_current_cgroup_id());
+        addr_of_mut!((*record).seen.header.tgid).write((pid_tgid >> 32) as u32);
+        addr_of_mut!((*record).seen.header.tid).write(pid_tgid as u32);
+        let key = file.key();
+        addr_of_mut!((*record).seen.ino).write(key.ino);
+        addr_of_mut!((*record).seen.dev).write(key.dev);
+        addr_of_mut!((*record).seen.fd).write(fd as i32);
+        addr_of_mut!((*record).seen.position).write(end);
+        addr_of_mut!((*record).seen.name_hash).write(dentry.name_hash());
+        addr_of_mut!((*record).seen._pad).write(0);
         addr_of_mut!((*record).path).cast::<u8>()
     };
     let mount = Mount::of_vfsmount(file.vfsmount());
@@ -289,6 +328,7 @@ pub(crate) fn file_seen(seen: &FileSeen, file: &File, dentry: Dentry) {
         }
     }
     entry.submit(wakeup(true));
+    true
 }
 
 /// Announces a container without a path.

@@ -10,7 +10,7 @@ use core::{
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
-    generated::{self, bpf_get_current_task_btf, bpf_task_pt_regs},
+    generated::{self, bpf_get_current_task_btf},
 };
 use sidestep_abi::{
     kernel::{FILE_SPAN, INODE_SPAN, KernelLayout, SyscallNumbers},
@@ -22,6 +22,10 @@ use sidestep_abi::{
 static KERNEL_LAYOUT: KernelLayout = KernelLayout {
     task_files: 0,
     task_thread_pid: 0,
+    task_real_parent: 0,
+    task_cgroups: 0,
+    task_status: 0,
+    css_set_cgroup: 0,
     files_fdt: 0,
     fdtable_fd: 0,
     fdtable_max_fds: 0,
@@ -99,6 +103,14 @@ macro_rules! number {
     }};
 }
 pub(crate) use number;
+
+mod task;
+mod uring;
+
+pub(crate) use task::{
+    Registers, binprm_filename, current_call_is_32_bit, current_comes_from_outside, current_is_namespace_init,
+};
+pub(crate) use uring::Completion;
 
 /// Reads a `T` at `base + offset`; all zero bytes where the kernel says that nothing is there.
 #[inline(always)]
@@ -213,6 +225,20 @@ impl File {
         let superblock = span.get::<u64>(offset!(inode_sb) - base) as *const u8;
         let ino = span.get(offset!(inode_ino) - base);
         Some(Self { pointer, inode, superblock, ino, mode: span.get(offset!(inode_mode) - base) })
+    }
+
+    /// As [`File::at`] where the stack is short: a call for each member, and without the kind of file.
+    #[inline(always)]
+    pub(crate) fn at_in_steps(pointer: *const u8) -> Self {
+        let inode = read_pointer(pointer, offset!(file_inode));
+        let superblock = read_pointer(inode, offset!(inode_sb));
+        Self { pointer, inode, superblock, ino: read(inode, offset!(inode_ino)), mode: 0 }
+    }
+
+    /// Its name, as it was opened.
+    #[inline(always)]
+    pub(crate) fn dentry(&self) -> Dentry {
+        Dentry { pointer: read_pointer(self.pointer, offset!(file_dentry)) }
     }
 
     #[inline(always)]
@@ -365,84 +391,5 @@ impl Cgroup {
     pub(crate) fn parent(self) -> Option<Self> {
         let parent = read_pointer(self.pointer, offset!(cgroup_parent));
         (!parent.is_null()).then_some(Self { pointer: parent })
-    }
-}
-
-/// Whether the current process is the first of a PID namespace other than the node's.
-#[inline(always)]
-pub(crate) fn current_is_namespace_init() -> bool {
-    // SAFETY: the helper has no arguments and always returns the current task.
-    let task = unsafe { bpf_get_current_task_btf() } as *const u8;
-    // Not a plain load: the verifier of Linux 6.1 refuses the sum below on a pointer with a BTF type.
-    let pid = read_pointer(task, offset!(task_thread_pid));
-    let level: u32 = read(pid, offset!(pid_level));
-    if level == 0 || level > 32 {
-        return false;
-    }
-    let upid = offset!(pid_numbers) + level as usize * offset!(upid_size);
-    read::<u32>(pid, upid + offset!(upid_nr)) == 1
-}
-
-/// The file name that was executed.
-#[inline(always)]
-pub(crate) fn binprm_filename(binprm: u64) -> *const u8 {
-    read_pointer(binprm as *const u8, offset!(binprm_filename))
-}
-
-/// A request of io_uring that is done.
-#[derive(Clone, Copy)]
-pub(crate) struct Completion {
-    request: *const u8,
-    /// What the system call would have returned.
-    pub(crate) result: i32,
-}
-
-impl Completion {
-    /// From the record of the tracepoint; `None` for an event that belongs to no request.
-    #[inline(always)]
-    pub(crate) fn of(record: *const u8) -> Option<Self> {
-        let request = read_pointer(record, offset!(uring_req));
-        (!request.is_null()).then(|| Self { request, result: read(record, offset!(uring_res)) })
-    }
-
-    /// `IORING_OP_*`, `linux/io_uring.h`
-    #[inline(always)]
-    pub(crate) fn opcode(self) -> u8 {
-        read(self.request, offset!(kiocb_opcode))
-    }
-
-    /// The file that it was made for: of a transfer, the target.
-    #[inline(always)]
-    pub(crate) fn file(self) -> Option<File> {
-        File::at(read_pointer(self.request, offset!(kiocb_file)))
-    }
-}
-
-/// The arguments of the current system call, as saved at its entry.
-#[derive(Clone, Copy)]
-pub(crate) struct Registers {
-    pointer: *const u8,
-}
-
-impl Registers {
-    /// Of the current task; Linux 5.15.
-    #[inline(always)]
-    pub(crate) fn of_current() -> Self {
-        // SAFETY: the argument is what the helper before it returned.
-        let pointer = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-        Self { pointer: pointer as *const u8 }
-    }
-
-    #[inline(always)]
-    pub(crate) fn argument(self, index: usize) -> u64 {
-        // SAFETY: a load from a static of this object; callers pass constants below 6.
-        let offset = unsafe { read_volatile(addr_of!(KERNEL_LAYOUT.regs_args).cast::<u32>().add(index)) };
-        load(self.pointer, offset as usize)
-    }
-
-    /// The number of the system call.
-    #[inline(always)]
-    pub(crate) fn number(self) -> u32 {
-        load(self.pointer, offset!(regs_nr))
     }
 }

@@ -7,6 +7,7 @@
 //! Kernel programs of Sidestep. Reading order: `probes` (attach points) -> `policy` (may it, must it) -> `emit` (ring).
 
 mod emit;
+mod files;
 mod kernel;
 mod maps;
 mod policy;

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use sidestep_abi::{
     container::Container,
-    file::{FileState, Verdict},
+    file::{FileState, RetiredKey, Verdict},
     kernel::{Control, MAX_ROOTS},
     stdio::{InodeKey, Stdio},
 };
@@ -48,6 +48,11 @@ pub(crate) static STDIO: HashMap<InodeKey, Stdio> = HashMap::with_max_entries(32
 /// Regular files that governed processes write, by inode. A judged file that is evicted is judged again.
 #[map]
 pub(crate) static FILES: LruHashMap<InodeKey, FileState> = LruHashMap::with_max_entries(65536, 0);
+
+/// Files that may be logs and whose inode number another name has by now, with what was written to them. The agent takes
+/// them out.
+#[map]
+pub(crate) static RETIRED: LruHashMap<RetiredKey, FileState> = LruHashMap::with_max_entries(16384, 0);
 
 /// The agent's verdicts, by inode. An entry is needed until the next write to the file.
 #[map]

@@ -8,8 +8,9 @@ use aya_ebpf::{
     },
 };
 use sidestep_abi::{
-    container::Container,
-    kernel::{Control, MAX_ROOTS, PREFIX_SPACE, Root},
+    container::{Container, INIT_NONE},
+    event,
+    kernel::{Control, Limits, MAX_ROOTS, PREFIX_SPACE, Root},
 };
 
 use crate::{
@@ -101,6 +102,24 @@ fn is_below_root(control: &Control) -> bool {
     false
 }
 
+/// Whether `cgroup`, the current process' own, lies below that of a container, which has made it: it is part of that
+/// container then, whose standard streams are known.
+#[inline(always)]
+pub(crate) fn is_current_inside_container(cgroup: u64) -> bool {
+    for level in 1..MAX_ANCESTORS {
+        // SAFETY: the helper takes any level and returns 0 where there is no such ancestor.
+        let above = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if above == 0 || above == cgroup {
+            return false;
+        }
+        // SAFETY: a map value, checked by the verifier.
+        if CONTAINERS.get_ptr(&above).is_some_and(|container| unsafe { (*container).init } != INIT_NONE) {
+            return true;
+        }
+    }
+    false
+}
+
 /// Whether a cgroup that was just made, or is about to go, is below a governed root. Children that match a root's
 /// prefix become members here, before any process can be in them.
 #[inline(always)]
@@ -119,7 +138,10 @@ pub(crate) fn is_governed(control: &Control, cgroup: Cgroup) -> bool {
                 return true;
             }
             if matches_prefix(root, child) {
-                let _ = MEMBERS.insert(&child.id(), &1, 0);
+                if MEMBERS.insert(&child.id(), &1, 0).is_err() {
+                    // The agent looks at all cgroups then, and enters it as soon as there is room.
+                    emit::lose(event::CGROUP_MADE);
+                }
                 return true;
             }
         }
@@ -150,39 +172,88 @@ pub(crate) fn container(cgroup: u64) -> Option<*mut Container> {
     if let Some(container) = CONTAINERS.get_ptr_mut(&cgroup) {
         return Some(container);
     }
-    let empty = Container { newer: 0, older: 0, mark: 0, file_skipped: 0, init_tgid: 0, _pad: 0 };
+    let empty = Container { newer: 0, older: 0, mark: 0, unasked: 0, init: INIT_NONE, _pad: 0 };
     // Another CPU may have been first; what it entered is as good.
     let _ = CONTAINERS.insert(&cgroup, &empty, u64::from(BPF_NOEXIST));
     CONTAINERS.get_ptr_mut(&cgroup)
 }
 
-/// Books `size` bytes of the ring on a container; `false` when it holds `share` already.
+/// What a container may hold of the ring with records of one kind.
+#[derive(Clone, Copy)]
+pub(crate) struct Share<'a> {
+    limits: &'a Limits,
+    container: *mut Container,
+}
+
+/// This part of the ring at most is reserved before it is asked again what all hold: until then a container pays one
+/// addition.
+const UNASKED: u64 = 64;
+
+impl<'a> Share<'a> {
+    /// For standard streams: all that the container has. `None` when the map of containers is full.
+    #[inline(always)]
+    pub(crate) fn of_stdio(control: &'a Control, cgroup: u64) -> Option<Self> {
+        Some(Self { limits: &control.stdio, container: container(cgroup)? })
+    }
+
+    /// For files and their announcements: half of it at most, since what the ring does not hold of a file is read back,
+    /// and what it does not hold of stdout is lost.
+    #[inline(always)]
+    pub(crate) fn of_files(control: &'a Control, cgroup: u64) -> Option<Self> {
+        Some(Self { limits: &control.files, container: container(cgroup)? })
+    }
+
+    /// Books `size` bytes of the ring; `false` when the container holds its share already.
+    #[inline(always)]
+    pub(crate) fn take(&self, size: u64) -> bool {
+        // SAFETY: a pointer to a map value, checked by the verifier.
+        let (newer, unasked) = unsafe { ((*self.container).newer, (*self.container).unasked) };
+        if newer + size > unasked && take_asking(self.limits, self.container, size) == 0 {
+            return false;
+        }
+        // SAFETY: as above.
+        emit::add(unsafe { &raw mut (*self.container).newer }, size);
+        true
+    }
+}
+
+/// Whether a container may hold `size` bytes more; 0 when it may not.
+///
+/// Its limit is a part of what is free, so it sinks as others take more: however many flood, some of the ring stays free
+/// for those that write little (dynamic thresholds: Choudhury and Hahne, 1998).
 ///
 /// What a container holds is bounded from above without the reader's help: all it reserved since a mark in the ring,
 /// and in the window before. When the consumer has passed the mark, the older window is drained, and the newer one takes
-/// its place. That happens at half of the share, so that the other half is left for the time until the reader comes
-/// past the mark. Below it the ring is not asked, and a container pays one addition.
-#[inline(always)]
-pub(crate) fn take_share(share: u64, container: *mut Container, size: u64) -> bool {
+/// its place.
+///
+/// A container that holds nothing may always have one record, or one that is larger than the share never came through.
+#[inline(never)]
+fn take_asking(limits: &Limits, container: *mut Container, size: u64) -> u64 {
     // SAFETY: a pointer to a map value, checked by the verifier; windows of other CPUs may be seen half turned, which
     // makes the bound wrong by one window at most.
     let state = unsafe { &mut *container };
-    if state.newer + size > share / 2 {
-        let consumed = RING.query(u64::from(BPF_RB_CONS_POS));
-        let produced = RING.query(u64::from(BPF_RB_PROD_POS));
-        if produced == consumed {
-            state.older = 0;
-            state.newer = 0;
-            state.mark = produced;
-        } else if consumed >= state.mark {
-            state.older = state.newer;
-            state.newer = 0;
-            state.mark = produced;
-        }
-        if state.older + state.newer + size > share {
-            return false;
-        }
+    let consumed = RING.query(u64::from(BPF_RB_CONS_POS));
+    let produced = RING.query(u64::from(BPF_RB_PROD_POS));
+    if produced == consumed {
+        state.older = 0;
+        state.newer = 0;
+        state.mark = produced;
+    } else if consumed >= state.mark {
+        state.older = state.newer;
+        state.newer = 0;
+        state.mark = produced;
     }
-    emit::add(&raw mut state.newer, size);
-    true
+    let free = limits.ring_size.saturating_sub(produced.saturating_sub(consumed));
+    let dynamic = (free * limits.free_share) >> 10;
+    let limit = if dynamic < limits.share { dynamic } else { limits.share };
+    let held = state.older + state.newer;
+    if held > 0 && held + size > limit {
+        state.unasked = state.newer;
+        return 0;
+    }
+    // Half of what is left, so that it is asked the more often the less that is.
+    let left = limit.saturating_sub(held + size) / 2;
+    let most = limits.ring_size / UNASKED;
+    state.unasked = state.newer + size + if left < most { left } else { most };
+    1
 }

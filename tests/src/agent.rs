@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, set_parent_process_death_signal, setrlimit};
 
 use crate::{Config, DEADLINE, Ledger, Testbed, http, ledger::Metrics, records, records::Record, wait_until};
 
@@ -61,17 +61,31 @@ impl Agent {
     /// # Errors
     /// There is no agent, or no space for its configuration.
     pub fn spawn(bed: &Testbed, config: &Config) -> Result<Self> {
+        Self::spawn_with_output(bed, config, Stdio::null())
+    }
+
+    /// As [`Agent::spawn`], with a standard output for a console sink.
+    ///
+    /// # Errors
+    /// As [`Agent::spawn`].
+    pub fn spawn_with_output(bed: &Testbed, config: &Config, output: Stdio) -> Result<Self> {
         let config_file = bed.path("sidestep.yaml")?;
         fs::write(&config_file, config.text()).context("writing the configuration")?;
         let stderr = bed.path(format!("agent-{}.stderr", NEXT.fetch_add(1, Ordering::Relaxed)))?;
         let mut command = Command::new(binary()?);
         command.arg("run").arg("--config").arg(&config_file);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr)?);
+        command.stdin(Stdio::null()).stdout(output).stderr(File::create(&stderr)?);
         // Ctrl-C is for the test, which then ends its agent in order.
         command.process_group(0);
-        // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
+        let open_files = config.open_files().map(|limit| Rlimit { current: Some(limit), maximum: Some(limit) });
+        // SAFETY: the closure makes system calls, which are async-signal-safe, and allocates nothing.
         unsafe {
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            command.pre_exec(move || {
+                if let Some(limit) = open_files {
+                    setrlimit(Resource::Nofile, limit)?;
+                }
+                Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+            });
         }
         let child = command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;
         Ok(Self { child, config_file, stderr, telemetry: config.telemetry(), records: config.records().to_owned() })
@@ -186,6 +200,24 @@ impl Agent {
         kill_process(self.pid(), signal).context("signalling the agent")
     }
 
+    /// Stops all its threads, so that nobody drains the ring until [`Signal::CONT`].
+    ///
+    /// # Errors
+    /// It has ended, or does not stop.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let threads = format!("/proc/{}/task", self.pid());
+        wait_until("the agent's standstill", DEADLINE, || {
+            for thread in fs::read_dir(&threads)? {
+                let stat = fs::read_to_string(thread?.path().join("stat"))?;
+                if stat.rsplit_once(") ").is_none_or(|(_, rest)| !rest.starts_with('T')) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
     /// Kills it as the kernel would: at once.
     ///
     /// # Errors
@@ -200,12 +232,20 @@ impl Agent {
     ///
     /// # Errors
     /// It takes too long, or fails.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
+        self.stop_with_log().map(drop)
+    }
+
+    /// As [`Agent::stop`]; returns all that it wrote to stderr.
+    ///
+    /// # Errors
+    /// It takes too long, or fails.
+    pub fn stop_with_log(mut self) -> Result<String> {
         self.signal(Signal::TERM)?;
         let status: ExitStatus = wait_until("the agent's end after SIGTERM", DRAIN, || Ok(self.child.try_wait()?))
             .with_context(|| self.log())?;
         ensure!(status.success(), "the agent ended with {status}: {}", self.log());
-        Ok(())
+        Ok(self.log())
     }
 }
 

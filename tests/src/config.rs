@@ -16,6 +16,7 @@ pub struct Config {
     telemetry: SocketAddr,
     records: PathBuf,
     socket: PathBuf,
+    open_files: Option<u64>,
 }
 
 impl Config {
@@ -46,7 +47,7 @@ impl Config {
             "sinks": [{ "type": "file", "path": records, "compression": "none" }],
             "telemetry": { "listen": telemetry.to_string() },
         });
-        Self { value, telemetry, records, socket }
+        Self { value, telemetry, records, socket, open_files: None }
     }
 
     /// Sets one option by its JSON pointer (`/capture/ring_size`), making the objects on the way.
@@ -58,7 +59,14 @@ impl Config {
         let mut place = &mut self.value;
         for key in pointer.split('/').skip(1) {
             place = match place {
-                Value::Array(items) => &mut items[key.parse::<usize>().expect("an index")],
+                Value::Array(items) => {
+                    let index = key.parse::<usize>().expect("an index");
+                    // The next one may be added.
+                    if index == items.len() {
+                        items.push(Value::Null);
+                    }
+                    &mut items[index]
+                }
                 Value::Object(options) => options.entry(key).or_insert_with(|| json!({})),
                 other => panic!("{pointer}: {other} has no options"),
             };
@@ -72,6 +80,19 @@ impl Config {
     pub fn with_records(mut self, directory: &Path) -> Self {
         directory.clone_into(&mut self.records);
         self.with("/sinks/0/path", json!(directory))
+    }
+
+    /// Lets the agent have at most `limit` descriptors.
+    #[must_use]
+    pub fn with_open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
+    /// The most descriptors that the agent may have, where it is not as for the test itself.
+    #[must_use]
+    pub fn open_files(&self) -> Option<u64> {
+        self.open_files
     }
 
     /// Where `/metrics` and the rest answer.

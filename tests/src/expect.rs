@@ -147,8 +147,8 @@ impl Expected {
 fn assemble(records: &[&Record], repeats: bool) -> Result<Vec<u8>> {
     let mut streams: BTreeMap<&str, BTreeMap<u64, &Record>> = BTreeMap::new();
     for record in records {
-        let before = streams.entry(record.stream()).or_default().insert(record.position(), record);
-        if let Some(before) = before {
+        let of_stream = streams.entry(record.stream()).or_default();
+        if let Some(before) = of_stream.get(&record.position()) {
             ensure!(repeats, "position {} came twice in {}", record.position(), record.stream());
             ensure!(
                 before.value["body"] == record.value["body"],
@@ -156,7 +156,12 @@ fn assemble(records: &[&Record], repeats: bool) -> Result<Vec<u8>> {
                 before.value,
                 record.value
             );
+            // The stream began when the first of them was seen.
+            if before.text("/observed_timestamp") <= record.text("/observed_timestamp") {
+                continue;
+            }
         }
+        of_stream.insert(record.position(), record);
     }
     let mut streams: Vec<_> = streams.into_iter().collect();
     // Between streams only time tells the order; within one it is the position. The form of a time is fixed.

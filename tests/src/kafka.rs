@@ -185,7 +185,10 @@ impl<'bed> Broker<'bed> {
         let mut assignment = TopicPartitionList::new();
         let mut left = 0;
         for partition in known.partitions() {
-            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), limit)?;
+            // A broker that has just started does not lead its partitions at once.
+            let (low, high) = wait_until("the partition's leader", DEADLINE, || {
+                Ok(consumer.fetch_watermarks(topic, partition.id(), limit).ok())
+            })?;
             if high > low {
                 assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
                 left += high - low;

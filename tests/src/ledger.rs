@@ -81,6 +81,13 @@ impl Metrics {
         self.samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum()
     }
 
+    /// The value of `name` for the sink of this name.
+    #[must_use]
+    pub fn of_sink(&self, name: &str, sink: &str) -> Option<f64> {
+        let mut named = self.samples.iter().filter(|sample| sample.name == name);
+        named.find(|sample| sample.labels.get("sink").is_some_and(|label| label == sink)).map(|sample| sample.value)
+    }
+
     /// The ledger of the container with this id.
     #[must_use]
     pub fn ledger(&self, container_id: &str) -> Ledger {

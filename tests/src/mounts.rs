@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,6 +57,15 @@ pub fn tmpfs(target: &Path, size: &str) -> Result<()> {
     let options = std::ffi::CString::new(format!("size={size},mode=0755"))?;
     mount("tmpfs", target, "tmpfs", MountFlags::empty(), options.as_c_str())
         .with_context(|| format!("mounting a tmpfs at {}", target.display()))
+}
+
+/// Sets size and mode of a tmpfs.
+///
+/// # Errors
+/// There is none, or the options are wrong.
+pub fn remount(target: &Path, options: &str, flags: MountFlags) -> Result<()> {
+    mount_remount(target, flags, std::ffi::CString::new(options)?.as_c_str())
+        .with_context(|| format!("remounting {} with {options}", target.display()))
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! The commands that people use beside a running agent.
 
 use std::{
-    fs,
+    fs::{self, File},
+    net::TcpListener,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
-use sidestep_tests::{Agent, DEADLINE, agent::binary, container::Capture, end_to_end, wait_until};
+use serde_json::json;
+use sidestep_tests::{Agent, DEADLINE, Testbed, agent::binary, cgroup, container::Capture, end_to_end, wait_until};
 
 fn sidestep(arguments: &[&str], socket: &Path) -> Result<Output> {
     let output = Command::new(binary()?).args(arguments).arg("--socket").arg(socket).output()?;
@@ -105,6 +107,143 @@ fn a_bad_configuration_is_named_with_file_and_line() {
         let output = Command::new(binary()?).arg("run").arg("--config").arg(&missing).output()?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(!output.status.success() && stderr.contains("missing.yaml"), "{stderr}");
+        Ok(())
+    });
+}
+
+/// Exit code and standard error of a command that fails.
+fn failing(arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let output =
+        Command::new(binary()?).args(arguments).env_remove("SIDESTEP_SOCKET").env_remove("SIDESTEP_CONFIG").output()?;
+    ensure!(!output.status.success(), "{arguments:?} succeeds");
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+/// A process that no runtime knows, in a cgroup of its own below the governed root. Dropping it kills it.
+struct Stranger(Child);
+
+impl Stranger {
+    fn start(bed: &Testbed, script: &str) -> Result<Self> {
+        let group = cgroup::unified()?.join(bed.cgroup_root().trim_start_matches('/')).join("stranger");
+        fs::create_dir_all(&group)?;
+        // The shell enters the cgroup and only then executes the writer, as a runtime does.
+        let enter = format!("echo $$ > {}/cgroup.procs && exec sh -c '{script}'", group.display());
+        let mut command = Command::new("sh");
+        Ok(Self(command.args(["-c", &enter]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?))
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_no_runtime_knows_is_shown_by_its_cgroup() {
+    end_to_end(|bed| {
+        let config = bed.config().with("/sinks/1", json!({ "type": "console" }));
+        let console = bed.path("console.txt")?;
+        let agent = Agent::spawn_with_output(bed, &config, File::create(&console)?.into())?.wait_ready()?;
+        let stranger = Stranger::start(bed, "echo from nowhere; read hold")?;
+        let expected = format!(" {}/stranger stdout from nowhere\n", bed.cgroup_root());
+        let logs = || -> Result<_> { Ok(String::from_utf8(sidestep(&["logs"], config.socket())?.stdout)?) };
+        let shown =
+            || Ok((logs()?.ends_with(&expected) && fs::read_to_string(&console)?.ends_with(&expected)).then_some(()));
+        wait_until("the line", DEADLINE, shown)
+            .with_context(|| format!("{:?}, {:?}", logs().ok(), fs::read_to_string(&console).ok()))?;
+        let status = String::from_utf8(sidestep(&["status"], config.socket())?.stdout)?;
+        let name = format!("{}/stranger ", bed.cgroup_root());
+        ensure!(status.lines().any(|line| line.starts_with(&name)), "{status}");
+        ensure!(!status.contains("(node)"), "the node has no log files here: {status}");
+        drop(stranger);
+        agent.stop()
+    });
+}
+
+#[test]
+fn the_socket_is_found_by_the_configuration() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let file = agent.config_file().to_owned();
+        let by_option = Command::new(binary()?).args(["status", "--config"]).arg(&file).output()?;
+        ensure!(by_option.status.success(), "{}", String::from_utf8_lossy(&by_option.stderr));
+        let by_variable = Command::new(binary()?).arg("logs").env("SIDESTEP_CONFIG", &file).output()?;
+        ensure!(by_variable.status.success(), "{}", String::from_utf8_lossy(&by_variable.stderr));
+        let text = String::from_utf8(by_option.stdout)?;
+        ensure!(text.contains(&format!("roots    {}\n", bed.cgroup_root())), "{text}");
+        ensure!(text.contains("\nprobes   "), "{text}");
+        agent.stop()?;
+
+        let nowhere = bed.path("nowhere.sock")?;
+        for command in ["status", "logs"] {
+            let (code, stderr) = failing(&[command, "--socket", nowhere.to_str().context("UTF-8")?])?;
+            ensure!(code == Some(3), "{code:?}: {stderr}");
+            for part in ["--socket PATH", "SIDESTEP_SOCKET", "--config FILE", "SIDESTEP_CONFIG"] {
+                ensure!(stderr.contains(part), "{part} is not in {stderr}");
+            }
+        }
+        fs::write(&file, "socket: relative\n")?;
+        let (code, stderr) = failing(&["status", "--config", file.to_str().context("UTF-8")?])?;
+        ensure!(code == Some(2) && stderr.contains("must be an absolute path"), "{code:?}: {stderr}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_status_is_not_watched_faster_than_anyone_reads() {
+    end_to_end(|_| {
+        for (arguments, part) in [
+            (&["status", "--watch", "--interval", "0s"][..], "the shortest is `100ms`"),
+            (&["status", "--interval", "1s"], "--watch"),
+        ] {
+            let (code, stderr) = failing(arguments)?;
+            ensure!(code == Some(2) && stderr.contains(part), "{code:?}: {stderr}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_run_would_refuse_is_named_before() {
+    end_to_end(|bed| {
+        let file = bed.path("refused.yaml")?;
+        let logs = bed.path("logs")?;
+        let sink = |name: &str| json!({ "type": "file", "name": name, "path": logs, "quota": 1, "quota_percent": 0 });
+        let config = json!({
+            "capture": { "cgroup_roots": ["/sys/fs/cgroup/unified/x", "/a", "/a/b"] },
+            "lines": { "idle_flush": "0s", "multiline": { "patterns": [{ "start": "(", "continuation": "[" }] } },
+            "sinks": [sink("one"), sink("two")],
+        });
+        fs::write(&file, format!("{config:#}\n"))?;
+        let (code, stderr) = failing(&["config", "check", file.to_str().context("UTF-8")?])?;
+        ensure!(code == Some(1), "{code:?}");
+        for part in [
+            "without `/sys/fs/cgroup/unified`: `/x`",
+            "`/a/b` overlaps with `/a`",
+            "`0s` is not between",
+            "unclosed group",
+            "unclosed character class",
+            "`quota` must be at least",
+            "`quota_percent` must be 1 to 100",
+            "is the directory of `sinks[0]` too",
+        ] {
+            ensure!(stderr.contains(part), "{part} is not in {stderr}");
+        }
+        // What only the node knows is the doctor's.
+        let socket = bed.path("directory")?;
+        fs::create_dir(&socket)?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let config = bed.config().with("/socket", json!(socket));
+        let config = config.with("/telemetry/listen", json!(listener.local_addr()?.to_string()));
+        fs::write(&file, config.text())?;
+        let output = Command::new(binary()?).args(["doctor", "--output", "json", "--config"]).arg(&file).output()?;
+        let findings: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+        let failed: Vec<_> =
+            findings.iter().filter(|finding| finding["health"] == "failed").map(|finding| &finding["check"]).collect();
+        ensure!(failed == ["socket", "telemetry.listen"] && output.status.code() == Some(1), "{findings:#?}");
         Ok(())
     });
 }

@@ -1,9 +1,10 @@
 //! Bad input and bad surroundings: the agent stays up, a loss is counted, and nothing else is lost.
 
-use std::{ffi::CString, fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use rustix::mount::{MountFlags, mount_remount};
+use rustix::mount::MountFlags;
+use serde_json::{Value, json};
 use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, agent, cgroup, end_to_end, mounts, wait_until};
 
 /// A container that writes `seq 1 <count>` at its start and `seq <count + 1> <2 * count>` when it is released.
@@ -14,12 +15,6 @@ fn two_halves(bed: &Testbed, count: u32) -> Result<Container> {
 
 fn lines(range: std::ops::RangeInclusive<u32>) -> String {
     range.map(|number| format!("{number}\n")).collect()
-}
-
-/// Sets size and mode of a tmpfs.
-fn remount(target: &Path, options: &str, flags: MountFlags) -> Result<()> {
-    mount_remount(target, flags, CString::new(options)?.as_c_str())
-        .with_context(|| format!("remounting {} with {options}", target.display()))
 }
 
 /// Starts the agent in a mount namespace of its own where `shell`, the last command of which takes a command to execute,
@@ -103,7 +98,35 @@ fn a_full_disk_delays_and_loses_nothing() {
         let ledger = agent.ledger(container.id())?;
         ensure!(ledger.difference() == 0 && ledger.pending > 0 && ledger.dropped.is_empty(), "{ledger:?}");
 
-        remount(&disk, "size=64m", MountFlags::empty())?;
+        mounts::remount(&disk, "size=64m", MountFlags::empty())?;
+        everything_arrives(agent, &container, 1000)
+    });
+}
+
+#[test]
+fn a_sink_that_can_not_be_started_leaves_the_old_one_in_force() {
+    end_to_end(|bed| {
+        let config = bed.config();
+        let agent = Agent::start(bed, &config)?;
+        let mut container = two_halves(bed, 1000)?;
+        container.wait_stdout("1000\n")?;
+        fs::write(bed.path("wall")?, "")?;
+        let refused = || -> Result<Value> {
+            let mut status = Command::new(agent::binary()?);
+            let output = status.args(["status", "--output", "json", "--socket"]).arg(config.socket()).output()?;
+            Ok(serde_json::from_slice::<Value>(&output.stdout)?["agent"]["reload_refused"].take())
+        };
+        ensure!(refused()?.is_null());
+        let bad = config.clone().with("/sinks/0/path", json!(bed.path("wall")?.join("below")));
+        fs::write(agent.config_file(), bad.text())?;
+        agent.reload()?;
+        wait_until("the refusal in the status", DEADLINE, || {
+            Ok(refused()?.as_str().is_some_and(|text| text.contains("wall/below")).then_some(()))
+        })?;
+        container.release();
+        fs::write(agent.config_file(), config.clone().with("/lines/idle_flush", json!("3s")).text())?;
+        agent.reload()?;
+        wait_until("a status without a refusal", DEADLINE, || Ok(refused()?.is_null().then_some(())))?;
         everything_arrives(agent, &container, 1000)
     });
 }
@@ -113,7 +136,7 @@ fn a_target_that_is_read_only_for_a_while() {
     end_to_end(|bed| {
         let disk = bed.path("disk")?;
         mounts::tmpfs(&disk, "16m")?;
-        remount(&disk, "size=16m", MountFlags::RDONLY)?;
+        mounts::remount(&disk, "size=16m", MountFlags::RDONLY)?;
         let agent = Agent::start(bed, &bed.config().with_records(&disk.join("logs")))?;
         let mut container = two_halves(bed, 1000)?;
         container.release();
@@ -121,7 +144,7 @@ fn a_target_that_is_read_only_for_a_while() {
         wait_until("the sink's errors", DEADLINE, || {
             Ok((agent.metrics()?.sum("sidestep_sink_errors_total") > 0.0).then_some(()))
         })?;
-        remount(&disk, "size=16m", MountFlags::empty())?;
+        mounts::remount(&disk, "size=16m", MountFlags::empty())?;
         everything_arrives(agent, &container, 1000)
     });
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use sidestep_tests::{Container, Expected, Testbed, end_to_end, python};
+use sidestep_tests::{Agent, Container, Expected, Testbed, end_to_end, python};
 
 /// The lines `<word> 0` to `<word> <count - 1>`.
 fn numbered(word: &str, count: usize) -> String {
@@ -309,5 +309,48 @@ for block in range(128):
         let memory = agent.metrics()?.sum("process_resident_memory_bytes");
         ensure!(memory < 256e6, "the agent has {memory} bytes");
         expected.verify(agent, &[&container, &quiet])
+    });
+}
+
+#[test]
+fn the_last_line_of_a_file_whose_container_ends_at_once() {
+    // More than what is captured before the agent knows that it is a log, and no newline at the end.
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let mut expected = Expected::new();
+        for number in 0..12 {
+            let bytes = 300_030 + 50_000 * (number % 3);
+            let script = format!("head -c {bytes} /dev/zero | tr '\\0' x | fold -w 99 > /var/log/app.log");
+            let mut container = bed.container(&format!("short-{number}")).shell(&script).start()?;
+            container.wait()?;
+            let text = fs::read(container.rootfs().join("var/log/app.log"))?;
+            ensure!(!text.ends_with(b"\n"), "fold has ended the last line");
+            // It goes with its files as soon as this is done.
+            expected.file(&container, "/var/log/app.log", text);
+        }
+        expected.verify(agent, &[])
+    });
+}
+
+#[test]
+fn more_log_files_than_the_agent_may_open() {
+    let program = "
+for n in range(4000):
+    with open('/var/log/%d.log' % n, 'a') as file: file.write('file %d\\n' % n)
+";
+    end_to_end(|bed| {
+        let agent = Agent::start(bed, &bed.config().with_open_files(2048))?;
+        let many = python::run(bed, program)?;
+        let newcomer = bed.container("newcomer").shell("echo late > /var/log/late.log; read hold").start()?;
+        let mut expected = Expected::new();
+        for number in 0..4000 {
+            expected.file(&many, &format!("/var/log/{number}.log"), format!("file {number}\n"));
+        }
+        expected.stderr(&many, "done\n").file(&newcomer, "/var/log/late.log", "late\n");
+        expected.wait_delivered(&agent)?;
+        let open = agent.metrics()?.sum("process_open_fds");
+        ensure!(open < 2048.0, "{open} descriptors");
+        ensure!(!agent.log().contains("Too many open files"), "{}", agent.log());
+        expected.verify(agent, &[&many, &newcomer])
     });
 }

@@ -3,8 +3,10 @@
 use std::{
     fs::{self, File},
     io::Write,
+    path::Path,
 };
 
+use anyhow::Result;
 use serde_json::json;
 use sidestep_tests::{Agent, DEADLINE, Expected, end_to_end, wait_until};
 
@@ -62,4 +64,45 @@ fn node_files_written_while_no_agent_ran_are_completed() {
         })?;
         agent.stop()
     });
+}
+
+/// While no agent runs, a log of the node is renamed and written on, a new one takes its name, and another is made.
+fn node_rotation_without_an_agent_is_complete(end: impl Fn(Agent) -> Result<()>, expected: Expected) {
+    end_to_end(|bed| {
+        let mut expected = expected;
+        let log = bed.path("node/system.txt")?;
+        let other = bed.path("node/other.txt")?;
+        let config = bed.config().with("/server/include", json!([bed.path("node/*.txt")?]));
+        let agent = Agent::start(bed, &config)?;
+        let append = |path: &Path, range: std::ops::Range<u32>| -> Result<File> {
+            let mut file = File::options().create(true).append(true).open(path)?;
+            file.write_all(numbered(range).as_bytes())?;
+            Ok(file)
+        };
+        let path = log.to_str().expect("a UTF-8 path");
+        let mut file = append(&log, 0..100)?;
+        expected.add_stream("", path, "server", numbered(0..100).as_bytes());
+        expected.wait_delivered(&agent)?;
+        end(agent)?;
+        fs::rename(&log, bed.path("node/system.txt.1")?)?;
+        file.write_all(numbered(100..200).as_bytes())?;
+        append(&log, 200..300)?;
+        append(&other, 0..50)?;
+        let agent = Agent::start(bed, &config)?;
+        expected.add_stream("", path, "server", numbered(100..300).as_bytes());
+        expected.add_stream("", other.to_str().expect("a UTF-8 path"), "server", numbered(0..50).as_bytes());
+        expected.wait_delivered(&agent)?;
+        agent.stop()?;
+        let agent = Agent::start(bed, &config)?;
+        append(&log, 300..310)?;
+        expected.add_stream("", path, "server", numbered(300..310).as_bytes());
+        expected.wait_delivered(&agent)?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_rotation_while_no_agent_ran_is_complete() {
+    node_rotation_without_an_agent_is_complete(Agent::stop, Expected::new());
+    node_rotation_without_an_agent_is_complete(Agent::kill, Expected::new().with_repeats());
 }

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 use sidestep_tests::{
-    Container, DEADLINE, Expected, Stdio, Testbed, container::Exit, end_to_end, records::Record, wait_until,
+    Container, DEADLINE, Expected, Stdio, Testbed, cgroup, container::Exit, end_to_end, records::Record, wait_until,
 };
 
 /// Expects all that the runtime got from a container's two pipes.
@@ -140,6 +140,93 @@ fn a_pipe_between_two_processes_is_not_a_log() {
         let mut expected = Expected::new();
         expected.stdout(&container, "jjh\njji\njjj\ndone\n");
         expected.verify(agent, &[&container])
+    });
+}
+
+/// What the first process writes goes through a pipe of its own, and through `sed`, to the runtime's.
+const REDIRECTED: &str = "exec > >(/usr/bin/sed -u 's/^/through sed: /'); echo first; exec /bin/sh -c 'seq 100; exec sh -c \
+                          \"seq 101 200; echo done; read hold\"'";
+
+/// The lines that come of [`REDIRECTED`].
+fn redirected_lines() -> String {
+    let numbers = (1..=200).map(|number| number.to_string());
+    let words = ["first".to_owned()].into_iter().chain(numbers).chain(["done".to_owned()]);
+    words.map(|word| format!("through sed: {word}\n")).collect()
+}
+
+#[test]
+fn a_pipe_that_the_first_process_redirects_its_output_into_is_not_a_log() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let shell = ["/usr/bin/bash", "-c", REDIRECTED];
+        let own = bed.container("own").host_programs().args(&shell).start()?;
+        let shared = bed.container("shared").host_programs().host_pids().args(&shell).start()?;
+        let mut expected = Expected::new();
+        for container in [&own, &shared] {
+            container.wait_stdout("done\n")?;
+            expected.stdout(container, redirected_lines());
+        }
+        expected.verify(agent, &[&own, &shared])
+    });
+}
+
+#[test]
+fn a_pipe_of_a_pid_namespace_below_the_containers_is_not_a_log() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let script = "echo first; unshare -U -p -f sh -c 'seq 100; exec seq 101 200' | sed 's/^/nested: /'; \
+                      echo done; exec sh -c 'echo more; read hold'";
+        let own = bed.container("own").shell(script).start()?;
+        let shared = bed.container("shared").host_pids().shell(script).start()?;
+        let nested: String = (1..=200).map(|number| format!("nested: {number}\n")).collect();
+        let mut expected = Expected::new();
+        for container in [&own, &shared] {
+            container.wait_stdout("more\n")?;
+            expected.stdout(container, format!("first\n{nested}done\nmore\n"));
+        }
+        expected.verify(agent, &[&own, &shared])
+    });
+}
+
+#[test]
+fn a_cgroup_below_the_containers_has_no_streams_of_its_own() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        // The program in the cgroup below comes from a process outside of it, and has the container's stdout.
+        let script = "echo first; (while [ ! -e /data/go ]; do usleep 10000; done; exec /usr/bin/seq 100); echo done; \
+                      (/usr/bin/seq 100 | sed 's/^/piped: /'); echo last; read hold";
+        let container = bed.container("app").host_programs().shell(script).start()?;
+        container.wait_stdout("first\n")?;
+        let below = format!("{}/below", container.cgroup());
+        let directory = cgroup::unified()?.join(below.trim_start_matches('/'));
+        fs::create_dir(&directory)?;
+        let child = wait_until("the child", DEADLINE, || {
+            Ok(cgroup::processes(container.cgroup())?.into_iter().find(|pid| *pid != container.pid()))
+        })?;
+        fs::write(directory.join("cgroup.procs"), child.to_string())?;
+        fs::write(container.rootfs().join("data/go"), "")?;
+        container.wait_stdout("last\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, container.stdout());
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
+fn a_terminal_with_the_number_of_one_that_is_gone_is_a_new_stream() {
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let mut expected = Expected::new();
+        let mut ended = Vec::new();
+        for number in 0..5 {
+            let script = format!("for i in $(seq 20); do echo container {number} line $i; done");
+            let mut container = bed.container(&format!("app-{number}")).terminal().shell(&script).start()?;
+            container.wait()?;
+            expected.stdout(&container, String::from_utf8(container.stdout())?.replace("\r\n", "\n"));
+            // Its cgroup stays, and its file system of terminals does not: the next one has its device number.
+            ended.push(container);
+        }
+        expected.verify(agent, &ended.iter().collect::<Vec<_>>())
     });
 }
 

@@ -41,6 +41,19 @@ fn eight_mebibytes_in_one_write() {
 }
 
 #[test]
+fn four_mebibytes_in_one_write_with_the_usual_ring() {
+    let text: String = (0..4096).map(|number| format!("{number:01023}\n")).collect();
+    let program = "assert os.write(1, b''.join(b'%01023d\\n' % number for number in range(4096))) == 4 << 20";
+    end_to_end(|bed| {
+        let agent = bed.agent()?;
+        let container = run(bed, program)?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, &text).stderr(&container, "done\n");
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
 fn writev_with_1024_vectors() {
     let text: String =
         (0..1024).map(|number| format!("vector {number}{}", if number % 3 == 0 { "\n" } else { " " })).collect();
@@ -267,5 +280,32 @@ fn splice_into_stdout_is_counted_with_its_size() {
         let after = records.iter().find(|record| record.text("/body") == "seen after");
         ensure!(after.is_some_and(|record| record.has_flag("after_gap") && record.position() == 7012));
         agent.stop()
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn calls_of_32_bits_are_not_taken_for_others() {
+    // By `int 0x80`, number 20 is `getpid`, and else it is `writev`, whose arguments lie in the registers here.
+    let program = "
+import ctypes, mmap
+code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+# push rbx; mov eax, 20; mov edi, 1; int 0x80; pop rbx; ret
+code.write(bytes.fromhex('53b814000000bf01000000cd805bc3'))
+text = ctypes.create_string_buffer(b'phantom\\n' * 1000)
+vector = (ctypes.c_uint64 * 2)(ctypes.addressof(text), 8000)
+address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+getpid = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_long)(address)
+os.write(1, b'before\\n')
+assert getpid(0, ctypes.addressof(vector), 1) == os.getpid()
+os.write(1, b'after\\n')
+";
+    end_to_end(|bed| {
+        let config = bed.config().with("/capture/attach", json!("raw_tracepoint"));
+        let agent = Agent::start(bed, &config)?;
+        let container = run(bed, program)?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, "before\nafter\n").stderr(&container, "done\n");
+        expected.verify(agent, &[&container])
     });
 }

@@ -10,6 +10,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::{
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 /// A program that ran and failed; its exit code becomes that of the task.
 #[derive(Debug)]
@@ -47,6 +52,41 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start `{}`", shown(command)))?;
     if status.success() { Ok(()) } else { Err(Failed { command: shown(command), status }.into()) }
 }
+
+/// As [`run`], for a program that cleans up after itself: signals that end this one are left to it, and it is waited
+/// for. A terminal sends Ctrl-C to both; what is sent to this process alone (SIGTERM, SIGHUP) is passed on.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_to_its_end(command: &mut Command) -> Result<()> {
+    // A handler, not "ignore": that the program would inherit. SIGCHLD ends the wait.
+    let mut signals = Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM]).context("cannot handle signals")?;
+    let mut child = command.spawn().with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let status = loop {
+        // It is not waited for while signals are passed on, so its number can't have become another's.
+        if let Some(status) = child.try_wait().with_context(|| format!("cannot wait for `{}`", shown(command)))? {
+            break status;
+        }
+        for signal in signals.wait() {
+            let passed_on = match signal {
+                SIGTERM => Signal::TERM,
+                SIGHUP => Signal::HUP,
+                _ => continue,
+            };
+            // It fails only when the program has ended, which the next round sees.
+            let _ = kill_process(Pid::from_child(&child), passed_on);
+        }
+    };
+    if status.success() { Ok(()) } else { Err(Failed { command: shown(command), status }.into()) }
+}
+
+/// Whether `error` is only that somebody has interrupted a program, and it has said so itself.
+pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failed>().is_some() && exit_code(error) == INTERRUPTED
+}
+
+/// What a shell reports for a program that Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
 
 /// Runs `command` and returns its standard output, without the white space around it.
 ///
@@ -89,6 +129,12 @@ fn shown(command: &Command) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::mpsc,
+        thread,
+        time::{Duration, Instant},
+    };
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -107,6 +153,31 @@ mod tests {
     #[test]
     fn exit_code_of_a_killed_program_is_as_in_a_shell() {
         assert_eq!(exit_code(&run(&mut shell("kill -KILL $$")).unwrap_err()), 137);
+    }
+
+    #[test]
+    fn a_program_that_cleans_up_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!(
+            "cd {}; trap 'touch cleaned; exit 7' TERM; touch ready; while :; do sleep 0.05; done",
+            folder.path().display()
+        );
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || sender.send(run_to_its_end(&mut shell(&script))));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !folder.path().join("ready").exists() {
+            assert!(Instant::now() < deadline, "the program does not start");
+            thread::yield_now();
+        }
+        let own = rustix::process::getpid();
+        // Ctrl-C reaches the program by itself; here it would end this process if it were not left to the program.
+        kill_process(own, Signal::INT).unwrap();
+        kill_process(own, Signal::TERM).unwrap();
+        let error = ended.recv_timeout(Duration::from_secs(20)).unwrap().unwrap_err();
+        assert_eq!(exit_code(&error), 7, "{error:#}");
+        assert!(folder.path().join("cleaned").exists());
+        assert!(!is_interrupt(&error));
+        assert!(is_interrupt(&run_to_its_end(&mut shell("exit 130")).unwrap_err()));
     }
 
     #[test]

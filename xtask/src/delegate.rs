@@ -17,7 +17,7 @@ pub(crate) const AGENT_VARIABLE: &str = "SIDESTEP_AGENT";
 /// Builds the agent and runs it with `arguments`.
 pub(crate) fn run(workspace: &Workspace, release: bool, arguments: &[String]) -> Result<()> {
     let agent = build::build(workspace, release)?;
-    command::run(Command::new(agent).args(arguments))
+    command::run_to_its_end(Command::new(agent).args(arguments))
 }
 
 /// Shows the agent at work (`tests/src/bin/demo.rs`).
@@ -36,7 +36,7 @@ fn hand_over(workspace: &Workspace, purpose: Purpose, program: &str, arguments: 
     let agent = build::build(workspace, true)?;
     ui::step(format!("building {program}"));
     command::run(workspace.cargo().args(["build", "--release", "--package=sidestep-tests", "--bin", program]))?;
-    command::run(
+    command::run_to_its_end(
         Command::new(workspace.program(program, true))
             .args(arguments)
             .current_dir(&workspace.root)

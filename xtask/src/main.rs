@@ -54,8 +54,10 @@ enum Task {
     /// Build the agent and run it: `cargo xtask run -- run --config FILE`
     Run(RunArguments),
     /// Show the agent at work on sample containers, then clean up
+    #[command(after_help = "`cargo xtask demo -- --help` shows the demo's own options.")]
     Demo(DelegateArguments),
     /// Measure cost and throughput: `cargo xtask bench logs`
+    #[command(after_help = "`cargo xtask bench -- --help` shows the benchmarks' own options.")]
     Bench(DelegateArguments),
     /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine
     Test(TestArguments),
@@ -127,7 +129,9 @@ fn main() -> ExitCode {
     match perform(arguments.task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            ui::error(&error);
+            if !command::is_interrupt(&error) {
+                ui::error(&error);
+            }
             ExitCode::from(command::exit_code(&error))
         }
     }

@@ -36,7 +36,14 @@ impl Workspace {
             "metadata",
             "--no-deps",
             "--format-version=1",
-        ]))?;
+        ]));
+        let metadata = metadata.with_context(|| {
+            format!(
+                "`{}` is needed: install Rust {} or later with cargo (https://rustup.rs, or Debian's cargo-web)",
+                cargo.display(),
+                env!("CARGO_PKG_RUST_VERSION")
+            )
+        })?;
         let metadata: serde_json::Value = serde_json::from_str(&metadata).context("output of cargo metadata")?;
         let target = metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into();
         Ok(Self { root, target, cache: cache_folder()?, cargo })

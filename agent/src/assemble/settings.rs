@@ -1,6 +1,6 @@
 //! How streams are cut into lines: as typed in the configuration, and as compiled for use.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use super::{
     multiline::{Language, Limits, Rules},
     parse::Parser,
 };
+use crate::config::units::{self, byte_size};
 
 /// How the bytes of a stream become lines.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -16,9 +17,10 @@ use super::{
 pub struct Settings {
     /// A longer line is cut, at a character boundary where there is one, and comes out as several marked lines.
     /// At least 64 B, at most 1 GiB.
+    #[serde(with = "units::size")]
     pub max_line_bytes: ByteSize,
     /// How long a last line without a newline is held back once nothing more is written.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub idle_flush: Duration,
     /// Which lines are joined into one record; none by default.
     pub multiline: Multiline,
@@ -48,9 +50,10 @@ pub struct Multiline {
     /// A record of more lines is cut and marked. At least 2.
     pub max_lines: usize,
     /// A record of more bytes is cut and marked. At least 1 KiB, at most 1 GiB.
+    #[serde(with = "units::size")]
     pub max_bytes: ByteSize,
     /// How long a record is held back for a further line.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub flush_after: Duration,
 }
 
@@ -81,6 +84,13 @@ pub struct Pattern {
     /// Matches the further lines of a record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continuation: Option<String>,
+}
+
+impl Pattern {
+    /// Whether it has only one of its expressions. One with none is wrong in another way.
+    pub(super) const fn takes_every_line(&self) -> bool {
+        self.start.is_some() != self.continuation.is_some()
+    }
 }
 
 /// Whether and how bodies are parsed into attributes, severity and time. The body stays as it was written.
@@ -138,7 +148,7 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// A figure is outside of what makes sense.
-    #[error("{option}: {value} is not between {least} and {most}")]
+    #[error("{option}: `{value}` is not between `{least}` and `{most}`")]
     OutOfRange {
         /// The option's path below the settings.
         option: &'static str,
@@ -195,34 +205,44 @@ impl Settings {
     /// Checks the settings and compiles them.
     ///
     /// # Errors
-    /// The first option that does not hold, by its path.
-    pub fn compile(&self) -> Result<Arc<Compiled>, SettingsError> {
+    /// Every option that does not hold, by its path.
+    pub fn compile(&self) -> Result<Arc<Compiled>, Vec<SettingsError>> {
+        let Self { max_line_bytes, idle_flush, multiline, parse } = self;
+        let mut errors = Vec::new();
         let longest = Duration::from_secs(24 * 60 * 60);
         let shortest = Duration::from_millis(1);
+        let duration = |duration| humantime::format_duration(duration).to_string();
+        let bytes = |size: ByteSize| byte_size::format(size.as_u64());
         let most_bytes = ByteSize::gib(1);
-        in_range("max_line_bytes", self.max_line_bytes, ByteSize::b(64), most_bytes)?;
-        duration_in_range("idle_flush", self.idle_flush, shortest, longest)?;
-        in_range("multiline.max_bytes", self.multiline.max_bytes, ByteSize::kib(1), most_bytes)?;
-        in_range("multiline.max_lines", self.multiline.max_lines, 2, 1_000_000)?;
-        duration_in_range("multiline.flush_after", self.multiline.flush_after, shortest, longest)?;
-        for (option, keys) in
-            [("parse.severity_keys", &self.parse.severity_keys), ("parse.time_keys", &self.parse.time_keys)]
-        {
+        errors.extend(out_of_range("max_line_bytes", *max_line_bytes, ByteSize::b(64), most_bytes, bytes));
+        errors.extend(out_of_range("idle_flush", *idle_flush, shortest, longest, duration));
+        errors.extend(out_of_range("multiline.max_bytes", multiline.max_bytes, ByteSize::kib(1), most_bytes, bytes));
+        let count = |count: usize| count.to_string();
+        errors.extend(out_of_range("multiline.max_lines", multiline.max_lines, 2, 1_000_000, count));
+        errors.extend(out_of_range("multiline.flush_after", multiline.flush_after, shortest, longest, duration));
+        for (option, keys) in [("parse.severity_keys", &parse.severity_keys), ("parse.time_keys", &parse.time_keys)] {
             if keys.iter().any(String::is_empty) {
-                return Err(SettingsError::EmptyKey { option });
+                errors.push(SettingsError::EmptyKey { option });
             }
         }
         let limits = Limits {
-            lines: self.multiline.max_lines,
-            bytes: self.multiline.max_bytes.as_u64(),
-            flush_nanos: nanos(self.multiline.flush_after),
+            lines: multiline.max_lines,
+            bytes: multiline.max_bytes.as_u64(),
+            flush_nanos: nanos(multiline.flush_after),
         };
+        let rules = Rules::compile(&multiline.rules, &multiline.patterns, limits).unwrap_or_else(|wrong| {
+            errors.extend(wrong);
+            None
+        });
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         Ok(Arc::new(Compiled {
             // The range above fits any usize that a BPF machine has.
-            max_line_bytes: usize::try_from(self.max_line_bytes.as_u64()).unwrap_or(usize::MAX),
-            idle_flush_nanos: nanos(self.idle_flush),
-            multiline: Rules::compile(&self.multiline.rules, &self.multiline.patterns, limits)?.map(Arc::new),
-            parser: Parser::new(&self.parse),
+            max_line_bytes: usize::try_from(max_line_bytes.as_u64()).unwrap_or(usize::MAX),
+            idle_flush_nanos: nanos(*idle_flush),
+            multiline: rules.map(Arc::new),
+            parser: Parser::new(parse),
         }))
     }
 }
@@ -231,40 +251,16 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn in_range<T: Display + PartialOrd>(option: &'static str, value: T, least: T, most: T) -> Result<(), SettingsError> {
-    if value < least || value > most {
-        let [value, least, most] = [value, least, most].map(|figure| figure.to_string());
-        return Err(SettingsError::OutOfRange { option, value, least, most });
-    }
-    Ok(())
-}
-
-fn duration_in_range(
+fn out_of_range<T: PartialOrd>(
     option: &'static str,
-    value: Duration,
-    least: Duration,
-    most: Duration,
-) -> Result<(), SettingsError> {
-    if value < least || value > most {
-        let [value, least, most] =
-            [value, least, most].map(|duration| humantime::format_duration(duration).to_string());
-        return Err(SettingsError::OutOfRange { option, value, least, most });
-    }
-    Ok(())
-}
-
-/// Durations as people write them: `5s`, `500ms`, `1m 30s`.
-mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*duration))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map_err(D::Error::custom)
-    }
+    value: T,
+    least: T,
+    most: T,
+    shown: impl Fn(T) -> String,
+) -> Option<SettingsError> {
+    let is_outside = value < least || value > most;
+    is_outside.then(|| {
+        let [value, least, most] = [value, least, most].map(shown);
+        SettingsError::OutOfRange { option, value, least, most }
+    })
 }

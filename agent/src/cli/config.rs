@@ -21,7 +21,7 @@ Examples:
   sidestep config --example > sidestep.yaml     every option with its default, to begin with
   sidestep config check sidestep.yaml           exit code 0 when it is right, 1 when not
   sidestep config show                          what `sidestep run` would use
-  kubectl get configmap sidestep -o jsonpath='{.data.sidestep\\.yaml}' | sidestep config check -"
+  kubectl -n sidestep get configmap sidestep -o jsonpath='{.data.sidestep\\.yaml}' | sidestep config check -"
 )]
 pub struct ConfigArgs {
     /// Print a configuration with every option, its default, and what it is for
@@ -39,6 +39,10 @@ pub enum Action {
     Check(FileArgs),
     /// Print what is in force, defaults included
     Show(FileArgs),
+    /// The same as --example
+    // Typed by many before they read the help.
+    #[command(hide = true)]
+    Example,
 }
 
 /// Which file.
@@ -73,7 +77,7 @@ impl ConfigArgs {
         colors: bool,
     ) -> io::Result<ExitCode> {
         let (written, code) = match &self.action {
-            None => (output.write_all(EXAMPLE.as_bytes()), ExitCode::SUCCESS),
+            None | Some(Action::Example) => (output.write_all(EXAMPLE.as_bytes()), ExitCode::SUCCESS),
             Some(Action::Check(args)) => match args.load(environment) {
                 Ok((name, _)) => (writeln!(output, "{name}: no problems"), ExitCode::SUCCESS),
                 Err(error) => (writeln!(errors, "{}", error.render(colors)), ExitCode::FAILURE),

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    path::PathBuf,
     process::ExitCode,
     str::FromStr,
     time::{Duration, SystemTime},
@@ -14,7 +13,7 @@ use clap::{
 };
 use regex::bytes::Regex;
 
-use super::exit_code;
+use super::{ask_agent, socket::SocketArgs};
 use crate::{
     control::{
         LogsOptions,
@@ -64,9 +63,9 @@ pub struct LogsArgs {
     /// How to print a line
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: LogsFormat,
-    /// The agent's socket, when its configuration names another
-    #[arg(long, value_name = "PATH", default_value = "/run/sidestep/sidestep.sock", env = "SIDESTEP_SOCKET")]
-    pub socket: PathBuf,
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
 }
 
 /// How lines are printed.
@@ -128,7 +127,7 @@ fn class_parser() -> impl TypedValueParser<Value = Class> {
 }
 
 impl LogsArgs {
-    /// Prints the lines; returns the exit code: 0, 2 for a bad filter, 3 when no agent runs, 4 without permission.
+    /// Prints the lines; returns the exit code: 0, 2 for a bad filter or configuration, 3 when no agent runs, 4 without permission.
     #[must_use]
     pub fn execute(self) -> ExitCode {
         let options = LogsOptions {
@@ -148,6 +147,6 @@ impl LogsArgs {
             },
         };
         let screen = Screen::stdout(Color::Auto);
-        exit_code(logs(&self.socket, &options, screen, &mut io::stdout(), &mut io::stderr()))
+        ask_agent(&self.socket, |socket| logs(socket, &options, screen, &mut io::stdout(), &mut io::stderr()))
     }
 }

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod logs;
 pub mod man;
 pub mod run;
+pub mod socket;
 pub mod status;
 pub mod version;
 
@@ -32,7 +33,7 @@ Examples:
   sidestep config check sidestep.yaml   see what is wrong with it
   sidestep run --config sidestep.yaml   start the agent
   sidestep logs -f --namespace shop     follow the lines of some Pods
-  sidestep status --watch               see every container, and that no byte is lost"
+  sidestep status --watch               see every container, and that no byte is lost unaccounted"
 )]
 pub struct Cli {
     /// What to do.
@@ -86,6 +87,17 @@ pub fn ignore_closed_pipe(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
+    }
+}
+
+/// Asks the agent at its socket; says on standard error what went wrong. A configuration that is wrong is wrong use: 2.
+fn ask_agent(socket: &socket::SocketArgs, ask: impl FnOnce(&std::path::Path) -> Result<(), ClientError>) -> ExitCode {
+    match socket.path(&crate::config::Environment::current()) {
+        Ok(path) => exit_code(ask(&path)),
+        Err(error) => {
+            eprintln!("{}", error.render(colors(&io::stderr())));
+            ExitCode::from(2)
+        }
     }
 }
 

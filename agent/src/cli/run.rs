@@ -15,7 +15,8 @@ use crate::config::{Config, ConfigError, DEFAULT_PATH, Environment};
 Examples:
   sidestep run                                  with /etc/sidestep/sidestep.yaml, if it is there
   sidestep run --config sidestep.yaml
-  systemctl reload sidestep                     take over a changed configuration")]
+  kill -HUP $(pidof sidestep)                   take over a changed configuration; with the unit
+                                                of deploy/sidestep.service: systemctl reload sidestep")]
 pub struct RunArgs {
     /// The configuration; without it /etc/sidestep/sidestep.yaml, and all defaults where that is missing
     #[arg(short, long, value_name = "FILE", env = "SIDESTEP_CONFIG")]

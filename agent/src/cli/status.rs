@@ -1,10 +1,10 @@
 //! `sidestep status`
 
-use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use super::{Format, exit_code};
+use super::{Format, ask_agent, socket::SocketArgs};
 use crate::control::{
     StatusOptions,
     client::{
@@ -22,33 +22,49 @@ use crate::control::{
 Examples:
   sidestep status
   sidestep status --watch --interval 500ms
+  sidestep status --probes                      how each probe is attached
   sidestep status --output json | jq '.containers[] | select(.dropped != [])'")]
 pub struct StatusArgs {
     /// Show it again and again until interrupted
     #[arg(short, long)]
     pub watch: bool,
-    /// How often, with --watch
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    /// How often, with --watch; at least 100ms
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval, requires = "watch")]
     pub interval: Duration,
+    /// Show each probe with how it is attached, and why one is not healthy
+    #[arg(long)]
+    pub probes: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
-    /// The agent's socket, when its configuration names another
-    #[arg(long, value_name = "PATH", default_value = "/run/sidestep/sidestep.sock", env = "SIDESTEP_SOCKET")]
-    pub socket: PathBuf,
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// Faster than this nobody reads, and it would only cost the node.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < SHORTEST_INTERVAL {
+        return Err(format!("the shortest is `{}`", humantime::format_duration(SHORTEST_INTERVAL)));
+    }
+    Ok(interval)
 }
 
 impl StatusArgs {
-    /// Prints the status; returns the exit code: 0, 3 when no agent runs, 4 without permission.
+    /// Prints the status; returns the exit code: 0, 2 for a bad configuration, 3 when no agent runs, 4 without permission.
     #[must_use]
     pub fn execute(self) -> ExitCode {
         let options = StatusOptions {
             watch: self.watch.then_some(self.interval),
+            probes: self.probes,
             output: match self.output {
                 Format::Text => StatusOutput::Table,
                 Format::Json => StatusOutput::Json,
             },
         };
-        exit_code(status(&self.socket, &options, Screen::stdout(Color::Auto), &mut io::stdout()))
+        ask_agent(&self.socket, |socket| status(socket, &options, Screen::stdout(Color::Auto), &mut io::stdout()))
     }
 }

@@ -60,7 +60,10 @@ fn wrong_arguments_say_what_is_allowed() {
         ("logs --class pods", &["pods", "pod, business, server", "similar value"][..]),
         ("logs --grep (", &["--grep", "unclosed group"]),
         ("logs --since soon", &["--since", "such as `10m`"]),
-        ("status --interval 5", &["--interval"]),
+        ("status --watch --interval 5", &["--interval", "time unit"]),
+        ("status --watch --interval 0s", &["--interval", "the shortest is `100ms`"]),
+        ("status --watch --interval 99ms", &["the shortest is `100ms`"]),
+        ("status --interval 1s", &["--watch"]),
         ("cofnig", &["unrecognized subcommand", "config"]),
         ("completions tcsh", &["bash", "fish", "zsh"]),
         ("config --example check x", &["cannot be used with"]),
@@ -159,6 +162,7 @@ fn config_checks_and_shows_files() {
     let file = || config::FileArgs { file: Some(path.clone()) };
     let (is_right, example, errors) = run_config(None);
     assert_eq!((is_right, errors.as_str()), (true, ""));
+    assert_eq!(run_config(Some(config::Action::Example)), (true, example.clone(), String::new()));
     std::fs::write(&path, &example).expect("written");
     let (is_right, output, errors) = run_config(Some(config::Action::Check(file())));
     assert_eq!((is_right, errors.as_str()), (true, ""));

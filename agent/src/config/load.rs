@@ -47,7 +47,7 @@ impl Raw {
     /// # Errors
     /// The file could not be read, is no text, or is wrong.
     pub fn load(path: &Path, environment: &Environment) -> Result<(Self, Config), ConfigError> {
-        let (name, text) = read(path)?;
+        let (name, text) = read_text(path)?;
         Self::parse(&name, &text, environment)
     }
 
@@ -107,6 +107,14 @@ impl Config {
         Raw::load(path, environment).map(|(_, config)| config)
     }
 
+    /// Checks a text; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn parse(name: &str, text: &str, environment: &Environment) -> Result<Self, ConfigError> {
+        Raw::parse(name, text, environment).map(|(_, config)| config)
+    }
+
     /// All defaults.
     ///
     /// # Errors
@@ -122,7 +130,11 @@ pub fn display_name(path: &Path) -> String {
     if path == Path::new(STDIN) { "<stdin>".to_owned() } else { path.display().to_string() }
 }
 
-fn read(path: &Path) -> Result<(String, String), ConfigError> {
+/// A file's name for messages, and its text.
+///
+/// # Errors
+/// It can't be read, is too large, or no UTF-8.
+pub fn read_text(path: &Path) -> Result<(String, String), ConfigError> {
     let failed = |source: io::Error| ConfigError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let read = if path == Path::new(STDIN) {

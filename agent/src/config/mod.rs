@@ -21,7 +21,7 @@ mod tests;
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 pub use changes::{Changes, Part};
-pub use load::{Environment, MAX_FILE_BYTES, display_name};
+pub use load::{Environment, MAX_FILE_BYTES, display_name, read_text};
 pub use patterns::{CgroupPattern, Globs, Slash};
 pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt};
 pub use report::{ConfigError, Problem, Report};
@@ -36,6 +36,9 @@ use crate::{
 /// Where the configuration is, unless `--config` names another place.
 pub const DEFAULT_PATH: &str = "/etc/sidestep/sidestep.yaml";
 
+/// Where the agent answers, unless `socket` names another place.
+pub const DEFAULT_SOCKET: &str = "/run/sidestep/sidestep.sock";
+
 /// Every option with its default and what it is for; a valid configuration.
 pub const EXAMPLE: &str = include_str!("example.yaml");
 
@@ -44,7 +47,7 @@ pub const EXAMPLE: &str = include_str!("example.yaml");
 pub struct Config {
     /// `host.name` of every record.
     pub node_name: Arc<str>,
-    /// Positions in files, and what else survives a restart.
+    /// What survives a restart: positions in files.
     pub state_dir: PathBuf,
     /// The socket of `sidestep logs` and `sidestep status`.
     pub socket: PathBuf,
@@ -142,7 +145,7 @@ pub struct Server {
 
 impl Lines {
     /// Checks and compiles `settings`.
-    fn new(settings: assemble::Settings) -> Result<Self, assemble::SettingsError> {
+    fn new(settings: assemble::Settings) -> Result<Self, Vec<assemble::SettingsError>> {
         settings.compile().map(|compiled| Self { settings, compiled })
     }
 

@@ -1,6 +1,6 @@
 //! Globs over paths and names, and where containers live in the cgroup tree.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 
@@ -85,11 +85,12 @@ pub struct CgroupPattern {
 }
 
 impl CgroupPattern {
-    /// Reads a pattern.
+    /// Reads a pattern. `mount` is where the hierarchy is mounted, if that is configured: a pattern names a place in
+    /// the hierarchy, and a path in the file system would name nothing and be silent about it.
     ///
     /// # Errors
     /// What is wrong with it, in a sentence.
-    pub fn new(text: &str) -> Result<Self, String> {
+    pub fn new(text: &str, mount: Option<&Path>) -> Result<Self, String> {
         let Some(components) = text.strip_prefix('/') else {
             return Err(format!("`{text}` must begin with `/`, the root of the cgroup v2 hierarchy"));
         };
@@ -98,6 +99,12 @@ impl CgroupPattern {
         }
         if components.split('/').any(|component| matches!(component, "" | "." | "..")) {
             return Err(format!("`{text}` must be a plain path, without `//`, `.`, `..` or `/` at its end"));
+        }
+        if let Some((mount, below)) = below_mount(text, mount) {
+            return Err(format!(
+                "`{text}` is a path in the file system; name the cgroup as /proc/PID/cgroup does, without `{mount}`{}",
+                if below.is_empty() { String::new() } else { format!(": `{below}`") }
+            ));
         }
         let (parent, last) = text.rsplit_once('/').unwrap_or(("", text));
         if is_glob(parent) {
@@ -136,12 +143,30 @@ impl CgroupPattern {
         }
     }
 
+    /// Whether something is below both: they are the same, or one is below the other.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let covers = |outer: &Self, inner: &Self| outer.covers(inner.literal().unwrap_or(inner.parent()));
+        self == other || covers(self, other) || covers(other, self)
+    }
+
     /// Whether the cgroup at `path` is one of those meant, or below one.
     #[must_use]
     pub fn covers(&self, path: &str) -> bool {
         let Some(rest) = path.strip_prefix(self.parent()).and_then(|rest| rest.strip_prefix('/')) else { return false };
         self.matches_name(rest.split('/').next().unwrap_or(rest))
     }
+}
+
+/// The mount point that `text` begins with, and what follows it.
+fn below_mount<'a>(text: &'a str, mount: Option<&'a Path>) -> Option<(&'a str, &'a str)> {
+    // Hybrid machines have the v2 hierarchy at the first of the two usual ones.
+    let usual = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let mounts = mount.and_then(Path::to_str).filter(|mount| mount.len() > 1).into_iter().chain(usual);
+    mounts.map(|mount| mount.trim_end_matches('/')).find_map(|mount| {
+        let below = text.strip_prefix(mount)?;
+        (below.is_empty() || below.starts_with('/')).then_some((mount, below))
+    })
 }
 
 fn is_glob(text: &str) -> bool {
@@ -198,14 +223,14 @@ mod tests {
 
     #[test]
     fn a_cgroup_pattern_covers_what_is_below_it() {
-        let docker = CgroupPattern::new("/system.slice/docker-*.scope").expect("pattern");
+        let docker = CgroupPattern::new("/system.slice/docker-*.scope", None).expect("pattern");
         assert_eq!((docker.parent(), docker.literal()), ("/system.slice", None));
         assert!(docker.covers("/system.slice/docker-abc.scope"));
         assert!(docker.covers("/system.slice/docker-abc.scope/inner"));
         assert!(!docker.covers("/system.slice/ssh.service"));
         assert!(!docker.covers("/system.slice"));
         assert!(!docker.covers("/system.slice-docker-abc.scope"));
-        let kubepods = CgroupPattern::new("/kubepods").expect("pattern");
+        let kubepods = CgroupPattern::new("/kubepods", None).expect("pattern");
         assert_eq!((kubepods.parent(), kubepods.literal()), ("", Some("/kubepods")));
         assert!(kubepods.covers("/kubepods/burstable/pod1/c1"));
         assert!(!kubepods.covers("/kubepods.slice"));
@@ -214,7 +239,35 @@ mod tests {
     #[test]
     fn a_cgroup_pattern_never_means_the_whole_node() {
         for text in ["/", "", "kubepods", "/a/../b", "/a/", "//a", "/*/b", "/a*/b", "/*", "/[a"] {
-            assert!(CgroupPattern::new(text).is_err(), "{text}");
+            assert!(CgroupPattern::new(text, None).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_path_in_the_file_system_is_no_cgroup() {
+        let error = |text| CgroupPattern::new(text, Some(Path::new("/mnt/cg/"))).expect_err(text);
+        assert!(error("/sys/fs/cgroup/unified/kubepods").ends_with("without `/sys/fs/cgroup/unified`: `/kubepods`"));
+        assert!(error("/sys/fs/cgroup/kubepods").ends_with("without `/sys/fs/cgroup`: `/kubepods`"));
+        assert!(error("/mnt/cg/a/*").ends_with("without `/mnt/cg`: `/a/*`"));
+        assert!(error("/sys/fs/cgroup").contains("is a path in the file system"));
+        assert!(CgroupPattern::new("/sys/fs/cgroups", None).is_ok());
+        assert!(CgroupPattern::new("/mnt/cg/a", None).is_ok());
+    }
+
+    #[test]
+    fn patterns_overlap_when_one_is_below_the_other() {
+        let overlap = |one, other| {
+            let [one, other] = [one, other].map(|text| CgroupPattern::new(text, None).expect("pattern"));
+            assert_eq!(one.overlaps(&other), other.overlaps(&one));
+            one.overlaps(&other)
+        };
+        assert!(overlap("/a", "/a"));
+        assert!(overlap("/a", "/a/b/c"));
+        assert!(overlap("/a", "/a/b-*"));
+        assert!(overlap("/a/b-*", "/a/b-1/c"));
+        assert!(overlap("/a/*", "/a/b"));
+        assert!(!overlap("/a/b-*", "/a/c-*"));
+        assert!(!overlap("/kubepods", "/kubepods.slice"));
+        assert!(!overlap("/b", "/a/*"));
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 pub struct Raw {
     /// `host.name` of every record; from the environment or the kernel when not given.
     pub node_name: Option<String>,
-    /// Positions in files, and what else survives a restart.
+    /// What survives a restart: positions in files.
     pub state_dir: PathBuf,
     /// The socket of `sidestep logs` and `sidestep status`.
     pub socket: PathBuf,
@@ -211,7 +211,7 @@ impl Default for Raw {
         Self {
             node_name: None,
             state_dir: PathBuf::from("/var/lib/sidestep"),
-            socket: PathBuf::from("/run/sidestep/sidestep.sock"),
+            socket: PathBuf::from(super::DEFAULT_SOCKET),
             shutdown_timeout: Duration::from_secs(10),
             capture: Capture::default(),
             server: Server::default(),
@@ -259,6 +259,7 @@ impl Default for Files {
                 "**/*.journal",
                 "/var/log/{btmp,faillog,lastlog,tallylog,wtmp}*",
                 "/{dev,proc,sys}/**",
+                "/memfd:*",
             ]),
             start_at: StartAt::End,
         }

@@ -99,7 +99,7 @@ impl Report {
                     .path(self.file.as_str())
                     .annotation(AnnotationKind::Primary.span(problem.span.clone().unwrap_or(0..0))),
             );
-            if !problem.path.is_empty() {
+            if !problem.path.is_empty() && !problem.message.contains(&format!("`{}`", problem.path)) {
                 group = group.element(Level::NOTE.message(format!("option `{}`", problem.path)));
             }
             if let Some(help) = &problem.help {

@@ -180,6 +180,29 @@ pub mod byte_size {
     }
 }
 
+/// [`byte_size`] for settings that hold a [`bytesize::ByteSize`], whose own form rounds.
+pub mod size {
+    use bytesize::ByteSize;
+
+    use super::{Deserializer, Serializer, byte_size};
+
+    /// Writes `16MiB`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+        byte_size::serialize(&value.as_u64(), serializer)
+    }
+
+    /// Reads `16MiB`, or a plain number of bytes.
+    ///
+    /// # Errors
+    /// What is not a size.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
+        byte_size::deserialize(deserializer).map(ByteSize::b)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

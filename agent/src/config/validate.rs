@@ -1,6 +1,14 @@
 //! From [`Raw`] to [`Config`]: what a type alone cannot say.
 
-use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use sidestep_abi::kernel::MAX_ROOTS;
 
 use super::{
     Capture, CgroupPattern, Config, Files, Globs, Lines, Match, Raw, Rule, Server, Slash, StartAt, raw,
@@ -13,7 +21,7 @@ use crate::{
 };
 
 /// A quarter of the ring: three floods at once still leave room for the quiet ones.
-pub(super) const DEFAULT_SHARE: Percent = match Percent::new(25) {
+pub(super) const DEFAULT_SHARE: Percent = match Percent::new(50) {
     Some(share) => share,
     None => unreachable!(),
 };
@@ -111,13 +119,7 @@ impl Check {
         if capture.cgroup_roots.is_empty() {
             self.wrong("capture.cgroup_roots", "without a root nothing is captured; name at least one");
         }
-        let mut cgroup_roots = Vec::with_capacity(capture.cgroup_roots.len());
-        for (index, root) in capture.cgroup_roots.iter().enumerate() {
-            match CgroupPattern::new(root) {
-                Ok(pattern) => cgroup_roots.push(pattern),
-                Err(message) => self.wrong(format!("capture.cgroup_roots[{index}]"), message),
-            }
-        }
+        let cgroup_roots = self.cgroup_roots(capture);
         if let Some(mount) = &capture.cgroup_mount {
             self.path("capture.cgroup_mount", mount);
         }
@@ -134,6 +136,37 @@ impl Check {
             files: files?,
             rules: rules.into_iter().collect::<Option<_>>()?,
         })
+    }
+
+    fn cgroup_roots(&mut self, capture: &raw::Capture) -> Vec<CgroupPattern> {
+        let texts = &capture.cgroup_roots;
+        if texts.len() > MAX_ROOTS {
+            let message = format!("{} roots are more than the {MAX_ROOTS} that the kernel programs hold", texts.len());
+            self.wrong("capture.cgroup_roots", message);
+        }
+        let mut roots: Vec<(usize, CgroupPattern)> = Vec::with_capacity(texts.len().min(MAX_ROOTS));
+        for (index, text) in texts.iter().enumerate() {
+            let path = format!("capture.cgroup_roots[{index}]");
+            let pattern = match CgroupPattern::new(text, capture.cgroup_mount.as_deref()) {
+                Ok(pattern) => pattern,
+                Err(message) => {
+                    self.wrong(path, message);
+                    continue;
+                }
+            };
+            // Beyond the limit nothing more is compared: a file of any length is answered soon.
+            let overlapping = roots.iter().take(MAX_ROOTS).find(|(_, other)| pattern.overlaps(other));
+            if let Some((first, other)) = overlapping {
+                let message = if pattern == *other {
+                    format!("`{text}` is named by `capture.cgroup_roots[{first}]` already; remove one of them")
+                } else {
+                    format!("`{text}` overlaps with `{other}`, `capture.cgroup_roots[{first}]`; keep the outer one")
+                };
+                self.wrong(path, message);
+            }
+            roots.push((index, pattern));
+        }
+        roots.into_iter().map(|(_, pattern)| pattern).collect()
     }
 
     fn ring_size(&mut self, bytes: u64) -> Option<NonZeroU32> {
@@ -228,12 +261,14 @@ impl Check {
     fn lines(&mut self, path: &str, settings: &assemble::Settings) -> Option<Lines> {
         match Lines::new(settings.clone()) {
             Ok(lines) => Some(lines),
-            Err(error) => {
-                // The error begins with the option's path below the settings.
-                let text = error_text(&error);
-                let (option, message) = text.split_once(": ").unwrap_or(("", &text));
-                let separator = if option.is_empty() { "" } else { "." };
-                self.wrong(format!("{path}{separator}{option}"), message);
+            Err(errors) => {
+                for error in &errors {
+                    // An error begins with the option's path below the settings.
+                    let text = error_text(error);
+                    let (option, message) = text.split_once(": ").unwrap_or(("", &text));
+                    let separator = if option.is_empty() { "" } else { "." };
+                    self.wrong(format!("{path}{separator}{option}"), message);
+                }
                 None
             }
         }
@@ -267,8 +302,9 @@ impl Check {
             self.wrong("sinks", "without a sink nothing leaves the node; name at least one");
         }
         let mut names = HashMap::new();
+        let mut paths = HashMap::new();
         for (index, sink) in sinks.iter().enumerate() {
-            if let Err(InvalidSetting { option, problem, .. }) = sink.check() {
+            for InvalidSetting { option, problem } in sink.problems() {
                 self.wrong(format!("sinks[{index}].{option}"), format!("`{option}` {problem}"));
             }
             let name = sink.name();
@@ -277,6 +313,14 @@ impl Check {
                 let message =
                     format!("the name `{name}` is that of `sinks[{first}]` too; each sink needs its own `name`");
                 self.wrong(format!("sinks[{index}].name"), message);
+            }
+            let SinkSettings::File(file) = sink else { continue };
+            // Components, so that `/a//b/` is `/a/b`.
+            let first = *paths.entry(file.path.components().collect::<PathBuf>()).or_insert(index);
+            if first != index {
+                let path = file.path.display();
+                let message = format!("`{path}` is the directory of `sinks[{first}]` too; each sink needs its own");
+                self.wrong(format!("sinks[{index}].path"), message);
             }
         }
     }

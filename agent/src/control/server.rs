@@ -111,7 +111,8 @@ async fn answer(
 ) -> io::Result<()> {
     match request.ask {
         Ask::Status => {
-            let report = Box::new(StatusReport::of(&agent.observe.snapshot(), agent.observe.streams()));
+            let report =
+                Box::new(StatusReport::of(&agent.observe.snapshot(), agent.observe.streams(), agent.observe.roots()));
             send(writer, &[Frame::Status(report), Frame::End {}]).await
         }
         Ask::Logs(logs) => {

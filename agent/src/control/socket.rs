@@ -30,10 +30,10 @@ pub enum SocketError {
         length: usize,
     },
     /// Another agent answers there.
-    #[error("another agent already listens on {0}; stop it, or configure another control socket")]
+    #[error("another agent is running: it listens on {0}; stop it, or set another `socket`")]
     InUse(PathBuf),
     /// Something that is not a socket is there, and it is not the agent's to remove.
-    #[error("{0} exists and is not a socket; remove it, or configure another control socket")]
+    #[error("{0} exists and is not a socket; remove it, or set another `socket`")]
     NotASocket(PathBuf),
     /// A step failed.
     #[error("cannot {action} {path}: {source}")]

@@ -11,7 +11,7 @@ use crate::{
     record::{Class, Origin},
     telemetry::{
         readiness::Readiness,
-        snapshot::{AccountReading, Health, Snapshot, StreamReading},
+        snapshot::{AccountReading, Health, RootReading, Snapshot, StreamReading},
     },
 };
 
@@ -29,6 +29,9 @@ pub struct StatusReport {
     pub ring: RingStatus,
     /// Gap repair of files.
     pub repair: RepairStatus,
+    /// The governed roots; none from an agent that is older than they are here.
+    #[serde(default)]
+    pub roots: Vec<RootStatus>,
     /// Every probe.
     pub probes: Vec<ProbeStatus>,
     /// Every sink.
@@ -54,6 +57,8 @@ pub struct AgentStatus {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// Why the last reload was refused, if it was: the configuration before it is in force.
+    pub reload_refused: Option<String>,
 }
 
 /// One account of the ledger with its streams.
@@ -69,6 +74,9 @@ pub struct ContainerStatus {
     pub container: Option<String>,
     /// `container.id`
     pub container_id: Option<String>,
+    /// `process.linux.cgroup`: its path, the only name of a container that no runtime knows.
+    #[serde(default)]
+    pub cgroup: Option<String>,
     /// Bytes written to the streams.
     pub produced_bytes: u64,
     /// Bytes that every sink has acknowledged.
@@ -136,6 +144,15 @@ pub struct RepairStatus {
     pub read_bytes: u64,
 }
 
+/// One governed root.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RootStatus {
+    /// As configured.
+    pub path: String,
+    /// Whether it is there.
+    pub present: bool,
+}
+
 /// One probe.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ProbeStatus {
@@ -189,7 +206,7 @@ pub struct CacheStatus {
 impl StatusReport {
     /// The report of one reading.
     #[must_use]
-    pub fn of(snapshot: &Snapshot, streams: Vec<StreamReading>) -> Self {
+    pub fn of(snapshot: &Snapshot, streams: Vec<StreamReading>, roots: Vec<RootReading>) -> Self {
         let mut streams_by_account: HashMap<u64, Vec<StreamStatus>> = HashMap::new();
         for stream in streams {
             streams_by_account.entry(stream.cgroup_id).or_default().push(StreamStatus::of(stream));
@@ -219,6 +236,7 @@ impl StatusReport {
                 lag_seconds: ring.lag.as_secs_f64(),
             },
             repair: RepairStatus { gaps: snapshot.repair.gaps, read_bytes: snapshot.repair.bytes },
+            roots: roots.into_iter().map(|RootReading { path, present }| RootStatus { path, present }).collect(),
             probes: snapshot.probes.iter().map(ProbeStatus::of).collect(),
             sinks: snapshot.sinks.iter().map(SinkStatus::of).collect(),
             identity: snapshot
@@ -241,6 +259,7 @@ impl AgentStatus {
             uptime_seconds: snapshot.started.elapsed().unwrap_or_default().as_secs(),
             ready,
             reasons,
+            reload_refused: snapshot.reload_refused.clone(),
         }
     }
 }
@@ -256,6 +275,7 @@ impl ContainerStatus {
             pod: text(&resource.pod),
             container: text(&resource.container_name),
             container_id: text(&resource.container_id),
+            cgroup: text(&resource.cgroup),
             produced_bytes: balance.produced,
             delivered_bytes: balance.delivered,
             delivered_lines: balance.delivered_lines,

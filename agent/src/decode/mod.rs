@@ -40,18 +40,25 @@ pub enum DecodeError {
     UnknownKind(u16),
 }
 
-/// Types of `sidestep_abi` that consist of integers only, so that any bytes are a value.
-trait Wire: Copy {}
-impl Wire for Header {}
-impl Wire for LogEvent {}
-impl Wire for FileSeen {}
-impl Wire for ContainerEvent {}
+/// Types of `sidestep_abi` that are read from bytes as they are.
+///
+/// # Safety
+/// The type consists of integers only, so that any bytes are a value.
+unsafe trait Wire: Copy {}
+// SAFETY: `repr(C)`, of integers only.
+unsafe impl Wire for Header {}
+// SAFETY: `repr(C)`, a `Header` and integers.
+unsafe impl Wire for LogEvent {}
+// SAFETY: `repr(C)`, a `Header` and integers.
+unsafe impl Wire for FileSeen {}
+// SAFETY: `repr(C)`, a `Header` and two `InodeKey`s, which are of integers only.
+unsafe impl Wire for ContainerEvent {}
 
 fn split<T: Wire>(record: &[u8]) -> Result<(T, &[u8]), DecodeError> {
     let Some((fixed, rest)) = record.split_at_checked(size_of::<T>()) else {
         return Err(DecodeError::Short(record.len()));
     };
-    // SAFETY: `fixed` is as long as `T`, which is made of integers only; the read needs no alignment.
+    // SAFETY: `fixed` is as long as `T`, of which any bytes are a value by `Wire`; the read needs no alignment.
     Ok((unsafe { fixed.as_ptr().cast::<T>().read_unaligned() }, rest))
 }
 

@@ -41,13 +41,10 @@ fn judge_roots(mount: &Path, roots: &[CgroupPattern]) -> Finding {
     let (mut present, mut absent) = (Vec::new(), Vec::new());
     for root in roots {
         let text = root.to_string();
-        let below = cgroups::list(mount, &[RootPattern::new(&text)]).len();
+        let root = RootPattern::new(&text);
         // The children of a literal root are listed; the children that match a glob are containers themselves.
-        let exists = match root.literal() {
-            Some(path) => mount.join(path.trim_start_matches('/')).is_dir(),
-            None => below > 0,
-        };
-        if exists {
+        let below = cgroups::list(mount, std::slice::from_ref(&root)).len();
+        if root.exists(mount) {
             present.push(format!("{text} ({below} cgroups)"));
         } else {
             absent.push(text);
@@ -71,7 +68,7 @@ mod tests {
     use crate::load::Health;
 
     fn patterns(texts: &[&str]) -> Vec<CgroupPattern> {
-        texts.iter().map(|text| CgroupPattern::new(text).expect("a pattern")).collect()
+        texts.iter().map(|text| CgroupPattern::new(text, None).expect("a pattern")).collect()
     }
 
     #[test]

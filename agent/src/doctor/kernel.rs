@@ -25,7 +25,7 @@ pub(super) fn examine() -> Vec<Finding> {
     findings.extend(features());
     findings.push(judge_tracefs(&mounts));
     findings.push(judge_bpffs(&mounts));
-    findings.push(judge_lockdown(lockdown.as_deref()));
+    findings.push(judge_lockdown(lockdown.as_deref(), &mounts));
     findings.push(judge_unprivileged(unprivileged.as_deref().map(str::trim)));
     findings
 }
@@ -60,7 +60,7 @@ fn btf() -> Finding {
 
 /// What the programs are made of. Whether each of them is accepted shows at the probes.
 fn features() -> Vec<Finding> {
-    let denied = "the kernel does not tell without CAP_BPF; see `capabilities`";
+    let denied = "the kernel does not tell without CAP_BPF; see `privileges` below";
     let judge = |check: &str, supported: Option<bool>, advice: &str| match supported {
         Some(true) => Finding::healthy(AREA, check, "available"),
         Some(false) => Finding::failed(AREA, check, "not available", advice),
@@ -108,10 +108,17 @@ pub(super) fn judge_bpffs(mounts: &str) -> Finding {
     }
 }
 
-pub(super) fn judge_lockdown(text: Option<&str>) -> Finding {
+pub(super) fn judge_lockdown(text: Option<&str>, mounts: &str) -> Finding {
     let mode = text.and_then(|text| text.split_once('[')).and_then(|(_, rest)| rest.split_once(']'));
     match mode {
-        None => Finding::healthy(AREA, "lockdown", "not part of this kernel, or securityfs is not mounted"),
+        None if mount_point(mounts, "securityfs").is_some() => {
+            Finding::healthy(AREA, "lockdown", "not part of this kernel")
+        }
+        None => {
+            let advice = "nothing is to be done where the probes below are attached; else `mount -t securityfs none \
+                          /sys/kernel/security` shows whether lockdown is the reason";
+            Finding::degraded(AREA, "lockdown", "unknown: securityfs is not mounted", advice)
+        }
         Some(("confidentiality", _)) => {
             let advice = "the kernel refuses programs that read its memory, so nothing can be captured; boot with \
                           lockdown=integrity, or without lockdown";

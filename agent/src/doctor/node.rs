@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    os::unix::{ffi::OsStrExt, net::UnixStream},
+    net::{SocketAddr, TcpListener},
+    os::unix::{ffi::OsStrExt, fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +14,7 @@ use crate::{
     attribute,
     config::{Config, ConfigError},
     control::PATH_BYTES,
-    sinks::{SinkError, SinkSettings, kafka},
+    sinks::{SinkError, SinkSettings, file, kafka},
 };
 
 const AREA: &str = "node";
@@ -31,25 +32,27 @@ pub(super) fn invalid(error: &ConfigError) -> Finding {
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![runtimes(&config.identity)];
     findings.push(directory("state_dir", &config.state_dir));
+    let is_running = UnixStream::connect(&config.socket).is_ok();
     for sink in &config.sinks {
+        let check = format!("sink {}", sink.name());
         findings.push(match sink {
-            SinkSettings::Console(_) => {
-                Finding::healthy(AREA, format!("sink {}", sink.name()), "standard output of the agent")
-            }
-            SinkSettings::File(file) => directory(&format!("sink {}", sink.name()), &file.path),
-            SinkSettings::Kafka(settings) => reached(sink.name(), kafka::reach(settings)),
+            SinkSettings::Console(_) => Finding::healthy(AREA, check, "standard output of the agent"),
+            SinkSettings::File(file) => file_sink(&check, &file.path, is_running),
+            SinkSettings::Kafka(settings) => reached(&check, kafka::reach(settings)),
         });
     }
     findings.push(socket(&config.socket));
+    if let Some(address) = config.telemetry_listen {
+        findings.push(listen(address, is_running));
+    }
     findings
 }
 
 /// What a server said, or why it said nothing.
-fn reached(sink: &str, answer: Result<String, SinkError>) -> Finding {
-    let check = format!("sink {sink}");
+fn reached(check: &str, answer: Result<String, SinkError>) -> Finding {
     match answer {
-        Ok(answer) => Finding::healthy(AREA, &check, answer),
-        Err(error) => Finding::degraded(AREA, &check, error.to_string(), "the agent starts, and sends when it answers"),
+        Ok(answer) => Finding::healthy(AREA, check, answer),
+        Err(error) => Finding::degraded(AREA, check, error.to_string(), "the agent starts, and sends when it answers"),
     }
 }
 
@@ -91,12 +94,45 @@ fn directory(check: &str, path: &Path) -> Finding {
     }
 }
 
+/// A file sink's directory, which only one agent writes to.
+fn file_sink(check: &str, path: &Path, is_running: bool) -> Finding {
+    let shown = path.display();
+    match file::is_in_use(path) {
+        Ok(true) if is_running => Finding::healthy(AREA, check, format!("{shown} is written to by the running agent")),
+        Ok(true) => {
+            let advice = "stop the other agent, or set another `path`; `sidestep run` would not start";
+            Finding::failed(AREA, check, format!("{shown}: another file sink writes to this directory"), advice)
+        }
+        // What else is wrong shows below.
+        Ok(false) | Err(_) => directory(check, path),
+    }
+}
+
+/// Whether the agent could listen; tries it for a moment.
+fn listen(address: SocketAddr, is_running: bool) -> Finding {
+    const CHECK: &str = "telemetry.listen";
+    match TcpListener::bind(address) {
+        Ok(_) => Finding::healthy(AREA, CHECK, format!("{address} is free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_running => {
+            Finding::healthy(AREA, CHECK, format!("{address} is in use, and an agent is running"))
+        }
+        Err(error) => {
+            let advice = "stop what listens there, or set another address; `sidestep run` would not start";
+            Finding::failed(AREA, CHECK, format!("{address}: {error}"), advice)
+        }
+    }
+}
+
 fn socket(path: &Path) -> Finding {
     const CHECK: &str = "socket";
     let length = path.as_os_str().as_bytes().len();
     if length > PATH_BYTES {
         let found = format!("{} has {length} bytes; sockets take {PATH_BYTES}", path.display());
         return Finding::failed(AREA, CHECK, found, "name a shorter path in `socket`");
+    }
+    if path.symlink_metadata().is_ok_and(|metadata| !metadata.file_type().is_socket()) {
+        let advice = "remove it, or set another `socket`; `sidestep run` would not start";
+        return Finding::failed(AREA, CHECK, format!("{} exists and is not a socket", path.display()), advice);
     }
     match UnixStream::connect(path) {
         Ok(_) => Finding::healthy(AREA, CHECK, format!("an agent is running at {}", path.display())),
@@ -139,6 +175,38 @@ mod tests {
         assert!(socket(&path).found.contains("an agent is running"));
         let long = folder.path().join("x".repeat(PATH_BYTES));
         assert_eq!(socket(&long).health, Health::Failed);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_told() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let finding = socket(folder.path());
+        assert_eq!(finding.health, Health::Failed);
+        assert!(finding.found.contains("is not a socket"), "{finding:?}");
+    }
+
+    #[test]
+    fn an_address_in_use_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        assert_eq!(listen(address, false).health, Health::Failed);
+        let finding = listen(address, true);
+        assert!(finding.health == Health::Healthy && finding.found.contains("an agent is running"), "{finding:?}");
+        drop(listener);
+        assert_eq!(listen(address, false).health, Health::Healthy);
+    }
+
+    #[test]
+    fn a_directory_that_another_sink_writes_to_is_told() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let settings = file::Settings { path: folder.path().join("logs"), ..file::Settings::default() };
+        assert!(file_sink("sink x", &settings.path, false).found.ends_with("will be made"));
+        let sink = file::FileSink::new(settings.clone()).expect("a sink");
+        assert_eq!(file_sink("sink x", &settings.path, false).health, Health::Failed);
+        assert_eq!(file_sink("sink x", &settings.path, true).health, Health::Healthy);
+        let again = file::FileSink::new(settings.clone()).expect_err("the directory is taken").to_string();
+        assert!(again.contains("another agent is running") && !again.contains("tried again"), "{again}");
+        drop(sink);
     }
 
     #[test]

@@ -37,8 +37,11 @@ pub(super) fn judge(probe: &Probe) -> Finding {
         (Health::Healthy, _) => (point.to_owned(), String::new()),
         (Health::Degraded, Some(used)) => {
             let cost = match used {
-                AttachPoint::RawTracepoint => "every system call of the node costs about 100 ns more",
-                _ => "every system call of the node costs 30 to 50 ns more",
+                AttachPoint::RawTracepoint => "every system call of the node costs more, more than tracepoints cost",
+                _ => {
+                    "every system call of the node costs about 70 ns more, and a write by a process that is not \
+                     captured 100 to 600 ns"
+                }
             };
             (
                 format!("{point} ({})", probe.reason),

@@ -13,10 +13,13 @@ use crate::{
 /// A line for each finding, its advice below, and what it comes to at the end.
 #[must_use]
 pub fn text(findings: &[Finding], screen: Screen) -> String {
-    let width = findings.iter().map(|finding| finding.check.chars().count()).max().unwrap_or(0);
+    let groups = grouped(findings);
+    let shown = |names: &[String]| names.join(", ");
+    let widths = groups.iter().map(|(_, names)| shown(names).chars().count());
+    let width = widths.filter(|width| *width <= LONGEST_NAME).max().unwrap_or(0);
     let mut out = Vec::new();
     let mut area = "";
-    for finding in findings {
+    for (finding, names) in &groups {
         if finding.area != area {
             area = finding.area;
             screen.paint(&mut out, "1", area);
@@ -30,11 +33,14 @@ pub fn text(findings: &[Finding], screen: Screen) -> String {
         };
         out.extend_from_slice(b"  ");
         screen.paint(&mut out, style, word);
-        let padding = " ".repeat(width - finding.check.chars().count());
+        let name = shown(names);
+        let indent = " ".repeat(14 + width);
         let mut lines = finding.found.lines().map(escaped_word);
         let first = lines.next().unwrap_or_default();
-        out.extend_from_slice(format!("  {}{padding}  {first}\n", escaped_word(&finding.check)).as_bytes());
-        let indent = " ".repeat(14 + width);
+        let length = name.chars().count();
+        // What is found stands in its column; below names that are too long for theirs.
+        let gap = if length > width { format!("\n{indent}") } else { " ".repeat(width - length + 2) };
+        out.extend_from_slice(format!("  {name}{gap}{first}\n").as_bytes());
         for line in lines {
             out.extend_from_slice(format!("{indent}{line}\n").as_bytes());
         }
@@ -52,6 +58,26 @@ pub fn text(findings: &[Finding], screen: Screen) -> String {
         (false, _) => writeln!(text, "\nThe agent cannot run: {} failed.", count(Health::Failed)),
     };
     text
+}
+
+/// Names that take more than this stand on a line of their own.
+const LONGEST_NAME: usize = 24;
+
+/// The findings in their order; those of one area that say the same together, with the names of all.
+fn grouped(findings: &[Finding]) -> Vec<(&Finding, Vec<String>)> {
+    let mut groups: Vec<(&Finding, Vec<String>)> = Vec::new();
+    for finding in findings {
+        let is_same = |other: &Finding| {
+            (other.area, other.health, &other.found, &other.advice)
+                == (finding.area, finding.health, &finding.found, &finding.advice)
+        };
+        let name = escaped_word(&finding.check);
+        match groups.iter_mut().find(|(first, _)| is_same(first)) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((finding, vec![name])),
+        }
+    }
+    groups
 }
 
 /// An array with an object for each finding: `area`, `check`, `health`, `found`, `advice`.

@@ -65,6 +65,7 @@ impl Entry {
 #[derive(Serialize)]
 struct Written<'a> {
     version: u32,
+    complete_until: u64,
     files: &'a [Entry],
 }
 
@@ -73,9 +74,15 @@ struct Version {
     version: u32,
 }
 
-#[derive(Deserialize)]
-struct Read {
-    files: Vec<Entry>,
+/// What the agents before have left.
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Where files stood.
+    pub(super) files: Vec<Entry>,
+    /// A log that was made before this time (nanoseconds since the Unix epoch) is in `files`, or was not to be read
+    /// whole; one that was made later may be new. `None` when there was no agent before, or one that did not say.
+    #[serde(default)]
+    pub(super) complete_until: Option<u64>,
 }
 
 /// Why positions could not be read.
@@ -99,7 +106,8 @@ pub(super) enum CheckpointError {
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     path: PathBuf,
-    written: Vec<Entry>,
+    /// `None` until the first time: an agent without any log leaves its time too.
+    written: Option<Vec<Entry>>,
     failing: bool,
 }
 
@@ -107,11 +115,11 @@ impl Checkpoint {
     /// Reads the positions in `state_dir`. What can't be understood is kept aside as `positions.json.bad`, with a
     /// warning, and the start is as without.
     #[must_use]
-    pub(super) fn open(state_dir: &Path) -> (Self, Vec<Entry>) {
+    pub(super) fn open(state_dir: &Path) -> (Self, Known) {
         let path = state_dir.join(NAME);
-        let entries = match read(&path) {
-            Ok(entries) => entries,
-            Err(CheckpointError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        let known = match read(&path) {
+            Ok(known) => known,
+            Err(CheckpointError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Known::default(),
             Err(error) => {
                 let aside = path.with_extension("json.bad");
                 let kept = fs::rename(&path, &aside).is_ok();
@@ -119,21 +127,22 @@ impl Checkpoint {
                     path = %path.display(), %error, kept_as = kept.then(|| aside.display().to_string()),
                     "the positions in log files can't be used; files are read as if the agent had never run"
                 );
-                Vec::new()
+                Known::default()
             }
         };
-        (Self { path, written: Vec::new(), failing: false }, entries)
+        (Self { path, written: None, failing: false }, known)
     }
 
-    /// Writes the positions, when they have changed: after a crash there are the old ones or the new ones.
-    pub(super) fn write(&mut self, mut entries: Vec<Entry>) {
+    /// Writes the positions, when they have changed: after a crash there are the old ones or the new ones. See
+    /// [`Known::complete_until`]; as long as no position changes, no log has become known, and an older time holds too.
+    pub(super) fn write(&mut self, mut entries: Vec<Entry>, complete_until: u64) {
         entries.sort_by_key(|entry| (entry.dev, entry.ino, entry.class));
-        if entries == self.written && !self.failing {
+        if self.written.as_ref() == Some(&entries) && !self.failing {
             return;
         }
-        match replace(&self.path, &entries) {
+        match replace(&self.path, &entries, complete_until) {
             Ok(()) => {
-                self.written = entries;
+                self.written = Some(entries);
                 self.failing = false;
             }
             Err(error) => {
@@ -149,7 +158,7 @@ impl Checkpoint {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<Entry>, CheckpointError> {
+fn read(path: &Path) -> Result<Known, CheckpointError> {
     if fs::metadata(path)?.len() > MAX_BYTES {
         return Err(CheckpointError::TooLarge);
     }
@@ -158,15 +167,15 @@ fn read(path: &Path) -> Result<Vec<Entry>, CheckpointError> {
     if version != VERSION {
         return Err(CheckpointError::Version(version));
     }
-    Ok(serde_json::from_slice::<Read>(&text)?.files)
+    Ok(serde_json::from_slice(&text)?)
 }
 
-fn replace(path: &Path, entries: &[Entry]) -> io::Result<()> {
+fn replace(path: &Path, files: &[Entry], complete_until: u64) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
     let temporary = path.with_extension("json.new");
     let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(&Written { version: VERSION, files: entries })?)?;
+    file.write_all(&serde_json::to_vec(&Written { version: VERSION, complete_until, files })?)?;
     file.sync_data()?;
     fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()
@@ -195,13 +204,24 @@ mod tests {
     fn what_was_written_is_read() {
         let directory = tempfile::tempdir().expect("directory");
         let state = directory.path().join("state");
-        let (mut checkpoint, entries) = Checkpoint::open(&state);
-        assert_eq!(entries, []);
-        checkpoint.write(vec![entry(2, 10), entry(1, 20)]);
-        checkpoint.write(vec![entry(2, 30), entry(1, 20)]);
-        let (_, entries) = Checkpoint::open(&state);
-        assert_eq!(entries, [entry(1, 20), entry(2, 30)]);
+        let (mut checkpoint, known) = Checkpoint::open(&state);
+        assert_eq!(known, Known::default());
+        checkpoint.write(Vec::new(), 5);
+        assert_eq!(Checkpoint::open(&state).1, Known { files: Vec::new(), complete_until: Some(5) });
+        checkpoint.write(vec![entry(2, 10), entry(1, 20)], 6);
+        checkpoint.write(vec![entry(2, 30), entry(1, 20)], 7);
+        let (_, known) = Checkpoint::open(&state);
+        assert_eq!(known, Known { files: vec![entry(1, 20), entry(2, 30)], complete_until: Some(7) });
         assert_eq!(fs::read_dir(&state).expect("directory").count(), 1);
+    }
+
+    #[test]
+    fn positions_without_a_time_are_read() {
+        let directory = tempfile::tempdir().expect("directory");
+        let text = serde_json::json!({ "version": 1, "files": [entry(1, 20)] }).to_string();
+        fs::write(directory.path().join(NAME), text).expect("written");
+        let (_, known) = Checkpoint::open(directory.path());
+        assert_eq!(known, Known { files: vec![entry(1, 20)], complete_until: None });
     }
 
     #[test]
@@ -216,11 +236,11 @@ mod tests {
             fs::write(&path, text).expect("written");
             let error = read(&path).expect_err("refused").to_string();
             assert!(error.starts_with(reason), "{error}");
-            let (mut checkpoint, entries) = Checkpoint::open(directory.path());
-            assert_eq!(entries, []);
+            let (mut checkpoint, known) = Checkpoint::open(directory.path());
+            assert_eq!(known, Known::default());
             assert_eq!(fs::read_to_string(directory.path().join("positions.json.bad")).expect("kept"), text);
-            checkpoint.write(vec![entry(1, 1)]);
-            assert_eq!(Checkpoint::open(directory.path()).1, [entry(1, 1)]);
+            checkpoint.write(vec![entry(1, 1)], 1);
+            assert_eq!(Checkpoint::open(directory.path()).1.files, [entry(1, 1)]);
         }
     }
 
@@ -230,9 +250,9 @@ mod tests {
         let state = directory.path().join("state");
         fs::write(&state, "a file").expect("written");
         let (mut checkpoint, _) = Checkpoint::open(&state);
-        checkpoint.write(vec![entry(1, 1)]);
+        checkpoint.write(vec![entry(1, 1)], 1);
         fs::remove_file(&state).expect("removed");
-        checkpoint.write(vec![entry(1, 1)]);
-        assert_eq!(Checkpoint::open(&state).1, [entry(1, 1)]);
+        checkpoint.write(vec![entry(1, 1)], 1);
+        assert_eq!(Checkpoint::open(&state).1.files, [entry(1, 1)]);
     }
 }

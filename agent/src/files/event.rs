@@ -43,6 +43,8 @@ pub enum FileEvent {
         fd: i32,
         /// Offset after the write.
         position: u64,
+        /// Hash of the name in its directory.
+        name_hash: u32,
         /// Whose file it is.
         container: Arc<Container>,
     },
@@ -51,6 +53,8 @@ pub enum FileEvent {
         /// Device and inode number.
         key: InodeKey,
     },
+    /// Files were not announced, since the ring or a queue had no room: see `Verdicts::unannounced`.
+    Unannounced,
     /// Bytes written to a log file, or to one that is not judged yet.
     Data {
         /// Device and inode number.

@@ -5,10 +5,10 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        mpsc::{self, Receiver, Sender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
-    thread::{self, JoinHandle},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -23,8 +23,10 @@ use crate::{
     ledger::Account,
     policy::Verdicts,
     record::Resource,
-    sinks::Settled,
 };
+
+/// How much later than asked the thread may come to its end: a read or a look-up that is under way is not cut short.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// What the thread has to know.
 #[derive(Clone, Debug)]
@@ -56,17 +58,22 @@ pub(super) enum Command {
 /// The running thread. Dropping it without [`Handle::stop`] ends the thread without reading what is there.
 #[derive(Debug)]
 pub struct Handle {
-    commands: Sender<Command>,
-    thread: JoinHandle<Ended>,
+    commands: Commands,
+    ended: Receiver<Ended>,
     progress: Arc<Progress>,
     readings: Arc<Readings>,
 }
+
+/// Tells the running thread of a new configuration.
+#[derive(Clone, Debug)]
+pub struct Commands(Sender<Command>);
 
 /// What the thread leaves behind.
 pub(super) struct Ended {
     pub(super) leftover: Leftover,
     pub(super) checkpoint: Checkpoint,
     pub(super) positions: Vec<Pending>,
+    pub(super) complete_until: u64,
 }
 
 /// What was not read or not handed on when the thread ended. It stays in the files, and the next agent reads it.
@@ -84,6 +91,7 @@ pub struct Stopped {
     pub leftover: Leftover,
     checkpoint: Checkpoint,
     positions: Vec<Pending>,
+    complete_until: u64,
     progress: Arc<Progress>,
 }
 
@@ -98,18 +106,18 @@ impl Handle {
         let progress = Arc::new(Progress::default());
         let readings = Arc::new(Readings::default());
         let tailer = Tailer::new(settings, verdicts, deliver, &progress, &readings);
-        let thread = thread::Builder::new().name("files".to_owned()).spawn(move || tailer.run(&events, &commands))?;
-        Ok(Self { commands: sender, thread, progress, readings })
+        let (end, ended) = mpsc::sync_channel(1);
+        thread::Builder::new().name("files".to_owned()).spawn(move || {
+            // Who waits for it may have gone.
+            let _ = end.send(tailer.run(&events, &commands));
+        })?;
+        Ok(Self { commands: Commands(sender), ended, progress, readings })
     }
 
-    /// Takes another configuration for the node's own files. Those that match no more are read to their end.
-    pub fn reload(&self, server: Server, lines: Lines) {
-        self.tell(Command::Reload { server: Box::new(server), lines });
-    }
-
-    /// A batch of a file stream is settled: positions move on. Settled batches of other streams are ignored.
-    pub fn settled(&self, settled: &Settled) {
-        self.progress.settled(settled);
+    /// For who takes over new configurations.
+    #[must_use]
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
     }
 
     /// What the sinks have acknowledged, for a thread that settles without the handle.
@@ -128,17 +136,31 @@ impl Handle {
     /// lines of files that remain are left to the next agent. Call [`Stopped::save`] when the sinks are done.
     ///
     /// # Errors
-    /// When the thread had panicked.
+    /// When the thread had panicked, or is stuck: then the positions that it saved last are in force.
     pub fn stop(self, deadline: Instant) -> io::Result<Stopped> {
-        self.tell(Command::Stop { deadline });
-        let Ended { leftover, checkpoint, positions } =
-            self.thread.join().map_err(|_| io::Error::other("the thread that reads files panicked"))?;
-        Ok(Stopped { leftover, checkpoint, positions, progress: self.progress })
+        self.commands.tell(Command::Stop { deadline });
+        let limit = deadline.saturating_duration_since(Instant::now()) + GRACE;
+        match self.ended.recv_timeout(limit) {
+            Ok(Ended { leftover, checkpoint, positions, complete_until }) => {
+                Ok(Stopped { leftover, checkpoint, positions, complete_until, progress: self.progress })
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the thread that reads files panicked")),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the thread that reads files did not end in time"))
+            }
+        }
+    }
+}
+
+impl Commands {
+    /// Takes another configuration for the node's own files. Those that match no more are read to their end.
+    pub fn reload(&self, server: Server, lines: Lines) {
+        self.tell(Command::Reload { server: Box::new(server), lines });
     }
 
     fn tell(&self, command: Command) {
         // A thread that is gone has panicked; `stop` says so.
-        let _ = self.commands.send(command);
+        let _ = self.0.send(command);
     }
 }
 
@@ -152,6 +174,6 @@ impl Stopped {
     /// Writes the final positions.
     pub fn save(mut self) {
         let entries: Vec<Entry> = self.positions.iter().map(|pending| pending.entry(&self.progress)).collect();
-        self.checkpoint.write(entries);
+        self.checkpoint.write(entries, self.complete_until);
     }
 }

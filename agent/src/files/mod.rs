@@ -19,8 +19,9 @@ mod readings;
 mod server;
 mod sparse;
 mod tailer;
+mod tally;
 
-pub use handle::{Handle, Leftover, Settings, Stopped};
+pub use handle::{Commands, Handle, Leftover, Settings, Stopped};
 pub use progress::Progress;
 pub use readings::{Readings, StreamReading};
 pub use tailer::{Deliver, Tailer};

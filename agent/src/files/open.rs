@@ -101,6 +101,18 @@ pub(super) fn is(file: &File, key: &InodeKey, pid: Option<u32>) -> bool {
     metadata.is_file() && (inode_key(&metadata) == *key || superblock_key(file, pid).as_ref() == Some(key))
 }
 
+/// Under which key the kernel programs know an open file; see [`is`].
+#[must_use]
+pub(super) fn key_of(file: &File, pid: Option<u32>) -> Option<InodeKey> {
+    superblock_key(file, pid).or_else(|| file.metadata().ok().map(|metadata| inode_key(&metadata)))
+}
+
+/// Device and inode number of an open file, as `stat(2)` gives them.
+#[must_use]
+pub(super) fn device_and_inode(file: &File) -> Option<(u64, u64)> {
+    file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 fn superblock_key(file: &File, pid: Option<u32>) -> Option<InodeKey> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name))?.trim().parse::<u64>().ok();

@@ -121,11 +121,20 @@ impl Place {
 
     /// Decides on a record.
     pub(super) fn judge(&mut self, record: &Record) -> Action {
+        self.decide(record, true)
+    }
+
+    /// Decides on a record whose bytes are not here: it is [`Action::Take`] only when there is no file to read either.
+    pub(super) fn judge_bare(&mut self, record: &Record) -> Action {
+        self.decide(record, self.blind)
+    }
+
+    fn decide(&mut self, record: &Record, may_take: bool) -> Action {
         if record.len == 0 {
             return Action::Skip;
         }
         if record.positioned {
-            return self.judge_positioned(record);
+            return self.judge_positioned(record, may_take);
         }
         let (before, sole) = self.note(record);
         let went_back = sole && before.is_some_and(|end| record.position < end);
@@ -141,7 +150,7 @@ impl Place {
         let own = self.last == Some((record.description, record.tid));
         // The position is never too low, so that of the file's first byte is exact.
         let certain = self.blind || (sole && (own || record.position == 0));
-        if certain && self.wanted == self.next && record.position == self.next {
+        if may_take && certain && self.wanted == self.next && record.position == self.next {
             self.last = Some((record.description, record.tid));
             self.advance(record.end());
             self.recorded = self.recorded.max(record.end());
@@ -160,7 +169,7 @@ impl Place {
         Action::Read
     }
 
-    fn judge_positioned(&mut self, record: &Record) -> Action {
+    fn judge_positioned(&mut self, record: &Record, may_take: bool) -> Action {
         if record.append {
             // Linux appends, whatever the argument says.
             return Action::Look;
@@ -168,7 +177,7 @@ impl Place {
         if record.position == 0 && self.next > 0 {
             return Action::Suspect;
         }
-        if record.position == self.next && self.wanted == self.next {
+        if may_take && record.position == self.next && self.wanted == self.next {
             self.last = None;
             self.advance(record.end());
             self.recorded = self.recorded.max(record.end());

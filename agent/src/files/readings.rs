@@ -13,6 +13,7 @@ pub struct Readings {
     gaps: AtomicU64,
     read_bytes: AtomicU64,
     restarts: AtomicU64,
+    unjudged: AtomicU64,
     streams: Mutex<Vec<StreamReading>>,
 }
 
@@ -46,6 +47,12 @@ impl Readings {
         self.restarts.load(Relaxed)
     }
 
+    /// Bytes written to files of which nobody could tell whether they are logs.
+    #[must_use]
+    pub fn unjudged_bytes(&self) -> u64 {
+        self.unjudged.load(Relaxed)
+    }
+
     /// The open streams, as of a second ago at most.
     #[must_use]
     pub fn streams(&self) -> Vec<StreamReading> {
@@ -64,6 +71,10 @@ impl Readings {
 
     pub(super) fn count_restart(&self) {
         self.restarts.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_unjudged(&self, bytes: u64) {
+        self.unjudged.fetch_add(bytes, Relaxed);
     }
 
     pub(super) fn set_streams(&self, streams: Vec<StreamReading>) {

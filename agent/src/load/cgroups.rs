@@ -45,6 +45,8 @@ fn mount_in(table: &str) -> Option<PathBuf> {
 /// end in `*`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RootPattern {
+    /// As configured.
+    text: String,
     /// The cgroup, or the parent of those that match.
     parent: PathBuf,
     /// First bytes of the children's names.
@@ -55,13 +57,14 @@ impl RootPattern {
     /// Takes `/kubepods` or `/system.slice/docker-*`; text after the `*` is not compared in the kernel.
     #[must_use]
     pub fn new(path: &str) -> Self {
+        let text = path.to_owned();
         let path = path.trim_start_matches('/');
         match path.rsplit_once('*') {
             Some((before, _)) => {
                 let (parent, prefix) = before.rsplit_once('/').unwrap_or(("", before));
-                Self { parent: PathBuf::from(parent), prefix: Some(prefix.to_owned()) }
+                Self { text, parent: PathBuf::from(parent), prefix: Some(prefix.to_owned()) }
             }
-            None => Self { parent: PathBuf::from(path), prefix: None },
+            None => Self { text, parent: PathBuf::from(path), prefix: None },
         }
     }
 
@@ -85,6 +88,22 @@ impl RootPattern {
             root.prefix_len = u32::try_from(len).ok()?;
         }
         Some(root)
+    }
+
+    /// As configured.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the cgroup is there, or for a glob one that matches.
+    #[must_use]
+    pub fn exists(&self, mount: &Path) -> bool {
+        let path = mount.join(&self.parent);
+        match &self.prefix {
+            None => path.is_dir(),
+            Some(_) => children(&path).iter().any(|(name, _)| self.governs_child(name)),
+        }
     }
 
     fn governs_child(&self, name: &str) -> bool {

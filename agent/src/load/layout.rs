@@ -32,7 +32,7 @@ pub fn wrapper(call: &str) -> String {
 /// Where the kernel's running BTF is.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
-const STRUCTS: [&str; 22] = [
+const STRUCTS: [&str; 23] = [
     "task_struct",
     "files_struct",
     "fdtable",
@@ -48,6 +48,7 @@ const STRUCTS: [&str; 22] = [
     "upid",
     "cgroup",
     "cgroup_root",
+    "css_set",
     "cgroup_subsys_state",
     "kernfs_node",
     "linux_binprm",
@@ -73,6 +74,10 @@ pub fn kernel_layout(path: &Path) -> Result<KernelLayout, BtfError> {
     Ok(KernelLayout {
         task_files: btf.offset("task_struct", "files")?,
         task_thread_pid: btf.offset("task_struct", "thread_pid")?,
+        task_real_parent: btf.offset("task_struct", "real_parent")?,
+        task_cgroups: btf.offset("task_struct", "cgroups")?,
+        task_status: btf.offset("task_struct", "thread_info.status").unwrap_or_default(),
+        css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?,
         files_fdt: btf.offset("files_struct", "fdt")?,
         fdtable_fd: btf.offset("fdtable", "fd")?,
         fdtable_max_fds: btf.offset("fdtable", "max_fds")?,

@@ -5,9 +5,9 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError, RingBuf},
 };
 use sidestep_abi::{
-    container::Container,
+    container::{Container, INIT_CERTAIN, INIT_PRESUMED},
     event,
-    file::{FileState, Verdict},
+    file::{FileState, RetiredKey, Verdict},
     kernel::Control,
     stdio::{InodeKey, Stdio},
 };
@@ -27,6 +27,8 @@ const ANNOUNCEMENTS: [(u16, &str); 5] = [
 pub struct FileMaps {
     /// Written by the kernel programs; the agent removes what shall be announced again.
     pub states: HashMap<MapData, InodeKey, FileState>,
+    /// Files whose place in `states` another one has taken; written by the kernel programs, the agent takes them out.
+    pub retired: HashMap<MapData, RetiredKey, FileState>,
     /// Written by the agent.
     pub verdicts: HashMap<MapData, InodeKey, Verdict>,
 }
@@ -67,7 +69,11 @@ impl KernelMaps {
             members: take!(ebpf, "MEMBERS")?,
             root_index: take!(ebpf, "ROOT_INDEX")?,
             stdio: take!(ebpf, "STDIO")?,
-            files: Some(FileMaps { states: take!(ebpf, "FILES")?, verdicts: take!(ebpf, "VERDICTS")? }),
+            files: Some(FileMaps {
+                states: take!(ebpf, "FILES")?,
+                retired: take!(ebpf, "RETIRED")?,
+                verdicts: take!(ebpf, "VERDICTS")?,
+            }),
             lost_events: take!(ebpf, "LOST_EVENTS")?,
         })
     }
@@ -106,18 +112,25 @@ impl KernelMaps {
         self.members.insert(cgroup, 1, 0).map_err(failed("MEMBERS"))
     }
 
-    /// Enters a container that ran before the programs were attached.
-    pub(super) fn add_container(&mut self, cgroup: u64, init_tgid: u32) {
-        const BPF_NOEXIST: u64 = 1;
-        let container = Container { newer: 0, older: 0, mark: 0, file_skipped: 0, init_tgid, _pad: 0 };
-        // The kernel may have been first: then it knows better.
-        let _ = self.containers.insert(cgroup, container, BPF_NOEXIST);
+    /// Notes that the standard streams of a container are registered, by its first process (`INIT_*`).
+    pub(super) fn add_container(&mut self, cgroup: u64, init: u32) -> Result<(), LoadError> {
+        let empty = Container { newer: 0, older: 0, mark: 0, unasked: 0, init, _pad: 0 };
+        let container = self.containers.get(&cgroup, 0).map_or(empty, |known| Container { init, ..known });
+        self.containers.insert(cgroup, container, 0).map_err(failed("CONTAINERS"))
     }
 
-    /// Registers a standard stream, unless the kernel knows it already.
-    pub fn add_stdio(&mut self, key: InodeKey, stream: Stdio) {
-        const BPF_NOEXIST: u64 = 1;
-        let _ = self.stdio.insert(key, stream, BPF_NOEXIST);
+    /// Whether the standard streams of a container are registered.
+    #[must_use]
+    pub fn is_registered(&self, cgroup: u64) -> bool {
+        self.containers.get(&cgroup, 0).is_ok_and(|known| matches!(known.init, INIT_PRESUMED | INIT_CERTAIN))
+    }
+
+    /// Registers a standard stream, unless the kernel knows it already as this container's.
+    pub(super) fn add_stdio(&mut self, key: InodeKey, stream: Stdio) -> Result<(), LoadError> {
+        if self.stdio(&key).is_some_and(|known| known.cgroup == stream.cgroup) {
+            return Ok(());
+        }
+        self.stdio.insert(key, stream, 0).map_err(failed("STDIO"))
     }
 
     /// A registered stream and its counters.
@@ -142,18 +155,18 @@ impl KernelMaps {
         let _ = self.members.remove(&cgroup);
     }
 
-    /// What the kernel keeps for a cgroup.
-    #[must_use]
-    pub fn container(&self, cgroup: u64) -> Option<Container> {
-        self.containers.get(&cgroup, 0).ok()
-    }
-
     /// The files; once, for the only judge: see `policy`.
     pub fn take_files(&mut self) -> Option<FileMaps> {
         self.files.take()
     }
 
-    /// Announcements that the ring did not take, by name.
+    /// Announcements of files that the ring, or a map, did not take.
+    #[must_use]
+    pub fn lost_files(&self) -> u64 {
+        self.lost_events.get(&u32::from(event::FILE_SEEN), 0).unwrap_or_default()
+    }
+
+    /// Announcements that the ring, or a map, did not take, by name.
     #[must_use]
     pub fn lost_events(&self) -> Vec<(&'static str, u64)> {
         let count = |kind: u16| self.lost_events.get(&u32::from(kind), 0).unwrap_or_default();

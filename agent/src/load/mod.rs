@@ -5,12 +5,13 @@ pub mod cgroups;
 pub mod layout;
 pub mod maps;
 pub mod probes;
+pub mod report;
 pub mod running;
 
 use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
-use sidestep_abi::kernel::Control;
+use sidestep_abi::kernel::{Control, Limits};
 
 pub use cgroups::{CgroupError, RootPattern};
 pub use maps::{FileMaps, KernelMaps};
@@ -48,7 +49,7 @@ pub enum LoadError {
     Cgroup(#[from] CgroupError),
     /// The kernel refused the object or a map.
     #[error(
-        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.17 or a kernel with the same features; `sidestep doctor` tells more"
+        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.17 or a kernel with the same features"
     )]
     Object(#[source] Box<aya::EbpfError>),
     /// A map of the object is not as expected.
@@ -60,13 +61,21 @@ pub enum LoadError {
         source: Box<aya::maps::MapError>,
     },
     /// A probe that nothing works without could not be attached.
-    #[error("probe {name}: {reason}; `sidestep doctor` tells more")]
+    #[error("probe {name}: {reason}")]
     Probe {
         /// The probe.
         name: String,
         /// What every attach point that was tried said.
         reason: String,
     },
+}
+
+impl LoadError {
+    /// Whether the kernel or the node is the cause, so that looking at those helps.
+    #[must_use]
+    pub const fn is_of_the_node(&self) -> bool {
+        !matches!(self, Self::NoObject)
+    }
 }
 
 /// The loaded programs. Dropping it detaches and unloads them.
@@ -114,8 +123,9 @@ impl Kernel {
 
         // Births first, then those that were born before, then their writes: none falls between.
         let mut probes = probes::attach_life(&mut ebpf)?;
-        running::register(&roots.mount, &settings.roots, &mut maps)?;
-        maps.begin_generation()?;
+        if let Err(error) = roots.register(&mut maps) {
+            tracing::warn!(%error, "not every container that runs already is captured");
+        }
         probes.extend(probes::attach_writes(&mut ebpf, settings.attach, &layout)?);
         release_memory();
         Ok(Self { programs: Programs { _ebpf: ebpf, probes }, maps, roots })
@@ -137,6 +147,17 @@ impl Roots {
         &self.settings.roots
     }
 
+    /// Which of them are there now, and which are not, as configured.
+    #[must_use]
+    pub fn present_and_absent(&self) -> (Vec<&str>, Vec<&str>) {
+        let (mut present, mut absent) = (Vec::new(), Vec::new());
+        for root in self.patterns() {
+            let list = if root.exists(&self.mount) { &mut present } else { &mut absent };
+            list.push(root.as_str());
+        }
+        (present, absent)
+    }
+
     /// Tells the kernel programs of roots that came or went; returns whether there were any.
     ///
     /// # Errors
@@ -151,19 +172,30 @@ impl Roots {
             return Ok(false);
         }
         maps.set_control(&control)?;
-        running::register(&self.mount, &self.settings.roots, maps)?;
+        self.register(maps)?;
         maps.begin_generation()?;
+        let (present, _) = self.present_and_absent();
+        tracing::info!("governed cgroups have come or gone; there now: {}", report::list(&present));
         Ok(true)
+    }
+
+    /// Registers the containers that run and that the kernel programs have not registered.
+    ///
+    /// # Errors
+    /// When a map is full, so that not all could be.
+    pub fn register(&self, maps: &mut KernelMaps) -> Result<(), LoadError> {
+        running::register(&self.mount, &self.settings.roots, maps)
     }
 
     fn control(&self) -> Result<Control, CgroupError> {
         let mut control = Control {
             agent_tgid: std::process::id(),
             agent_cgroup: cgroups::of_process(&self.mount, std::process::id()).unwrap_or_default(),
-            ring_size: u64::from(self.settings.ring_size),
-            container_share: u64::from(self.settings.container_share),
             ..Control::default()
         };
+        let (ring, share) = (u64::from(self.settings.ring_size), u64::from(self.settings.container_share));
+        control.stdio = Limits::new(ring, share);
+        control.files = Limits::new(ring, share / 2);
         let roots: Vec<_> = self.settings.roots.iter().filter_map(|pattern| pattern.resolve(&self.mount)).collect();
         if roots.len() > control.roots.len() {
             return Err(CgroupError::TooMany(roots.len()));

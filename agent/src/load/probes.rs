@@ -17,9 +17,11 @@ use super::{LoadError, layout};
 pub enum AttachPoint {
     /// `fexit` on the functions that implement the calls: other calls and processes pay nothing.
     Fexit,
-    /// The tracepoints `syscalls:sys_exit_*`: every system call of the node pays 30 to 50 ns.
+    /// The tracepoints `syscalls:sys_exit_*`: every system call of the node pays about 70 ns, and a write
+    /// by a process outside 100 to 600 ns (`agent/docs/benchmarks.md`).
     Tracepoint,
-    /// The raw tracepoint `sys_exit`: every system call of the node pays about 100 ns.
+    /// The raw tracepoint `sys_exit`: every system call of the node pays, more than with the
+    /// tracepoints.
     RawTracepoint,
 }
 

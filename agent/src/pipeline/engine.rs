@@ -1,6 +1,8 @@
 //! The stages behind the ring, on the thread that drains it: each event finds its container, bytes of standard
 //! streams become lines, files go on to their own thread.
 
+mod search;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -38,11 +40,12 @@ use crate::{
 const FULL_BATCH: usize = 1024 * 1024;
 /// What may wait to be handed to the file thread, in bytes; above it the files themselves hold the data.
 const MAX_UNSENT: usize = 8 * 1024 * 1024;
+/// Announcements that may wait in any case: the file may be gone when it is written next, and it would be in no account.
+const MAX_UNSENT_ANNOUNCEMENTS: usize = 16_384;
 /// Files that could not be announced to the file thread; above it they are found when their container ends.
 const MAX_FORGOTTEN: usize = 65_536;
 /// Pause between looks at what time alone brings: identities, unfinished lines, ended containers.
 const TICK: Duration = Duration::from_millis(200);
-
 /// Pause between comparisons of each stream with the kernel's count, and looks for roots that came or went.
 const RECONCILE: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,8 @@ pub struct Engine {
     readings: Arc<Readings>,
     files: SyncSender<FileEvents>,
     file_events: FileEvents,
+    /// Announcements among `file_events`.
+    unsent_announcements: usize,
     /// Files whose announcement did not fit: their verdicts are forgotten, so that they are announced again.
     forgotten: HashSet<InodeKey>,
     streams: HashMap<InodeKey, StdioStream, FxBuildHasher>,
@@ -69,8 +74,12 @@ pub struct Engine {
     resuming: Vec<(Arc<Container>, Vec<u32>)>,
     next_tick: Instant,
     next_reconcile: Instant,
-    /// Announcements that the ring has not taken so far.
+    /// Announcements that the ring, or a map, has not taken so far.
     lost: u64,
+    /// Those of files among them.
+    lost_files: u64,
+    /// Whether a map of the kernel programs was full at the last look, so that not every container could be entered.
+    full: bool,
     /// Cgroups that were gone at the last look, and not announced as such.
     vanished: HashSet<u64>,
 }
@@ -94,6 +103,7 @@ impl Engine {
             readings,
             files,
             file_events: FileEvents::default(),
+            unsent_announcements: 0,
             forgotten: HashSet::new(),
             streams: HashMap::default(),
             dirty: Vec::new(),
@@ -105,6 +115,8 @@ impl Engine {
             next_tick: Instant::now(),
             next_reconcile: Instant::now(),
             lost: 0,
+            lost_files: 0,
+            full: false,
             vanished: HashSet::new(),
         }
     }
@@ -209,13 +221,14 @@ impl Engine {
 
     fn file_seen(&mut self, seen: &FileSeen, path: Option<Arc<str>>) {
         let key = InodeKey { ino: seen.ino, dev: seen.dev, _pad: 0 };
-        if self.file_events.weight() > MAX_UNSENT {
+        if self.file_events.weight() > MAX_UNSENT && self.unsent_announcements >= MAX_UNSENT_ANNOUNCEMENTS {
             if self.forgotten.len() < MAX_FORGOTTEN {
                 self.forgotten.insert(key);
             }
             return;
         }
         let container = self.registry.container(seen.header.cgroup);
+        self.unsent_announcements += 1;
         self.file_events.events.push(FileEvent::Seen {
             key,
             announced: seen.header.time,
@@ -223,6 +236,7 @@ impl Engine {
             tgid: seen.header.tgid,
             fd: seen.fd,
             position: seen.position,
+            name_hash: seen.name_hash,
             container,
         });
     }
@@ -296,7 +310,9 @@ impl Engine {
         }
         let registered: Vec<_> = self.maps.all_stdio().collect();
         for (key, stdio) in registered {
-            if let Some(container) = self.registry.owner(stdio.cgroup) {
+            if self.registry.owner(stdio.cgroup).is_some() {
+                // Nothing may have come of it yet that had its identity looked for.
+                let container = self.registry.container(stdio.cgroup);
                 self.open_stream(key, &container, stdio.cgroup, stdio.iostream);
             }
         }
@@ -373,49 +389,26 @@ impl Engine {
         self.readings.set_identities(self.registry.statistics());
     }
 
-    fn refresh_roots(&mut self) {
-        match self.roots.refresh(&mut self.maps) {
-            Ok(false) => {}
-            Ok(true) => self.scan(),
-            Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
-        }
-    }
-
-    /// Finds what announcements were about that the ring did not take.
-    fn find_lost(&mut self) {
-        let events = self.maps.lost_events();
-        let lost = events.iter().map(|(_, count)| count).sum();
-        self.readings.set_lost_events(events);
-        if lost != self.lost {
-            self.lost = lost;
-            self.scan();
-        } else if self.vanished.is_empty() && !self.registry.has_nameless() {
-            return;
-        }
-        // What is gone since the last look and still known has its last bytes, and its end, in the ring perhaps.
-        let vanished = self.registry.vanished();
-        let (lost, recent) = vanished.into_iter().partition::<HashSet<_>, _>(|id| self.vanished.contains(id));
-        lost.into_iter().for_each(|cgroup| self.removed(cgroup));
-        self.vanished = recent;
-    }
-
-    fn send_files(&mut self) {
-        if self.file_events.weight() < MAX_UNSENT / 2 {
+    /// Hands events to the file thread if its queue has room.
+    pub fn send_files(&mut self) {
+        if self.file_events.weight() < MAX_UNSENT / 2 && !self.forgotten.is_empty() {
             self.file_events.events.extend(self.forgotten.drain().map(|key| FileEvent::Forgotten { key }));
+            self.file_events.events.push(FileEvent::Unannounced);
         }
         if self.file_events.events.is_empty() {
             return;
         }
         match self.files.try_send(std::mem::take(&mut self.file_events)) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Ok(()) | Err(TrySendError::Disconnected(_)) => self.unsent_announcements = 0,
             // Kept for the next round; data beyond the bound is left to the file.
             Err(TrySendError::Full(events)) => self.file_events = events,
         }
     }
 
-    /// The end: unfinished lines come out, and the file thread gets what is left for it.
+    /// The end: unfinished lines come out. [`Engine::send_files`] brings the file thread what is left for it.
     pub fn finish(&mut self) {
         let now = Instant::now();
+        self.registry.settle_all(now);
         for (key, stream) in &mut self.streams {
             let container = Arc::clone(&stream.container);
             if container.settled().is_none() {
@@ -427,6 +420,7 @@ impl Engine {
                 self.outlet.deliver(&Arc::new(batch));
             }
         }
-        let _ = self.files.send(std::mem::take(&mut self.file_events));
+        self.dirty.clear();
+        self.send_files();
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     load::{KernelMaps, Roots},
     policy::KernelVerdicts,
     record::Resource,
-    sinks::SinkError,
+    sinks::{Settled, SinkError},
 };
 
 /// Rounds of file events that may wait for the file thread.
@@ -38,6 +38,10 @@ const FILE_QUEUE: usize = 64;
 const OTHER_DESCRIPTORS: u64 = 1024;
 /// Log files of which a descriptor is held, at least and at most.
 const OPEN_FILES: std::ops::RangeInclusive<u64> = 256..=65_536;
+/// What a thread gets to come to its end, however little time is left.
+const LEAST: Duration = Duration::from_millis(100);
+/// How long after the sinks' end the last of what they settled is booked.
+const SETTLE: Duration = Duration::from_millis(500);
 /// The node's own account in the ledger.
 const NODE: u64 = 0;
 
@@ -63,6 +67,32 @@ pub enum PipelineError {
     MapTaken,
 }
 
+/// Hands new configurations to the stages.
+#[derive(Debug)]
+pub struct Reloader {
+    outlet: Arc<Outlet>,
+    files: files::Commands,
+    engine: mpsc::Sender<Arc<Config>>,
+}
+
+/// The sinks, started before anything is attached: what they need, such as the lock of a directory, is claimed by then.
+#[derive(Debug)]
+pub struct StartedSinks {
+    outlet: Arc<Outlet>,
+    settlements: mpsc::Receiver<Settled>,
+}
+
+impl StartedSinks {
+    /// Starts the sinks of a configuration.
+    ///
+    /// # Errors
+    /// The first sink that can't be started.
+    pub fn start(config: &Config, watch: Arc<dyn outlet::Watch>) -> Result<Self, SinkError> {
+        let (settled, settlements) = mpsc::channel();
+        Ok(Self { outlet: Arc::new(Outlet::start(&config.sinks, settled, watch)?), settlements })
+    }
+}
+
 /// The running stages.
 pub struct Pipeline {
     ledger: Arc<Ledger>,
@@ -70,15 +100,15 @@ pub struct Pipeline {
     outlet: Arc<Outlet>,
     stop: Arc<Stop>,
     reloads: mpsc::Sender<Arc<Config>>,
-    /// Gives back the stages behind the ring when their thread ends.
-    drain: mpsc::Receiver<Engine>,
+    /// Told when the stages behind the ring have come to their end.
+    drain: mpsc::Receiver<()>,
     files: files::Handle,
     /// Closed when everything is booked.
     settle: mpsc::Receiver<()>,
 }
 
 impl Pipeline {
-    /// Starts all threads, sinks first.
+    /// Starts all threads behind the sinks.
     ///
     /// # Errors
     /// What keeps a stage from starting.
@@ -86,12 +116,11 @@ impl Pipeline {
         config: &Config,
         mut maps: KernelMaps,
         roots: Roots,
-        watch: Arc<dyn outlet::Watch>,
+        sinks: StartedSinks,
     ) -> Result<Self, PipelineError> {
+        let StartedSinks { outlet, settlements } = sinks;
         let ledger = Arc::new(Ledger::default());
         let readings = Arc::new(Readings::default());
-        let (settled, settlements) = mpsc::channel();
-        let outlet = Arc::new(Outlet::start(&config.sinks, settled, watch)?);
         let (file_events, events) = mpsc::sync_channel(FILE_QUEUE);
         let verdicts = maps.take_files().ok_or(PipelineError::MapTaken)?;
         let deliver_to = Arc::clone(&outlet);
@@ -134,12 +163,13 @@ impl Pipeline {
             stop: Arc::clone(&stop),
             reloads: new_configurations,
         };
-        let (ended, engine) = mpsc::sync_channel(1);
+        let (ended, drained) = mpsc::sync_channel(1);
         std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
             // Nobody waits for it when the agent could not start.
-            let _ = ended.send(drain.run());
+            drain.run();
+            let _ = ended.send(());
         })?;
-        Ok(Self { ledger, readings, outlet, stop, reloads, drain: engine, files, settle })
+        Ok(Self { ledger, readings, outlet, stop, reloads, drain: drained, files, settle })
     }
 
     /// The accounts of all containers.
@@ -166,41 +196,45 @@ impl Pipeline {
         Arc::clone(&self.outlet)
     }
 
-    /// Takes over what changed and can be changed under way.
-    ///
-    /// # Errors
-    /// A new sink that can't be started: then nothing has changed.
-    pub fn reload(&self, old: &Config, new: &Config) -> Result<(), PipelineError> {
-        if old.diff(new).contains(Part::Sinks) {
-            self.outlet.replace(&old.sinks, &new.sinks, old.shutdown_timeout)?;
-        }
-        self.files.reload(new.server.clone(), new.lines.clone());
-        // The thread ends only with the pipeline.
-        let _ = self.reloads.send(Arc::new(new.clone()));
-        Ok(())
+    /// For who takes over new configurations, on a thread of its own.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader { outlet: Arc::clone(&self.outlet), files: self.files.commands(), engine: self.reloads.clone() }
     }
 
     /// Ends all stages in the order of the data, within `limit` in all; returns the bytes that were not delivered.
+    /// `detach` is called when nothing is taken from the kernel any more: the kernel takes its time to let go of
+    /// programs, so that is done on the side.
     #[must_use]
-    pub fn stop(self, limit: Duration) -> u64 {
-        let deadline = Instant::now() + limit;
+    pub fn stop(self, limit: Duration, detach: impl FnOnce() + Send + 'static) -> u64 {
+        let start = Instant::now();
+        let deadline = start + limit;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        // A sink that takes nothing holds the threads: after half of the time nobody waits for it any more, and what it
+        // has no room for is dropped, and counted, or stays in the files.
+        self.outlet.limit_waits(start + limit / 2);
         self.stop.after_draining();
-        let engine = self.drain.recv_timeout(limit / 2).or_else(|_| {
-            // A sink that takes nothing holds the threads: from here on its records are dropped, and counted.
+        let drained = self.drain.recv_timeout(limit / 2).or_else(|_| {
             self.stop.at_once();
-            self.outlet.begin_close(left(deadline));
-            self.drain.recv()
+            self.drain.recv_timeout(left(start + limit * 3 / 4).max(LEAST))
         });
-        match engine {
-            Ok(mut engine) => engine.finish(),
-            Err(_) => tracing::error!("the draining thread has panicked"),
+        let mut complete = true;
+        if let Err(error) = drained {
+            tracing::error!(%error, "the draining thread did not come to its end");
+            complete = false;
         }
+        let (detaching, detached) = mpsc::channel::<()>();
+        let detach = move || {
+            detach();
+            drop(detaching);
+        };
+        // Without a thread the programs go at once, or with the process.
+        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(detach);
         // Half of what is left is for the files, half for the sinks.
         let stopped = self.files.stop(Instant::now() + left(deadline) / 2);
         let mut bytes = self.outlet.close(left(deadline));
-        // Nothing is ever sent: it returns when the thread has ended.
-        let _ = self.settle.recv_timeout(Duration::from_secs(1));
+        // Nothing is ever sent: it returns when the thread has ended. A sink that is stuck keeps it from that.
+        let _ = self.settle.recv_timeout(left(deadline + SETTLE).max(LEAST));
         match stopped {
             Ok(stopped) => {
                 let unread = stopped.leftover.unread + stopped.leftover.unfinished;
@@ -211,10 +245,30 @@ impl Pipeline {
             }
             Err(error) => {
                 tracing::error!(%error, "positions in files could not be saved");
-                bytes = bytes.max(1);
+                complete = false;
             }
         }
+        let _ = detached.recv_timeout(left(deadline + SETTLE).max(LEAST));
+        if !complete {
+            bytes = bytes.max(1);
+        }
         bytes
+    }
+}
+
+impl Reloader {
+    /// Takes over what changed and can be changed under way. Waits for sinks that are replaced.
+    ///
+    /// # Errors
+    /// A new sink that can't be started: then nothing has changed.
+    pub fn reload(&self, old: &Config, new: &Config) -> Result<(), PipelineError> {
+        if old.diff(new).contains(Part::Sinks) {
+            self.outlet.replace(&new.sinks, old.shutdown_timeout)?;
+        }
+        self.files.reload(new.server.clone(), new.lines.clone());
+        // The thread ends only with the pipeline.
+        let _ = self.engine.send(Arc::new(new.clone()));
+        Ok(())
     }
 }
 
@@ -229,6 +283,8 @@ fn max_open_files() -> usize {
         Err(_) => limit.current,
     };
     let files = allowed.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS);
+    // A quarter is for those that are opened to be judged, or in the time between two looks at how many there are.
+    let files = files - files / 4;
     files.clamp(*OPEN_FILES.start(), *OPEN_FILES.end()).try_into().unwrap_or(usize::MAX)
 }
 

@@ -2,8 +2,8 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError, RwLock, mpsc::Sender},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc::Sender},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -11,13 +11,26 @@ use crate::{
     sinks::{Leftover, Settled, SinkError, SinkSettings, SinkStats, Sinks},
 };
 
+/// What a replaced sink gets at least to end the call that it is in: an agent that may stop without waiting for its
+/// sinks still hands over in order.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// The sinks of the running agent; they can be replaced under way.
 #[derive(Debug)]
 pub struct Outlet {
-    /// `None` once they are ended.
-    sinks: RwLock<Option<Sinks>>,
-    settled: Mutex<Option<Sender<Settled>>>,
+    /// Held for a moment only: nobody waits for a sink while he holds it.
+    current: RwLock<Current>,
+    /// One replacement at a time.
+    replacing: Mutex<()>,
     watch: Arc<dyn Watch>,
+}
+
+#[derive(Debug)]
+struct Current {
+    /// `None` once they are ended.
+    sinks: Option<Arc<Sinks>>,
+    /// When waiting for them is over, once the agent stops.
+    patience: Option<Instant>,
 }
 
 /// Sees every batch on its way to the sinks. It must not wait: every stage would wait with it.
@@ -36,14 +49,18 @@ impl Outlet {
         settled: Sender<Settled>,
         watch: Arc<dyn Watch>,
     ) -> Result<Self, SinkError> {
-        let sinks = Sinks::start(settings, settled.clone())?;
-        Ok(Self { sinks: RwLock::new(Some(sinks)), settled: Mutex::new(Some(settled)), watch })
+        Ok(Self::with_sinks(Sinks::start(settings, settled)?, watch))
+    }
+
+    fn with_sinks(sinks: Sinks, watch: Arc<dyn Watch>) -> Self {
+        let current = RwLock::new(Current { sinks: Some(Arc::new(sinks)), patience: None });
+        Self { current, replacing: Mutex::new(()), watch }
     }
 
     /// Gives a batch to whoever watches and to every sink that wants it; waits for a sink whose rule says so.
     pub fn deliver(&self, batch: &Arc<Batch>) {
         self.watch.watch(batch);
-        if let Some(sinks) = &*self.sinks.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(sinks) = self.sinks() {
             sinks.deliver(batch);
         }
     }
@@ -51,43 +68,58 @@ impl Outlet {
     /// The figures of each sink.
     #[must_use]
     pub fn stats(&self) -> Vec<SinkStats> {
-        self.sinks.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Sinks::stats).unwrap_or_default()
+        self.sinks().map(|sinks| sinks.stats()).unwrap_or_default()
     }
 
-    /// Ends the sinks and starts those of `new`. The old ones write out first: two file sinks can't share a folder.
-    /// Deliveries wait meanwhile. When a new one can't be started, the old configuration's are started again.
+    /// Takes the sinks of a new configuration in the place of those that run; see [`Sinks::replace`]. Waits for calls
+    /// of the old sinks, up to `limit` or a second, but no delivery waits for this.
     ///
     /// # Errors
-    /// The new sink that can't be started.
-    pub fn replace(&self, old: &[SinkSettings], new: &[SinkSettings], limit: Duration) -> Result<(), SinkError> {
-        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(settled) = self.settled.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(()) };
-        if let Some(ending) = sinks.take() {
-            report(&ending.close(limit));
-        }
-        match Sinks::start(new, settled.clone()) {
-            Ok(started) => *sinks = Some(started),
-            Err(error) => {
-                *sinks = Some(Sinks::start(old, settled)?);
-                return Err(error);
+    /// The new sink that can't be started; then nothing has changed.
+    pub fn replace(&self, new: &[SinkSettings], limit: Duration) -> Result<(), SinkError> {
+        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = self.sinks() else { return Ok(()) };
+        let limit = limit.max(LEAST);
+        let (sinks, removed) = before.replace(new, Instant::now() + limit)?;
+        {
+            let mut current = self.write();
+            // The agent may have come to its end meanwhile.
+            if let Some(until) = current.patience {
+                sinks.limit_waits(until);
+            }
+            if let Some(place) = &mut current.sinks {
+                *place = Arc::new(sinks);
             }
         }
+        report(&removed.close(&before, limit));
         Ok(())
     }
 
-    /// Asks the sinks to come to their end, and lets go of threads that wait in [`Outlet::deliver`].
-    pub fn begin_close(&self, limit: Duration) {
-        if let Some(sinks) = &*self.sinks.read().unwrap_or_else(PoisonError::into_inner) {
-            sinks.begin_close(limit);
+    /// From `until` on nobody waits in [`Outlet::deliver`]: a sink whose queue is full then drops what it is given.
+    pub fn limit_waits(&self, until: Instant) {
+        let mut current = self.write();
+        current.patience = Some(until);
+        if let Some(sinks) = &current.sinks {
+            sinks.limit_waits(until);
         }
     }
 
     /// Ends the sinks for good; returns the bytes that were left. Nothing is settled after this.
     pub fn close(&self, limit: Duration) -> u64 {
-        let ending = self.sinks.write().unwrap_or_else(PoisonError::into_inner).take();
-        let left = ending.map_or(0, |ending| report(&ending.close(limit)));
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner).take();
-        left
+        let ending = self.write().sinks.take();
+        ending.map_or(0, |ending| report(&ending.close(limit)))
+    }
+
+    fn sinks(&self) -> Option<Arc<Sinks>> {
+        self.read().sinks.as_ref().map(Arc::clone)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Current> {
+        self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,3 +137,6 @@ fn report(leftovers: &[(String, Leftover)]) -> u64 {
     }
     leftovers.iter().map(|(_, leftover)| leftover.bytes).sum()
 }
+
+#[cfg(test)]
+mod tests;

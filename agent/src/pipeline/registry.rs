@@ -208,6 +208,15 @@ impl Registry {
         self.look_up(container, now, true);
     }
 
+    /// Counts as known what is known now of every container: the agent stops, and their files can't wait any longer.
+    pub fn settle_all(&mut self, now: Instant) {
+        for cgroup in std::mem::take(&mut self.unsettled) {
+            if let Some(container) = self.own(cgroup) {
+                self.settle_now(&container, now);
+            }
+        }
+    }
+
     /// Figures of the identity cache.
     #[must_use]
     pub fn statistics(&self) -> Statistics {

@@ -11,7 +11,8 @@ use std::{
 };
 
 use sidestep_abi::stdio::{
-    DROP_FAULT, DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, DROP_RING_FULL, DROP_UNREADABLE, InodeKey, STDERR, Stdio,
+    DROP_FAULT, DROP_MAP_FULL, DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, DROP_RING_FULL, DROP_UNREADABLE, InodeKey,
+    STDERR, Stdio,
 };
 
 use super::container::{Container, Settled};
@@ -290,6 +291,7 @@ fn reason_of(index: usize) -> Reason {
         DROP_RING_FULL => Reason::RingFull,
         DROP_UNREADABLE => Reason::Unreadable,
         DROP_OVERSIZE => Reason::Oversize,
+        DROP_MAP_FULL => Reason::MapFull,
         DROP_FAULT => Reason::Fault,
         _ => Reason::Fault,
     }

@@ -1,12 +1,12 @@
 //! What the configuration says about sinks: one entry a sink, told apart by `type`.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::{Sink, SinkError, console, file, kafka};
-use crate::record::Class;
+use crate::{config::units, record::Class};
 
 /// One entry of the configuration's list of sinks.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -25,6 +25,7 @@ pub enum SinkSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct QueueSettings {
     /// The most bytes of lines that wait for the sink; default 64 MiB. One batch is taken however large it is.
+    #[serde(with = "units::size")]
     pub max_bytes: ByteSize,
     /// The most batches that wait for the sink; default 8192.
     pub max_batches: usize,
@@ -62,19 +63,18 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// The first option that makes no sense, and why.
-    pub(super) fn problem(&self) -> Option<(&'static str, &'static str)> {
-        (self.cert_file.is_some() != self.key_file.is_some())
-            .then_some(("tls", "needs `cert_file` and `key_file` together, or neither"))
+    /// What makes no sense.
+    pub(super) fn problem(&self) -> Option<InvalidSetting> {
+        (self.cert_file.is_some() != self.key_file.is_some()).then(|| InvalidSetting {
+            option: "tls",
+            problem: "needs `cert_file` and `key_file` together, or neither".to_owned(),
+        })
     }
 }
 
 /// A setting that reads well but makes no sense.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[error("sink `{sink}`: {option}: {problem}")]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InvalidSetting {
-    /// The sink's name.
-    pub sink: String,
     /// The option, as written in the configuration.
     pub option: &'static str,
     /// What is wrong with it, and what is allowed.
@@ -112,33 +112,36 @@ impl SinkSettings {
         }
     }
 
-    /// Checks what serde cannot.
-    ///
-    /// # Errors
-    /// The first setting that makes no sense.
-    pub fn check(&self) -> Result<(), InvalidSetting> {
-        let invalid = |option, problem: &str| {
-            Err(InvalidSetting { sink: self.name().to_owned(), option, problem: problem.to_owned() })
+    /// The folder that the sink has to itself.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Console(_) | Self::Kafka(_) => None,
+            Self::File(settings) => Some(&settings.path),
+        }
+    }
+
+    /// Checks what serde cannot: every setting that makes no sense.
+    #[must_use]
+    pub fn problems(&self) -> Vec<InvalidSetting> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, option, problem: &str| {
+            if !holds {
+                problems.push(InvalidSetting { option, problem: problem.to_owned() });
+            }
         };
         let name = self.name();
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
-            return invalid("name", "must be made of letters, digits, `-` and `_`");
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        require(!name.is_empty() && name.bytes().all(is_plain), "name", "must be made of letters, digits, `-` and `_`");
+        require(!self.classes().is_empty(), "classes", "must name at least one of `pod`, `business`, `server`");
+        require(self.queue().max_bytes.as_u64() > 0, "queue.max_bytes", "must be greater than zero");
+        require(self.queue().max_batches > 0, "queue.max_batches", "must be greater than zero");
+        match self {
+            Self::Console(_) => {}
+            Self::File(settings) => problems.extend(settings.problems()),
+            Self::Kafka(settings) => problems.extend(settings.problems()),
         }
-        if self.classes().is_empty() {
-            return invalid("classes", "must name at least one of `pod`, `business`, `server`");
-        }
-        if self.queue().max_bytes.as_u64() == 0 {
-            return invalid("queue.max_bytes", "must be greater than zero");
-        }
-        if self.queue().max_batches == 0 {
-            return invalid("queue.max_batches", "must be greater than zero");
-        }
-        let problem = match self {
-            Self::Console(_) => None,
-            Self::File(settings) => settings.problem(),
-            Self::Kafka(settings) => settings.problem(),
-        };
-        problem.map_or(Ok(()), |(option, problem)| invalid(option, problem))
+        problems
     }
 
     /// Makes the sink.
@@ -154,46 +157,10 @@ impl SinkSettings {
     }
 }
 
-/// Checks a list of sinks: each one for itself, and that no two have the same name.
-///
-/// # Errors
-/// The first setting that makes no sense.
-pub fn check_all(sinks: &[SinkSettings]) -> Result<(), InvalidSetting> {
-    let mut names = HashSet::new();
-    for sink in sinks {
-        sink.check()?;
-        if !names.insert(sink.name()) {
-            return Err(InvalidSetting {
-                sink: sink.name().to_owned(),
-                option: "name",
-                problem: "is used by another sink; each needs a name of its own".to_owned(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Every class: what a sink wants by default.
 #[must_use]
 pub(super) fn all_classes() -> Vec<Class> {
     vec![Class::Pod, Class::Business, Class::Server]
-}
-
-/// Durations as people write them: `500ms`, `30s`, `7days`.
-pub(super) mod human_duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(in crate::sinks) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map_err(|error| D::Error::custom(format!("`{text}` is not a duration such as `500ms` or `7d`: {error}")))
-    }
-
-    pub(in crate::sinks) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*duration))
-    }
 }
 
 #[cfg(test)]
@@ -203,6 +170,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn options(settings: &SinkSettings) -> Vec<&'static str> {
+        settings.problems().iter().map(|problem| problem.option).collect()
+    }
 
     fn parse(value: serde_json::Value) -> Result<SinkSettings, String> {
         serde_json::from_value(value).map_err(|error| error.to_string())
@@ -222,7 +193,7 @@ mod tests {
         assert_eq!(file.sync, file::Sync::Interval(Duration::from_millis(250)));
         assert_eq!(settings.queue().when_full, WhenFull::DropNewest);
         assert_eq!(settings.queue().max_batches, QueueSettings::default().max_batches);
-        assert_eq!(settings.check(), Ok(()));
+        assert_eq!(settings.problems(), []);
         let again = serde_json::to_value(&settings).expect("serializes");
         assert_eq!(parse(again).expect("reads back"), settings);
     }
@@ -234,7 +205,7 @@ mod tests {
         let unknown = parse(json!({"type": "console", "queue": {"size": 1}})).expect_err("unknown");
         assert!(unknown.contains("unknown field `size`"), "{unknown}");
         let bad = parse(json!({"type": "file", "retention": "soon"})).expect_err("no duration");
-        assert!(bad.contains("`soon` is not a duration"), "{bad}");
+        assert!(bad.contains("a duration with its unit"), "{bad}");
         for (option, value) in [
             ("name", json!({"type": "console", "name": "a b"})),
             ("classes", json!({"type": "console", "classes": []})),
@@ -245,11 +216,46 @@ mod tests {
             ("quota_percent", json!({"type": "file", "quota_percent": 101})),
             ("compression_level", json!({"type": "file", "compression_level": 23})),
         ] {
-            let error = parse(value).expect("parses").check().expect_err(option);
-            assert_eq!(error.option, option);
+            let options = options(&parse(value).expect("parses"));
+            assert!(options.contains(&option), "{option} is not in {options:?}");
         }
-        let twice =
-            [parse(json!({"type": "console"})).expect("valid"), parse(json!({"type": "console"})).expect("valid")];
-        assert_eq!(check_all(&twice).expect_err("same name").option, "name");
+    }
+
+    #[test]
+    fn every_setting_that_makes_no_sense_is_named() {
+        let all_wrong = json!({
+            "type": "file", "name": "", "classes": [], "queue": {"max_bytes": 0, "max_batches": 0}, "path": "logs",
+            "max_file_bytes": 0, "compression_level": 23, "retention": "0s", "quota": 0, "quota_percent": 0,
+            "sync": {"interval": "0s"}, "max_open_files": 0,
+        });
+        let settings = parse(all_wrong).expect("parses");
+        let expected = [
+            "name",
+            "classes",
+            "queue.max_bytes",
+            "queue.max_batches",
+            "path",
+            "max_file_bytes",
+            "compression_level",
+            "retention",
+            "quota",
+            "quota_percent",
+            "sync.interval",
+            "max_open_files",
+        ];
+        assert_eq!(options(&settings), expected);
+    }
+
+    #[test]
+    fn a_quota_below_one_file_is_refused() {
+        let settings = parse(json!({"type": "file", "quota": 1})).expect("parses");
+        let problems = settings.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(
+            problems[0].problem,
+            "must be at least `max_file_bytes`, which is `256MiB`: the file that is written to is never deleted"
+        );
+        let settings = parse(json!({"type": "file", "quota": "1MiB", "max_file_bytes": "1MiB"})).expect("parses");
+        assert_eq!(settings.problems(), []);
     }
 }

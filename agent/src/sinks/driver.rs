@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Delivery, Sink, SinkError,
-    worker::{Shared, Size},
+    worker::{Shared, Size, settle_leftover},
 };
 
 /// How often a sink's housekeeping is called.
@@ -22,6 +22,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// The sink's thread.
 pub(super) struct Driver<'shared> {
     shared: &'shared Shared,
+    /// Its number among the threads that the queue has had.
+    number: u64,
     sink: Box<dyn Sink>,
     /// Fetched, and not taken by the sink yet.
     fetched: VecDeque<Delivery>,
@@ -35,21 +37,20 @@ pub(super) struct Driver<'shared> {
     unlogged: u64,
 }
 
-/// Wakes those who wait for the thread, also when a sink panics.
-struct Finish<'shared>(&'shared Shared);
-
-impl Drop for Finish<'_> {
-    fn drop(&mut self) {
-        self.0.lock().finished = true;
-        self.0.finished.notify_all();
-        self.0.room.notify_all();
-    }
+/// What the thread is asked for besides writing.
+enum Asked {
+    Nothing,
+    /// To come to its end, with all that is queued.
+    Close(Instant),
+    /// To leave what is queued to another thread.
+    HandOver(Instant),
 }
 
 impl<'shared> Driver<'shared> {
-    pub(super) fn new(shared: &'shared Shared, sink: Box<dyn Sink>) -> Self {
+    pub(super) fn new(shared: &'shared Shared, number: u64, sink: Box<dyn Sink>) -> Self {
         Self {
             shared,
+            number,
             sink,
             fetched: VecDeque::new(),
             sizes: VecDeque::new(),
@@ -62,10 +63,13 @@ impl<'shared> Driver<'shared> {
     }
 
     pub(super) fn run(mut self) {
-        let _finish = Finish(self.shared);
         let mut hurried = false;
         loop {
-            let deadline = self.fetch();
+            let deadline = match self.fetch() {
+                Asked::Nothing => None,
+                Asked::Close(deadline) => Some(deadline),
+                Asked::HandOver(deadline) => return self.end(deadline),
+            };
             if deadline.is_some() && !hurried {
                 // The end is near: what failed a moment ago is tried once more at once.
                 hurried = true;
@@ -84,20 +88,42 @@ impl<'shared> Driver<'shared> {
             if let Some(deadline) = deadline {
                 let done = self.fetched.is_empty() && !self.unflushed && self.shared.lock().deliveries.is_empty();
                 if done || Instant::now() >= deadline {
-                    let limit = deadline.saturating_duration_since(Instant::now());
-                    if let Err(error) = self.sink.close(limit) {
-                        self.note_error(&error);
-                    }
-                    return;
+                    return self.end(deadline);
                 }
             }
         }
     }
 
+    /// Closes the sink and puts back what it has not taken, and what it has taken and not settled.
+    fn end(mut self, deadline: Instant) {
+        if let Err(error) = self.sink.close(deadline.saturating_duration_since(Instant::now())) {
+            self.note_error(&error);
+        }
+        let held = self.sink.give_back();
+        let mut taken = Size::default();
+        held.iter().for_each(|delivery| taken += Size::of(&delivery.batch));
+        self.shared.counters.note_given_back(taken.lines);
+        let mut fetched = Size::default();
+        self.sizes.drain(..).for_each(|size| fetched += size);
+        let mut queue = self.shared.lock();
+        queue.forget(self.number, self.fetched.len(), fetched);
+        queue.put_back(std::mem::take(&mut self.fetched));
+        queue.put_back(held);
+        // Who waits for the end has gone already when the thread was stuck for long.
+        let leftover = queue.take_leftover();
+        drop(queue);
+        self.shared.work.notify_all();
+        settle_leftover(leftover);
+    }
+
     /// Waits until there is something to do, and fetches what is queued.
-    fn fetch(&mut self) -> Option<Instant> {
+    fn fetch(&mut self) -> Asked {
         let mut queue = self.shared.lock();
         loop {
+            if queue.driver != self.number || queue.released.is_some() {
+                queue.noticed = queue.noticed.max(self.number);
+                return Asked::HandOver(queue.released.unwrap_or_else(Instant::now));
+            }
             let now = Instant::now();
             let ready = self.pause.is_none_or(|(_, until)| now >= until);
             let has_work = !queue.deliveries.is_empty() || !self.fetched.is_empty() || self.unflushed;
@@ -128,7 +154,7 @@ impl<'shared> Driver<'shared> {
         } else {
             self.fetched.append(&mut queue.deliveries);
         }
-        queue.deadline
+        queue.deadline.map_or(Asked::Nothing, Asked::Close)
     }
 
     /// Offers the sink what is fetched, and flushes when that is all there is.
@@ -162,18 +188,10 @@ impl<'shared> Driver<'shared> {
         if count == 0 {
             return;
         }
-        let (mut memory, mut span, mut lines) = (0, 0, 0);
-        for size in self.sizes.drain(..count) {
-            memory += size.memory;
-            span += size.span;
-            lines += size.lines;
-        }
-        self.shared.counters.note_taken(lines);
-        let mut queue = self.shared.lock();
-        queue.batches -= count;
-        queue.memory -= memory;
-        queue.span -= span;
-        drop(queue);
+        let mut taken = Size::default();
+        self.sizes.drain(..count).for_each(|size| taken += size);
+        self.shared.counters.note_taken(taken.lines);
+        self.shared.lock().forget(self.number, count, taken);
         self.shared.room.notify_all();
     }
 
@@ -181,7 +199,7 @@ impl<'shared> Driver<'shared> {
     fn note(&mut self, result: Result<(), SinkError>) -> bool {
         let Err(error) = result else {
             if self.pause.take().is_some() {
-                tracing::info!(sink = self.shared.name, "the sink works again");
+                tracing::info!(sink = self.sink.name(), "the sink works again");
                 self.last_log = None;
             }
             self.shared.counters.note_success();
@@ -199,7 +217,7 @@ impl<'shared> Driver<'shared> {
         self.shared.counters.note_error(error.to_string());
         if self.last_log.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
             let suppressed = std::mem::take(&mut self.unlogged);
-            tracing::error!(sink = self.shared.name, suppressed, "{error}");
+            tracing::error!(sink = self.sink.name(), suppressed, "{error}");
             self.last_log = Some(now);
         } else {
             self.unlogged += 1;

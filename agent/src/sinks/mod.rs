@@ -8,20 +8,26 @@ pub mod config;
 pub mod console;
 mod driver;
 pub mod file;
+mod handover;
 pub mod json;
 pub mod kafka;
 pub mod receipt;
+mod reopen;
+mod replace;
 pub mod set;
 pub mod stats;
+mod streams;
 mod timestamp;
 pub mod worker;
 
 #[cfg(test)]
-mod testing;
+mod replace_tests;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod worker_tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 pub use config::SinkSettings;
 pub use receipt::{Outcome, Receipt, Settled};
@@ -60,7 +66,7 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// The error that stopped it; deliveries already taken stay taken.
-    fn write(&mut self, queue: &mut std::collections::VecDeque<Delivery>) -> Result<(), SinkError>;
+    fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError>;
 
     /// Pushes out what is buffered and settles every receipt that this settles; called when the queue runs empty
     /// and before the end.
@@ -84,5 +90,11 @@ pub trait Sink: Send {
     fn close(&mut self, limit: Duration) -> Result<(), SinkError> {
         let _ = limit;
         self.flush()
+    }
+
+    /// Gives back what it has taken and not settled, in order; called after [`Sink::close`], so that another sink can
+    /// go on with it. A sink that settles what it takes before it returns has nothing to give back.
+    fn give_back(&mut self) -> VecDeque<Delivery> {
+        VecDeque::new()
     }
 }

@@ -11,19 +11,26 @@ use super::{
     stats::SinkStats,
     worker::{Leftover, Worker},
 };
-use crate::record::{Batch, Class};
+use crate::{
+    ledger::Reason,
+    record::{Batch, Class},
+};
 
 /// All sinks of the agent.
 #[derive(Debug)]
 pub struct Sinks {
-    members: Vec<Member>,
-    settled: Sender<Settled>,
+    /// Each is shared with the set that takes this one's place, if it stays as it is.
+    pub(super) members: Vec<Arc<Member>>,
+    pub(super) settled: Sender<Settled>,
 }
 
+/// One sink of a set.
 #[derive(Debug)]
-struct Member {
-    classes: Vec<Class>,
-    worker: Worker,
+pub struct Member {
+    pub(super) classes: Vec<Class>,
+    /// What it was made of; `None` for a sink that was made elsewhere.
+    pub(super) settings: Option<SinkSettings>,
+    pub(super) worker: Worker,
 }
 
 impl Sinks {
@@ -40,7 +47,9 @@ impl Sinks {
     pub fn start(settings: &[SinkSettings], settled: Sender<Settled>) -> Result<Self, SinkError> {
         let mut sinks = Self::new(settled);
         for settings in settings {
-            sinks.add(settings.build()?, settings.classes(), settings.queue())?;
+            let worker = Worker::start(settings.build()?, settings.queue())?;
+            let classes = settings.classes().to_vec();
+            sinks.members.push(Arc::new(Member { classes, settings: Some(settings.clone()), worker }));
         }
         Ok(sinks)
     }
@@ -50,14 +59,15 @@ impl Sinks {
     /// # Errors
     /// When its thread cannot be started.
     pub fn add(&mut self, sink: Box<dyn Sink>, classes: &[Class], queue: &QueueSettings) -> Result<(), SinkError> {
-        self.members.push(Member { classes: classes.to_vec(), worker: Worker::start(sink, queue)? });
+        let worker = Worker::start(sink, queue)?;
+        self.members.push(Arc::new(Member { classes: classes.to_vec(), settings: None, worker }));
         Ok(())
     }
 
     /// Gives a batch to every sink that wants it. A batch that none wants counts as delivered. Returns when each
     /// queue has taken it or dropped it, which may mean waiting for a sink that is behind.
     pub fn deliver(&self, batch: &Arc<Batch>) {
-        let wanted = |member: &&Member| member.classes.contains(&batch.stream.class);
+        let wanted = |member: &&Arc<Member>| member.classes.contains(&batch.stream.class);
         let count = self.members.iter().filter(wanted).count();
         let receipts = Receipt::for_sinks(batch, count, &self.settled);
         // Sinks that have room are not kept waiting by one that has none.
@@ -83,10 +93,14 @@ impl Sinks {
     /// Ends all sinks at the same time, each within `limit`; returns what each of them left. What is left is
     /// settled as dropped with reason `shutdown`.
     #[must_use]
-    pub fn close(self, limit: Duration) -> Vec<(String, Leftover)> {
+    pub fn close(&self, limit: Duration) -> Vec<(String, Leftover)> {
         self.begin_close(limit);
-        let finish = |member: Member| (member.worker.name().to_owned(), member.worker.finish_close());
-        self.members.into_iter().map(finish).collect()
+        self.members.iter().map(|member| (member.worker.name().to_owned(), member.worker.finish_close())).collect()
+    }
+
+    /// From `until` on nobody waits in [`Sinks::deliver`]: a full queue drops what it is given then.
+    pub fn limit_waits(&self, until: Instant) {
+        self.members.iter().for_each(|member| member.worker.limit_waits(until));
     }
 
     /// Asks all sinks to come to their end within `limit` and lets go of those that wait in
@@ -94,7 +108,7 @@ impl Sinks {
     pub fn begin_close(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         for member in &self.members {
-            member.worker.begin_close(deadline);
+            member.worker.begin_close(deadline, Reason::Shutdown);
         }
     }
 }

@@ -74,6 +74,11 @@ impl Counters {
         self.dropped_bytes.fetch_add(lost_bytes, Relaxed);
     }
 
+    /// The sink has given back what it had taken.
+    pub(super) fn note_given_back(&self, records: u64) {
+        self.taken_records.fetch_sub(records, Relaxed);
+    }
+
     pub(super) fn note_success(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_success.store(now.as_millis() as u64, Relaxed);

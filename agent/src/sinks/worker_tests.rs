@@ -1,12 +1,7 @@
 //! Tests of the worker and the set of sinks, with a sink whose every move the test decides.
 
 use std::{
-    collections::VecDeque,
-    io,
-    sync::{
-        Arc, Condvar, Mutex,
-        mpsc::{self, Receiver},
-    },
+    sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
 
@@ -14,110 +9,17 @@ use bytesize::ByteSize;
 
 use super::{
     config::{QueueSettings, WhenFull, all_classes},
-    testing::{batch, pod_stream},
+    testing::{LONG, Script, deliver, outcomes},
     *,
 };
 use crate::{ledger::Reason, record::Class};
-
-const LONG: Duration = Duration::from_secs(20);
-
-#[derive(Default)]
-struct State {
-    blocked: bool,
-    failing: bool,
-    positions: Vec<u64>,
-    flushed: usize,
-    ticks: usize,
-    closed: bool,
-    calls: usize,
-}
-
-#[derive(Clone, Default)]
-struct Script(Arc<(Mutex<State>, Condvar)>);
-
-impl Script {
-    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.0.0.lock().expect("not poisoned"));
-        self.0.1.notify_all();
-        result
-    }
-
-    fn wait(&self, what: &str, reached: impl Fn(&State) -> bool) {
-        let guard = self.0.0.lock().expect("not poisoned");
-        let (guard, timeout) = self.0.1.wait_timeout_while(guard, LONG, |state| !reached(state)).expect("not poisoned");
-        drop(guard);
-        assert!(!timeout.timed_out(), "waited in vain: {what}");
-    }
-}
-
-/// Holds its receipts until it is flushed, as a sink with acknowledgements does.
-struct Scripted {
-    script: Script,
-    held: Vec<Delivery>,
-}
-
-impl Sink for Scripted {
-    fn name(&self) -> &str {
-        "scripted"
-    }
-
-    fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
-        self.script.with(|state| state.calls += 1);
-        self.script.wait("the test lets the sink go on", |state| !state.blocked);
-        while let Some(delivery) = queue.pop_front() {
-            if self.script.with(|state| state.failing) {
-                queue.push_front(delivery);
-                return Err(SinkError { action: "writing".to_owned(), source: io::ErrorKind::StorageFull.into() });
-            }
-            self.script.with(|state| state.positions.push(delivery.batch.lines[0].position));
-            self.held.push(delivery);
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), SinkError> {
-        for delivery in self.held.drain(..) {
-            delivery.receipt.settle(Outcome::Delivered);
-        }
-        self.script.with(|state| state.flushed += 1);
-        Ok(())
-    }
-
-    fn tick(&mut self) -> Result<(), SinkError> {
-        self.script.with(|state| state.ticks += 1);
-        Ok(())
-    }
-
-    fn close(&mut self, _limit: Duration) -> Result<(), SinkError> {
-        self.flush()?;
-        self.script.with(|state| state.closed = true);
-        Ok(())
-    }
-}
 
 fn start(queue: &QueueSettings) -> (Script, Sinks, Receiver<Settled>) {
     let script = Script::default();
     let (sender, settled) = mpsc::channel();
     let mut sinks = Sinks::new(sender);
-    let sink = Scripted { script: script.clone(), held: Vec::new() };
-    sinks.add(Box::new(sink), &all_classes(), queue).expect("starts");
+    sinks.add(script.sink(), &all_classes(), queue).expect("starts");
     (script, sinks, settled)
-}
-
-fn deliver(sinks: &Sinks, positions: std::ops::Range<u64>) {
-    let stream = pod_stream("a", "b", "c");
-    for position in positions {
-        sinks.deliver(&Arc::new(batch(&stream, position, &[b"0123456789"])));
-    }
-}
-
-fn outcomes(settled: &Receiver<Settled>, count: usize) -> Vec<(u64, Option<Reason>)> {
-    let mut outcomes: Vec<_> = (0..count)
-        .map(|_| settled.recv_timeout(LONG).expect("settled"))
-        .map(|settled| (settled.start, settled.lost_for()))
-        .collect();
-    outcomes.sort_by_key(|(start, _)| *start);
-    outcomes
 }
 
 #[test]
@@ -232,8 +134,7 @@ fn a_close_lets_go_of_those_who_wait_for_room() {
 fn a_batch_goes_to_the_sinks_that_want_its_class() {
     let (script, mut sinks, settled) = start(&QueueSettings::default());
     let other = Script::default();
-    let sink = Scripted { script: other.clone(), held: Vec::new() };
-    sinks.add(Box::new(sink), &[Class::Server], &QueueSettings::default()).expect("starts");
+    sinks.add(other.sink(), &[Class::Server], &QueueSettings::default()).expect("starts");
     deliver(&sinks, 0..2);
     assert_eq!(outcomes(&settled, 2).len(), 2);
     assert_eq!(script.with(|state| state.positions.len()), 2);

@@ -120,6 +120,7 @@ impl Families {
         self.push(&names::RING_LOST_EVENTS, lost);
         self.single(&names::REPAIR_GAPS, number(snapshot.repair.gaps));
         self.single(&names::REPAIR_BYTES, number(snapshot.repair.bytes));
+        self.single(&names::REPAIR_UNJUDGED, number(snapshot.repair.unjudged));
         self.push(&names::PROBE_HEALTH, snapshot.probes.iter().flat_map(probe_states));
     }
 

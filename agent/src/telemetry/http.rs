@@ -74,7 +74,9 @@ impl Options {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Listening failed.
-    #[error("cannot listen on {address} for metrics: {source}; choose another address in the configuration")]
+    #[error(
+        "cannot listen on {address} for metrics: {source}; is another agent running? Else set another `telemetry.listen`"
+    )]
     Listen {
         /// The configured address.
         address: SocketAddr,
@@ -84,6 +86,25 @@ pub enum BindError {
     /// The metric definitions are not accepted.
     #[error("the metric definitions are not valid: {0}")]
     Definitions(#[from] prometheus::Error),
+}
+
+/// An address that is claimed; clients wait until there is a [`Server`].
+pub struct Claim {
+    listener: TcpListener,
+    options: Options,
+}
+
+impl Claim {
+    /// Listens on the address.
+    ///
+    /// # Errors
+    /// The address is in use or not the node's.
+    pub async fn take(options: Options) -> Result<Self, BindError> {
+        let listener = TcpListener::bind(options.listen)
+            .await
+            .map_err(|source| BindError::Listen { address: options.listen, source })?;
+        Ok(Self { listener, options })
+    }
 }
 
 /// A listening endpoint.
@@ -99,10 +120,16 @@ impl Server {
     /// # Errors
     /// The address is in use or not the node's.
     pub async fn bind(options: Options, observe: Arc<dyn Observe>) -> Result<Self, BindError> {
+        Self::new(Claim::take(options).await?, observe)
+    }
+
+    /// Opens the endpoint at an address that is claimed already.
+    ///
+    /// # Errors
+    /// The metric definitions are not accepted.
+    pub fn new(claim: Claim, observe: Arc<dyn Observe>) -> Result<Self, BindError> {
+        let Claim { listener, options } = claim;
         let routes = Arc::new(Routes::new(observe, options.sink_failing_limit, options.max_container_series)?);
-        let listener = TcpListener::bind(options.listen)
-            .await
-            .map_err(|source| BindError::Listen { address: options.listen, source })?;
         Ok(Self { listener, options, routes })
     }
 

@@ -11,5 +11,5 @@ pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use http::{BindError, Options, Server};
+pub use http::{BindError, Claim, Options, Server};
 pub use snapshot::{Observe, Snapshot};

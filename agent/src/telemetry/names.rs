@@ -78,12 +78,14 @@ definitions! {
     RING_UNREADABLE: COUNTER "sidestep_ring_unreadable_records_total" []
         "Records of the ring buffer that this version of the agent could not read.";
     RING_LOST_EVENTS: COUNTER "sidestep_ring_lost_events_total" ["event"]
-        "Announcements of files and containers that the ring buffer did not take; the agent finds what they were about by other ways.";
+        "Announcements of files and containers that the ring buffer, or a map of the kernel programs, did not take; the agent finds what they were about by other ways.";
 
     REPAIR_GAPS: COUNTER "sidestep_repair_gaps_total" []
         "Gaps in log files that were filled by reading the file.";
     REPAIR_BYTES: COUNTER "sidestep_repair_read_bytes_total" []
         "Bytes read back from log files to fill gaps.";
+    REPAIR_UNJUDGED: COUNTER "sidestep_repair_unjudged_bytes_total" []
+        "Bytes written to files of which the agent could not tell whether they are logs; they are in no ledger.";
 
     PROBE_HEALTH: GAUGE "sidestep_probe_health" ["probe", "attach", "health"]
         "1 for the state that the probe is in (healthy, degraded, unsupported, failed), 0 for the others.";

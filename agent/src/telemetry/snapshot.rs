@@ -25,6 +25,9 @@ pub trait Observe: Send + Sync + 'static {
 
     /// Every stream that the agent follows, now. There may be thousands, and only the status view asks for them.
     fn streams(&self) -> Vec<StreamReading>;
+
+    /// Every governed root, now. Only the status view asks, since it takes a look at the cgroups.
+    fn roots(&self) -> Vec<RootReading>;
 }
 
 /// One reading of the agent.
@@ -34,6 +37,8 @@ pub struct Snapshot {
     pub build: Build,
     /// When the agent started.
     pub started: SystemTime,
+    /// Why the last reload was refused, if it was.
+    pub reload_refused: Option<String>,
     /// The ledger: the containers that the agent knows, and the node itself.
     pub accounts: Vec<AccountReading>,
     /// The ring buffer between kernel and agent.
@@ -98,6 +103,15 @@ impl AccountReading {
     }
 }
 
+/// One governed root.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RootReading {
+    /// As configured.
+    pub path: String,
+    /// Whether it is there.
+    pub present: bool,
+}
+
 /// Gap repair of files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RepairReading {
@@ -105,6 +119,8 @@ pub struct RepairReading {
     pub gaps: u64,
     /// Bytes that were read back from files.
     pub bytes: u64,
+    /// Bytes of files of which nobody could tell whether they are logs.
+    pub unjudged: u64,
 }
 
 /// One probe.

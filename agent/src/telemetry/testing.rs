@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::snapshot::{
-    AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, SinkReading, Snapshot,
-    StreamReading,
+    AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, RootReading, SinkReading,
+    Snapshot, StreamReading,
 };
 use crate::{
     ledger::{Account, Ledger, Reason, Stage},
@@ -27,6 +27,12 @@ impl Observe for Made {
 
     fn streams(&self) -> Vec<StreamReading> {
         self.streams.clone()
+    }
+
+    fn roots(&self) -> Vec<RootReading> {
+        [("/kubepods", true), ("/docker", false)]
+            .map(|(path, present)| RootReading { path: path.to_owned(), present })
+            .to_vec()
     }
 }
 
@@ -70,6 +76,7 @@ pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         build: Build::current(),
         started: SystemTime::now() - Duration::from_secs(3600),
+        reload_refused: None,
         accounts: AccountReading::all(&ledger),
         ring: RingReading {
             capacity: 64 << 20,
@@ -80,7 +87,7 @@ pub(crate) fn snapshot() -> Snapshot {
             unreadable: 0,
             lost_events: vec![("file_seen", 0), ("container_started", 2)],
         },
-        repair: RepairReading { gaps: 3, bytes: 4096 },
+        repair: RepairReading { gaps: 3, bytes: 4096, unjudged: 17 },
         probes: vec![probe("write", true), probe("exec", true), probe("splice", false)],
         sinks: vec![SinkReading {
             name: "files".into(),

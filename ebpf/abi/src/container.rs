@@ -15,14 +15,24 @@ pub struct Container {
     pub older: u64,
     /// Producer position when the last window began: once the consumer has passed it, `older` is drained.
     pub mark: u64,
-    /// Bytes to files that the ring did not take; the agent reads them from the file.
-    pub file_skipped: u64,
-    /// Process whose standard streams are the container's; 0 while unknown.
-    pub init_tgid: u32,
+    /// Up to where `newer` may come before it is asked again what the ring holds.
+    pub unasked: u64,
+    /// One of the `INIT_*`: whether its standard streams are registered.
+    pub init: u32,
     /// Zero.
     pub _pad: u32,
 }
 assert_layout!(Container, size 40);
+
+/// No first process has been executed yet.
+pub const INIT_NONE: u32 = 0;
+/// The standard streams are those of the first process that was executed, in a PID namespace that is not its own: the
+/// first process of one may still prove to be the container's.
+pub const INIT_PRESUMED: u32 = 1;
+/// The standard streams are those of the first process of the container's PID namespace.
+pub const INIT_CERTAIN: u32 = 2;
+/// The first process has been executed, and the map of streams was full.
+pub const INIT_UNREGISTERED: u32 = 3;
 
 /// Birth or end of a container or its cgroup; for [`crate::event::CGROUP_MADE`] the path in the v2 hierarchy follows.
 #[derive(Clone, Copy, Debug)]

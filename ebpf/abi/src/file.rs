@@ -9,6 +9,9 @@ pub const LOG: u32 = 1;
 /// The file is no log.
 pub const IGNORED: u32 = 2;
 
+/// The ring had no room for the file's announcement: the next write tries again.
+pub const UNANNOUNCED: u32 = 3;
+
 /// Bytes captured of a file that is not judged yet. What a judgement in favour finds missing is read from the file.
 pub const PENDING_BUDGET: u64 = 256 * 1024;
 /// Space for a path in [`FileSeen`].
@@ -25,7 +28,7 @@ pub const FLAG_PATH_CUT: u16 = 1;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FileState {
-    /// [`PENDING`], [`LOG`] or [`IGNORED`]; taken over from the agent's [`Verdict`].
+    /// [`PENDING`], [`UNANNOUNCED`], or [`LOG`] or [`IGNORED`], taken over from the agent's [`Verdict`].
     pub verdict: u32,
     /// Hash of the name when the file was announced: another name under the same inode number may be another file.
     pub name_hash: u32,
@@ -33,8 +36,27 @@ pub struct FileState {
     pub announced: u64,
     /// Bytes captured while pending.
     pub captured: u64,
+    /// Bytes that finished writes have added since it was entered, captured or not; none once it is [`IGNORED`].
+    pub written: u64,
+    /// Up to where the file was written: what lies before was there already, unless the file began anew.
+    pub reach: u64,
 }
-assert_layout!(FileState, size 24);
+assert_layout!(FileState, size 40);
+
+/// Names a file whose place in the map another one has taken: an inode number alone does not.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C)]
+pub struct RetiredKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Device number as the kernel has it.
+    pub dev: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// [`FileState::announced`]
+    pub announced: u64,
+}
+assert_layout!(RetiredKey, size 24);
 
 /// What the agent has found on a file.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +86,11 @@ pub struct FileSeen {
     pub fd: i32,
     /// Offset after the write.
     pub position: u64,
+    /// [`FileState::name_hash`]
+    pub name_hash: u32,
+    /// Zero.
+    pub _pad: u32,
 }
-assert_layout!(FileSeen, size 56);
+assert_layout!(FileSeen, size 64);
 
-pod!(FileState, Verdict);
+pod!(FileState, RetiredKey, Verdict);

@@ -11,6 +11,14 @@ pub struct KernelLayout {
     pub task_files: u32,
     /// `task_struct.thread_pid`
     pub task_thread_pid: u32,
+    /// `task_struct.real_parent`
+    pub task_real_parent: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `task_struct.thread_info.status`; 0 where the machine has none.
+    pub task_status: u32,
+    /// `css_set.dfl_cgrp`
+    pub css_set_cgroup: u32,
     /// `files_struct.fdt`
     pub files_fdt: u32,
     /// `fdtable.fd`
@@ -94,7 +102,7 @@ pub struct KernelLayout {
     /// Zero.
     pub _pad: u32,
 }
-const _: () = assert!(size_of::<KernelLayout>() == 192);
+const _: () = assert!(size_of::<KernelLayout>() == 208);
 
 /// Bytes of `struct file` that are read at once.
 pub const FILE_SPAN: usize = 128;
@@ -162,17 +170,42 @@ pub struct Control {
     pub agent_tgid: u32,
     /// The agent's own cgroup when it runs in a container; 0 for none.
     pub agent_cgroup: u64,
-    /// Bytes of the ring.
-    pub ring_size: u64,
-    /// Bytes of the ring that one container may hold.
-    pub container_share: u64,
+    /// What one container may hold of the ring.
+    pub stdio: Limits,
+    /// What it may hold of it with records of files.
+    pub files: Limits,
     /// Raised when who is governed has changed and everything is in its place: decisions from before are void. Only
     /// the low 16 bits count.
     pub generation: u64,
     /// Governed roots.
     pub roots: [Root; MAX_ROOTS],
 }
-assert_layout!(Control, size 40 + 40 * MAX_ROOTS);
+assert_layout!(Control, size 72 + 40 * MAX_ROOTS);
+
+/// What one container may hold of the ring with records of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Limits {
+    /// Bytes, while all others are quiet.
+    pub share: u64,
+    /// Of what is free, the part in 1024ths.
+    pub free_share: u64,
+    /// Bytes of the ring.
+    pub ring_size: u64,
+}
+assert_layout!(Limits, size 24);
+
+impl Limits {
+    /// A container alone gets to `share` and no further: there, `share` = `free_share` * (`ring_size` - `share`).
+    #[must_use]
+    pub const fn new(ring_size: u64, share: u64) -> Self {
+        let free_share = match (share * 1024).checked_div(ring_size.saturating_sub(share)) {
+            Some(free_share) => free_share,
+            None => u32::MAX as u64,
+        };
+        Self { share, free_share, ring_size }
+    }
+}
 
 /// The reader is draining: do not wake it.
 pub const READER_BUSY: u32 = 0;

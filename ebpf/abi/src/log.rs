@@ -12,7 +12,7 @@ pub const FLAG_TERMINAL: u16 = 1 << 2;
 /// Payload sizes for which space is reserved in the ring. The helper takes only constants.
 pub const CLASSES: [usize; 6] = [256, 512, 1024, 4096, 16384, 65536];
 /// Payload of the largest record; longer writes become several.
-pub const MAX_CHUNK: usize = 65536;
+pub const MAX_CHUNK: usize = CLASSES[CLASSES.len() - 1];
 /// Chunks that one write may become; what lies behind is counted as oversize.
 pub const MAX_CHUNKS: usize = 256;
 /// `UIO_MAXIOV` of the kernel.

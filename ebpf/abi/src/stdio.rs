@@ -17,8 +17,10 @@ pub const DROP_FAULT: usize = 2;
 pub const DROP_UNREADABLE: usize = 3;
 /// The write was larger than all chunks that one write may become.
 pub const DROP_OVERSIZE: usize = 4;
+/// The map of containers was full, so nothing tells the container's share of the ring.
+pub const DROP_MAP_FULL: usize = 5;
 /// Number of reasons.
-pub const DROP_REASONS: usize = 5;
+pub const DROP_REASONS: usize = 6;
 
 /// Key of a pipe, terminal or file: device and inode number.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -48,6 +50,6 @@ pub struct Stdio {
     /// Zero.
     pub _pad: u32,
 }
-assert_layout!(Stdio, size 64);
+assert_layout!(Stdio, size 72);
 
 pod!(InodeKey, Stdio);

@@ -2,9 +2,18 @@
 //! counts, since ids of another hierarchy mean other cgroups.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use sidestep_abi::{container::ContainerEvent, event, stdio::InodeKey};
+use sidestep_abi::{
+    container::{ContainerEvent, INIT_NONE},
+    event,
+    stdio::InodeKey,
+};
 
-use crate::{emit, kernel::Cgroup, maps::MEMBERS, policy};
+use crate::{
+    emit,
+    kernel::Cgroup,
+    maps::{CONTAINERS, MEMBERS},
+    policy,
+};
 
 #[inline(always)]
 fn life(kind: u16, cgroup: Cgroup) -> Option<ContainerEvent> {
@@ -31,6 +40,11 @@ pub(crate) fn cgroup_notify_populated(ctx: RawTracePointContext) -> i32 {
     if ctx.arg::<u64>(2) as u32 == 0
         && let Some(event) = life(event::CGROUP_EMPTY, Cgroup::at(ctx.arg::<u64>(0)))
     {
+        // The next first process is that of another life.
+        if let Some(container) = CONTAINERS.get_ptr_mut(&event.header.cgroup) {
+            // SAFETY: a map value, checked by the verifier.
+            unsafe { (&raw mut (*container).init).write_volatile(INIT_NONE) };
+        }
         emit::container(&event);
     }
     0

@@ -6,31 +6,47 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 
+use sidestep_abi::file::UNANNOUNCED;
+
 use crate::{
-    kernel::{File, Registers, number},
+    files::{Extent, announce},
+    kernel::{self, File, Registers, number},
     maps::FILES,
     policy,
-    probes::write::{announce, tracepoint_result},
+    probes::write::tracepoint_result,
 };
 
 /// `O_WRONLY | O_RDWR`
 const O_WRITES: u64 = 0o3;
+const O_TRUNC: u64 = 0o1000;
 
 #[inline(always)]
 fn opened(descriptor: i64, flags: u64) {
     if flags & O_WRITES == 0 {
         return;
     }
-    let Some(governed) = policy::governed() else { return };
+    if policy::governed().is_none() {
+        return;
+    }
     let Some(file) = File::of_current(descriptor as u64) else { return };
     if !file.is_regular() {
         return;
     }
     let key = file.key();
-    if FILES.get_ptr(&key).is_none() {
-        // What the file holds now was there before: it begins, for the agent, at its end.
-        announce(&governed, &file, file.description().dentry, &key, descriptor as u64, file.size());
+    if let Some(state) = FILES.get_ptr_mut(&key) {
+        // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
+        let state = unsafe { &mut *state };
+        if flags & O_TRUNC != 0 {
+            state.reach = 0;
+        }
+        if state.verdict != UNANNOUNCED {
+            return;
+        }
     }
+    // What the file holds now was there before: it begins, for the agent, at its end.
+    let size = file.size();
+    let extent = Extent { end: size, written: 0, reach: size };
+    announce(&file, &key, descriptor as u64, extent);
 }
 
 macro_rules! on_exit {
@@ -58,7 +74,7 @@ on_exit! {
 #[raw_tracepoint]
 pub(crate) fn raw_exit_open(ctx: RawTracePointContext) -> i32 {
     let descriptor = ctx.arg::<u64>(1) as i64;
-    if descriptor < 0 || policy::governed().is_none() {
+    if descriptor < 0 || policy::governed().is_none() || kernel::current_call_is_32_bit() {
         return 0;
     }
     let registers = Registers::of_current();

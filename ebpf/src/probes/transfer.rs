@@ -6,26 +6,29 @@ use aya_ebpf::{
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
-use sidestep_abi::stdio::DROP_UNREADABLE;
+use sidestep_abi::{file::UNANNOUNCED, stdio::DROP_UNREADABLE};
 
 use crate::{
     emit,
-    kernel::{File, Registers, number},
+    files::{self, Extent, announce},
+    kernel::{self, File, Registers, number},
     maps::{FILES, STDIO},
-    policy::{self, Governed},
-    probes::write::{announce, tracepoint_result},
+    policy,
+    probes::write::tracepoint_result,
 };
 
 #[inline(always)]
 fn transferred(target: u64, result: i64) {
-    let Some(governed) = policy::governed() else { return };
+    if policy::governed().is_none() {
+        return;
+    }
     let Some(file) = File::of_current(target) else { return };
-    arrived(&governed, &file, target, result as u64);
+    arrived(&file, target, result as u64);
 }
 
 /// Bytes have come to a file that no memory of the writer shows.
 #[inline(always)]
-pub(super) fn arrived(governed: &Governed, file: &File, target: u64, bytes: u64) {
+pub(super) fn arrived(file: &File, target: u64, bytes: u64) {
     if file.is_pipe_or_device() {
         let Some(stream) = STDIO.get_ptr_mut(&file.key()) else { return };
         // SAFETY: a map value, checked by the verifier.
@@ -35,12 +38,21 @@ pub(super) fn arrived(governed: &Governed, file: &File, target: u64, bytes: u64)
         }
     } else if file.is_regular() {
         let key = file.key();
-        if FILES.get_ptr(&key).is_none() {
-            // The call may have named a place of its own, so the position of the description says nothing. A log grows
-            // at its end: what was there before these bytes is old.
-            let begin = file.size().saturating_sub(bytes);
-            announce(governed, file, file.description().dentry, &key, target, begin);
+        let size = file.size();
+        let mut written = bytes;
+        if let Some(state) = FILES.get_ptr_mut(&key) {
+            // SAFETY: a map value, checked by the verifier; nobody else writes to it but calls that do the same.
+            let state = unsafe { &mut *state };
+            files::count_unseen(state, size, bytes);
+            if state.verdict != UNANNOUNCED {
+                return;
+            }
+            written = 0;
         }
+        // The call may have named a place of its own, so the position of the description says nothing. A log grows at
+        // its end: what was there before these bytes is old.
+        let extent = Extent { end: size.saturating_sub(bytes), written, reach: size };
+        announce(file, &key, target, extent);
     }
 }
 
@@ -72,7 +84,7 @@ on_exit! {
 #[raw_tracepoint]
 pub(crate) fn raw_exit_transfer(ctx: RawTracePointContext) -> i32 {
     let result = ctx.arg::<u64>(1) as i64;
-    if result <= 0 {
+    if result <= 0 || kernel::current_call_is_32_bit() {
         return 0;
     }
     let registers = Registers::of_current();

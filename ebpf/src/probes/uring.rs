@@ -15,14 +15,16 @@ const TEE: u8 = 33;
 /// `io_uring:io_uring_complete`, in a thread of the process that asked for it.
 #[tracepoint]
 pub(crate) fn io_uring_complete(ctx: TracePointContext) -> u32 {
-    let Some(governed) = policy::governed() else { return 0 };
+    if policy::governed().is_none() {
+        return 0;
+    }
     let Some(completion) = Completion::of(ctx.as_ptr().cast()) else { return 0 };
     if completion.result > 0
         && matches!(completion.opcode(), WRITEV | WRITE_FIXED | WRITE | SPLICE | TEE)
         && let Some(file) = completion.file()
     {
         // There may be no descriptor: a file can be registered with the ring, and be closed.
-        arrived(&governed, &file, u64::MAX, completion.result as u64);
+        arrived(&file, u64::MAX, completion.result as u64);
     }
     0
 }

@@ -3,34 +3,31 @@
 //! Three kinds of attach points run the same body; the agent picks one at load: `fexit` on the wrappers (a process
 //! that does not write pays nothing), the tracepoints `syscalls:sys_exit_*`, or the raw tracepoint `sys_exit`.
 
+mod pieces;
+
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::bpf_loop,
     macros::{fexit, raw_tracepoint, tracepoint},
     programs::{FExitContext, RawTracePointContext, TracePointContext},
 };
-use core::ffi::c_void;
-
 use sidestep_abi::{
-    container::Container,
     event,
-    file::{FileSeen, FileState, IGNORED, LOG, PENDING, PENDING_BUDGET},
-    kernel::Control,
-    log::{FLAG_APPEND, FLAG_POSITIONED, FLAG_TERMINAL, LogEvent, MAX_CHUNK, MAX_CHUNKS, MAX_IOVECS},
-    stdio::{DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, InodeKey},
+    file::{IGNORED, LOG, PENDING, PENDING_BUDGET, UNANNOUNCED},
+    log::{FLAG_APPEND, FLAG_POSITIONED, FLAG_TERMINAL, LogEvent},
+    stdio::{DROP_MAP_FULL, InodeKey},
 };
 
 use crate::{
     emit,
-    kernel::{Dentry, File, Registers, number},
+    files::{self, Extent, announce},
+    kernel::{self, Description, File, Registers, number},
     maps::{FILES, STDIO, VERDICTS},
-    policy::{self, Governed},
+    policy::{self, Governed, Share},
 };
+use pieces::{Counter, hand_over};
 
 const O_APPEND: u32 = 0o2000;
 const RWF_APPEND: u64 = 0x10;
-/// The longest vectored write that becomes one record.
-const MAX_GATHERED_BYTES: u64 = 4096;
 
 /// Where a call's bytes are and where they went.
 #[derive(Clone, Copy)]
@@ -46,40 +43,6 @@ struct Write {
 enum Source {
     Buffer(u64),
     Vector { array: u64, count: u64 },
-}
-
-/// Where pieces that are not handed over are counted.
-#[derive(Clone, Copy)]
-enum Counter {
-    Stdio(*mut [u64; DROP_REASONS]),
-    File(*mut u64),
-}
-
-impl Counter {
-    /// What the container may hold of the ring with records of this kind. Files take half at most: what the ring does
-    /// not hold of them is read back, and what it does not hold of stdout is lost.
-    #[inline(always)]
-    fn share(self, control: &Control) -> u64 {
-        match self {
-            Self::Stdio(_) => control.container_share,
-            Self::File(_) => control.container_share / 2,
-        }
-    }
-
-    #[inline(always)]
-    fn count(self, reason: usize, bytes: u64) {
-        match self {
-            Self::Stdio(dropped) => {
-                if reason < DROP_REASONS {
-                    // SAFETY: inside the map value, by the check above.
-                    emit::add(unsafe { dropped.cast::<u64>().add(reason) }, bytes);
-                }
-            }
-            Self::File(skipped) => {
-                emit::add(skipped, bytes);
-            }
-        }
-    }
 }
 
 /// The body of every probe of this file.
@@ -106,7 +69,11 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
         header.flags |= FLAG_TERMINAL;
     }
     let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
-    hand_over(governed, cgroup, &mut event, write, Counter::Stdio(dropped));
+    let counter = Counter::Stdio(dropped);
+    match Share::of_stdio(governed.control, cgroup) {
+        Some(share) => hand_over(share, &mut event, write, counter),
+        None => counter.count(DROP_MAP_FULL, write.written),
+    }
 }
 
 #[inline(always)]
@@ -117,10 +84,10 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
         Some(position) => position.wrapping_add(write.written),
         None => description.position,
     };
-    if !is_captured(governed, file, &key, description.dentry, write, end) {
+    if !is_captured(file, &key, &description, write, end) {
         return;
     }
-    let Some(container) = policy::container(governed.cgroup) else { return };
+    let Some(share) = Share::of_files(governed.control, governed.cgroup) else { return };
     let mut header = emit::header(event::FILE_DATA, governed.cgroup, governed.tgid, governed.tid);
     if description.flags & O_APPEND != 0 {
         header.flags |= FLAG_APPEND;
@@ -130,223 +97,44 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
     }
     let position = end.wrapping_sub(write.written);
     let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.address() };
-    // SAFETY: as above.
-    let skipped = unsafe { &raw mut (*container).file_skipped };
-    hand_over(governed, governed.cgroup, &mut event, write, Counter::File(skipped));
+    hand_over(share, &mut event, write, Counter::File);
 }
 
 /// Whether a write to a regular file is handed over: it is a log, or may turn out to be one.
 #[inline(always)]
-fn is_captured(governed: &Governed, file: &File, key: &InodeKey, dentry: Dentry, write: &Write, end: u64) -> bool {
+fn is_captured(file: &File, key: &InodeKey, opened: &Description, write: &Write, end: u64) -> bool {
+    let appends = opened.flags & O_APPEND != 0;
     let state = FILES.get_ptr_mut(key);
     // Inode numbers are used again, at once on some file systems: another name may be another file, so it is announced
     // and judged anew. A log that was renamed keeps its verdict that way, a moment later.
     // SAFETY: a map value, checked by the verifier.
-    if state.is_none_or(|state| unsafe { (*state).name_hash } != dentry.name_hash()) {
-        // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
-        return announce(governed, file, dentry, key, write.fd, end);
-    }
-    let Some(state) = state else { return false };
-    // SAFETY: as above; nobody else writes to it but calls that do the same.
-    let state = unsafe { &mut *state };
-    if state.verdict == PENDING
-        && let Some(verdict) = VERDICTS.get_ptr(key)
-    {
-        // SAFETY: as above.
-        let verdict = unsafe { &*verdict };
-        if verdict.announced == state.announced {
-            state.verdict = verdict.verdict;
-        }
-    }
-    match state.verdict {
-        IGNORED => false,
-        LOG => true,
-        _ => emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
-    }
-}
-
-/// Enters a file as pending and tells the agent; whether it could.
-#[inline(always)]
-pub(super) fn announce(governed: &Governed, file: &File, dentry: Dentry, key: &InodeKey, fd: u64, end: u64) -> bool {
-    let name_hash = dentry.name_hash();
-    let header = emit::header(event::FILE_SEEN, governed.cgroup, governed.tgid, governed.tid);
-    let state = FileState { verdict: PENDING, name_hash, announced: header.time, captured: 0 };
-    if FILES.insert(key, &state, 0).is_err() {
-        emit::lose(event::FILE_SEEN);
-        return false;
-    }
-    let Some(container) = policy::container(governed.cgroup) else { return false };
-    if !policy::take_share(governed.control.container_share, container, size_of::<FileSeen>() as u64 + 1024) {
-        // Not announced: taken out again, so that the next write tries once more.
-        let _ = FILES.remove(key);
-        emit::lose(event::FILE_SEEN);
-        return false;
-    }
-    let seen = FileSeen { header, ino: key.ino, dev: key.dev, fd: fd as i32, position: end };
-    emit::file_seen(&seen, file, dentry);
-    true
-}
-
-/// Hands a write over in one record where it fits, in several where it does not.
-#[inline(always)]
-fn hand_over(governed: &Governed, cgroup: u64, event: &mut LogEvent, write: &Write, counter: Counter) {
-    let Some(container) = policy::container(cgroup) else {
-        counter.count(DROP_QUOTA, write.written);
-        return;
-    };
-    let total = write.written;
-    match write.source {
-        Source::Buffer(buffer) if total <= MAX_CHUNK as u64 => {
-            piece(governed, container, event, buffer, total, counter);
-        }
-        Source::Vector { array, count } if total <= MAX_GATHERED_BYTES && count <= emit::MAX_GATHERED => {
-            if !policy::take_share(counter.share(governed.control), container, size_of::<LogEvent>() as u64 + 2 * total)
-            {
-                counter.count(DROP_QUOTA, total);
-                return;
-            }
-            let result = gathered(event, array, count, total);
-            if result != HANDED_OVER {
-                counter.count(result as usize, total);
+    let known = state.filter(|state| unsafe { (**state).name_hash } == opened.dentry.name_hash());
+    let extent = if let Some(state) = known {
+        // SAFETY: as above; nobody else writes to it but calls that do the same.
+        let state = unsafe { &mut *state };
+        if state.verdict == PENDING
+            && let Some(verdict) = VERDICTS.get_ptr(key)
+        {
+            // SAFETY: as above.
+            let verdict = unsafe { &*verdict };
+            if verdict.announced == state.announced {
+                state.verdict = verdict.verdict;
             }
         }
-        source => pieces(governed, container, event, source, total, counter),
-    }
-}
-
-/// A write that needs more than one record: a walk over buffers and the chunks of each.
-struct Walk<'a> {
-    governed: &'a Governed,
-    container: *mut Container,
-    counter: Counter,
-    event: &'a mut LogEvent,
-    at: At,
-}
-
-/// How far a [`Walk`] has come.
-#[derive(Clone, Copy)]
-struct At {
-    array: u64,
-    count: u64,
-    index: u64,
-    base: u64,
-    rest: u64,
-    done: u64,
-    total: u64,
-}
-
-#[inline(always)]
-fn pieces(
-    governed: &Governed,
-    container: *mut Container,
-    event: &mut LogEvent,
-    source: Source,
-    total: u64,
-    counter: Counter,
-) {
-    let (array, count, base, rest) = match source {
-        Source::Buffer(buffer) => (0, 0, buffer, total),
-        Source::Vector { array, count } => (array, count, 0, 0),
-    };
-    let at = At { array, count, index: 0, base, rest, done: 0, total };
-    let mut walk = Walk { governed, container, counter, event, at };
-    emit::forget(&mut walk.at);
-    // A loop that the verifier walks once; Linux 5.17.
-    // SAFETY: the helper calls `step` with the address of `walk`, which outlives the call.
-    unsafe {
-        bpf_loop((MAX_IOVECS + MAX_CHUNKS) as u32, step as *const () as *mut c_void, (&raw mut walk).cast(), 0);
-    }
-    if walk.at.done < total {
-        counter.count(DROP_OVERSIZE, total - walk.at.done);
-    }
-}
-
-/// One step of a [`Walk`]: takes up the next buffer when it is through with one, and hands over the next chunk, so that
-/// there are no more steps than buffers and whole chunks. 1 ends the walk.
-#[inline(never)]
-extern "C" fn step(_index: u64, walk: *mut Walk<'_>) -> i64 {
-    // SAFETY: the helper passes on the address that it was given.
-    let walk = unsafe { &mut *walk };
-    let at = &mut walk.at;
-    if at.done >= at.total {
-        return 1;
-    }
-    if at.rest == 0 {
-        if at.index >= at.count {
-            return 1;
+        if state.verdict == IGNORED {
+            return false;
         }
-        let Ok(part) = emit::iovec(at.array, at.index) else { return 1 };
-        at.index += 1;
-        at.base = part.base;
-        let left = at.total - at.done;
-        at.rest = if part.len > left { left } else { part.len };
-        if at.rest == 0 {
-            return 0;
+        files::count(state, file, write.written, end, appends);
+        match state.verdict {
+            LOG => return true,
+            UNANNOUNCED => Extent { end, written: 0, reach: end },
+            _ => return emit::add(&raw mut state.captured, write.written) <= PENDING_BUDGET,
         }
-    }
-    let len = if at.rest > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { at.rest };
-    piece(walk.governed, walk.container, walk.event, at.base, len, walk.counter);
-    walk.event.position = walk.event.position.wrapping_add(len);
-    at.base = at.base.wrapping_add(len);
-    at.rest -= len;
-    at.done += len;
-    0
-}
-
-/// What [`gathered`] and [`piece_sized`] return when the record is in the ring; else the index of the reason.
-const HANDED_OVER: u64 = u64::MAX;
-
-/// A vectored write as one record, in the smaller size that holds it.
-#[inline(never)]
-fn gathered(event: &LogEvent, array: u64, count: u64, total: u64) -> u64 {
-    let total = emit::opaque(total);
-    let total = if total > MAX_GATHERED_BYTES { MAX_GATHERED_BYTES } else { total };
-    let result = if total <= 1024 {
-        emit::gather::<1024>(event, array, count, total)
     } else {
-        emit::gather::<4096>(event, array, count, total)
+        Extent::of_first(file, write.written, end, appends)
     };
-    match result {
-        Ok(()) => HANDED_OVER,
-        Err(reason) => reason as u64,
-    }
-}
-
-/// One record, in the smallest size that holds it.
-#[inline(never)]
-fn piece_sized(event: &LogEvent, source: u64, len: u64) -> u64 {
-    let source = source as *const u8;
-    let len = emit::opaque(len);
-    let len = if len > MAX_CHUNK as u64 { MAX_CHUNK as u64 } else { len };
-    let result = if len <= 256 {
-        emit::log::<256>(event, source, len)
-    } else if len <= 512 {
-        emit::log::<512>(event, source, len)
-    } else if len <= 1024 {
-        emit::log::<1024>(event, source, len)
-    } else if len <= 4096 {
-        emit::log::<4096>(event, source, len)
-    } else if len <= 16384 {
-        emit::log::<16384>(event, source, len)
-    } else {
-        emit::log::<65536>(event, source, len)
-    };
-    match result {
-        Ok(()) => HANDED_OVER,
-        Err(reason) => reason as u64,
-    }
-}
-
-#[inline(always)]
-fn piece(governed: &Governed, container: *mut Container, event: &LogEvent, source: u64, len: u64, counter: Counter) {
-    if !policy::take_share(counter.share(governed.control), container, size_of::<LogEvent>() as u64 + len) {
-        counter.count(DROP_QUOTA, len);
-        return;
-    }
-    let result = piece_sized(event, source, len);
-    if result != HANDED_OVER {
-        counter.count(result as usize, len);
-    }
+    // Not looked up again: the agent may take the entry out at any time, and this write is captured in any case.
+    announce(file, key, write.fd, extent)
 }
 
 /// What a call of this family means, by its arguments.
@@ -433,6 +221,9 @@ pub(crate) fn raw_exit_write(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let Some(governed) = policy::governed() else { return 0 };
+    if kernel::current_call_is_32_bit() {
+        return 0;
+    }
     let registers = Registers::of_current();
     let number = registers.number();
     let call = if number == number!(write) {

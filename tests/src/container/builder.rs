@@ -45,6 +45,7 @@ pub struct ContainerBuilder<'a> {
     args: Vec<String>,
     env: Vec<String>,
     terminal: bool,
+    host_pids: bool,
     stdout: Stdio,
     stderr: Stdio,
     host_programs: bool,
@@ -63,6 +64,7 @@ impl<'a> ContainerBuilder<'a> {
             args: vec!["true".to_owned()],
             env: Vec::new(),
             terminal: false,
+            host_pids: false,
             stdout: Stdio::Pipe,
             stderr: Stdio::Pipe,
             host_programs: false,
@@ -109,6 +111,13 @@ impl<'a> ContainerBuilder<'a> {
     #[must_use]
     pub fn terminal(mut self) -> Self {
         self.terminal = true;
+        self
+    }
+
+    /// The node's PID namespace, as with `hostPID: true`.
+    #[must_use]
+    pub fn host_pids(mut self) -> Self {
+        self.host_pids = true;
         self
     }
 
@@ -223,6 +232,7 @@ impl<'a> ContainerBuilder<'a> {
             args: &self.args,
             env: &self.env,
             terminal: self.terminal,
+            host_pids: self.host_pids,
             cgroup,
             annotations: self.annotations(pod_uid),
             host_programs: self.host_programs,

@@ -11,6 +11,7 @@ pub(super) struct Spec<'a> {
     pub(super) args: &'a [String],
     pub(super) env: &'a [String],
     pub(super) terminal: bool,
+    pub(super) host_pids: bool,
     pub(super) cgroup: &'a str,
     pub(super) annotations: Value,
     pub(super) host_programs: bool,
@@ -56,11 +57,15 @@ impl Spec<'_> {
             "annotations": self.annotations,
             "linux": {
                 "cgroupsPath": self.cgroup,
-                "namespaces": [
-                    { "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
-                ],
+                "namespaces": self.namespaces(),
             },
         })
+    }
+
+    fn namespaces(&self) -> Vec<Value> {
+        let all = ["pid", "network", "ipc", "uts", "mount"];
+        let own = all.into_iter().filter(|name| !(self.host_pids && *name == "pid"));
+        own.map(|name| json!({ "type": name })).collect()
     }
 
     fn mounts(&self) -> Vec<Value> {

@@ -2,6 +2,7 @@
 
 mod apt;
 mod linker;
+mod machine;
 mod packages;
 mod rustc;
 
@@ -36,16 +37,15 @@ pub(crate) fn setup(workspace: &Workspace, purposes: &[Purpose], check_only: boo
         install_packages(&missing);
         missing.retain(|package| !apt::is_present(package));
     }
+    // To build and to check the sources needs no particular machine.
+    let runs_here = purposes.iter().any(|purpose| matches!(purpose, Purpose::Demo | Purpose::Test | Purpose::Bench));
+    let machine = !runs_here || machine::report();
     ui::step("compiler and linker of the kernel programs");
     // Every purpose needs them, since every one runs the agent.
-    let tools = if check_only { Ok(find_ebpf_tools(workspace)) } else { ensure_ebpf_tools(workspace).map(Some) };
-    match &tools {
-        Ok(Some(tools)) => {
-            ui::done(&tools.rustc.description);
-            ui::done(tools.linker.display());
-        }
-        Ok(None) => ui::warn("missing: `cargo xtask setup` installs them"),
-        Err(_) => {}
+    let tools = if check_only { Ok(check_ebpf_tools(workspace)) } else { ensure_ebpf_tools(workspace).map(Some) };
+    if let (Ok(Some(tools)), false) = (&tools, check_only) {
+        ui::done(&tools.rustc.description);
+        ui::done(tools.linker.display());
     }
     ui::step("packages");
     for package in PACKAGES.iter().filter(|package| is_for(package, purposes)) {
@@ -55,11 +55,15 @@ pub(crate) fn setup(workspace: &Workspace, purposes: &[Purpose], check_only: boo
             ui::done(package.name);
         }
     }
-    let complete = tools?.is_some() && (missing.is_empty() || !check_only);
-    if !complete {
-        bail!("something is missing, see above; `cargo xtask setup` installs it");
+    let installed = tools?.is_some() && (missing.is_empty() || !check_only);
+    match (installed, machine || !check_only) {
+        (true, true) => Ok(()),
+        (false, true) => bail!("something is missing, see above; `cargo xtask setup` installs it"),
+        (true, false) => bail!("this machine is not as it has to be, see above"),
+        (false, false) => {
+            bail!("something is missing, which `cargo xtask setup` installs, and this machine is not as it has to be")
+        }
     }
-    Ok(())
 }
 
 /// Installs what `purpose` needs and is missing, and says nothing when all is there.
@@ -98,9 +102,19 @@ pub(crate) fn ensure_package_lists() -> Result<()> {
     apt::ensure_lists()
 }
 
-fn find_ebpf_tools(workspace: &Workspace) -> Option<EbpfTools> {
-    let rustc = rustc::find()?;
-    let linker = linker::find(workspace, &rustc)?;
+/// Says of each tool whether it is there; all of them when they are.
+fn check_ebpf_tools(workspace: &Workspace) -> Option<EbpfTools> {
+    let Some(rustc) = rustc::find() else {
+        ui::warn("compiler: no rustc for the BPF target");
+        ui::warn("linker: which bpf-linker fits depends on the compiler");
+        return None;
+    };
+    ui::done(format!("compiler: {}", rustc.description));
+    let Some(linker) = linker::find(workspace, &rustc) else {
+        ui::warn("linker: no bpf-linker that understands this compiler");
+        return None;
+    };
+    ui::done(format!("linker: {}", linker.display()));
     Some(EbpfTools { rustc, linker })
 }
 

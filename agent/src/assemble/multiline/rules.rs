@@ -97,18 +97,24 @@ impl Rules {
         languages: &[Language],
         patterns: &[Pattern],
         limits: Limits,
-    ) -> Result<Option<Self>, SettingsError> {
+    ) -> Result<Option<Self>, Vec<SettingsError>> {
         if languages.is_empty() && patterns.is_empty() {
             return Ok(None);
         }
-        let compiled = patterns
-            .iter()
-            .enumerate()
-            .map(|(index, pattern)| CompiledPattern::new(index, pattern))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut compiled = Vec::with_capacity(patterns.len());
+        let mut errors = Vec::new();
+        for (index, pattern) in patterns.iter().enumerate() {
+            match CompiledPattern::new(index, pattern) {
+                Ok(pattern) => compiled.push(pattern),
+                Err(wrong) => errors.extend(wrong),
+            }
+        }
         let rules = languages.len() + patterns.len();
-        if let Some(index) = compiled.iter().position(CompiledPattern::takes_every_line).filter(|_| rules > 1) {
-            return Err(SettingsError::NotAlone { index });
+        if let Some(index) = patterns.iter().position(Pattern::takes_every_line).filter(|_| rules > 1) {
+            errors.push(SettingsError::NotAlone { index });
+        }
+        if !errors.is_empty() {
+            return Err(errors);
         }
         let mut starts = [!patterns.is_empty(); 256];
         for (byte, starts) in (0..=u8::MAX).zip(&mut starts) {
@@ -178,7 +184,10 @@ impl Language {
 }
 
 impl CompiledPattern {
-    fn new(index: usize, pattern: &Pattern) -> Result<Self, SettingsError> {
+    fn new(index: usize, pattern: &Pattern) -> Result<Self, Vec<SettingsError>> {
+        if pattern.start.is_none() && pattern.continuation.is_none() {
+            return Err(vec![SettingsError::EmptyPattern { index }]);
+        }
         let compile = |field, expression: &Option<String>| {
             expression.as_deref().map(Regex::new).transpose().map_err(|source| SettingsError::Pattern {
                 index,
@@ -186,14 +195,10 @@ impl CompiledPattern {
                 source: Box::new(source),
             })
         };
-        let compiled = Self {
-            start: compile("start", &pattern.start)?,
-            continuation: compile("continuation", &pattern.continuation)?,
-        };
-        if compiled.start.is_none() && compiled.continuation.is_none() {
-            return Err(SettingsError::EmptyPattern { index });
+        match (compile("start", &pattern.start), compile("continuation", &pattern.continuation)) {
+            (Ok(start), Ok(continuation)) => Ok(Self { start, continuation }),
+            (start, continuation) => Err(start.err().into_iter().chain(continuation.err()).collect()),
         }
-        Ok(compiled)
     }
 
     fn takes_every_line(&self) -> bool {

@@ -129,9 +129,10 @@ fn values_that_do_not_hold_are_named_with_their_place() {
 #[test]
 fn errors_in_other_stages_sections_have_their_place_too() {
     for (text, expected) in [
-        ("lines:\n  max_line_bytes: 1\n", "2:19: lines.max_line_bytes: 1 B is not between"),
+        ("lines:\n  max_line_bytes: 1\n", "2:19: lines.max_line_bytes: `1` is not between"),
         ("lines:\n  max_line_bytes: wide\n", "2:19: lines.max_line_bytes: "),
         ("lines: {idle_flush: soon}", "1:21: lines.idle_flush: "),
+        ("lines: {idle_flush: 5}", "1:21: lines.idle_flush: expected a duration with its unit, such as"),
         (
             "lines: {multiline: {rules: [cobol]}}",
             "1:29: lines.multiline.rules[0]: `cobol` is not allowed here; allowed here: `java`",
@@ -163,7 +164,7 @@ fn errors_in_other_stages_sections_have_their_place_too() {
         ("sinks:\n  - type: file\n    retention: soon\n", "3:16: sinks[0].retention: "),
         (
             "sinks:\n  - type: file\n    sync: {interval: 0}\n",
-            "3:22: sinks[0].sync.interval: expected a string, found the number `0`",
+            "3:22: sinks[0].sync.interval: expected a duration with its unit, such as `500ms`, `10s` or `1h 30m`, found the number `0`",
         ),
         ("sinks:\n  - type: file\n    sync: {interval: 0s}\n", "3:22: sinks[0].sync.interval: "),
         (

@@ -2,6 +2,7 @@ mod changes;
 mod errors;
 mod example;
 mod load;
+mod refusals;
 mod rules;
 
 use super::*;

@@ -131,7 +131,11 @@ fn append_pretty(record: &Value, body: &[u8], screen: Screen, out: &mut Vec<u8>)
     let mut who: Vec<String> = who.into_iter().flatten().map(escaped_word).collect();
     if who.is_empty() {
         let short = |id: &str| escaped_word(&id.chars().take(12).collect::<String>());
-        who.push(text("resource", "container.id").map_or_else(|| "node".to_owned(), short));
+        // The path of its cgroup is the only name of a container that no runtime knows.
+        let other = text("resource", "container.id").map(short);
+        let other = other.or_else(|| text("resource", "process.linux.cgroup").map(escaped_word));
+        let is_node = record.get("class").and_then(Value::as_str) == Some("server");
+        who.push(other.unwrap_or_else(|| if is_node { "node" } else { "-" }.to_owned()));
     }
     let who = who.join("/");
     screen.paint(out, color_of(&who), &who);

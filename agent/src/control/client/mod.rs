@@ -21,7 +21,10 @@ use super::{
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no agent answers on {0}: start it with `sidestep run`, or name the control socket that it uses")]
+    #[error(
+        "no agent answers on {0}: start it with `sidestep run`, or name the socket that it uses with `--socket PATH` or \
+         SIDESTEP_SOCKET, or its configuration with `--config FILE` or SIDESTEP_CONFIG"
+    )]
     NotRunning(PathBuf),
     /// The socket is for root.
     #[error("not allowed to use {0}: run this command as root, for example with sudo")]

@@ -17,6 +17,8 @@ use crate::control::{
 pub struct StatusOptions {
     /// Go on until interrupted, a reading each time.
     pub watch: Option<Duration>,
+    /// Show each probe, not only how many are in which state.
+    pub probes: bool,
     /// In which form.
     pub output: StatusOutput,
 }
@@ -66,13 +68,13 @@ fn print(socket: &Path, options: &StatusOptions, screen: Screen, out: &mut dyn W
             }
             StatusOutput::Table if options.watch.is_some() && screen.terminal => {
                 let size = terminal_size::terminal_size().map(|(width, height)| (width.0.into(), height.0.into()));
-                append_frame(&report, screen, size, first, &mut text);
+                append_frame(&report, options.probes, screen, size, first, &mut text);
             }
             StatusOutput::Table => {
                 if !first {
                     text.push(b'\n');
                 }
-                render(&report, screen, &mut text);
+                render(&report, options.probes, screen, &mut text);
             }
         }
         out.write_all(&text).and_then(|()| out.flush()).map_err(ClientError::Output)?;
@@ -83,9 +85,16 @@ fn print(socket: &Path, options: &StatusOptions, screen: Screen, out: &mut dyn W
 }
 
 /// A live picture: over the last one, without a flicker, and no larger than the screen.
-fn append_frame(report: &StatusReport, screen: Screen, size: Option<(usize, usize)>, first: bool, out: &mut Vec<u8>) {
+fn append_frame(
+    report: &StatusReport,
+    probes: bool,
+    screen: Screen,
+    size: Option<(usize, usize)>,
+    first: bool,
+    out: &mut Vec<u8>,
+) {
     let mut picture = Vec::new();
-    render(report, screen, &mut picture);
+    render(report, probes, screen, &mut picture);
     let picture = String::from_utf8_lossy(&picture);
     let (width, height) = size.unwrap_or((usize::MAX, usize::MAX));
     let lines: Vec<&str> = picture.lines().collect();
@@ -126,11 +135,11 @@ mod tests {
 
     #[test]
     fn a_live_picture_stays_on_the_screen() {
-        let report = StatusReport::of(&testing::snapshot(), Vec::new());
+        let report = StatusReport::of(&testing::snapshot(), Vec::new(), Vec::new());
         let screen = Screen { terminal: true, color: true };
         for (width, height) in [(40, 10), (1, 1), (0, 0), (500, 500)] {
             let mut out = Vec::new();
-            append_frame(&report, screen, Some((width, height)), false, &mut out);
+            append_frame(&report, true, screen, Some((width, height)), false, &mut out);
             let text = String::from_utf8(out).expect("UTF-8");
             assert!(text.lines().count() <= height.max(1), "{width}x{height}: {text}");
             assert_eq!(text.contains("more lines"), height < 100);

@@ -6,7 +6,8 @@ use bytesize::ByteSize;
 
 use super::terminal::{Screen, escaped_word};
 use crate::{
-    control::status::{ContainerStatus, SinkStatus, StatusReport},
+    control::status::{ContainerStatus, RootStatus, SinkStatus, StatusReport},
+    load::report::summary,
     telemetry::snapshot::Health,
 };
 
@@ -17,13 +18,13 @@ const GOOD: &str = "32";
 const WARNING: &str = "33";
 const BAD: &str = "1;31";
 
-/// Appends the whole report.
-pub(super) fn render(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+/// Appends the whole report; of the probes a summary, or with `probes` a line each.
+pub(super) fn render(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8>) {
     agent(report, screen, out);
     out.push(b'\n');
     containers(report, screen, out);
     out.push(b'\n');
-    capture(report, screen, out);
+    capture(report, probes, screen, out);
     out.push(b'\n');
     sinks(report, screen, out);
 }
@@ -54,6 +55,9 @@ fn append_table(headings: &[&str], rows: &[Row], screen: Screen, out: &mut Vec<u
     let widths: Vec<usize> = (0..headings.len()).map(width_of).collect();
     let append_line = |cells: &[Cell], out: &mut Vec<u8>| {
         for (index, Cell(text, style)) in cells.iter().enumerate() {
+            if cells[index..].iter().all(|cell| cell.0.is_empty()) {
+                break;
+            }
             let padding = " ".repeat(widths[index].saturating_sub(text.chars().count()));
             out.extend_from_slice(if index > 0 { b"  " } else { b"" });
             if headings[index].starts_with('>') {
@@ -61,8 +65,9 @@ fn append_table(headings: &[&str], rows: &[Row], screen: Screen, out: &mut Vec<u
                 paint(text, style, screen, out);
             } else {
                 paint(text, style, screen, out);
-                // Nothing follows the last column, so it needs no padding.
-                out.extend_from_slice(if index + 1 < cells.len() { padding.as_bytes() } else { b"" });
+                // Nothing follows, so there is no padding.
+                let is_last = cells[index + 1..].iter().all(|cell| cell.0.is_empty());
+                out.extend_from_slice(if is_last { b"" } else { padding.as_bytes() });
             }
         }
         out.push(b'\n');
@@ -99,11 +104,20 @@ fn agent(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
         paint(&format!("  {}", escaped_word(reason)), BAD, screen, out);
         out.push(b'\n');
     }
+    if let Some(error) = &agent.reload_refused {
+        let text = format!("  the last reload was refused, the configuration before it is in force: {error}");
+        paint(&escaped_word(&text), BAD, screen, out);
+        out.push(b'\n');
+    }
 }
 
 fn containers(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
     let headings = ["CONTAINER", "ID", ">PRODUCED", ">DELIVERED", ">LINES", ">PENDING", ">DROPPED", "LEDGER"];
-    let rows: Vec<Row> = report.containers.iter().map(container).collect();
+    // The node's own account is there always; without its own log files it says nothing.
+    let says_something = |container: &&ContainerStatus| {
+        container.cgroup_id != 0 || container.produced_bytes > 0 || !container.streams.is_empty()
+    };
+    let rows: Vec<Row> = report.containers.iter().filter(says_something).map(container).collect();
     append_table(&headings, &rows, screen, out);
 }
 
@@ -111,7 +125,11 @@ fn container(container: &ContainerStatus) -> Row {
     let parts = [&container.namespace, &container.pod, &container.container];
     let mut name = parts.into_iter().flatten().map(|part| escaped_word(part)).collect::<Vec<_>>().join("/");
     if name.is_empty() {
-        name = if container.cgroup_id == 0 { "(node)" } else { "(unknown)" }.to_owned();
+        name = match &container.cgroup {
+            _ if container.cgroup_id == 0 => "(node)".to_owned(),
+            Some(path) => escaped_word(path),
+            None => "(unknown)".to_owned(),
+        };
     }
     let id = match &container.container_id {
         Some(id) => escaped_word(&id.chars().take(12).collect::<String>()),
@@ -145,7 +163,8 @@ fn container(container: &ContainerStatus) -> Row {
     Row { cells, details: streams.chain(losses).collect() }
 }
 
-fn capture(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+fn capture(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8>) {
+    roots(report, screen, out);
     let (ring, repair) = (&report.ring, &report.repair);
     let lines = format!(
         "ring     {} of {} filled, {} records, {} wake-ups, lag {:.1} ms\nrepair   {} gaps filled, {} read back\n",
@@ -158,9 +177,24 @@ fn capture(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
         bytes(repair.read_bytes),
     );
     out.extend_from_slice(lines.as_bytes());
-    let caches = report.identity.iter().map(|cache| format!("{} {}", cache.entries, escaped_word(&cache.cache)));
+    let caches = report.identity.iter().map(|cache| match cache.cache.as_str() {
+        // The only one whose name does not say what it counts.
+        "incomplete" => format!("{} without a name from a runtime", cache.entries),
+        name => format!("{} {}", cache.entries, escaped_word(name)),
+    });
     let caches: Vec<_> = caches.collect();
-    out.extend_from_slice(format!("identity {}\n\n", caches.join(", ")).as_bytes());
+    out.extend_from_slice(format!("identity {}\n", caches.join(", ")).as_bytes());
+    let lesser = report.probes.iter().any(|probe| probe.health != Health::Healthy);
+    let summary = summary(report.probes.iter().map(|probe| probe.health));
+    let hint = if lesser && !probes { " (--probes says why)" } else { "" };
+    out.extend_from_slice(b"probes   ");
+    let text = summary.split_once(": ").map_or(summary.as_str(), |(_, states)| states);
+    paint(text, if lesser { WARNING } else { GOOD }, screen, out);
+    out.extend_from_slice(format!("{hint}\n").as_bytes());
+    if !probes {
+        return;
+    }
+    out.push(b'\n');
     let row = |probe: &crate::control::status::ProbeStatus| {
         let style = match probe.health {
             Health::Healthy => GOOD,
@@ -179,6 +213,25 @@ fn capture(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
     };
     let rows: Vec<Row> = report.probes.iter().map(row).collect();
     append_table(&["PROBE", "ATTACHED BY", "HEALTH", "REASON"], &rows, screen, out);
+}
+
+fn roots(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+    let (present, absent): (Vec<_>, Vec<_>) = report.roots.iter().partition(|root| root.present);
+    let names =
+        |roots: &[&RootStatus]| roots.iter().map(|root| escaped_word(&root.path)).collect::<Vec<_>>().join(", ");
+    if present.is_empty() && absent.is_empty() {
+        return;
+    }
+    out.extend_from_slice(b"roots    ");
+    if present.is_empty() {
+        paint("none is there, so nothing is captured", BAD, screen, out);
+    } else {
+        out.extend_from_slice(names(&present).as_bytes());
+    }
+    if !absent.is_empty() {
+        paint(&format!("; not there now: {}", names(&absent)), FAINT, screen, out);
+    }
+    out.push(b'\n');
 }
 
 fn sinks(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
@@ -222,14 +275,14 @@ mod tests {
 
     fn rendered(report: &StatusReport) -> String {
         let mut out = Vec::new();
-        render(report, Screen::default(), &mut out);
+        render(report, false, Screen::default(), &mut out);
         String::from_utf8(out).expect("UTF-8")
     }
 
     #[test]
     fn shows_streams_and_the_ledger_of_each_container() {
         let agent = testing::agent();
-        let mut report = StatusReport::of(&agent.snapshot(), agent.streams());
+        let mut report = StatusReport::of(&agent.snapshot(), agent.streams(), agent.roots());
         report.agent.kernel = "6.12.0".to_owned();
         let text = rendered(&report);
         let expected = [
@@ -264,7 +317,7 @@ mod tests {
         snapshot.probes[0].reason = "EPERM\u{1b}[2J".to_owned();
         snapshot.sinks[0].failing_for = Some(Duration::from_secs(90));
         snapshot.sinks[0].last_error = Some("disk full".to_owned());
-        let text = rendered(&StatusReport::of(&snapshot, Vec::new()));
+        let text = rendered(&StatusReport::of(&snapshot, Vec::new(), Vec::new()));
         for part in ["not ready", "off by 7 B", "EPERM\\x1b[2J", "failing for 1m 30s", "last error: disk full"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -290,7 +290,7 @@ fn tells_the_status() {
     let web = &report.containers[0];
     assert_eq!((web.produced_bytes, web.delivered_bytes, web.pending_bytes, web.difference_bytes), (1000, 850, 50, 0));
     assert_eq!((web.streams.len(), web.dropped[0].bytes), (2, 100));
-    let options = StatusOptions { watch: None, output: StatusOutput::Json };
+    let options = StatusOptions { watch: None, probes: false, output: StatusOutput::Json };
     let mut out = Vec::new();
     status(&agent.socket(), &options, Screen::default(), &mut out).expect("a status");
     let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
@@ -303,7 +303,8 @@ fn watches_the_status_until_the_reader_is_gone() {
     let (sender, output) = channel();
     let socket = agent.socket();
     let client = thread::spawn(move || {
-        let options = StatusOptions { watch: Some(Duration::from_millis(1)), output: StatusOutput::Json };
+        let options =
+            StatusOptions { watch: Some(Duration::from_millis(1)), probes: false, output: StatusOutput::Json };
         status(&socket, &options, Screen::default(), &mut Pipe(sender))
     });
     for _ in 0..3 {

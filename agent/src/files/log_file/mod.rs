@@ -13,6 +13,7 @@ use super::{
     open::{Whereabouts, birth},
     position::{Action, Place, Record},
     readings::{Readings, StreamReading},
+    tally::Tally,
 };
 use crate::{
     assemble::{Assembler, Compiled},
@@ -92,6 +93,8 @@ pub(super) struct LogFile {
     /// Keys of streams that truncation has ended.
     ended: Vec<Arc<str>>,
     readings: Arc<Readings>,
+    /// What was written, and what of it is booked.
+    pub(super) tally: Tally,
 }
 
 impl LogFile {
@@ -125,6 +128,7 @@ impl LogFile {
             ready: Vec::new(),
             ended: Vec::new(),
             readings: Arc::clone(readings),
+            tally: Tally::default(),
         }
     }
 
@@ -164,10 +168,11 @@ impl LogFile {
         self.file.as_ref().and_then(|file| file.metadata().ok()).is_some_and(|metadata| metadata.nlink() == 0)
     }
 
-    /// Takes a record of the ring. What it does not settle is left to [`LogFile::read`].
+    /// Takes a record of the ring, with its bytes or without any. What it does not settle is left to
+    /// [`LogFile::read`]; where there is no file to read, bytes that are not here are booked as lost.
     pub(super) fn record(&mut self, record: &Record, bytes: &[u8], time_unix_nano: u64) {
         self.suspected = None;
-        let mut action = self.place.judge(record);
+        let mut action = self.judge(record, bytes);
         if action == Action::Suspect {
             let anew = match &self.file {
                 Some(_) => self.has_restarted(time_unix_nano),
@@ -177,17 +182,33 @@ impl LogFile {
         }
         if action == Action::Restarted {
             self.restart(time_unix_nano);
-            action = self.place.judge(record);
+            action = self.judge(record, bytes);
         }
         match action {
-            Action::Take => self.push(record.position, bytes, time_unix_nano),
+            Action::Take => self.take(record, bytes, 0, time_unix_nano),
             Action::Read if self.file.is_none() => self.take_blindly(record, bytes, time_unix_nano),
             Action::Read => {
                 self.times.note(record.end(), time_unix_nano);
                 self.readings.count_gap();
             }
+            Action::Look if self.file.is_none() => self.lose(record.len, Reason::Unavailable),
             Action::Look => self.look(time_unix_nano),
             Action::Skip | Action::Suspect | Action::Restarted => {}
+        }
+    }
+
+    /// Books bytes that were written somewhere in the file, and that nobody can read any more.
+    pub(super) fn lose_elsewhere(&mut self, bytes: u64) {
+        self.lose(bytes, Reason::Unavailable);
+    }
+
+    /// The file's life is over: what was written to it and never came is booked as lost. `last` is the final count of
+    /// the announcement that its tally has.
+    pub(super) fn settle(&mut self, last: u64) {
+        let missing = self.tally.settle(last);
+        if missing > 0 {
+            self.about.account.produce(missing);
+            self.about.account.drop_bytes(Stage::Repair, Reason::Unavailable, missing);
         }
     }
 
@@ -260,9 +281,13 @@ impl LogFile {
         }
     }
 
+    fn judge(&mut self, record: &Record, bytes: &[u8]) -> Action {
+        if bytes.len() as u64 == record.len { self.place.judge(record) } else { self.place.judge_bare(record) }
+    }
+
     fn push(&mut self, position: u64, bytes: &[u8], time_unix_nano: u64) {
         self.head.extend(position, bytes);
-        self.about.account.produce(bytes.len() as u64);
+        self.produce(bytes.len() as u64);
         // Large reads become several batches, so that no batch is much larger than its share of a queue.
         let mut position = position;
         for part in bytes.chunks(BATCH_BYTES) {
@@ -284,18 +309,34 @@ impl LogFile {
         let missing = record.position.saturating_sub(self.place.next());
         self.lose(missing, Reason::Unavailable);
         self.place.advance(record.end());
+        self.take(record, bytes, known, time_unix_nano);
+    }
+
+    /// Gives out a record's bytes but for the first `known`, and books those that are not here.
+    fn take(&mut self, record: &Record, bytes: &[u8], known: usize, time_unix_nano: u64) {
         if let Some(rest) = bytes.get(known..) {
             self.push(record.position + known as u64, rest, time_unix_nano);
         }
+        let here = known.max(bytes.len()) as u64;
+        self.lose_at(record.position.saturating_add(here), record.len.saturating_sub(here), Reason::Unavailable);
     }
 
     /// Books bytes at the current place that will never come.
     fn lose(&mut self, bytes: u64, reason: Reason) {
+        self.lose_at(self.place.next(), bytes, reason);
+    }
+
+    fn lose_at(&mut self, position: u64, bytes: u64, reason: Reason) {
         if bytes > 0 {
-            self.about.account.produce(bytes);
+            self.produce(bytes);
             self.about.account.drop_bytes(Stage::Repair, reason, bytes);
-            self.assembler.gap(self.place.next(), bytes);
+            self.assembler.gap(position, bytes);
         }
+    }
+
+    fn produce(&mut self, bytes: u64) {
+        self.about.account.produce(bytes);
+        self.tally.book(bytes);
     }
 
     /// The file begins anew, as a new stream.

@@ -174,7 +174,7 @@ impl LogFile {
                 if self.place.unread() > 0 {
                     // Records say that NULs were written: they count, but are no lines.
                     let nulls = self.place.unread();
-                    self.about.account.produce(nulls);
+                    self.produce(nulls);
                     self.about.account.drop_bytes(Stage::Repair, Reason::Unavailable, nulls);
                     self.assembler.gap(from, nulls);
                     self.place.advance(self.place.recorded());

@@ -244,3 +244,42 @@ fn a_standing_holds_for_the_same_file_only() {
     bench.write(b"another one, and longer\n");
     assert!(!standing.holds_for(&file));
 }
+
+#[test]
+fn a_record_without_its_bytes_is_read_from_the_file() {
+    let mut bench = Bench::new(true);
+    bench.write_seen(b"one\n");
+    let record = bench.write(b"two\n");
+    bench.see(&record, b"");
+    bench.write_seen(b"three\n");
+    assert_eq!(bench.finish(), [b"one\ntwo\nthree\n"]);
+    assert_eq!(bench.dropped(), []);
+}
+
+#[test]
+fn a_record_without_its_bytes_is_lost_and_booked_where_there_is_no_file() {
+    for gap in [false, true] {
+        let mut bench = Bench::new(true);
+        bench.log.reopened(None);
+        bench.write_seen(b"one\n");
+        let lost = if gap { bench.write(b"unseen\n").len } else { 0 };
+        let record = bench.write(b"two\n");
+        bench.see(&record, b"");
+        bench.write_seen(b"three\n");
+        let place = bench.log.unfinished_position();
+        assert_eq!(place, 14 + lost);
+        bench.log.finish();
+        assert_eq!(bench.finish().concat(), b"one\nthree\n");
+        assert_eq!(bench.dropped(), [(Stage::Repair, Reason::Unavailable, 4 + lost)]);
+    }
+}
+
+#[test]
+fn a_write_of_unknown_place_is_booked_where_there_is_no_file() {
+    let mut bench = Bench::new(true);
+    bench.log.reopened(None);
+    let record = Record { positioned: true, ..bench.write(b"one\n") };
+    bench.see(&record, b"one\n");
+    assert_eq!(bench.finish(), Vec::<Vec<u8>>::new());
+    assert_eq!(bench.dropped(), [(Stage::Repair, Reason::Unavailable, 4)]);
+}

@@ -1,15 +1,18 @@
 //! From a file that is a log to its stream: where it begins, and who it belongs to.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use sidestep_abi::stdio::InodeKey;
 
-use super::{Id, LOOK_NANOS, Open, Tailer, enqueue, look::open_of};
+use super::{
+    Id, LOOK_NANOS, Open, Tailer,
+    account::{book_lost, go_on},
+    enqueue,
+    look::{open_of, reopen},
+};
 use crate::{
-    clock::unix_nano,
     config::StartAt,
     files::{
-        find,
         judge::{Announced, Candidate},
         log_file::{About, LogFile},
         open::{Whereabouts, birth},
@@ -32,27 +35,34 @@ impl Tailer {
                 deliver(batch);
             });
         }
-        self.close(id, now);
+        self.close_replaced(id, now);
         if let Some((_, pending)) = self.remembered.get_mut(id) {
             pending.replaced = true;
         }
-        self.candidates.announce(id.1, announced, container, now);
+        self.announce(&id.1, announced, container, now);
     }
 
     /// Makes a stream of a file that is a log.
-    pub(super) fn admit(&mut self, key: InodeKey, mut candidate: Candidate, path: Arc<str>, now: u64) {
+    pub(super) fn admit(&mut self, key: InodeKey, mut candidate: Candidate, path: Arc<str>, earlier: u64, now: u64) {
         let Some(settled) = candidate.container.settled() else { return };
         let announced = candidate.announced.take();
+        let name = announced.as_ref().map(|announced| announced.announced);
         let position = announced.as_ref().map(|announced| announced.position);
         let whereabouts = announced.map(|announced| announced.whereabouts).unwrap_or_default();
         let whereabouts = Whereabouts { path: Some(Arc::clone(&path)), ..whereabouts };
         let id = (Class::Business, key);
         if let Some(open) = self.files.get_mut(&id) {
             // It was found by the checkpoint meanwhile.
-            for kept in candidate.kept.iter().filter(|kept| kept.bytes.len() as u64 == kept.record.len) {
-                open.log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+            if open.log.file().is_none() {
+                reopen(&self.settings, open);
             }
+            open.log.tally.add(earlier);
+            if let Some(name) = name {
+                go_on(&mut *self.verdicts, &key, open, name);
+            }
+            give(&mut open.log, &candidate);
             open.announced = candidate.renamed.take();
+            open.join(&candidate.container, candidate.ended, now);
             enqueue(&mut self.queue, id, open);
             return;
         }
@@ -67,15 +77,12 @@ impl Tailer {
         let about = about(Class::Business, key, path, &settled);
         let mut log = LogFile::new(about, file, position, incarnation, &self.readings);
         log.whereabouts = whereabouts;
-        for kept in &candidate.kept {
-            // Where only the place was kept, the file has to tell.
-            let short = kept.bytes.len() as u64 != kept.record.len;
-            if short && log.file().is_some() {
-                log.look(now);
-            } else {
-                log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
-            }
+        log.tally.add(earlier);
+        if let Some(name) = name {
+            // There is none before.
+            let _ = log.tally.announce(name);
         }
+        give(&mut log, &candidate);
         let ended = candidate.ended;
         if ended {
             // Nobody will look again.
@@ -88,47 +95,19 @@ impl Tailer {
     }
 
     /// Gives out what was kept of a log that is gone already: nothing else of it will ever be there.
-    pub(super) fn admit_gone(&mut self, key: InodeKey, candidate: &Candidate, path: Arc<str>) {
-        let (Some(settled), Some(first)) = (candidate.container.settled(), candidate.kept.first()) else { return };
+    pub(super) fn admit_gone(&mut self, key: InodeKey, candidate: &Candidate, path: Arc<str>, earlier: u64) {
+        let Some(settled) = candidate.container.settled() else { return };
+        let announced = candidate.announced.as_ref().map(|announced| announced.announced);
+        let written = announced.map_or(0, |announced| self.verdicts.written(&key, announced)).saturating_add(earlier);
+        let Some(first) = candidate.kept.first() else { return book_lost(&candidate.container, written) };
         let about = about(Class::Business, key, path, &settled);
         // The time tells it from others that had the same inode number.
         let mut log = LogFile::new(about, None, first.record.position, first.time_unix_nano, &self.readings);
-        for kept in &candidate.kept {
-            log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
-        }
+        give(&mut log, candidate);
         log.finish();
+        log.settle(written);
         let deliver = &self.deliver;
         log.take_batches(deliver);
-    }
-
-    pub(super) fn resume(&mut self, container: &Arc<Container>, pids: &[u32]) {
-        let Some(settled) = container.settled() else { return };
-        let Some(files) = &settled.files else { return };
-        let now = unix_nano();
-        let owner = owner(&settled);
-        let known: Vec<_> = self
-            .remembered
-            .iter()
-            .filter(|(id, (_, pending))| id.0 == Class::Business && pending.entry.owner == owner)
-            .map(|(id, (_, pending))| (*id, pending.entry.path.clone(), pending.entry.standing()))
-            .collect();
-        for (id, path, standing) in known {
-            if self.files.contains_key(&id) || !files.matches(&path) {
-                continue;
-            }
-            let found = pids.iter().take(8).find_map(|pid| {
-                let root = PathBuf::from(format!("/proc/{pid}/root"));
-                find::again(&root, &path, &id.1, Some(*pid)).map(|file| (*pid, file))
-            });
-            let Some((pid, file)) = found.filter(|(_, file)| birth(file) == standing.birth) else { continue };
-            let (position, incarnation) = self.start_of(&id, &file, None, standing.position, now);
-            let path: Arc<str> = path.into();
-            let about = about(Class::Business, id.1, Arc::clone(&path), &settled);
-            let mut log = LogFile::new(about, Some(file), position, incarnation, &self.readings);
-            log.whereabouts = Whereabouts { tgid: pid, fd: -1, path: Some(path) };
-            log.look(now);
-            self.enter(id, log, vec![Arc::clone(container)], now, false);
-        }
     }
 
     /// Where to begin in a file that is seen for the first time by this agent, and in which incarnation.
@@ -153,14 +132,19 @@ impl Tailer {
             return if standing.holds_for(file) { (standing.position, standing.incarnation) } else { (0, now) };
         }
         let born = birth(file);
-        let is_new = born.saturating_add(BIRTH_GRAIN_NANOS) >= self.started || born == 0 && first == 0;
+        let is_new = self.is_new(born) || born == 0 && first == 0;
         if is_new || start_at == Some(StartAt::Beginning) { (0, 0) } else { (first, 0) }
+    }
+
+    /// Whether a file that no checkpoint knows was made when an agent ran, or since: then nobody has read any of it.
+    pub(super) const fn is_new(&self, born: u64) -> bool {
+        born.saturating_add(BIRTH_GRAIN_NANOS) >= self.new_since
     }
 
     pub(super) fn enter(
         &mut self,
         id: Id,
-        log: LogFile,
+        mut log: LogFile,
         users: Vec<Arc<Container>>,
         now: u64,
         ending: bool,
@@ -168,6 +152,11 @@ impl Tailer {
         self.progress.open(&log.stream().key, log.unfinished_position());
         self.remembered.remove(&id);
         self.unsaved = true;
+        if self.opened >= self.settings.max_open && !log.is_behind() && !ending {
+            // Looked at like the others that were closed for want of descriptors.
+            log.close();
+        }
+        self.opened += usize::from(log.file().is_some());
         let look_interval = match id.0 {
             Class::Server => self.settings.server.poll_interval.as_nanos().try_into().unwrap_or(u64::MAX),
             Class::Pod | Class::Business => LOOK_NANOS.start,
@@ -177,6 +166,16 @@ impl Tailer {
         let open = self.files.entry(id).insert_entry(open).into_mut();
         enqueue(&mut self.queue, id, open);
         open
+    }
+}
+
+/// Gives a log what was kept of it. Of what was not, the file tells; without one it is booked as lost.
+fn give(log: &mut LogFile, candidate: &Candidate) {
+    for kept in &candidate.kept {
+        log.record(&kept.record, &kept.bytes, kept.time_unix_nano);
+    }
+    if log.file().is_none() {
+        log.lose_elsewhere(candidate.left_out);
     }
 }
 

@@ -1,9 +1,12 @@
 //! The thread that owns all log files.
 
+mod account;
 mod admit;
+mod events;
 mod look;
 mod node;
 mod positions;
+mod resume;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,24 +17,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sidestep_abi::{
-    log::{FLAG_APPEND, FLAG_POSITIONED},
-    stdio::InodeKey,
-};
+use sidestep_abi::stdio::InodeKey;
 
 use self::{
+    account::{Search, go_on},
     look::{look, reopen},
     positions::pending,
 };
 use super::{
     Progress, Readings,
     checkpoint::Checkpoint,
-    event::{FileEvent, FileEvents},
+    event::FileEvents,
     handle::{Command, Ended, Handle, Leftover, Settings},
-    judge::{Announced, Candidates, Verdict},
+    judge::{Announced, Candidates},
     log_file::LogFile,
-    open::Whereabouts,
-    position::Record,
 };
 use crate::{
     clock::unix_nano,
@@ -89,10 +88,17 @@ pub struct Tailer {
     candidates: Candidates,
     /// Where files stood that were closed, or that the checkpoint knows; with the time of the entry.
     remembered: HashMap<Id, (u64, Pending)>,
+    /// Logs by their name in its directory, and the search for files of such names that were not announced.
+    search: Search,
     /// Files with something to read or to hand on.
     queue: VecDeque<Id>,
+    /// Files of `files` with a descriptor, as of the last tick, and those that came since.
+    opened: usize,
     checkpoint: Checkpoint,
-    started: u64,
+    /// A file that was made later is new: since then every log that agents have seen is in the checkpoint.
+    new_since: u64,
+    /// What happened before has been heard of.
+    caught_up: u64,
     next_scan: u64,
     scanned: bool,
     next_save: u64,
@@ -124,9 +130,10 @@ impl Tailer {
         progress: &Arc<Progress>,
         readings: &Arc<Readings>,
     ) -> Self {
-        let (checkpoint, entries) = Checkpoint::open(&settings.state_dir);
+        let (checkpoint, known) = Checkpoint::open(&settings.state_dir);
         let started = unix_nano();
-        let remembered = entries
+        let remembered = known
+            .files
             .into_iter()
             .map(|entry| ((entry.class, entry.key()), (started, Pending { entry, stream: None, replaced: false })))
             .collect();
@@ -139,9 +146,13 @@ impl Tailer {
             files: HashMap::new(),
             candidates: Candidates::default(),
             remembered,
+            search: Search::default(),
             queue: VecDeque::new(),
+            opened: 0,
             checkpoint,
-            started,
+            // A clock that was set back meanwhile makes no file old that is still to come.
+            new_since: known.complete_until.map_or(started, |until| until.min(started)),
+            caught_up: started,
             next_scan: 0,
             scanned: false,
             next_save: 0,
@@ -163,7 +174,7 @@ impl Tailer {
             if connected {
                 match events.recv_timeout(wait) {
                     Ok(round) => self.round(&round),
-                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Timeout) => self.caught_up = unix_nano(),
                     Err(RecvTimeoutError::Disconnected) => connected = false,
                 }
             } else if !wait.is_zero() {
@@ -183,137 +194,6 @@ impl Tailer {
                 self.tick();
                 next_tick = Instant::now() + TICK;
             }
-        }
-    }
-
-    /// Takes the events of one round, then reads what they leave to be read.
-    fn round(&mut self, round: &FileEvents) {
-        let now = unix_nano();
-        for event in &round.events {
-            match event {
-                FileEvent::Seen { key, announced, path, tgid, fd, position, container } => {
-                    let whereabouts = Whereabouts { tgid: *tgid, fd: *fd, path: path.clone() };
-                    let announced = Announced { announced: *announced, whereabouts, position: *position };
-                    if let Some(open) = self.files.get_mut(&(Class::Business, *key)) {
-                        // Renamed, or its verdict had fallen out of the kernel's map, or another file has its inode
-                        // number now: the place of the next record tells.
-                        open.announced = Some(announced);
-                        continue;
-                    }
-                    self.candidates.announce(*key, announced, container, now);
-                }
-                FileEvent::Data { key, position, bytes, time_unix_nano, tid, description, flags, container } => {
-                    let record = Record {
-                        position: *position,
-                        len: bytes.len() as u64,
-                        append: flags & FLAG_APPEND != 0,
-                        positioned: flags & FLAG_POSITIONED != 0,
-                        tid: *tid,
-                        description: *description,
-                    };
-                    let bytes = round.bytes.get(bytes.clone()).unwrap_or_default();
-                    self.data(key, &record, bytes, *time_unix_nano, container, now);
-                }
-                FileEvent::Forgotten { key } => self.verdicts.forget(key),
-                FileEvent::Resume { container, pids } => self.resume(container, pids),
-                FileEvent::RulesChanged => self.rules_changed(now),
-                FileEvent::Ended { container } => self.ended(container),
-            }
-        }
-        self.judge(now);
-        let touched = self.queue.len();
-        self.turns(touched);
-    }
-
-    /// What was no log may be one now, and the other way round: such a file ends with what it holds.
-    fn rules_changed(&mut self, now: u64) {
-        self.verdicts.forget_ignored();
-        for (id, open) in self.files.iter_mut().filter(|(id, _)| id.0 == Class::Business) {
-            let path = &open.log.about.path;
-            let is_log = |user: &Arc<Container>| {
-                user.settled().is_none_or(|settled| settled.files.as_ref().is_some_and(|files| files.matches(path)))
-            };
-            if !open.users.iter().any(is_log) {
-                open.log.look_finally(now);
-                open.ending = true;
-                enqueue(&mut self.queue, *id, open);
-            }
-        }
-    }
-
-    fn data(
-        &mut self,
-        key: &InodeKey,
-        record: &Record,
-        bytes: &[u8],
-        time_unix_nano: u64,
-        container: &Arc<Container>,
-        now: u64,
-    ) {
-        let id = (Class::Business, *key);
-        if let Some(open) = self.files.get_mut(&id)
-            && let Some(announced) = open.announced.take()
-        {
-            let other_name = announced.whereabouts.path.as_deref().is_some_and(|path| *path != *open.log.about.path);
-            if other_name && record.position == 0 {
-                self.replace(&id, announced, container, now);
-            } else {
-                self.verdicts.set(key, announced.announced, true);
-            }
-        }
-        let Some(open) = self.files.get_mut(&id) else {
-            self.candidates.keep(*key, *record, bytes, time_unix_nano, container, now);
-            return;
-        };
-        if open.log.file().is_none() {
-            reopen(&self.settings, open);
-        }
-        open.log.record(record, bytes, time_unix_nano);
-        open.grown = now;
-        open.look_interval = LOOK_NANOS.start;
-        open.next_look = now + LOOK_NANOS.start;
-        if open.users.iter().all(|user| user.cgroup != container.cgroup) {
-            open.users.push(Arc::clone(container));
-        }
-        enqueue(&mut self.queue, id, open);
-    }
-
-    /// Judges the files whose container is known by now.
-    fn judge(&mut self, now: u64) {
-        if self.candidates.is_empty() {
-            return;
-        }
-        for (key, candidate, verdict) in self.candidates.judge(now) {
-            let announced = candidate.announced.as_ref().map_or(0, |announced| announced.announced);
-            match verdict {
-                // The verdict is on what has the inode number now.
-                Verdict::Log(path) if candidate.gone => self.admit_gone(key, &candidate, path),
-                _ if candidate.gone => {}
-                Verdict::Log(path) => {
-                    self.verdicts.set(&key, announced, true);
-                    self.admit(key, candidate, path, now);
-                }
-                Verdict::NoLog => self.verdicts.set(&key, announced, false),
-                Verdict::Unknown => self.verdicts.forget(&key),
-            }
-        }
-    }
-
-    fn ended(&mut self, container: &Arc<Container>) {
-        self.candidates.end(container);
-        let now = unix_nano();
-        for (id, open) in &mut self.files {
-            let Some(index) = open.users.iter().position(|user| user.cgroup == container.cgroup) else { continue };
-            if open.users.len() > 1 {
-                open.users.swap_remove(index);
-                continue;
-            }
-            if open.log.file().is_none() {
-                reopen(&self.settings, open);
-            }
-            open.log.look_finally(now);
-            open.ending = true;
-            enqueue(&mut self.queue, *id, open);
         }
     }
 
@@ -343,7 +223,11 @@ impl Tailer {
             if behind {
                 enqueue(&mut self.queue, id, open);
             } else if open.ending {
+                self.opened = self.opened.saturating_sub(usize::from(open.log.file().is_some()));
                 self.close(&id, now);
+            } else if self.opened > self.settings.max_open && open.log.file().is_some() && !open.log.is_deleted() {
+                open.log.close();
+                self.opened -= 1;
             }
         }
     }
@@ -352,6 +236,8 @@ impl Tailer {
     /// was set back is where it was.
     fn forget_times(&mut self, now: u64) {
         (self.next_scan, self.next_save, self.last_save) = (0, 0, 0);
+        self.new_since = self.new_since.min(now);
+        self.caught_up = self.caught_up.min(now);
         self.candidates.forget_times(now);
         for open in self.files.values_mut() {
             open.log.forget_times();
@@ -365,27 +251,32 @@ impl Tailer {
             self.forget_times(now);
         }
         self.last_tick = now;
-        self.judge(now);
+        self.judge(now, false);
+        self.find_unannounced(now);
         if now >= self.next_scan {
             self.next_scan = now + SCAN_NANOS;
             self.scan(now);
         }
-        let mut opened = 0;
+        self.opened = self.files.values().filter(|open| open.log.file().is_some()).count();
         for (id, open) in &mut self.files {
             open.log.idle(now);
-            if now >= open.next_look {
+            let was_open = open.log.file().is_some();
+            if now >= open.next_look && (was_open || self.opened < self.settings.max_open) {
                 // No record has come that would tell; as long as the file is held, nothing else has its inode number.
                 if let Some(announced) = open.announced.take_if(|_| open.log.file().is_some()) {
-                    self.verdicts.set(&id.1, announced.announced, true);
+                    go_on(&mut *self.verdicts, &id.1, open, announced.announced);
                 }
                 look(&self.settings, id, open, now);
+                if !was_open && !open.log.is_behind() {
+                    open.log.close();
+                }
+                self.opened += usize::from(!was_open && open.log.file().is_some());
             }
-            opened += usize::from(open.log.file().is_some());
             enqueue(&mut self.queue, *id, open);
         }
         let all = self.queue.len();
-        if opened > self.settings.max_open {
-            self.close_least_recent(opened - self.settings.max_open);
+        if self.opened > self.settings.max_open {
+            self.close_least_recent(self.opened - self.settings.max_open);
         }
         // Those that are behind come again at their turn; the others have nothing but finished lines to hand on.
         self.turns(all);
@@ -402,7 +293,7 @@ impl Tailer {
             self.round(&round);
         }
         let now = unix_nano();
-        self.judge(now);
+        self.judge(now, true);
         for (id, open) in &mut self.files {
             if open.log.file().is_none() {
                 reopen(&self.settings, open);
@@ -420,6 +311,7 @@ impl Tailer {
     }
 
     fn end(mut self) -> Ended {
+        let complete_until = self.complete_until();
         let mut leftover = Leftover::default();
         for open in self.files.values_mut() {
             let (progress, deliver) = (&self.progress, &self.deliver);
@@ -432,8 +324,9 @@ impl Tailer {
         }
         let mut positions: Vec<_> = self.files.values().map(pending).collect();
         positions.extend(self.remembered.into_values().map(|(_, pending)| pending).filter(|pending| !pending.replaced));
-        self.checkpoint.write(positions.iter().map(|pending| pending.entry(&self.progress)).collect());
-        Ended { leftover, checkpoint: self.checkpoint, positions }
+        let entries = positions.iter().map(|pending| pending.entry(&self.progress)).collect();
+        self.checkpoint.write(entries, complete_until);
+        Ended { leftover, checkpoint: self.checkpoint, positions, complete_until }
     }
 }
 

@@ -2,13 +2,21 @@
 
 use std::sync::Arc;
 
-use super::{Id, Open, Tailer, admit::owner};
+use super::{
+    Id, Open, Tailer,
+    account::{count_passed_over, settle},
+    admit::owner,
+};
 use crate::{
     clock::unix_nano,
     files::{Progress, checkpoint::Entry, log_file::Standing},
     record::Class,
 };
 
+/// A log that was made so long ago is known, or will never be: records and announcements are on their way for less
+/// than a second, candidates wait for half a minute, and the node's files are searched for each ten seconds. Too long
+/// does no harm: a file of that age that this agent does not know would be new to it too.
+const FOUND_NANOS: u64 = 60_000_000_000;
 /// Files that are remembered after they were closed.
 const MAX_REMEMBERED: usize = 8192;
 
@@ -30,10 +38,27 @@ impl Pending {
 
 impl Tailer {
     pub(super) fn close(&mut self, id: &Id, now: u64) {
-        let Some(open) = self.files.remove(id) else { return };
-        if id.0 == Class::Business {
+        if let Some(open) = self.files.get_mut(id)
+            && id.0 == Class::Business
+        {
+            let passed_over = open.announced.take();
+            count_passed_over(&mut *self.verdicts, &id.1, open, passed_over.as_ref());
+            settle(&mut *self.verdicts, &id.1, open);
             self.verdicts.forget(&id.1);
         }
+        self.remember(id, now);
+    }
+
+    /// As [`Tailer::close`], for a file whose inode number another one has: what the kernel knows is of that one.
+    pub(super) fn close_replaced(&mut self, id: &Id, now: u64) {
+        if let Some(open) = self.files.get_mut(id) {
+            settle(&mut *self.verdicts, &id.1, open);
+        }
+        self.remember(id, now);
+    }
+
+    fn remember(&mut self, id: &Id, now: u64) {
+        let Some(open) = self.files.remove(id) else { return };
         let pending = pending(&open);
         if let Some(key) = &pending.stream {
             self.progress.close(key);
@@ -47,13 +72,18 @@ impl Tailer {
         }
     }
 
+    /// See [`Known::complete_until`](crate::files::checkpoint::Known::complete_until).
+    pub(super) fn complete_until(&self) -> u64 {
+        self.caught_up.saturating_sub(FOUND_NANOS).max(self.new_since)
+    }
+
     pub(super) fn save(&mut self) {
         self.unsaved = false;
         self.last_save = unix_nano();
         let mut entries: Vec<_> = self.files.values().map(|open| pending(open).entry(&self.progress)).collect();
         let known = self.remembered.values().map(|(_, pending)| pending).filter(|pending| !pending.replaced);
         entries.extend(known.map(|pending| pending.entry(&self.progress)));
-        self.checkpoint.write(entries);
+        self.checkpoint.write(entries, self.complete_until());
         self.readings.set_streams(self.files.values().map(|open| open.log.reading()).collect());
     }
 }

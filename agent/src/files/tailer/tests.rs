@@ -1,5 +1,7 @@
 //! The thread, with real files and records as the kernel would send them.
 
+mod restart;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{Seek, Write},
@@ -11,19 +13,23 @@ use std::{
     },
 };
 
+use sidestep_abi::log::FLAG_APPEND;
+
 use super::{admit::BIRTH_GRAIN_NANOS, *};
 use crate::{
     attribute::Identity,
     config::{Config, Environment, Globs, Slash},
-    ledger::Account,
+    files::event::FileEvent,
+    ledger::{Account, Reason, Stage},
     load::running::inode_key,
     pipeline::container::Settled,
+    policy::Unannounced,
     record::{Origin, Resource},
     sinks,
 };
 
 #[derive(Clone, Default)]
-struct FakeVerdicts(Arc<Mutex<HashMap<u64, bool>>>);
+struct FakeVerdicts(Arc<Mutex<HashMap<u64, bool>>>, Arc<Mutex<HashMap<u64, u64>>>);
 
 impl Verdicts for FakeVerdicts {
     fn forget_ignored(&mut self) {}
@@ -35,6 +41,20 @@ impl Verdicts for FakeVerdicts {
     fn forget(&mut self, key: &InodeKey) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.ino);
     }
+
+    fn announce_again(&mut self, key: &InodeKey) {
+        self.forget(key);
+    }
+
+    fn written(&mut self, _key: &InodeKey, announced: u64) -> u64 {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).get(&announced).copied().unwrap_or_default()
+    }
+
+    fn unannounced(&mut self) -> Vec<Unannounced> {
+        Vec::new()
+    }
+
+    fn settle(&mut self, _file: &Unannounced) {}
 }
 
 /// A running thread and what it has delivered.
@@ -97,6 +117,21 @@ impl Agent {
         }
     }
 
+    /// As [`Agent::expect`], whatever the order; `lines` are sorted.
+    fn expect_lines(&self, path: &str, lines: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let content = self.content(path);
+            let mut found: Vec<_> = content.lines().collect();
+            found.sort_unstable();
+            if found == lines {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{found:?} are not {lines:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Stops, with everything acknowledged that was delivered.
     fn stop(self) -> Leftover {
         let stopped = self.handle.stop(Instant::now() + Duration::from_secs(10)).expect("no panic");
@@ -150,7 +185,10 @@ impl Writer {
         let position = self.file.stream_position().expect("position");
         let (path, container) = (self.path.to_str().map(Into::into), Arc::clone(&self.container));
         let (tgid, fd) = (std::process::id(), self.file.as_raw_fd());
-        agent.send(b"", FileEvent::Seen { key: self.key(), announced: 1, path, tgid, fd, position, container });
+        agent.send(
+            b"",
+            FileEvent::Seen { key: self.key(), announced: 1, path, tgid, fd, position, name_hash: 0, container },
+        );
     }
 
     fn write(&mut self, text: &str) -> FileEvent {
@@ -183,8 +221,16 @@ fn a_container_of_which_all_is_gone_is_complete() {
     // The file can't be opened: no process, no path.
     let key = writer.key();
     let path = Some("/nowhere/short.log".into());
-    let seen =
-        FileEvent::Seen { key, announced: 1, path, tgid: 0, fd: 0, position: 4, container: Arc::clone(&container) };
+    let seen = FileEvent::Seen {
+        key,
+        announced: 1,
+        path,
+        tgid: 0,
+        fd: 0,
+        position: 4,
+        name_hash: 0,
+        container: Arc::clone(&container),
+    };
     agent.send(b"", seen);
     agent.send(b"one\n", event);
     writer.write_seen(&agent, "two");
@@ -271,14 +317,7 @@ fn files_of_the_node_are_followed_over_rotation_and_restart() {
     writer.write_all(b"four\n").expect("written");
     OpenOptions::new().append(true).open(&path).expect("file").write_all(b"five\n").expect("written");
     let agent = Agent::start(settings());
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while agent.content("node.log").len() < 10 {
-        assert!(Instant::now() < deadline, "{}", agent.content("node.log"));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let mut lines: Vec<_> = agent.content("node.log").lines().map(str::to_owned).collect();
-    lines.sort();
-    assert_eq!(lines, ["five", "four"]);
+    agent.expect_lines("node.log", &["five", "four"]);
     agent.stop();
 }
 

@@ -163,4 +163,10 @@ impl Sink for ConsoleSink {
     fn flush(&mut self) -> Result<(), SinkError> {
         if self.closed { Ok(()) } else { self.drain() }
     }
+
+    fn give_back(&mut self) -> VecDeque<Delivery> {
+        self.buffer.clear();
+        self.written = 0;
+        self.buffered.drain(..).map(|(_, delivery)| delivery).collect()
+    }
 }

@@ -6,8 +6,9 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::units::{self, byte_size},
     record::Class,
-    sinks::config::{QueueSettings, all_classes, human_duration},
+    sinks::config::{InvalidSetting, QueueSettings, all_classes},
 };
 
 /// Settings of the file sink.
@@ -25,6 +26,7 @@ pub struct Settings {
     /// What a line of a file is; default `json`.
     pub format: Format,
     /// A file is closed before it grows beyond this; default 256 MiB. It is closed at the full hour (UTC) anyway.
+    #[serde(with = "units::size")]
     pub max_file_bytes: ByteSize,
     /// How closed files are compressed; default `zstd`.
     pub compression: Compression,
@@ -32,9 +34,10 @@ pub struct Settings {
     /// fifteenth of JSON records and takes a quarter less CPU than 3.
     pub compression_level: u8,
     /// Files whose hour is longer ago are deleted; default 7 days.
-    #[serde(with = "human_duration")]
+    #[serde(with = "units::duration")]
     pub retention: Duration,
     /// The most that the tree may take on disk: beyond it the oldest closed files are deleted; default 10 GiB.
+    #[serde(with = "units::size")]
     pub quota: ByteSize,
     /// The quota is never more than this share of the file system's size, in percent; default 80.
     pub quota_percent: u8,
@@ -83,7 +86,7 @@ pub enum Compression {
 #[serde(rename_all = "snake_case")]
 pub enum Sync {
     /// On a thread of its own, with this pause in between.
-    Interval(#[serde(with = "human_duration")] Duration),
+    Interval(#[serde(with = "units::duration")] Duration),
     /// By the kernel, whenever it likes.
     Never,
     /// Before a receipt is settled; slow.
@@ -111,31 +114,38 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The first option that makes no sense, and why.
-    pub(crate) fn problem(&self) -> Option<(&'static str, &'static str)> {
+    /// Every option that makes no sense, and why.
+    pub(crate) fn problems(&self) -> Vec<InvalidSetting> {
         let level_max = match self.compression {
             Compression::Zstd => 22,
             Compression::Gzip => 9,
             Compression::None => u8::MAX,
         };
-        if !self.path.is_absolute() {
-            Some(("path", "must be an absolute path"))
-        } else if self.max_file_bytes.as_u64() == 0 {
-            Some(("max_file_bytes", "must be greater than zero"))
-        } else if !(1..=level_max).contains(&self.compression_level) {
-            Some(("compression_level", "must be 1 to 22 for zstd and 1 to 9 for gzip"))
-        } else if self.retention.is_zero() {
-            Some(("retention", "must be greater than zero"))
-        } else if self.quota.as_u64() == 0 {
-            Some(("quota", "must be greater than zero"))
-        } else if !(1..=100).contains(&self.quota_percent) {
-            Some(("quota_percent", "must be 1 to 100"))
-        } else if self.sync == Sync::Interval(Duration::ZERO) {
-            Some(("sync.interval", "must be greater than zero; `always` syncs before each receipt"))
-        } else if self.max_open_files == 0 {
-            Some(("max_open_files", "must be greater than zero"))
-        } else {
-            None
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, option, problem: &str| {
+            if !holds {
+                problems.push(InvalidSetting { option, problem: problem.to_owned() });
+            }
+        };
+        let positive = "must be greater than zero";
+        require(self.path.is_absolute(), "path", "must be an absolute path");
+        require(self.max_file_bytes.as_u64() > 0, "max_file_bytes", positive);
+        let is_level = (1..=level_max).contains(&self.compression_level);
+        require(is_level, "compression_level", "must be 1 to 22 for zstd and 1 to 9 for gzip");
+        require(!self.retention.is_zero(), "retention", positive);
+        if self.quota.as_u64() == 0 {
+            require(false, "quota", positive);
+        } else if self.quota < self.max_file_bytes {
+            let least = byte_size::format(self.max_file_bytes.as_u64());
+            let problem = format!(
+                "must be at least `max_file_bytes`, which is `{least}`: the file that is written to is never deleted"
+            );
+            require(false, "quota", &problem);
         }
+        require((1..=100).contains(&self.quota_percent), "quota_percent", "must be 1 to 100");
+        let is_interval = self.sync != Sync::Interval(Duration::ZERO);
+        require(is_interval, "sync.interval", "must be greater than zero; `always` syncs before each receipt");
+        require(self.max_open_files > 0, "max_open_files", positive);
+        problems
     }
 }

@@ -23,3 +23,4 @@ mod tests;
 pub use config::{Compression, Format, Settings, Sync};
 pub use path::{decode_component, encode_component};
 pub use sink::FileSink;
+pub(crate) use tree::is_in_use;

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     record::{Batch, Stream},
-    sinks::{Delivery, Outcome, Sink, SinkError, json},
+    sinks::{Delivery, Outcome, Sink, SinkError, json, streams::StreamCache},
 };
 
 /// Deliveries of one stream are gathered up to this before they are written.
@@ -47,7 +47,7 @@ pub struct FileSink {
     /// Records of the current run, and the end of each delivery in them.
     buffer: Vec<u8>,
     ends: Vec<usize>,
-    targets: HashMap<*const Stream, (Weak<Stream>, Arc<Target>)>,
+    targets: StreamCache<Arc<Target>, TARGETS>,
     pub(super) files: HashMap<Arc<Target>, Appender>,
     /// Counts writes; the file with the lowest [`Appender::last_used`] is closed first.
     writes: u64,
@@ -56,9 +56,6 @@ pub struct FileSink {
     pub(super) last_sweep: Option<(Instant, Hour)>,
     written_since_sweep: u64,
 }
-
-// SAFETY: the raw pointers are keys that are compared and never followed; all else is `Send`.
-unsafe impl Send for FileSink {}
 
 impl fmt::Debug for FileSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +78,7 @@ impl FileSink {
     }
 
     pub(super) fn with_clock(settings: Settings, clock: Clock) -> Result<Self, SinkError> {
-        let failed = |source| explain("opening", &settings.path.display().to_string(), source);
+        let failed = |source| explain_start(&settings.path.display().to_string(), source);
         let tree = Arc::new(Tree::open(&settings.path).map_err(failed)?);
         let names = Arc::new(Names::default());
         let keeper = Keeper::start(Arc::clone(&tree), Arc::clone(&names), settings.clone()).map_err(failed)?;
@@ -100,7 +97,7 @@ impl FileSink {
             encoder: json::Encoder::default(),
             buffer: Vec::with_capacity(RUN),
             ends: Vec::new(),
-            targets: HashMap::new(),
+            targets: StreamCache::default(),
             files: HashMap::new(),
             writes: 0,
             hour: (Hour::of(now), now - now % Hour::NANOS),
@@ -110,15 +107,7 @@ impl FileSink {
     }
 
     fn target(&mut self, stream: &Arc<Stream>) -> Arc<Target> {
-        let key = Arc::as_ptr(stream);
-        if !self.targets.contains_key(&key) && self.targets.len() >= TARGETS {
-            self.targets.retain(|_, (stream, _)| stream.strong_count() > 0);
-            if self.targets.len() >= TARGETS {
-                self.targets.clear();
-            }
-        }
-        let entry = self.targets.entry(key).or_insert_with(|| (Arc::downgrade(stream), Arc::new(Target::of(stream))));
-        Arc::clone(&entry.1)
+        Arc::clone(self.targets.get_or_insert_with(stream, |stream| Arc::new(Target::of(stream))))
     }
 
     /// Encodes the deliveries at the front of the queue that go to the same file as the first one.
@@ -359,19 +348,33 @@ impl Sink for FileSink {
     }
 }
 
-/// An error with the path concerned and what the operator can do.
+/// An error of a running sink with the path concerned and what the operator can do.
 fn explain(action: &str, path: &str, source: io::Error) -> SinkError {
-    let remedy = match source.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOSPC | Errno::DQUOT) => {
-            "free space on its file system or lower the sink's `quota`; records stay queued meanwhile"
+    let remedy = remedy(&source).map_or_else(String::new, |remedy| format!("{remedy}; "));
+    SinkError { action: format!("{action} {path} ({remedy}records stay queued and are tried again)"), source }
+}
+
+/// An error of a sink that does not come to run: nothing is queued, and nothing is tried again.
+fn explain_start(path: &str, source: io::Error) -> SinkError {
+    let remedy = match source.kind() {
+        io::ErrorKind::ResourceBusy => {
+            Some("another agent is running, or holds it still: stop it, or set another `path`")
         }
-        Some(Errno::ROFS) => "mount its file system writable or set another `path`; records stay queued meanwhile",
-        Some(Errno::ACCESS | Errno::PERM) => "give the agent permission to write there, or set another `path`",
-        Some(Errno::NOTDIR | Errno::LOOP) => "a file or link stands where a directory should; move it away",
-        Some(Errno::MFILE | Errno::NFILE) => "raise the limit of open files or lower the sink's `max_open_files`",
-        Some(Errno::NAMETOOLONG) => "set a shorter `path`",
-        Some(Errno::IO) => "the disk reports a fault; see the kernel's log",
-        _ => "records stay queued and are tried again",
+        _ => remedy(&source),
     };
-    SinkError { action: format!("{action} {path} ({remedy})"), source }
+    let remedy = remedy.map_or_else(String::new, |remedy| format!(" ({remedy})"));
+    SinkError { action: format!("opening {path}{remedy}"), source }
+}
+
+fn remedy(source: &io::Error) -> Option<&'static str> {
+    match source.raw_os_error().map(Errno::from_raw_os_error)? {
+        Errno::NOSPC | Errno::DQUOT => Some("free space on its file system or lower the sink's `quota`"),
+        Errno::ROFS => Some("mount its file system writable or set another `path`"),
+        Errno::ACCESS | Errno::PERM => Some("give the agent permission to write there, or set another `path`"),
+        Errno::NOTDIR | Errno::LOOP => Some("a file or link stands where a directory should; move it away"),
+        Errno::MFILE | Errno::NFILE => Some("raise the limit of open files or lower the sink's `max_open_files`"),
+        Errno::NAMETOOLONG => Some("set a shorter `path`"),
+        Errno::IO => Some("the disk reports a fault; see the kernel's log"),
+        _ => None,
+    }
 }

@@ -9,6 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Files that are held until they are synced; when there are more, their whole file system is synced in their place.
+const MAX_DIRTY: usize = 256;
+
 /// The thread that syncs.
 #[derive(Debug)]
 pub(super) struct Syncer {
@@ -26,6 +29,8 @@ struct Shared {
 struct State {
     /// Files and directories with data that may not be on the disk. A held descriptor keeps its number.
     dirty: HashMap<RawFd, Arc<OwnedFd>>,
+    /// One more than could be held: its file system is synced.
+    further: Option<Arc<OwnedFd>>,
     error: Option<io::Error>,
     stop: bool,
     finished: bool,
@@ -44,12 +49,17 @@ impl Shared {
                 .wait_timeout_while(state, interval, |state| !state.stop)
                 .unwrap_or_else(PoisonError::into_inner);
             let dirty = std::mem::take(&mut state.dirty);
+            let further = state.further.take();
             let stop = state.stop;
             drop(state);
-            for file in dirty.into_values() {
-                if let Err(error) = rustix::fs::fdatasync(&file) {
-                    self.lock().error = Some(error.into());
-                }
+            let synced = match further {
+                Some(file) => rustix::fs::syncfs(&file),
+                // One that fails does not keep the others from being tried.
+                None => dirty.values().map(rustix::fs::fdatasync).filter(Result::is_err).last().unwrap_or(Ok(())),
+            };
+            drop(dirty);
+            if let Err(error) = synced {
+                self.lock().error = Some(error.into());
             }
             if stop {
                 self.lock().finished = true;
@@ -70,7 +80,12 @@ impl Syncer {
 
     /// Notes that a file or directory has changed.
     pub(super) fn note(&self, file: &Arc<OwnedFd>) {
-        self.shared.lock().dirty.entry(file.as_raw_fd()).or_insert_with(|| Arc::clone(file));
+        let mut state = self.shared.lock();
+        if state.dirty.len() < MAX_DIRTY {
+            state.dirty.entry(file.as_raw_fd()).or_insert_with(|| Arc::clone(file));
+        } else {
+            state.further.get_or_insert_with(|| Arc::clone(file));
+        }
     }
 
     /// The last error, once.

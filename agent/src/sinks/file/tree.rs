@@ -82,6 +82,21 @@ impl Tree {
     }
 }
 
+/// Whether a sink writes to the directory at `path`. Makes nothing; a directory that is missing is not written to.
+pub(crate) fn is_in_use(path: &Path) -> io::Result<bool> {
+    let root = match open(path, DIRECTORY, Mode::empty()) {
+        Ok(root) => root,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    // A shared lock, so that two that ask do not take each other for a sink; it goes with the descriptor.
+    match flock(&root, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn make_below(root: Arc<OwnedFd>, components: &[String], changed: &mut Vec<Arc<OwnedFd>>) -> Result<OwnedFd, Errno> {
     let mut current = root;
     for component in components {

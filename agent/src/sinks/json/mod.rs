@@ -6,15 +6,11 @@ mod escape;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Weak},
-};
+use std::{fmt, sync::Arc};
 
 pub use decode::exact_body;
 
-use super::timestamp::Rfc3339;
+use super::{streams::StreamCache, timestamp::Rfc3339};
 use crate::record::{Attributes, Batch, Line, LineFlags, Origin, Resource, Stream};
 
 /// The attribute that carries the exact bytes of a body that is not UTF-8.
@@ -42,18 +38,11 @@ const FLAGS: [(LineFlags, &str); 5] = [
 pub struct Encoder {
     time: Rfc3339,
     observed_time: Rfc3339,
-    streams: HashMap<*const Stream, Rendered>,
+    streams: Rendered,
 }
 
-/// The constant part of a stream's records. The weak reference keeps the address from being used again for another
-/// stream, without keeping the stream itself alive.
-struct Rendered {
-    stream: Weak<Stream>,
-    text: Box<[u8]>,
-}
-
-// SAFETY: the raw pointers are keys that are compared and never followed; all else is `Send`.
-unsafe impl Send for Encoder {}
+/// The constant part of each stream's records.
+type Rendered = StreamCache<Box<[u8]>, STREAMS>;
 
 impl fmt::Debug for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,18 +71,8 @@ impl Encoder {
 }
 
 /// The constant part of a stream's records, from the cache or rendered now.
-fn render<'cache>(streams: &'cache mut HashMap<*const Stream, Rendered>, stream: &Arc<Stream>) -> &'cache [u8] {
-    let key = Arc::as_ptr(stream);
-    if !streams.contains_key(&key) && streams.len() >= STREAMS {
-        streams.retain(|_, rendered| rendered.stream.strong_count() > 0);
-        if streams.len() >= STREAMS {
-            streams.clear();
-        }
-    }
-    let rendered = streams
-        .entry(key)
-        .or_insert_with(|| Rendered { stream: Arc::downgrade(stream), text: render_stream(stream).into_boxed_slice() });
-    &rendered.text
+fn render<'cache>(streams: &'cache mut Rendered, stream: &Arc<Stream>) -> &'cache [u8] {
+    streams.get_or_insert_with(stream, |stream| render_stream(stream).into_boxed_slice())
 }
 
 fn append_record(

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::topic::TopicTemplate;
 use crate::{
+    config::units,
     record::Class,
     sinks::{
         SinkError,
-        config::{QueueSettings, Tls, all_classes, human_duration},
+        config::{InvalidSetting, QueueSettings, Tls, all_classes},
     },
 };
 
@@ -32,17 +33,19 @@ pub struct Settings {
     /// How messages are compressed; default `zstd`.
     pub compression: Compression,
     /// How long the producer waits for more messages of a partition before it sends; default 5 ms.
-    #[serde(with = "human_duration")]
+    #[serde(with = "units::duration")]
     pub linger: Duration,
     /// The most bytes of messages that wait in the producer for the brokers' acknowledgement; default 32 MiB.
+    #[serde(with = "units::size")]
     pub buffer: ByteSize,
     /// A larger message is dropped, and counted with reason `oversize`; default 1000000, as brokers take by default.
+    #[serde(with = "units::size")]
     pub max_message_bytes: ByteSize,
     /// Whether the identity of a record's container goes into the message's headers too; default yes.
     pub headers: bool,
     /// For how long lines of a topic that is missing, or may not be written, are held and tried again before they are
     /// dropped; default 5 minutes.
-    #[serde(with = "human_duration")]
+    #[serde(with = "units::duration")]
     pub give_up_after: Duration,
     /// Encrypts the connections when it is there.
     pub tls: Option<Tls>,
@@ -139,34 +142,34 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The first option that makes no sense, and why.
-    pub(crate) fn problem(&self) -> Option<(&'static str, &'static str)> {
+    /// Every option that makes no sense.
+    pub(crate) fn problems(&self) -> Vec<InvalidSetting> {
         let has_port = |broker: &String| {
             let address = broker.rsplit_once("://").map_or(broker.as_str(), |(_, address)| address);
             address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         };
-        if self.brokers.is_empty() {
-            return Some(("brokers", "must name at least one broker, as `host:9092`"));
-        }
-        if !self.brokers.iter().all(has_port) {
-            return Some(("brokers", "must be written as `host:port`"));
-        }
-        if !(ByteSize::mib(1)..=ByteSize::gib(2)).contains(&self.buffer) {
-            return Some(("buffer", "must be from 1MiB to 2GiB"));
-        }
-        if !(1_000..=1_000_000_000).contains(&self.max_message_bytes.as_u64()) {
-            return Some(("max_message_bytes", "must be from 1000 to 1000000000"));
-        }
-        if self.linger > Duration::from_secs(900) {
-            return Some(("linger", "must be at most 15m"));
-        }
-        if self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain) && self.tls.is_none() {
-            return Some(("sasl", "with PLAIN would send the password in clear text: it needs `tls`"));
-        }
-        if let Some(tls) = &self.tls {
-            return tls.problem();
-        }
-        None
+        let is_plain = self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain);
+        let checks = [
+            (!self.brokers.is_empty(), "brokers", "must name at least one broker, as `host:9092`"),
+            (self.brokers.iter().all(has_port), "brokers", "must be written as `host:port`"),
+            ((ByteSize::mib(1)..=ByteSize::gib(2)).contains(&self.buffer), "buffer", "must be from 1MiB to 2GiB"),
+            (
+                (1_000..=1_000_000_000).contains(&self.max_message_bytes.as_u64()),
+                "max_message_bytes",
+                "must be from 1000 to 1000000000",
+            ),
+            (self.linger <= Duration::from_secs(900), "linger", "must be at most 15m"),
+            (
+                !is_plain || self.tls.is_some(),
+                "sasl",
+                "with PLAIN would send the password in clear text: it needs `tls`",
+            ),
+        ];
+        let wrong = checks.into_iter().filter(|(holds, ..)| !holds);
+        let mut problems: Vec<_> =
+            wrong.map(|(_, option, problem)| InvalidSetting { option, problem: problem.to_owned() }).collect();
+        problems.extend(self.tls.as_ref().and_then(Tls::problem));
+        problems
     }
 
     /// The options of librdkafka.

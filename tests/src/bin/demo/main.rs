@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use serde_json::json;
-use sidestep_tests::{Agent, Testbed, records::Tail};
+use sidestep_tests::{Agent, Testbed, agent, records::Tail};
 use signal_hook::{consts, flag};
 
 use account::Accounts;
@@ -88,7 +88,7 @@ fn run(time: Duration, stop: &AtomicBool) -> Result<()> {
     let mut tail = Tail::default();
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
         samples.tick(&bed)?;
-        follow(&agent, &mut tail, &mut accounts, &mut screen)?;
+        follow(&agent, &samples, &mut tail, &mut accounts, &mut screen)?;
         thread::sleep(POLL);
     }
     if stop.load(Ordering::Relaxed) {
@@ -99,7 +99,7 @@ fn run(time: Duration, stop: &AtomicBool) -> Result<()> {
     samples.finish()?;
     let settle = Instant::now() + RESERVE;
     while !accounts.settled(&samples)? && Instant::now() < settle && !stop.load(Ordering::Relaxed) {
-        follow(&agent, &mut tail, &mut accounts, &mut screen)?;
+        follow(&agent, &samples, &mut tail, &mut accounts, &mut screen)?;
         thread::sleep(POLL);
     }
     screen.flush_flood();
@@ -109,16 +109,36 @@ fn run(time: Duration, stop: &AtomicBool) -> Result<()> {
     screen.heading("From /metrics");
     screen.metrics(&agent.get("/metrics")?.body, samples.shown_pod());
     agent.stop()?;
-    accounts.check(&samples)
+    accounts.check(&samples)?;
+    screen.heading("Try next");
+    screen.text(&try_next());
+    Ok(())
+}
+
+/// The same agent, on this machine's own containers.
+fn try_next() -> String {
+    let agent = agent::binary().map_or_else(|_| "sidestep".to_owned(), |path| path.display().to_string());
+    format!(
+        "{agent} doctor                  what works on this machine\n\
+         {agent} config --example        every option, to begin a configuration with\n\
+         {agent} run                     the lines of this machine's containers on the terminal\n\
+         {agent} status --watch          beside it: the ledger of each container"
+    )
 }
 
 /// Shows new records and notes the ledgers.
-fn follow(agent: &Agent, tail: &mut Tail, accounts: &mut Accounts, screen: &mut Screen) -> Result<()> {
+fn follow(
+    agent: &Agent,
+    samples: &Samples,
+    tail: &mut Tail,
+    accounts: &mut Accounts,
+    screen: &mut Screen,
+) -> Result<()> {
     let mut counts: HashMap<String, u64> = HashMap::new();
     for record in tail.poll(agent.records_directory())? {
         let length = record.value["length"].as_u64().context("a record without length")?;
         *counts.entry(record.resource("container.id").to_owned()).or_default() += length;
-        screen.record(&record);
+        screen.record(&record, samples.floods(record.resource("container.id")));
     }
     accounts.note(counts, &agent.metrics()?);
     screen.tick();

@@ -96,6 +96,11 @@ impl Samples {
         self.running.last().map_or("", |sample| sample.container.pod())
     }
 
+    /// Whether a container is the one that floods.
+    pub(crate) fn floods(&self, container_id: &str) -> bool {
+        self.running.iter().any(|sample| sample.floods && sample.container.id() == container_id)
+    }
+
     /// Every sample.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Sample> {
         self.running.iter().chain(&self.ended)

@@ -13,6 +13,12 @@ use crate::account::Row;
 /// Lines of one Pod that are shown in a second; the rest is counted.
 const SHOWN_PER_SECOND: u64 = 8;
 
+/// Lines of the Pod that floods that are shown in all: one is like the other.
+const SHOWN_OF_FLOOD: u64 = 2;
+
+/// Series that are shown.
+const SHOWN_METRICS: usize = 8;
+
 /// A longer line is cut on the screen, and only there.
 const WIDTH: usize = 100;
 
@@ -27,12 +33,14 @@ pub(crate) struct Screen {
     second: Instant,
     /// Lines of each Pod in this second.
     counts: BTreeMap<String, u64>,
+    /// Lines of the flood so far, and whether it was said that no more of them are shown.
+    flood: u64,
 }
 
 impl Screen {
     /// Standard output.
     pub(crate) fn new() -> Self {
-        Self { colours: stdout().is_terminal(), second: Instant::now(), counts: BTreeMap::new() }
+        Self { colours: stdout().is_terminal(), second: Instant::now(), counts: BTreeMap::new(), flood: 0 }
     }
 
     fn painted(&self, colour: u8, text: &str) -> String {
@@ -50,8 +58,17 @@ impl Screen {
     }
 
     /// A record, with the Pod and the stream that it came from.
-    pub(crate) fn record(&mut self, record: &Record) {
+    pub(crate) fn record(&mut self, record: &Record, floods: bool) {
         let pod = format!("{}/{}", record.resource("k8s.namespace.name"), record.resource("k8s.pod.name"));
+        if floods {
+            self.flood += 1;
+            if self.flood == SHOWN_OF_FLOOD + 1 {
+                println!("{:12} {pod:<26} ... and so on, as fast as the pipe takes it", "");
+            }
+            if self.flood > SHOWN_OF_FLOOD {
+                return;
+            }
+        }
         let count = self.counts.entry(pod.clone()).or_default();
         *count += 1;
         if *count > SHOWN_PER_SECOND {
@@ -62,7 +79,9 @@ impl Screen {
         let origin = format!("{time} {pod:<26} {:<19} | ", record.source());
         for (number, line) in record.text("/body").lines().enumerate() {
             let start = if number == 0 { origin.clone() } else { format!("{:>width$}", "| ", width = origin.len()) };
-            println!("{}{}", self.painted(COLOURS[colour], &start), shown(line));
+            let body = shown(line);
+            let body = if line.starts_with("ERROR") { self.painted(RED, &body) } else { body };
+            println!("{}{body}", self.painted(COLOURS[colour], &start));
         }
     }
 
@@ -89,10 +108,10 @@ impl Screen {
         println!("{:<28} {:>10} {:>10} {:>10} {:>8} {:>10}", head[0], head[1], head[2], head[3], head[4], head[5]);
         for row in rows {
             let ledger = &row.ledger;
-            let verdict = if row.balances { self.painted(GREEN, "balances") } else { self.painted(RED, "WRONG") };
+            let verdict = if row.balances { self.painted(GREEN, "balanced") } else { self.painted(RED, "WRONG") };
             let reasons: Vec<_> =
                 ledger.dropped.iter().map(|((stage, reason), bytes)| format!("{stage}/{reason} {bytes}")).collect();
-            println!(
+            let line = format!(
                 "{:<28} {:>10} {:>10} {:>10} {:>8} {:>10}  {verdict} {}",
                 row.pod,
                 row.written,
@@ -102,21 +121,22 @@ impl Screen {
                 ledger.dropped_total(),
                 reasons.join(", ")
             );
+            println!("{}", line.trim_end());
         }
         println!("(written: counted at the runtime's end of the pipes, and in the files; not by the agent)");
+        println!(
+            "The flood exceeded its share of the ring on purpose: only its own lines are dropped, and each is booked."
+        );
     }
 
-    /// The series of one Pod, and a few of the agent's own.
+    /// The ledger of one Pod, and a few series of the agent's own.
     pub(crate) fn metrics(&self, text: &str, pod: &str) {
         let pod = format!("pod=\"{pod}\"");
-        let own =
-            ["sidestep_probe_health", "sidestep_ring_", "process_resident_memory_bytes", "process_cpu_seconds_total"];
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let is_state = !line.starts_with("sidestep_probe_health") || line.ends_with(" 1");
-            if line.contains(&pod) || (is_state && own.iter().any(|name| line.starts_with(name))) {
-                println!("{line}");
-            }
-        }
+        let own = ["sidestep_ring_capacity_bytes", "sidestep_ring_wakeups_total", "process_resident_memory_bytes"];
+        let series = || text.lines().filter(|line| !line.starts_with('#'));
+        let of_pod = series().filter(|line| line.contains(&pod)).take(SHOWN_METRICS - own.len());
+        let of_agent = series().filter(|line| own.iter().any(|name| line.starts_with(name)));
+        of_pod.chain(of_agent).take(SHOWN_METRICS).for_each(|line| println!("{line}"));
     }
 }
 

@@ -1,0 +1,50 @@
+//! What the kernel programs did not tell: governed roots that came or went, and what lost announcements were about.
+
+use std::collections::HashSet;
+
+use super::Engine;
+use crate::files::event::FileEvent;
+
+impl Engine {
+    pub(super) fn refresh_roots(&mut self) {
+        match self.roots.refresh(&mut self.maps) {
+            Ok(false) => {}
+            Ok(true) => self.scan(),
+            Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
+        }
+    }
+
+    /// Finds what announcements were about that the ring, or a map, did not take.
+    pub(super) fn find_lost(&mut self) {
+        let events = self.maps.lost_events();
+        let lost = events.iter().map(|(_, count)| count).sum();
+        let lost_files = self.maps.lost_files();
+        if lost_files != std::mem::replace(&mut self.lost_files, lost_files) {
+            self.file_events.events.push(FileEvent::Unannounced);
+        }
+        self.readings.set_lost_events(events);
+        if lost != self.lost || self.full {
+            self.lost = lost;
+            self.register();
+            self.scan();
+        } else if self.vanished.is_empty() && !self.registry.has_nameless() {
+            return;
+        }
+        // What is gone since the last look and still known has its last bytes, and its end, in the ring perhaps.
+        let vanished = self.registry.vanished();
+        let (lost, recent) = vanished.into_iter().partition::<HashSet<_>, _>(|id| self.vanished.contains(id));
+        lost.into_iter().for_each(|cgroup| self.removed(cgroup));
+        self.vanished = recent;
+    }
+
+    /// Enters the containers that the kernel programs have no room for as soon as there is some.
+    fn register(&mut self) {
+        let result = self.roots.register(&mut self.maps);
+        if let Err(error) = &result
+            && !self.full
+        {
+            tracing::warn!(%error, "not every container is captured until others have ended");
+        }
+        self.full = result.is_err();
+    }
+}
