@@ -9,7 +9,7 @@ use sidestep_tests::{
 };
 
 /// The usual configuration with a Kafka sink beside the file sink.
-fn config(bed: &Testbed, broker: &Broker<'_>, options: Value) -> Config {
+fn config(bed: &Testbed, broker: &Broker<'_>, options: &Value) -> Config {
     let mut sink = json!({ "type": "kafka", "brokers": [broker.address()] });
     for (name, value) in options.as_object().into_iter().flatten() {
         sink[name] = value.clone();
@@ -21,7 +21,7 @@ fn config(bed: &Testbed, broker: &Broker<'_>, options: Value) -> Config {
 fn lines_arrive_with_their_identity_and_in_order() {
     end_to_end(|bed| {
         let broker = Broker::start(bed)?;
-        let agent = Agent::start(bed, &config(bed, &broker, json!({})))?;
+        let agent = Agent::start(bed, &config(bed, &broker, &json!({})))?;
         let container =
             bed.container("app").shell("seq 5000; echo error >&2; seq 100 > /var/log/app.log; read hold").start()?;
         container.wait_stdout("5000\n")?;
@@ -39,7 +39,10 @@ fn lines_arrive_with_their_identity_and_in_order() {
         ensure!(stdout.len() == 5000 && stdout.iter().all(|message| message.partition == stdout[0].partition));
         let bodies: Result<Vec<Value>, _> =
             stdout.iter().map(|message| serde_json::from_slice(&message.payload)).collect();
-        let in_order = bodies?.iter().zip(1..).all(|(record, number)| record["body"] == number.to_string());
+        let in_order = bodies?
+            .iter()
+            .zip(1..)
+            .all(|(record, number)| record["body"].as_str() == Some(number.to_string().as_str()));
         ensure!(in_order, "the lines of a stream are not in order");
         let header = |name: &str| stdout[0].headers.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
         ensure!(header("k8s.pod.name") == Some("app-pod") && header("class") == Some("pod"), "{:?}", stdout[0].headers);
@@ -69,7 +72,7 @@ fn a_broker_that_is_away_costs_time_and_no_line() {
     end_to_end(|bed| {
         let mut broker = Broker::start(bed)?;
         broker.stop();
-        let config = config(bed, &broker, json!({}));
+        let config = config(bed, &broker, &json!({}));
         let agent = Agent::start(bed, &config)?;
         let script = "seq 2000; read go; seq 2001 4000; read go; seq 4001 6000; echo end; read go";
         let mut container = bed.container("app").shell(script).start()?;
@@ -104,7 +107,7 @@ fn a_missing_topic_holds_its_own_lines_only() {
     end_to_end(|bed| {
         let broker = Broker::with_options(bed, "auto.create.topics.enable=false")?;
         broker.create_topic("logs.there")?;
-        let config = config(bed, &broker, json!({ "topic": "logs.{container}" }));
+        let config = config(bed, &broker, &json!({ "topic": "logs.{container}" }));
         let agent = Agent::start(bed, &config)?;
         let there = bed.container("there").shell("seq 100; read hold").start()?;
         let missing = bed.container("missing").shell("seq 200; read hold").start()?;
@@ -129,7 +132,7 @@ fn a_missing_topic_holds_its_own_lines_only() {
 fn a_line_that_is_too_large_is_dropped_and_counted_alone() {
     end_to_end(|bed| {
         let broker = Broker::start(bed)?;
-        let agent = Agent::start(bed, &config(bed, &broker, json!({ "max_message_bytes": 20_000 })))?;
+        let agent = Agent::start(bed, &config(bed, &broker, &json!({ "max_message_bytes": 20_000 })))?;
         let script = "echo before; head -c 30000 /dev/zero | tr '\\0' x; echo; echo after; read hold";
         let container = bed.container("app").shell(script).start()?;
         container.wait_stdout("after\n")?;

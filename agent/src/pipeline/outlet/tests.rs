@@ -8,7 +8,6 @@ use crate::{
     ledger::Reason,
     record::Class,
     sinks::{
-        Outcome,
         config::{QueueSettings, SinkSettings},
         file,
         testing::{LONG, Script, batch, outcomes, pod_stream},

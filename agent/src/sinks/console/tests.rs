@@ -64,7 +64,7 @@ fn a_line_for_people_has_time_source_and_body() {
     let mut sink = ConsoleSink::new(&settings(Format::Text), Box::new(out.clone()), false, false);
     let (result, settled) = offer(&mut sink, &pod_stream("shop", "cart-0", "app"), &[b"hello", "größer".as_bytes()]);
     assert_eq!(result, Ok(()));
-    assert_eq!(settled.iter().map(|settled| settled.lost_for()).collect::<Vec<_>>(), [None]);
+    assert_eq!(settled.iter().map(Settled::lost_for).collect::<Vec<_>>(), [None]);
     assert_eq!(
         out.text(),
         "2026-11-21T05:00:00.000Z shop/cart-0/app stdout hello\n2026-11-21T05:00:00.000Z shop/cart-0/app stdout größer\n"

@@ -67,7 +67,7 @@ impl TopicTemplate {
             match part {
                 Part::Text(text) => topic.push_str(text),
                 Part::Field(field) => {
-                    topic.extend(field.of(stream).chars().map(|char| if is_allowed(char) { char } else { '_' }))
+                    topic.extend(field.of(stream).chars().map(|char| if is_allowed(char) { char } else { '_' }));
                 }
             }
         }
