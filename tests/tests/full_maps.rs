@@ -4,6 +4,10 @@ use std::{fmt::Write, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use sidestep_abi::{
+    container::Container,
+    stdio::{InodeKey, Stdio},
+};
 use sidestep_tests::{Agent, DEADLINE, Ledger, Testbed, end_to_end, wait_until};
 
 /// Ids that no cgroup has.
@@ -91,12 +95,12 @@ fn has_room_again(bed: &Testbed, agent: Agent, name: &str, rest: usize, value: u
 
 #[test]
 fn a_container_without_a_share_is_counted_and_then_captured() {
-    end_to_end(|bed| has_room_again(bed, bed.agent()?, "CONTAINERS", 0, 32, true));
+    end_to_end(|bed| has_room_again(bed, bed.agent()?, "CONTAINERS", 0, size_of::<Container>(), true));
 }
 
 #[test]
 fn a_container_whose_streams_had_no_room_is_captured_when_there_is_some() {
-    end_to_end(|bed| has_room_again(bed, bed.agent()?, "STDIO", 8, 72, false));
+    end_to_end(|bed| has_room_again(bed, bed.agent()?, "STDIO", size_of::<InodeKey>() - 8, size_of::<Stdio>(), false));
 }
 
 #[test]

@@ -124,9 +124,11 @@ impl Screen {
             println!("{}", line.trim_end());
         }
         println!("(written: counted at the runtime's end of the pipes, and in the files; not by the agent)");
-        println!(
-            "The flood exceeded its share of the ring on purpose: only its own lines are dropped, and each is booked."
-        );
+        if rows.iter().any(|row| row.ledger.dropped_total() > 0) {
+            println!(
+                "The flood exceeded its share of the ring on purpose: only its own lines are dropped, each is booked."
+            );
+        }
     }
 
     /// The ledger of one Pod, and a few series of the agent's own.
