@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{ledger::Reason, record::Batch, sinks::Settled};
+use crate::{record::Batch, sinks::receipt::Span};
 
 /// Acknowledged positions; shared by the thread that delivers and the one that hears of acknowledgements.
 #[derive(Debug, Default)]
@@ -57,15 +57,12 @@ impl Progress {
         track.waiting.push_back(Waiting { start, end: batch.end(), settled: false });
     }
 
-    /// A batch is settled. What was dropped because the agent stops is not done with: it is read again.
-    pub fn settled(&self, settled: &Settled) {
-        if settled.lost_for() == Some(Reason::Shutdown) {
-            return;
-        }
+    /// A batch is as safe as in its file, or given up.
+    pub fn stored(&self, span: &Span) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(track) = streams.get_mut(&settled.stream.key) else { return };
+        let Some(track) = streams.get_mut(&span.stream.key) else { return };
         let matching =
-            |waiting: &&mut Waiting| !waiting.settled && waiting.start == settled.start && waiting.end == settled.end;
+            |waiting: &&mut Waiting| !waiting.settled && waiting.start == span.start && waiting.end == span.end;
         if let Some(waiting) = track.waiting.iter_mut().find(matching) {
             waiting.settled = true;
         }
@@ -75,7 +72,7 @@ impl Progress {
             }
         }
         if track.closed && track.waiting.is_empty() {
-            streams.remove(&settled.stream.key);
+            streams.remove(&span.stream.key);
         }
     }
 
@@ -91,7 +88,6 @@ impl Progress {
 mod tests {
     use super::*;
     use crate::record::{Class, Line, Origin, Stream};
-    use crate::sinks::receipt::Loss;
 
     fn batch(start: u64, end: u64) -> Batch {
         let stream = Arc::new(Stream {
@@ -105,10 +101,8 @@ mod tests {
         Batch { stream, data: bytes::Bytes::new(), lines: vec![line] }
     }
 
-    fn settle(batch: &Batch, lost: Option<Reason>) -> Settled {
-        let (start, end) = (batch.lines[0].position, batch.end());
-        let lost = lost.map(|reason| Loss { reason, lines: 1, span: end - start });
-        Settled { stream: Arc::clone(&batch.stream), start, end, span: end - start, lines: 1, lost }
+    fn span(batch: &Batch) -> Span {
+        Span { stream: Arc::clone(&batch.stream), start: batch.lines[0].position, end: batch.end() }
     }
 
     #[test]
@@ -118,14 +112,12 @@ mod tests {
         progress.open(&"file/1".into(), 5);
         batches.iter().for_each(|batch| progress.delivering(batch));
         assert_eq!(progress.acknowledged("file/1"), Some(5));
-        progress.settled(&settle(&batches[1], None));
+        progress.stored(&span(&batches[1]));
         assert_eq!(progress.acknowledged("file/1"), Some(5));
-        progress.settled(&settle(&batches[0], None));
+        progress.stored(&span(&batches[0]));
         assert_eq!(progress.acknowledged("file/1"), Some(20));
-        progress.settled(&settle(&batches[2], Some(Reason::Rejected)));
+        progress.stored(&span(&batches[2]));
         assert_eq!(progress.acknowledged("file/1"), Some(40), "the gap between the batches is in no batch");
-        progress.settled(&settle(&batches[3], Some(Reason::Shutdown)));
-        assert_eq!(progress.acknowledged("file/1"), Some(40), "it is read again");
     }
 
     #[test]
@@ -135,7 +127,7 @@ mod tests {
         progress.delivering(&last);
         progress.close(&last.stream.key);
         assert_eq!(progress.acknowledged("file/1"), Some(0));
-        progress.settled(&settle(&last, None));
+        progress.stored(&span(&last));
         assert_eq!(progress.acknowledged("file/1"), None);
     }
 }

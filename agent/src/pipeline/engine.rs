@@ -164,7 +164,7 @@ impl Engine {
         }
         if stream.ready_bytes() > FULL_BATCH {
             if let Some(batch) = stream.take_batch() {
-                self.outlet.deliver(&Arc::new(batch));
+                self.outlet.deliver(&Arc::new(batch), None);
             }
         } else if stream.is_overdue() {
             let container = Arc::clone(&stream.container);
@@ -189,7 +189,7 @@ impl Engine {
             if let Some(mut before) = self.streams.remove(&key) {
                 before.finish(None);
                 if let Some(batch) = before.take_batch() {
-                    self.outlet.deliver(&Arc::new(batch));
+                    self.outlet.deliver(&Arc::new(batch), None);
                 }
             }
         }
@@ -286,7 +286,7 @@ impl Engine {
             {
                 stream.finish(kernel.as_ref().filter(|kernel| kernel.cgroup == stream.cgroup));
                 if let Some(batch) = stream.take_batch() {
-                    self.outlet.deliver(&Arc::new(batch));
+                    self.outlet.deliver(&Arc::new(batch), None);
                 }
                 if gone {
                     self.streams.remove(&key);
@@ -334,7 +334,7 @@ impl Engine {
                 waiting.push(key);
             }
             if let Some(batch) = stream.take_batch() {
-                self.outlet.deliver(&Arc::new(batch));
+                self.outlet.deliver(&Arc::new(batch), None);
             }
         }
         self.dirty.extend(waiting);
@@ -372,7 +372,7 @@ impl Engine {
             }
             stream.idle(unix);
             if let Some(batch) = stream.take_batch() {
-                self.outlet.deliver(&Arc::new(batch));
+                self.outlet.deliver(&Arc::new(batch), None);
             }
             if let Some((shared, position, pending)) = stream.reading() {
                 streams.push(StreamReading {
@@ -417,7 +417,7 @@ impl Engine {
             let kernel = self.maps.stdio(key);
             stream.finish(kernel.as_ref());
             if let Some(batch) = stream.take_batch() {
-                self.outlet.deliver(&Arc::new(batch));
+                self.outlet.deliver(&Arc::new(batch), None);
             }
         }
         self.dirty.clear();

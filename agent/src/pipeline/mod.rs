@@ -29,7 +29,7 @@ use crate::{
     load::{KernelMaps, Roots},
     policy::KernelVerdicts,
     record::Resource,
-    sinks::{Settled, SinkError},
+    sinks::{Settlement, SinkError},
 };
 
 /// Rounds of file events that may wait for the file thread.
@@ -79,7 +79,7 @@ pub struct Reloader {
 #[derive(Debug)]
 pub struct StartedSinks {
     outlet: Arc<Outlet>,
-    settlements: mpsc::Receiver<Settled>,
+    settlements: mpsc::Receiver<Settlement>,
 }
 
 impl StartedSinks {
@@ -128,7 +128,7 @@ impl Pipeline {
             file_settings(config, &roots, &ledger),
             events,
             Box::new(KernelVerdicts::new(verdicts)),
-            Box::new(move |batch| deliver_to.deliver(&batch)),
+            Box::new(move |batch| deliver_to.deliver(&batch, None)),
         )?;
         let settle = settle::spawn(settlements, Arc::clone(files.progress()))?;
 

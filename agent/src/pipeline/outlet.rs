@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     record::Batch,
-    sinks::{Leftover, Settled, SinkError, SinkSettings, SinkStats, Sinks},
+    sinks::{Hold, Leftover, Settlement, SinkError, SinkSettings, SinkStats, Sinks},
 };
 
 /// What a replaced sink gets at least to end the call that it is in: an agent that may stop without waiting for its
@@ -46,7 +46,7 @@ impl Outlet {
     /// The first sink that can't be started.
     pub fn start(
         settings: &[SinkSettings],
-        settled: Sender<Settled>,
+        settled: Sender<Settlement>,
         watch: Arc<dyn Watch>,
     ) -> Result<Self, SinkError> {
         Ok(Self::with_sinks(Sinks::start(settings, settled)?, watch))
@@ -57,11 +57,12 @@ impl Outlet {
         Self { current, replacing: Mutex::new(()), watch }
     }
 
-    /// Gives a batch to whoever watches and to every sink that wants it; waits for a sink whose rule says so.
-    pub fn deliver(&self, batch: &Arc<Batch>) {
+    /// Gives a batch to whoever watches and to every sink that wants it; waits for a sink whose rule says so. `hold`
+    /// keeps what it was made of until it is safe.
+    pub fn deliver(&self, batch: &Arc<Batch>, hold: Option<&Hold>) {
         self.watch.watch(batch);
         if let Some(sinks) = self.sinks() {
-            sinks.deliver(batch);
+            sinks.deliver(batch, hold);
         }
     }
 

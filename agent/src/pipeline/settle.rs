@@ -8,15 +8,23 @@ use std::{
     },
 };
 
-use crate::{files::Progress, ledger::Stage, sinks::Settled};
+use crate::{files::Progress, ledger::Stage, sinks::Settlement};
 
 /// Starts the thread; it ends when every sink and every batch is gone, and closes what it returns.
-pub(super) fn spawn(settlements: Receiver<Settled>, files: Arc<Progress>) -> io::Result<Receiver<()>> {
+pub(super) fn spawn(settlements: Receiver<Settlement>, files: Arc<Progress>) -> io::Result<Receiver<()>> {
     let (running, ended) = mpsc::channel();
     std::thread::Builder::new().name("settle".to_owned()).spawn(move || {
         let _running = running;
-        for settled in settlements {
-            files.settled(&settled);
+        for settlement in settlements {
+            let settled = match settlement {
+                Settlement::Stored(span) => {
+                    files.stored(&span);
+                    continue;
+                }
+                // It is pending still, for the next agent.
+                Settlement::Settled(settled) if settled.kept => continue,
+                Settlement::Settled(settled) => settled,
+            };
             let account = &settled.stream.account;
             let (mut span, mut lines) = (settled.span, settled.lines);
             if let Some(lost) = settled.lost {

@@ -30,7 +30,7 @@ mod worker_tests;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 pub use config::SinkSettings;
-pub use receipt::{Outcome, Receipt, Settled};
+pub use receipt::{Hold, Outcome, Promise, Receipt, Settled, Settlement};
 pub use set::Sinks;
 pub use stats::SinkStats;
 pub use worker::{Leftover, Worker};

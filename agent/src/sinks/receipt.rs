@@ -1,11 +1,24 @@
-//! One batch goes to several sinks; its receipt tells the pipeline when the last of them is done with it.
+//! One batch goes to several sinks; its receipt tells the pipeline how safe it is, and when the last of them is done
+//! with it.
+//!
+//! A batch becomes safer in steps. *Secured*: it survives this process (in the page cache of a buffer on disk), so the
+//! kernel's ring lets go of it. *Stored*: it survives the machine, so the position in its file moves. *Settled*: the
+//! sink has acknowledged it or given it up, which is what the ledger books. A sink without a buffer on disk only settles,
+//! which is all three at once.
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc::Sender};
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::Sender,
+    },
+};
 
 use super::stats::Counters;
 use crate::{
     ledger::Reason,
-    record::{Batch, Line, Stream},
+    record::{Batch, Line, Origin, Stream},
 };
 
 /// What one sink did with a batch.
@@ -42,7 +55,27 @@ impl Loss {
     }
 }
 
-/// A settled batch: the ledger books it, and positions of files move on.
+/// What the pipeline is told of a batch that went to sinks.
+#[derive(Debug)]
+pub enum Settlement {
+    /// Lines of a file are as safe as in the file itself: its position moves on.
+    Stored(Span),
+    /// Every sink is done with the batch: the ledger books it.
+    Settled(Settled),
+}
+
+/// A part of a stream.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// The stream.
+    pub stream: Arc<Stream>,
+    /// Position of the first byte.
+    pub start: u64,
+    /// Position after the last byte.
+    pub end: u64,
+}
+
+/// A settled batch.
 #[derive(Debug)]
 pub struct Settled {
     /// The batch's stream.
@@ -57,6 +90,8 @@ pub struct Settled {
     pub lines: u64,
     /// What at least one sink that wanted it gave up; every sink has acknowledged the rest.
     pub lost: Option<Loss>,
+    /// A sink has it in its buffer on disk and leaves it to the next agent: it is pending still.
+    pub kept: bool,
 }
 
 impl Settled {
@@ -67,50 +102,159 @@ impl Settled {
     }
 }
 
+/// Keeps what a batch was made of where it can be read again, after the process was killed: a part of the kernel's ring.
+/// It is let go of when every batch that has a clone of it is safe in every sink.
+pub type Hold = Arc<dyn std::any::Any + Send + Sync>;
+
 #[derive(Debug)]
 struct Shared {
     batch: Arc<Batch>,
     lines: u64,
     span: u64,
     lost: Mutex<Option<Loss>>,
-    settled: Sender<Settled>,
+    kept: AtomicBool,
+    settled: Sender<Settlement>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The receiver is gone only when the pipeline itself is being taken down.
-        let _ = self.settled.send(Settled {
+        let _ = self.settled.send(Settlement::Settled(Settled {
             stream: Arc::clone(&self.batch.stream),
-            start: self.batch.lines.first().map_or(0, |line| line.position),
+            start: start(&self.batch),
             end: self.batch.end(),
             span: self.span,
             lines: self.lines,
             lost,
-        });
+            kept: self.kept.load(Relaxed),
+        }));
+    }
+}
+
+fn start(batch: &Batch) -> u64 {
+    batch.lines.first().map_or(0, |line| line.position)
+}
+
+/// Shared by the promises of one batch of a file; the last one tells that it is stored.
+#[derive(Debug)]
+struct Store {
+    batch: Arc<Batch>,
+    settled: Sender<Settlement>,
+    /// It is to be read again: the agent stops.
+    void: AtomicBool,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if !self.void.load(Relaxed) {
+            let stream = Arc::clone(&self.batch.stream);
+            let span = Span { stream, start: start(&self.batch), end: self.batch.end() };
+            let _ = self.settled.send(Settlement::Stored(span));
+        }
+    }
+}
+
+/// How safe one sink has made one batch. Who keeps a copy of the batch on disk has this beside the [`Receipt`], which
+/// goes on with the batch; whatever is left to say is said when that is settled.
+#[derive(Debug)]
+pub struct Promise {
+    hold: Mutex<Option<HoldGuard>>,
+    store: Mutex<Option<Arc<Store>>>,
+    /// Survives this process.
+    secured: AtomicBool,
+    /// The receipt has been settled, or given up for good.
+    settled: AtomicBool,
+}
+
+struct HoldGuard(#[expect(dead_code, reason = "it is there to be dropped")] Hold);
+
+impl fmt::Debug for HoldGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HoldGuard")
+    }
+}
+
+impl Promise {
+    /// The batch survives this process, as it is in the page cache of a buffer on disk: the ring may let go of it.
+    pub fn secure(&self) {
+        self.secured.store(true, Relaxed);
+        drop(self.hold.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// The batch survives the machine too, as the buffer is synced: the position in its file may move on.
+    pub fn store(&self) {
+        self.secure();
+        drop(self.store.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Whether [`Promise::secure`] was called.
+    #[must_use]
+    pub fn is_secured(&self) -> bool {
+        self.secured.load(Relaxed)
+    }
+
+    /// Whether the receipt was settled, other than by leaving the batch to the next agent.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Relaxed)
+    }
+
+    /// The agent stops, and what the batch was made of is read again by the next one.
+    fn leave(&self) {
+        if let Some(hold) = self.hold.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Never let go of, on purpose.
+            std::mem::forget(hold);
+        }
+        if let Some(store) = self.store.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            store.void.store(true, Relaxed);
+        }
     }
 }
 
 /// One sink's promise for one batch. Dropping it without [`Receipt::settle`] counts as dropped at shutdown, so
-/// that a forgotten batch is never taken for a delivered one.
+/// that a forgotten batch is never taken for a delivered one; unless it is secured in a buffer on disk, where the next
+/// agent finds it.
 #[derive(Debug)]
 pub struct Receipt {
     shared: Option<Arc<Shared>>,
+    promise: Arc<Promise>,
     counters: Option<Arc<Counters>>,
 }
 
 impl Receipt {
-    /// Receipts for `count` sinks that take the same batch.
+    /// Receipts for `count` sinks that take the same batch. `hold` is let go of when all of them have secured it.
     #[must_use]
-    pub fn for_sinks(batch: &Arc<Batch>, count: usize, settled: &Sender<Settled>) -> Vec<Self> {
+    pub fn for_sinks(batch: &Arc<Batch>, count: usize, settled: &Sender<Settlement>, hold: Option<&Hold>) -> Vec<Self> {
         let shared = Arc::new(Shared {
             batch: Arc::clone(batch),
             lines: batch.lines.len() as u64,
             span: batch.span(),
             lost: Mutex::default(),
+            kept: AtomicBool::default(),
             settled: settled.clone(),
         });
-        (0..count).map(|_| Self { shared: Some(Arc::clone(&shared)), counters: None }).collect()
+        let is_file = matches!(batch.stream.origin, Origin::File { .. });
+        let store = is_file.then(|| {
+            Arc::new(Store { batch: Arc::clone(batch), settled: settled.clone(), void: AtomicBool::default() })
+        });
+        let receipt = |_| Self {
+            shared: Some(Arc::clone(&shared)),
+            promise: Arc::new(Promise {
+                hold: Mutex::new(hold.map(|hold| HoldGuard(Arc::clone(hold)))),
+                store: Mutex::new(store.clone()),
+                secured: AtomicBool::default(),
+                settled: AtomicBool::default(),
+            }),
+            counters: None,
+        };
+        (0..count).map(receipt).collect()
+    }
+
+    /// How safe the batch is, for who keeps a copy of it on disk.
+    #[must_use]
+    pub fn promise(&self) -> &Arc<Promise> {
+        &self.promise
     }
 
     /// Counts what becomes of the batch for one sink.
@@ -131,6 +275,13 @@ impl Receipt {
             Outcome::Dropped(reason) => Some(Loss { reason, lines, span }),
             Outcome::Partly(loss) => Some(loss),
         };
+        if lost.is_some_and(|lost| lost.reason == Reason::Shutdown) {
+            if self.promise.is_secured() {
+                shared.kept.store(true, Relaxed);
+                return;
+            }
+            self.promise.leave();
+        }
         if let Some(counters) = &self.counters {
             counters.note_settled(lines, span, lost);
         }
@@ -139,6 +290,8 @@ impl Receipt {
             // Which lines they are is not kept, so what two sinks gave up is taken for different lines.
             *all = Some(all.map_or(loss, |before| before.with(loss, lines, span)));
         }
+        self.promise.settled.store(true, Relaxed);
+        self.promise.store();
     }
 }
 
@@ -238,13 +391,20 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::record::{Class, IoStream, Line, Origin};
+    use crate::{
+        record::{Class, IoStream, Line, Origin},
+        sinks::testing::next_settled,
+    };
 
     fn batch() -> Arc<Batch> {
+        batch_of(Origin::Stdio(IoStream::Stdout))
+    }
+
+    fn batch_of(origin: Origin) -> Arc<Batch> {
         let stream = Arc::new(Stream {
             key: "c/stdout".into(),
             class: Class::Pod,
-            origin: Origin::Stdio(IoStream::Stdout),
+            origin,
             resource: Arc::default(),
             account: Arc::default(),
         });
@@ -255,22 +415,66 @@ mod tests {
     #[test]
     fn settles_once_after_the_last_sink() {
         let (sender, settled) = channel();
-        let mut receipts = Receipt::for_sinks(&batch(), 2, &sender);
+        let mut receipts = Receipt::for_sinks(&batch(), 2, &sender, None);
         receipts.pop().expect("two receipts").settle(Outcome::Delivered);
         assert!(settled.try_recv().is_err());
         receipts.pop().expect("one receipt").settle(Outcome::Delivered);
-        let got = settled.try_recv().expect("settled");
+        let got = next_settled(&settled);
         assert_eq!((got.start, got.end, got.span, got.lines, got.lost), (7, 10, 3, 1, None));
+        assert!(settled.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_hold_ends_when_every_sink_has_secured_the_batch() {
+        let (sender, settled) = channel();
+        let hold: Hold = Arc::new(());
+        let mut receipts = Receipt::for_sinks(&batch(), 2, &sender, Some(&hold));
+        let buffered = receipts.pop().expect("two receipts");
+        let promise = Arc::clone(buffered.promise());
+        promise.secure();
+        assert_eq!(Arc::strong_count(&hold), 2, "the other sink has it in memory only");
+        receipts.pop().expect("one receipt").settle(Outcome::Delivered);
+        assert_eq!(Arc::strong_count(&hold), 1);
+        assert!(settled.try_recv().is_err(), "one sink is not done with it");
+        drop(buffered);
+        assert!(!promise.is_settled());
+        let got = next_settled(&settled);
+        assert!(got.kept && got.lost.is_none(), "the next agent finds it in the buffer");
+    }
+
+    #[test]
+    fn what_a_stopping_agent_leaves_is_read_again() {
+        let (sender, settled) = channel();
+        let hold: Hold = Arc::new(());
+        drop(Receipt::for_sinks(&batch(), 1, &sender, Some(&hold)));
+        assert_eq!(next_settled(&settled).lost_for(), Some(Reason::Shutdown));
+        assert_eq!(Arc::strong_count(&hold), 2, "never let go of");
+    }
+
+    #[test]
+    fn a_file_moves_on_when_every_sink_has_stored_the_batch() {
+        let (sender, settled) = channel();
+        let batch = batch_of(Origin::File { path: "/a".into() });
+        let mut receipts = Receipt::for_sinks(&batch, 2, &sender, None);
+        let buffered = receipts.pop().expect("two receipts");
+        receipts.pop().expect("one receipt").settle(Outcome::Dropped(Reason::Rejected));
+        buffered.promise().secure();
+        assert!(settled.try_recv().is_err(), "not synced");
+        buffered.promise().store();
+        let Ok(Settlement::Stored(span)) = settled.try_recv() else { panic!("stored") };
+        assert_eq!((span.start, span.end), (7, 10));
+        drop(Receipt::for_sinks(&batch, 1, &sender, None));
+        assert!(matches!(settled.try_recv(), Ok(Settlement::Settled(_))), "what is left is read again");
         assert!(settled.try_recv().is_err());
     }
 
     #[test]
     fn a_forgotten_receipt_is_a_drop() {
         let (sender, settled) = channel();
-        let mut receipts = Receipt::for_sinks(&batch(), 2, &sender);
+        let mut receipts = Receipt::for_sinks(&batch(), 2, &sender, None);
         drop(receipts.pop());
         receipts.pop().expect("one receipt").settle(Outcome::Delivered);
-        let lost = settled.try_recv().expect("settled").lost;
+        let lost = next_settled(&settled).lost;
         assert_eq!(lost, Some(Loss { reason: Reason::Shutdown, lines: 1, span: 3 }));
     }
 
@@ -280,7 +484,7 @@ mod tests {
         let stream = Arc::clone(&batch().stream);
         let lines = (0..3).map(|index| Line { position: index * 10, span: 10, ..Line::default() }).collect();
         let batch = Arc::new(Batch { stream, data: bytes::Bytes::new(), lines });
-        let receipt = Receipt::for_sinks(&batch, 1, &sender).pop().expect("one receipt");
+        let receipt = Receipt::for_sinks(&batch, 1, &sender, None).pop().expect("one receipt");
         let lines = Lines::new(&batch, receipt);
         let [first, second, third] = [0, 1, 2].map(|index| lines.line(index));
         drop(lines);
@@ -288,7 +492,7 @@ mod tests {
         first.deliver();
         assert!(settled.try_recv().is_err());
         third.deliver();
-        let lost = settled.try_recv().expect("settled").lost;
+        let lost = next_settled(&settled).lost;
         assert_eq!(lost, Some(Loss { reason: Reason::Rejected, lines: 1, span: 10 }));
     }
 }

@@ -34,7 +34,7 @@ fn text(name: &str, path: &Path) -> SinkSettings {
     SinkSettings::File(file::Settings { format: file::Format::Text, ..settings })
 }
 
-fn scripted(queue: &QueueSettings) -> (Script, Arc<Sinks>, Receiver<Settled>) {
+fn scripted(queue: &QueueSettings) -> (Script, Arc<Sinks>, Receiver<Settlement>) {
     let script = Script::default();
     let (sender, settled) = mpsc::channel();
     let mut sinks = Sinks::new(sender);
@@ -42,8 +42,8 @@ fn scripted(queue: &QueueSettings) -> (Script, Arc<Sinks>, Receiver<Settled>) {
     (script, Arc::new(sinks), settled)
 }
 
-fn started(settings: &[SinkSettings]) -> (Arc<Sinks>, Receiver<Settled>) {
-    let (sender, settled): (Sender<Settled>, _) = mpsc::channel();
+fn started(settings: &[SinkSettings]) -> (Arc<Sinks>, Receiver<Settlement>) {
+    let (sender, settled): (Sender<Settlement>, _) = mpsc::channel();
     (Arc::new(Sinks::start(settings, sender).expect("starts")), settled)
 }
 
@@ -52,7 +52,7 @@ fn replace(sinks: &Sinks, new: &[SinkSettings]) -> (Arc<Sinks>, Removed) {
     (Arc::new(sinks), removed)
 }
 
-fn delivered(settled: &Receiver<Settled>, positions: std::ops::Range<u64>) {
+fn delivered(settled: &Receiver<Settlement>, positions: std::ops::Range<u64>) {
     let count = usize::try_from(positions.end - positions.start).expect("few");
     assert_eq!(outcomes(settled, count), positions.map(|at| (at, None)).collect::<Vec<_>>());
 }
@@ -275,7 +275,7 @@ fn after_a_limit_nobody_waits_for_room() {
     script.with(|state| state.blocked = false);
     delivered(&settled, 0..1);
     // There is room again: what comes is taken.
-    sinks.deliver(&Arc::new(batch(&pod_stream("a", "b", "c"), 3, &[b"0123456789"])));
+    sinks.deliver(&Arc::new(batch(&pod_stream("a", "b", "c"), 3, &[b"0123456789"])), None);
     delivered(&settled, 3..4);
     assert_eq!(sinks.close(LONG)[0].1, Leftover { batches: 2, bytes: 22, finished: true });
 }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    Delivery, Receipt, Settled, Sink, SinkError,
+    Delivery, Receipt, Sink, SinkError,
     config::{QueueSettings, SinkSettings},
+    receipt::{Hold, Settlement},
     stats::SinkStats,
     worker::{Leftover, Worker},
 };
@@ -21,7 +22,7 @@ use crate::{
 pub struct Sinks {
     /// Each is shared with the set that takes this one's place, if it stays as it is.
     pub(super) members: Vec<Arc<Member>>,
-    pub(super) settled: Sender<Settled>,
+    pub(super) settled: Sender<Settlement>,
 }
 
 /// One sink of a set.
@@ -36,7 +37,7 @@ pub struct Member {
 impl Sinks {
     /// No sink yet; what becomes of the batches is told to `settled`.
     #[must_use]
-    pub const fn new(settled: Sender<Settled>) -> Self {
+    pub const fn new(settled: Sender<Settlement>) -> Self {
         Self { members: Vec::new(), settled }
     }
 
@@ -44,7 +45,7 @@ impl Sinks {
     ///
     /// # Errors
     /// The first sink that cannot be made or started.
-    pub fn start(settings: &[SinkSettings], settled: Sender<Settled>) -> Result<Self, SinkError> {
+    pub fn start(settings: &[SinkSettings], settled: Sender<Settlement>) -> Result<Self, SinkError> {
         let mut sinks = Self::new(settled);
         for settings in settings {
             let worker = Worker::start(settings.build()?, settings.queue())?;
@@ -65,11 +66,12 @@ impl Sinks {
     }
 
     /// Gives a batch to every sink that wants it. A batch that none wants counts as delivered. Returns when each
-    /// queue has taken it or dropped it, which may mean waiting for a sink that is behind.
-    pub fn deliver(&self, batch: &Arc<Batch>) {
+    /// queue has taken it or dropped it, which may mean waiting for a sink that is behind. `hold` is let go of when the
+    /// batch is safe in every sink.
+    pub fn deliver(&self, batch: &Arc<Batch>, hold: Option<&Hold>) {
         let wanted = |member: &&Arc<Member>| member.classes.contains(&batch.stream.class);
         let count = self.members.iter().filter(wanted).count();
-        let receipts = Receipt::for_sinks(batch, count, &self.settled);
+        let receipts = Receipt::for_sinks(batch, count, &self.settled, hold);
         // Sinks that have room are not kept waiting by one that has none.
         let mut waiting = Vec::new();
         for (member, mut receipt) in self.members.iter().filter(wanted).zip(receipts) {

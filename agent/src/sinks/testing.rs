@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Delivery, Outcome, Settled, Sink, SinkError, Sinks};
+use super::{Delivery, Outcome, Settled, Settlement, Sink, SinkError, Sinks};
 use crate::ledger::Reason;
 use crate::record::{Batch, Class, IoStream, Line, Origin, Resource, Stream};
 
@@ -162,16 +162,32 @@ impl Sink for Scripted {
 pub(crate) fn deliver(sinks: &Sinks, positions: std::ops::Range<u64>) {
     let stream = pod_stream("a", "b", "c");
     for position in positions {
-        sinks.deliver(&Arc::new(batch(&stream, position, &[b"0123456789"])));
+        sinks.deliver(&Arc::new(batch(&stream, position, &[b"0123456789"])), None);
     }
 }
 
+/// The next batch that is settled.
+pub(crate) fn next_settled(settled: &Receiver<Settlement>) -> Settled {
+    loop {
+        if let Settlement::Settled(settled) = settled.recv_timeout(LONG).expect("settled") {
+            return settled;
+        }
+    }
+}
+
+/// The batches that are settled.
+pub(crate) fn all_settled(settled: &Receiver<Settlement>) -> Vec<Settled> {
+    let settled = settled.try_iter().filter_map(|settlement| match settlement {
+        Settlement::Settled(settled) => Some(settled),
+        Settlement::Stored(_) => None,
+    });
+    settled.collect()
+}
+
 /// What became of `count` batches, by position.
-pub(crate) fn outcomes(settled: &Receiver<Settled>, count: usize) -> Vec<(u64, Option<Reason>)> {
-    let mut outcomes: Vec<_> = (0..count)
-        .map(|_| settled.recv_timeout(LONG).expect("settled"))
-        .map(|settled| (settled.start, settled.lost_for()))
-        .collect();
+pub(crate) fn outcomes(settled: &Receiver<Settlement>, count: usize) -> Vec<(u64, Option<Reason>)> {
+    let mut outcomes: Vec<_> =
+        (0..count).map(|_| next_settled(settled)).map(|settled| (settled.start, settled.lost_for())).collect();
     outcomes.sort_by_key(|(start, _)| *start);
     outcomes
 }

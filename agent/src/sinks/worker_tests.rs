@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{ledger::Reason, record::Class};
 
-fn start(queue: &QueueSettings) -> (Script, Sinks, Receiver<Settled>) {
+fn start(queue: &QueueSettings) -> (Script, Sinks, Receiver<Settlement>) {
     let script = Script::default();
     let (sender, settled) = mpsc::channel();
     let mut sinks = Sinks::new(sender);

@@ -25,7 +25,7 @@ use crate::{
     pipeline::container::Settled,
     policy::Unannounced,
     record::{Origin, Resource},
-    sinks,
+    sinks::receipt::Span,
 };
 
 #[derive(Clone, Default)]
@@ -136,14 +136,8 @@ impl Agent {
     fn stop(self) -> Leftover {
         let stopped = self.handle.stop(Instant::now() + Duration::from_secs(10)).expect("no panic");
         for batch in self.out.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            stopped.progress().settled(&sinks::Settled {
-                stream: Arc::clone(&batch.stream),
-                start: batch.lines[0].position,
-                end: batch.end(),
-                span: batch.span(),
-                lines: batch.lines.len() as u64,
-                lost: None,
-            });
+            let (start, end) = (batch.lines[0].position, batch.end());
+            stopped.progress().stored(&Span { stream: Arc::clone(&batch.stream), start, end });
         }
         let leftover = stopped.leftover;
         stopped.save();

@@ -22,7 +22,7 @@ impl Watch for Nobody {
 }
 
 /// An outlet with one sink, which takes nothing until the test lets it, and one batch in its queue.
-fn outlet() -> (Script, Outlet, Receiver<Settled>) {
+fn outlet() -> (Script, Outlet, Receiver<Settlement>) {
     let script = Script::default();
     script.with(|state| state.failing = true);
     let (sender, settled) = mpsc::channel();
@@ -36,7 +36,7 @@ fn outlet() -> (Script, Outlet, Receiver<Settled>) {
 }
 
 fn deliver(outlet: &Outlet, position: u64) {
-    outlet.deliver(&Arc::new(batch(&pod_stream("a", "b", "c"), position, &[b"line"])));
+    outlet.deliver(&Arc::new(batch(&pod_stream("a", "b", "c"), position, &[b"line"])), None);
 }
 
 fn file_sink(path: &std::path::Path) -> [SinkSettings; 1] {

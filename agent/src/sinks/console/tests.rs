@@ -9,7 +9,7 @@ use crate::{
     record::{Severity, Stream},
     sinks::{
         Delivery, Receipt, Settled, Sink,
-        testing::{batch, pod_stream},
+        testing::{all_settled, batch, next_settled, pod_stream},
     },
 };
 
@@ -45,13 +45,13 @@ impl Shared {
 fn offer(sink: &mut ConsoleSink, stream: &Arc<Stream>, bodies: &[&[u8]]) -> (Result<(), String>, Vec<Settled>) {
     let (sender, settled) = mpsc::channel();
     let batch = Arc::new(batch(stream, 0, bodies));
-    let mut queue = Receipt::for_sinks(&batch, 1, &sender)
+    let mut queue = Receipt::for_sinks(&batch, 1, &sender, None)
         .into_iter()
         .map(|receipt| Delivery { batch: Arc::clone(&batch), receipt })
         .collect();
     drop(batch);
     let result = sink.write(&mut queue).map_err(|error| error.to_string());
-    (result, settled.try_iter().collect())
+    (result, all_settled(&settled))
 }
 
 fn settings(format: Format) -> Settings {
@@ -138,12 +138,12 @@ fn what_fails_for_a_while_is_written_once_afterwards() {
     let mut batch = batch(&stream, 0, &[b"once"]);
     batch.lines[0].severity = Some(Severity::Warn);
     let batch = Arc::new(batch);
-    let receipt = Receipt::for_sinks(&batch, 1, &sender).remove(0);
+    let receipt = Receipt::for_sinks(&batch, 1, &sender, None).remove(0);
     let mut queue = [Delivery { batch, receipt }].into();
     sink.write(&mut queue).expect_err("fails");
     assert!(settled.try_recv().is_err());
     *out.fail.lock().expect("not poisoned") = None;
     sink.flush().expect("written");
-    assert_eq!(settled.try_recv().expect("settled").lost_for(), None);
+    assert_eq!(next_settled(&settled).lost_for(), None);
     assert_eq!(out.text(), "2026-11-21T05:00:00.000Z a/b/c stdout WARN once\n");
 }

@@ -19,8 +19,8 @@ use super::*;
 use crate::{
     record::Stream,
     sinks::{
-        Delivery, Receipt, Settled, Sink, SinkError,
-        testing::{FIVE_O_CLOCK, batch},
+        Delivery, Receipt, Settlement, Sink, SinkError,
+        testing::{FIVE_O_CLOCK, all_settled, batch},
     },
 };
 
@@ -33,8 +33,8 @@ struct Fixture {
     settings: Settings,
     sink: Option<FileSink>,
     queue: VecDeque<Delivery>,
-    sender: mpsc::Sender<Settled>,
-    settled: Receiver<Settled>,
+    sender: mpsc::Sender<Settlement>,
+    settled: Receiver<Settlement>,
     position: u64,
 }
 
@@ -86,7 +86,7 @@ impl Fixture {
     fn queue(&mut self, stream: &Arc<Stream>, bodies: &[&[u8]]) {
         let batch = Arc::new(batch(stream, self.position, bodies));
         self.position = batch.end();
-        let receipt = Receipt::for_sinks(&batch, 1, &self.sender).remove(0);
+        let receipt = Receipt::for_sinks(&batch, 1, &self.sender, None).remove(0);
         self.queue.push_back(Delivery { batch, receipt });
     }
 
@@ -96,7 +96,7 @@ impl Fixture {
 
     /// How many batches have been settled since the last call, all of them as delivered.
     fn delivered(&self) -> usize {
-        self.settled.try_iter().inspect(|settled| assert_eq!(settled.lost_for(), None)).count()
+        all_settled(&self.settled).iter().inspect(|settled| assert_eq!(settled.lost_for(), None)).count()
     }
 
     /// Ticks until what is below the root is as wanted.

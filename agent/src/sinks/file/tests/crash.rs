@@ -34,12 +34,12 @@ fn child() {
             let body = vec![b'a' + (size as u8); 1 + size * size * 40];
             let batch = Arc::new(batch(&stream, position, &[&body, &body]));
             position = batch.end();
-            let receipt = Receipt::for_sinks(&batch, 1, &sender).remove(0);
+            let receipt = Receipt::for_sinks(&batch, 1, &sender, None).remove(0);
             queue.push_back(Delivery { batch, receipt });
         }
         sink.write(&mut queue).expect("written");
         sink.tick().expect("a tick");
-        for settled in settled.try_iter() {
+        for settled in all_settled(&settled) {
             writeln!(out, "settled {} {}", settled.start, settled.end).expect("told");
         }
     }
