@@ -14,7 +14,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
-    message::Headers as _,
+    message::{BorrowedMessage, Headers as _},
 };
 use rustix::process::Signal;
 
@@ -49,7 +49,21 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-/// Reads the payloads of a topic one after the other.
+impl Message {
+    fn new(message: &BorrowedMessage<'_>) -> Self {
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        Self {
+            partition: message.partition(),
+            key: text(message.key()),
+            headers: headers.map(|header| (header.key.to_owned(), text(header.value))).collect(),
+            timestamp: message.timestamp().to_millis(),
+            payload: message.payload().unwrap_or_default().to_vec(),
+        }
+    }
+}
+
+/// Reads the messages of topics one after the other.
 pub struct Follower(BaseConsumer);
 
 impl fmt::Debug for Follower {
@@ -59,14 +73,14 @@ impl fmt::Debug for Follower {
 }
 
 impl Follower {
-    /// The next payload; `None` when none comes within `limit`.
+    /// The next message; `None` when none comes within `limit`.
     ///
     /// # Errors
     /// The broker does not answer.
-    pub fn next(&self, limit: Duration) -> Result<Option<Vec<u8>>> {
+    pub fn next(&self, limit: Duration) -> Result<Option<Message>> {
         match self.0.poll(limit) {
             None => Ok(None),
-            Some(message) => Ok(Some(message.context("consuming")?.payload().unwrap_or_default().to_vec())),
+            Some(message) => Ok(Some(Message::new(&message.context("consuming")?))),
         }
     }
 }
@@ -224,15 +238,7 @@ impl<'bed> Broker<'bed> {
             let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
             let message = message.context("consuming")?;
             left -= 1;
-            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-            messages.push(Message {
-                partition: message.partition(),
-                key: text(message.key()),
-                headers: headers.map(|header| (header.key.to_owned(), text(header.value))).collect(),
-                timestamp: message.timestamp().to_millis(),
-                payload: message.payload().unwrap_or_default().to_vec(),
-            });
+            messages.push(Message::new(&message));
         }
         messages.sort_by_key(|message| message.partition);
         Ok(messages)
