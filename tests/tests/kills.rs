@@ -1,6 +1,6 @@
 //! Fifty kills at random moments, and no line lost. `cargo xtask soak` does it a thousand times.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use serde_json::json;
 use sidestep_tests::{
     Agent, end_to_end,
