@@ -22,6 +22,9 @@ pub(crate) fn run(workspace: &Workspace, release: bool, arguments: &[String]) ->
 
 /// Shows the agent at work (`tests/src/bin/demo.rs`).
 pub(crate) fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    if arguments.iter().any(|argument| argument == "--kafka") {
+        setup::ensure(workspace, Purpose::Kafka)?;
+    }
     hand_over(workspace, Purpose::Demo, "demo", arguments)
 }
 

@@ -31,6 +31,7 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Where to begin:
   cargo xtask demo              set up what is missing, build, and show the agent at work
+  cargo xtask demo --kafka      the same with a Kafka broker that the lines are delivered to (needs Java)
   cargo xtask test              set up what is missing, build, and run every test
   cargo xtask test drain        only tests whose name has `drain` in it
 
