@@ -11,6 +11,7 @@ pub mod file;
 mod handover;
 pub mod json;
 pub mod kafka;
+pub mod otlp;
 pub mod receipt;
 mod reopen;
 mod replace;
