@@ -21,7 +21,7 @@ use super::{
     producer::{self, Producer},
 };
 use crate::{
-    record::{Origin, Stream},
+    record::{Line, Origin, Stream},
     sinks::{
         Delivery, Figure, Sink, SinkError,
         json::Encoder,
@@ -155,13 +155,14 @@ impl KafkaSink {
         let stream = Arc::clone(&receipt.batch().stream);
         self.payload.clear();
         self.encoder.append_line(receipt.batch(), receipt.line(), &mut self.payload);
+        let headers = route.headers.as_ref().map(|headers| place(headers, receipt.line()));
         let milliseconds = i64::try_from(receipt.line().time_unix_nano / 1_000_000).unwrap_or_default();
         let mut record = BaseRecord::with_opaque_to(&route.topic, Box::new(receipt))
             .key(&*stream.key)
             .payload(&self.payload)
             .timestamp(milliseconds);
-        if let Some(headers) = &route.headers {
-            record = record.headers(headers.clone());
+        if let Some(headers) = headers {
+            record = record.headers(headers);
         }
         self.producer.send(record).map_err(|(error, record)| {
             let code = match error {
@@ -241,6 +242,15 @@ fn headers(stream: &Stream) -> OwnedHeaders {
     ];
     let known = fields.iter().filter_map(|(key, value)| value.map(|value| (*key, value)));
     known.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+}
+
+/// The headers of a stream, with the place of a line in it: with the key, a consumer knows a repeat by that.
+fn place(headers: &OwnedHeaders, line: &Line) -> OwnedHeaders {
+    let (mut position, mut length) = (itoa::Buffer::new(), itoa::Buffer::new());
+    headers
+        .clone()
+        .insert(Header { key: "position", value: Some(position.format(line.position)) })
+        .insert(Header { key: "length", value: Some(length.format(line.span)) })
 }
 
 impl Sink for KafkaSink {
