@@ -21,6 +21,7 @@ pub mod mounts;
 pub mod python;
 pub mod records;
 pub mod rootfs;
+pub mod status;
 pub mod testbed;
 pub mod wait;
 
