@@ -9,6 +9,7 @@ pub mod console;
 mod driver;
 pub mod file;
 mod handover;
+pub mod http_client;
 pub mod json;
 pub mod kafka;
 pub mod receipt;
