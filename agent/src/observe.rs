@@ -77,6 +77,7 @@ impl Agent {
             errors: stats.errors,
             last_error: stats.last_error,
             last_success: stats.last_success,
+            figures: stats.figures.into_iter().map(|figure| (figure.name, figure.value)).collect(),
         }
     }
 }

@@ -16,8 +16,14 @@ use rdkafka::{
     producer::ProducerContext,
 };
 
-use super::failure::{Fate, fate, remedy};
-use crate::{ledger::Reason, sinks::receipt::LineReceipt};
+use super::{
+    failure::{Fate, fate, remedy},
+    figures::{brokers_up, figures},
+};
+use crate::{
+    ledger::Reason,
+    sinks::{Figure, receipt::LineReceipt},
+};
 
 /// A line that was not acknowledged and is to be sent again.
 #[derive(Debug)]
@@ -37,8 +43,6 @@ pub(super) struct Context {
     waiting: AtomicBool,
     /// `state.failing` is set: it is looked at for each message.
     failing: AtomicBool,
-    /// What is left is given up: the sink is being closed.
-    closing: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -50,8 +54,8 @@ struct State {
     connection: Option<(Code, String)>,
     /// The last line that was given up, and why, until it is told.
     given_up: Option<String>,
-    /// Brokers with a connection, of all.
-    brokers: (usize, usize),
+    /// The last statistics.
+    statistics: Option<Statistics>,
 }
 
 impl Context {
@@ -74,16 +78,15 @@ impl Context {
         self.lock().given_up.take()
     }
 
+    /// The figures of the last statistics; none before the first.
+    pub(super) fn figures(&self, held: (usize, usize)) -> Vec<Figure> {
+        self.lock().statistics.as_ref().map_or_else(Vec::new, |statistics| figures(statistics, held))
+    }
+
     /// Notes that a line is given up.
     pub(super) fn note_given_up(&self, topic: &str, code: Code) {
         let text = format!("a line for topic {topic} is dropped: {code}; {}", remedy(code));
         self.lock().given_up = Some(text);
-    }
-
-    /// From now on, what comes back is dropped.
-    pub(super) fn close(&self) {
-        self.closing.store(true, Relaxed);
-        self.lock().returned.clear();
     }
 
     /// Waits at most `limit` until a message has left the buffer.
@@ -111,10 +114,6 @@ impl Context {
 
     /// A line was not acknowledged.
     pub(super) fn came_back(&self, receipt: LineReceipt, topic: &str, code: Code) {
-        if self.closing.load(Relaxed) {
-            // Dropping the receipt says why.
-            return;
-        }
         let held_for = match fate(code) {
             Fate::GiveUp(reason) => {
                 self.note_given_up(topic, code);
@@ -137,13 +136,10 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        // The bootstrap entries are no brokers; they stand in for them until one has answered.
-        let known = statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
-        let up = statistics.brokers.values().filter(|broker| broker.state == "UP").count();
-        self.lock().brokers = (up, known.count());
-        if up > 0 {
+        if brokers_up(&statistics) > 0 {
             self.recover();
         }
+        self.lock().statistics = Some(statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -8,6 +8,7 @@
 pub mod config;
 mod context;
 mod failure;
+mod figures;
 mod held;
 mod sink;
 mod topic;

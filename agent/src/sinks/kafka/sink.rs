@@ -23,9 +23,9 @@ use super::{
 use crate::{
     record::{Origin, Stream},
     sinks::{
-        Delivery, Sink, SinkError,
+        Delivery, Figure, Sink, SinkError,
         json::Encoder,
-        receipt::{LineReceipt, Lines},
+        receipt::{LineReceipt, Lines, rejoin},
     },
 };
 
@@ -34,6 +34,9 @@ const ROOM_WAIT: Duration = Duration::from_millis(200);
 /// How long nothing may come back of a topic after an attempt before it counts as mended; longer than
 /// `topic.metadata.propagation.max.ms`, for which librdkafka waits for a topic that was just made.
 const ATTEMPT: Duration = Duration::from_secs(15);
+
+/// How long librdkafka may need to give back what it has.
+const PURGE: Duration = Duration::from_secs(10);
 
 /// The Kafka sink.
 pub struct KafkaSink {
@@ -195,11 +198,9 @@ impl KafkaSink {
         let Some((code, reason)) = self.producer.client().fatal_error() else { return Ok(()) };
         let next = producer(&self.settings)?;
         let old = std::mem::replace(&mut self.producer, next);
-        old.purge(PurgeConfig::default().queue().inflight());
-        // Every message comes back at once, as it waits for nobody.
-        let flushed = old.flush(Duration::from_secs(1));
+        take_apart(&old);
         let returned = old.client().context().take_returned();
-        tracing::warn!(sink = self.settings.name, %code, reason, ?flushed, lines = returned.len(), "a new producer");
+        tracing::warn!(sink = self.settings.name, %code, reason, lines = returned.len(), "a new producer");
         for returned in returned.into_iter().rev() {
             let route = self.route(&returned.receipt.batch().stream);
             self.next.push_front((route, returned.receipt));
@@ -212,6 +213,16 @@ fn producer(settings: &Settings) -> Result<ThreadedProducer<Context>, SinkError>
     let config = settings.client()?;
     ThreadedProducer::from_config_and_context(&config, Context::default())
         .map_err(|cause| error(format!("making the producer: {cause}; see the options of this sink")))
+}
+
+/// Lets every message of a producer come back that is not acknowledged, also what is just being sent: whoever sends it
+/// again may send it twice.
+fn take_apart(producer: &ThreadedProducer<Context>) {
+    producer.purge(PurgeConfig::default().queue().inflight());
+    // It waits for nobody but the threads of this process.
+    if let Err(cause) = producer.flush(PURGE) {
+        tracing::error!(%cause, left = producer.in_flight_count(), "librdkafka keeps lines to itself: they are dropped");
+    }
 }
 
 /// Asks the brokers who they are.
@@ -277,7 +288,8 @@ impl Sink for KafkaSink {
 
     fn flush(&mut self) -> Result<(), SinkError> {
         // The producer sends on its own, and settles what is acknowledged.
-        self.send_next()
+        self.send_next()?;
+        self.check()
     }
 
     fn tick(&mut self) -> Result<(), SinkError> {
@@ -287,12 +299,25 @@ impl Sink for KafkaSink {
         self.check()
     }
 
+    fn figures(&self) -> Vec<Figure> {
+        self.context().figures((self.held.topics(), self.held.bytes()))
+    }
+
     fn close(&mut self, limit: Duration) -> Result<(), SinkError> {
         let sent = self.send_next();
         let flushed = self.producer.flush(limit);
-        self.context().close();
-        self.producer.purge(PurgeConfig::default().queue().inflight());
+        if flushed.is_err() {
+            take_apart(&self.producer);
+        }
         sent?;
-        flushed.map_err(|cause| error(format!("waiting for the brokers' acknowledgements: {cause}")))
+        let why = |cause| self.context().failing().unwrap_or_else(|| format!("not within {limit:?}: {cause}"));
+        flushed.map_err(|cause| error(format!("waiting for the brokers' acknowledgements: {}", why(cause))))
+    }
+
+    fn give_back(&mut self) -> VecDeque<Delivery> {
+        let mut left: Vec<_> = self.context().take_returned().into_iter().map(|returned| returned.receipt).collect();
+        left.extend(self.held.take_all());
+        left.extend(self.next.drain(..).map(|(_, receipt)| receipt));
+        rejoin(left)
     }
 }
