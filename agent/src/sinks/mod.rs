@@ -7,7 +7,9 @@
 pub mod config;
 pub mod console;
 mod driver;
+pub mod elasticsearch;
 pub mod file;
+mod flights;
 mod handover;
 pub mod http_client;
 pub mod json;
@@ -19,6 +21,7 @@ mod replace;
 pub mod set;
 pub mod stats;
 mod streams;
+mod template;
 mod timestamp;
 pub mod worker;
 
