@@ -7,8 +7,11 @@
 pub mod config;
 pub mod console;
 mod driver;
+pub mod elasticsearch;
 pub mod file;
+mod flights;
 mod handover;
+pub mod http_client;
 pub mod json;
 pub mod kafka;
 pub mod otlp;
@@ -18,6 +21,7 @@ mod replace;
 pub mod set;
 pub mod stats;
 mod streams;
+mod template;
 mod timestamp;
 pub mod worker;
 
