@@ -16,7 +16,7 @@ mod reopen;
 mod replace;
 pub mod set;
 pub mod stats;
-mod streams;
+pub(crate) mod streams;
 mod timestamp;
 pub mod worker;
 
