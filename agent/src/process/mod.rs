@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     ledger::Reason,
-    record::{Attributes, Batch, LineFlags},
+    record::{Attributes, Batch, Line, LineFlags},
     sinks::streams::StreamCache,
 };
 
@@ -255,6 +255,13 @@ impl fmt::Debug for Processors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.steps.iter().map(|step| &step.name)).finish()
     }
+}
+
+/// The lines of a batch that `keep` is true for, with their bytes; the batch itself when that is all of them.
+pub fn keep_lines(batch: &Arc<Batch>, mut keep: impl FnMut(&Line, &[u8]) -> bool) -> Arc<Batch> {
+    let mut work = Work::new(batch);
+    work.drop_unless(Reason::Filtered, |item, data| keep(item.line(), item.body(data)));
+    work.finish().map_or_else(|| Arc::clone(batch), |processed| processed.batch)
 }
 
 /// Whether a line is the agent's own.

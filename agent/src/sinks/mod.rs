@@ -18,6 +18,7 @@ pub mod set;
 pub mod stats;
 pub(crate) mod streams;
 mod timestamp;
+mod wants;
 pub mod worker;
 
 #[cfg(test)]
