@@ -38,7 +38,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let listener = runtime.block_on(control::Listener::bind(&config.socket))?;
     let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
     let endpoint = match config.telemetry_listen {
-        Some(listen) => Some(runtime.block_on(telemetry::Claim::take(telemetry::Options::new(listen)))?),
+        Some(listen) => {
+            let sink_failing_limit = config.sink_failing_limit;
+            let options = telemetry::Options { sink_failing_limit, ..telemetry::Options::new(listen) };
+            Some(runtime.block_on(telemetry::Claim::take(options))?)
+        }
         None => None,
     };
 

@@ -37,10 +37,14 @@ pub enum Part {
     Lines,
     /// `identity`
     Identity,
+    /// `processors`
+    Processors,
     /// `sinks`
     Sinks,
     /// `telemetry.listen`
     TelemetryListen,
+    /// `telemetry.sink_failing_limit`
+    SinkFailingLimit,
     /// `log.level`
     LogLevel,
     /// `log.format`
@@ -49,7 +53,7 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the file.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::NodeName,
         Self::StateDir,
         Self::Socket,
@@ -65,8 +69,10 @@ impl Part {
         Self::Server,
         Self::Lines,
         Self::Identity,
+        Self::Processors,
         Self::Sinks,
         Self::TelemetryListen,
+        Self::SinkFailingLimit,
         Self::LogLevel,
         Self::LogFormat,
     ];
@@ -90,8 +96,10 @@ impl Part {
             Self::Server => "server",
             Self::Lines => "lines",
             Self::Identity => "identity",
+            Self::Processors => "processors",
             Self::Sinks => "sinks",
             Self::TelemetryListen => "telemetry.listen",
+            Self::SinkFailingLimit => "telemetry.sink_failing_limit",
             Self::LogLevel => "log.level",
             Self::LogFormat => "log.format",
         }
@@ -108,6 +116,7 @@ impl Part {
             | Self::Rules
             | Self::Server
             | Self::Lines
+            | Self::Processors
             | Self::Sinks
             | Self::LogLevel => true,
             Self::NodeName
@@ -120,6 +129,7 @@ impl Part {
             | Self::Attach
             | Self::Identity
             | Self::TelemetryListen
+            | Self::SinkFailingLimit
             | Self::LogFormat => false,
         }
     }
@@ -141,8 +151,10 @@ impl Part {
             Self::Server => old.server != new.server,
             Self::Lines => old.lines != new.lines,
             Self::Identity => old.identity != new.identity,
+            Self::Processors => old.processors != new.processors,
             Self::Sinks => old.sinks != new.sinks,
             Self::TelemetryListen => old.telemetry_listen != new.telemetry_listen,
+            Self::SinkFailingLimit => old.sink_failing_limit != new.sink_failing_limit,
             Self::LogLevel => old.log.level != new.log.level,
             Self::LogFormat => old.log.format != new.log.format,
         }
@@ -165,8 +177,10 @@ impl Part {
             Self::Server => to.server = from.server.clone(),
             Self::Lines => to.lines = from.lines.clone(),
             Self::Identity => to.identity = from.identity.clone(),
+            Self::Processors => to.processors = from.processors.clone(),
             Self::Sinks => to.sinks = from.sinks.clone(),
             Self::TelemetryListen => to.telemetry_listen = from.telemetry_listen,
+            Self::SinkFailingLimit => to.sink_failing_limit = from.sink_failing_limit,
             Self::LogLevel => to.log.level = from.log.level,
             Self::LogFormat => to.log.format = from.log.format,
         }

@@ -29,6 +29,7 @@ pub use units::Percent;
 
 use crate::{
     assemble, attribute,
+    process::ProcessorSettings,
     record::Resource,
     sinks::{SinkSettings, console},
 };
@@ -61,10 +62,14 @@ pub struct Config {
     pub lines: Lines,
     /// Who wrote.
     pub identity: attribute::Settings,
+    /// What is done with lines before they go there, in this order; each with a name of its own.
+    pub processors: Vec<ProcessorSettings>,
     /// Where records go; at least one, each with a name of its own.
     pub sinks: Vec<SinkSettings>,
     /// Where the HTTP endpoint listens; `None` when it is off.
     pub telemetry_listen: Option<SocketAddr>,
+    /// How long a sink may fail before the agent is not ready.
+    pub sink_failing_limit: Duration,
     /// What the agent says of itself.
     pub log: Log,
 }

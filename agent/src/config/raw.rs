@@ -8,6 +8,7 @@ use super::units::{self, Percent};
 use crate::{
     assemble::{self, Multiline, Parse},
     attribute,
+    process::ProcessorSettings,
     sinks::SinkSettings,
 };
 
@@ -32,6 +33,8 @@ pub struct Raw {
     pub lines: assemble::Settings,
     /// Who wrote.
     pub identity: attribute::Settings,
+    /// What is done with lines before they go there.
+    pub processors: Vec<ProcessorSettings>,
     /// Where records go.
     pub sinks: Vec<SinkSettings>,
     /// The HTTP endpoint.
@@ -166,6 +169,9 @@ pub struct Telemetry {
     /// Where it listens; nowhere when null.
     #[serde(with = "units::address")]
     pub listen: Option<SocketAddr>,
+    /// How long a sink may fail before the agent is not ready.
+    #[serde(with = "units::duration")]
+    pub sink_failing_limit: Duration,
 }
 
 /// What the agent says of itself, on its standard error.
@@ -217,6 +223,7 @@ impl Default for Raw {
             server: Server::default(),
             lines: assemble::Settings::default(),
             identity: attribute::Settings::default(),
+            processors: Vec::new(),
             sinks: super::default_sinks(),
             telemetry: Telemetry::default(),
             log: Log::default(),
@@ -283,7 +290,7 @@ impl Default for Server {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))) }
+        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))), sink_failing_limit: Duration::from_secs(60) }
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     assemble, attribute,
+    process::{MAX_PROCESSORS, ProcessorProblem, ProcessorSettings},
     sinks::{SinkSettings, config::InvalidSetting},
 };
 
@@ -56,7 +57,14 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
     let server = check.server(&raw.server);
     let lines = check.lines("lines", &raw.lines);
     check.identity(&raw.identity);
+    check.processors(&raw.processors);
     check.sinks(&raw.sinks);
+    check.duration(
+        "telemetry.sink_failing_limit",
+        raw.telemetry.sink_failing_limit,
+        Duration::from_secs(1),
+        Duration::from_hours(24),
+    );
     match (node_name, capture, server, lines, check.problems.is_empty()) {
         (Some(node_name), Some(capture), Some(server), Some(lines), true) => Ok(Config {
             node_name,
@@ -67,8 +75,10 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
             server,
             lines,
             identity: raw.identity.clone(),
+            processors: raw.processors.clone(),
             sinks: raw.sinks.clone(),
             telemetry_listen: raw.telemetry.listen,
+            sink_failing_limit: raw.telemetry.sink_failing_limit,
             log: raw.log.clone(),
         }),
         _ => Err(check.problems),
@@ -293,6 +303,28 @@ impl Check {
         for (option, count) in [("exited_containers", exited_containers), ("live_cgroups", live_cgroups)] {
             if !(1..=MAX_CACHED).contains(count) {
                 self.wrong(format!("identity.{option}"), format!("`{count}` is not between `1` and `{MAX_CACHED}`"));
+            }
+        }
+    }
+
+    fn processors(&mut self, processors: &[ProcessorSettings]) {
+        if processors.len() > MAX_PROCESSORS {
+            self.wrong(
+                "processors",
+                format!("{} are more than the {MAX_PROCESSORS} that there may be", processors.len()),
+            );
+        }
+        let mut names = HashMap::new();
+        for (index, processor) in processors.iter().enumerate().take(MAX_PROCESSORS) {
+            for ProcessorProblem { option, problem } in processor.problems() {
+                self.wrong(format!("processors[{index}].{option}"), format!("`{option}` {problem}"));
+            }
+            let name = processor.name();
+            let first = *names.entry(name).or_insert(index);
+            if first != index {
+                let message =
+                    format!("the name `{name}` is that of `processors[{first}]` too; each needs its own `name`");
+                self.wrong(format!("processors[{index}].name"), message);
             }
         }
     }

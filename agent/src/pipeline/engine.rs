@@ -387,6 +387,7 @@ impl Engine {
         }
         self.readings.set_streams(streams);
         self.readings.set_identities(self.registry.statistics());
+        self.outlet.tick(unix);
     }
 
     /// Hands events to the file thread if its queue has room.

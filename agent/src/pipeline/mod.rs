@@ -89,7 +89,9 @@ impl StartedSinks {
     /// The first sink that can't be started.
     pub fn start(config: &Config, watch: Arc<dyn outlet::Watch>) -> Result<Self, SinkError> {
         let (settled, settlements) = mpsc::channel();
-        Ok(Self { outlet: Arc::new(Outlet::start(&config.sinks, settled, watch)?), settlements })
+        let outlet = Outlet::start(&config.sinks, settled, watch)?;
+        outlet.process_with(&config.processors)?;
+        Ok(Self { outlet: Arc::new(outlet), settlements })
     }
 }
 
@@ -262,8 +264,12 @@ impl Reloader {
     /// # Errors
     /// A new sink that can't be started: then nothing has changed.
     pub fn reload(&self, old: &Config, new: &Config) -> Result<(), PipelineError> {
-        if old.diff(new).contains(Part::Sinks) {
+        let changes = old.diff(new);
+        if changes.contains(Part::Sinks) {
             self.outlet.replace(&new.sinks, old.shutdown_timeout)?;
+        }
+        if changes.contains(Part::Processors) {
+            self.outlet.process_with(&new.processors)?;
         }
         self.files.reload(new.server.clone(), new.lines.clone());
         // The thread ends only with the pipeline.

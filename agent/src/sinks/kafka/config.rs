@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::topic::TopicTemplate;
 use crate::{
     config::units,
+    process::Selector,
     record::Class,
     sinks::{
         SinkError,
@@ -24,6 +25,8 @@ pub struct Settings {
     pub name: String,
     /// The classes of records to send; default all.
     pub classes: Vec<Class>,
+    /// Which lines of these classes; default all.
+    pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
     /// Brokers to ask for all others, `host:port`; at least one.
@@ -126,6 +129,7 @@ impl Default for Settings {
         Self {
             name: "kafka".to_owned(),
             classes: all_classes(),
+            filter: Selector::default(),
             queue: QueueSettings::default(),
             brokers: Vec::new(),
             topic: TopicTemplate::default(),
