@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     cli::run::RunArgs,
-    config::{Attach, Config, LogFormat},
+    config::{Attach, Config, LogFormat, WhenStopped},
     control::{self, Tap},
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
@@ -135,6 +135,10 @@ fn load_settings(config: &Config) -> load::Settings {
             Attach::Tracepoint => Some(AttachPoint::Tracepoint),
             Attach::RawTracepoint => Some(AttachPoint::RawTracepoint),
         },
+        pins: capture.pin.as_ref().map(|directory| load::pins::Settings {
+            directory: directory.clone(),
+            keep: capture.when_stopped == WhenStopped::Keep,
+        }),
     }
 }
 
