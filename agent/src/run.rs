@@ -65,7 +65,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let limit = config.shutdown_timeout;
     // The sockets end in the background: a client that reads slowly must not take the time of the last lines.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    let left = pipeline.stop(limit, move || drop(programs));
+    let leaves = programs.pinned.as_ref().is_some_and(load::Pinned::keeps);
+    let left = pipeline.stop(limit, leaves, move || drop(programs));
     if left > 0 {
         tracing::warn!(bytes = left, limit = ?limit, "stopped before everything was delivered");
     } else {

@@ -40,6 +40,8 @@ pub struct FileMaps {
 pub struct KernelMaps {
     ring: Option<RingBuf<MapData>>,
     pub(super) older: Vec<OlderRing>,
+    /// Whether another agent has filled them so far.
+    pub(super) takes_over: bool,
     control: Array<MapData, Control>,
     reader: Option<Array<MapData, u32>>,
     containers: HashMap<MapData, u64, Container>,
@@ -87,6 +89,7 @@ impl KernelMaps {
         }
         Ok(Self {
             older: Vec::new(),
+            takes_over: false,
             ring: Some(take!("RING")),
             control: take!("CONTROL"),
             reader: Some(take!("READER")),
@@ -107,6 +110,12 @@ impl KernelMaps {
     /// run; once, for the only reader.
     pub fn take_older_rings(&mut self) -> Vec<OlderRing> {
         std::mem::take(&mut self.older)
+    }
+
+    /// Whether another agent has filled the maps so far.
+    #[must_use]
+    pub const fn takes_over(&self) -> bool {
+        self.takes_over
     }
 
     /// The ring and the word that says what its reader does; once, for the only reader.
@@ -186,8 +195,10 @@ impl KernelMaps {
         let _ = self.members.remove(&cgroup);
     }
 
-    /// Makes the kernel programs announce every file again that the agent before has heard of: this one has not.
-    pub(super) fn announce_files_again(&mut self) {
+    /// Notes that another agent has filled the maps, and makes the kernel programs announce every file again that it has
+    /// heard of: this one has not.
+    pub(super) fn take_over(&mut self) {
+        self.takes_over = true;
         let Some(files) = &mut self.files else { return };
         let known: Vec<_> = files.states.iter().flatten().collect();
         for (key, state) in known {

@@ -11,7 +11,7 @@ pub mod running;
 
 use std::path::{Path, PathBuf};
 
-use aya::{Ebpf, EbpfLoader, maps::Array, programs::links::FdLink};
+use aya::{EbpfLoader, maps::Array, programs::links::FdLink};
 use sha2::{Digest, Sha256};
 use sidestep_abi::kernel::{Control, Generations, Limits};
 
@@ -139,7 +139,7 @@ impl Kernel {
         let mut maps = KernelMaps::new(|name| reused.map(name))?;
         let known = maps.control()?;
         maps.set_control(&Control { generation: known.generation, ..roots.control()? })?;
-        maps.announce_files_again();
+        maps.take_over();
         if let Err(error) = roots.register(&mut maps) {
             tracing::warn!(%error, "not every container that runs already is captured");
         }
@@ -207,7 +207,7 @@ impl Loaded {
         let mut maps = KernelMaps::new(|name| maps::take(&mut ebpf, name))?;
         maps.set_control(&roots.control()?)?;
         if making.is_some_and(pins::Making::takes_over) {
-            maps.announce_files_again();
+            maps.take_over();
         }
 
         // Births first, then those that were born before, then their writes: none falls between.

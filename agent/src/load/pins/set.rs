@@ -166,7 +166,7 @@ impl Set {
 ///
 /// # Errors
 /// A pin can't be removed.
-pub fn remove(path: &Path) -> Result<(), PinError> {
+pub(super) fn remove(path: &Path) -> Result<(), PinError> {
     match fs::remove_dir_all(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PinError::io("removing", path, source)),
         _ => Ok(()),

@@ -104,18 +104,8 @@ pub struct OlderRing {
     pub map: MapData,
     /// Where its records have their fields; `None` when they lie as this agent's do.
     pub layout: Option<Layout>,
-    /// Bytes of the ring.
-    pub size: u64,
-    set: Set,
-}
-
-impl OlderRing {
-    /// Removes it: everything in it is safe, or counted.
-    pub fn remove(self) {
-        if let Err(error) = self.set.remove() {
-            tracing::warn!(%error, "what is left of an older agent can't be removed; `sidestep uninstall` does");
-        }
-    }
+    /// Its set, to be removed when everything in it is safe, or counted.
+    pub set: Set,
 }
 
 /// What is pinned in a directory.
@@ -382,11 +372,10 @@ fn retire(others: Vec<Set>, current: &Set) -> Result<Vec<OlderRing>, LoadError> 
             continue;
         };
         known.push(id(&map));
-        let size = map.info().map_or(0, |info| u64::from(info.max_entries()));
         // Of a damaged set nothing tells where its records have their fields; they are most likely this agent's own,
         // and what can't be read is counted.
         let layout = set.about().ok().map(|about| about.layout).filter(|layout| !layout.has_records_of(&Layout::own()));
-        rings.push(OlderRing { map, layout, size, set });
+        rings.push(OlderRing { map, layout, set });
     }
     Ok(rings)
 }
