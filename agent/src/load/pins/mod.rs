@@ -3,7 +3,7 @@
 //!
 //! A directory of pins holds a set for each generation of programs: one, or two while one agent takes over from another
 //! build. `<directory>/<generation>/` has `maps/`, `links/` and `about`; a set that is being made is named
-//! `<generation>.new` and counts for nothing.
+//! `making-<generation>` and counts for nothing.
 
 mod about;
 mod bpffs;

@@ -19,8 +19,8 @@ const MAPS: &str = "maps";
 const LINKS: &str = "links";
 /// and what it tells of itself here: pinned last.
 const ABOUT: &str = "about";
-/// What a set that is being made is named after its generation.
-const UNFINISHED: &str = ".new";
+/// What stands before the generation in the name of a set that is being made; a name of this file system has no dots.
+const UNFINISHED: &str = "making-";
 
 /// A set of pins: a directory that is named by its generation.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl Set {
     /// # Errors
     /// The directories can't be made.
     pub fn begin(directory: &Path, generation: u64) -> Result<Self, PinError> {
-        let set = Self { path: directory.join(format!("{generation}{UNFINISHED}")), generation };
+        let set = Self { path: directory.join(format!("{UNFINISHED}{generation}")), generation };
         for folder in [MAPS, LINKS] {
             let path = set.path.join(folder);
             fs::create_dir_all(&path).map_err(|source| PinError::io("making", &path, source))?;
@@ -50,7 +50,7 @@ impl Set {
     /// A pin or the directory's name is refused.
     pub fn finish(&mut self, about: &About) -> Result<(), PinError> {
         about.pin(&self.path.join(ABOUT))?;
-        let path = self.path.with_extension("");
+        let path = self.path.with_file_name(self.generation.to_string());
         fs::rename(&self.path, &path).map_err(|source| PinError::io("naming", &path, source))?;
         self.path = path;
         Ok(())
@@ -67,7 +67,7 @@ impl Set {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if let Ok(generation) = name.parse() {
                 sets.push(Self { path, generation });
-            } else if name.strip_suffix(UNFINISHED).is_some_and(|number| number.parse::<u64>().is_ok()) {
+            } else if name.strip_prefix(UNFINISHED).is_some_and(|number| number.parse::<u64>().is_ok()) {
                 unfinished.push(path);
             }
         }
