@@ -89,10 +89,8 @@ impl Drop for Pinned {
         if self.keep {
             return;
         }
-        let removed = self.set.remove();
-        // Where older rings are left, it stays.
-        let _ = std::fs::remove_dir(self.directory.path());
-        if let Err(error) = removed {
+        // With what is left of older sets: their rings are drained, as far as there was time.
+        if let Err(error) = set::remove(self.directory.path()) {
             tracing::error!(%error, "the programs are still pinned; `sidestep uninstall` removes them");
         }
     }
