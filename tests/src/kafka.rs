@@ -1,5 +1,6 @@
 //! A real Kafka broker, alone with itself (KRaft), and what it holds.
 
+pub mod consumer;
 pub mod security;
 
 use std::{
@@ -12,11 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::{
-    ClientConfig, Message as _, Offset, TopicPartitionList,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
-    message::Headers as _,
 };
 use rustix::process::Signal;
 use security::Security;
@@ -240,15 +240,7 @@ impl<'bed> Broker<'bed> {
             let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
             let message = message.context("consuming")?;
             left -= 1;
-            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-            messages.push(Message {
-                partition: message.partition(),
-                key: text(message.key()),
-                headers: headers.map(|header| (header.key.to_owned(), text(header.value))).collect(),
-                timestamp: message.timestamp().to_millis(),
-                payload: message.payload().unwrap_or_default().to_vec(),
-            });
+            messages.push(Message::of(&message));
         }
         messages.sort_by_key(|message| message.partition);
         Ok(messages)

@@ -135,9 +135,7 @@ fn a_broker_that_comes_back_empty_gets_all_that_it_has_not_acknowledged() {
         // The sink is replaced while nobody takes what it has.
         let second = config(bed, &broker.address(), &json!({ "linger": "10ms" }));
         reload(&agent, &second)?;
-        wait_until("the new sink", Duration::from_secs(30), || {
-            Ok(agent.log().contains("reload done").then_some(()))
-        })?;
+        wait_until("the new sink", Duration::from_secs(30), || Ok(agent.log().contains("reload done").then_some(())))?;
         broker.wipe()?;
         broker.run()?;
         let ledger = agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
