@@ -156,3 +156,25 @@ fn a_broker_that_comes_back_empty_gets_all_that_it_has_not_acknowledged() {
         agent.stop()
     });
 }
+
+#[test]
+fn a_line_over_the_brokers_limit_is_dropped_alone() {
+    end_to_end(|bed| {
+        let broker = Broker::start(bed)?;
+        broker.create_topic_with("logs.pod", "max.message.bytes", "20000")?;
+        // Nothing is compressed away, and many lines wait for one batch.
+        let options = json!({ "compression": "none", "linger": "500ms", "max_message_bytes": 500_000 });
+        let agent = Agent::start(bed, &config(bed, &broker.address(), &options))?;
+        let script = "seq 1000; head -c 60000 /dev/zero | tr '\\0' x; echo; seq 1001 2000; read hold";
+        let container = bed.container("app").shell(script).start()?;
+        container.wait_stdout("2000\n")?;
+        let ledger = agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
+        ensure!(ledger.dropped_for("sink", "oversize") == 60_001 && ledger.dropped_total() == 60_001, "{ledger:?}");
+        let mut found = numbers(&broker, "logs.pod")?;
+        // What was on its way while the batches became smaller may come twice.
+        found.sort_unstable();
+        found.dedup();
+        ensure!(found.into_iter().eq(1..=2000), "a line is missing");
+        agent.stop()
+    });
+}

@@ -30,6 +30,11 @@ pub(super) const fn fate(code: Code) -> Fate {
     }
 }
 
+/// Whether a whole batch may have come back for one of its messages.
+pub(super) const fn is_for_one(code: Code) -> bool {
+    matches!(fate(code), Fate::GiveUp(_))
+}
+
 /// What the text of an error tells beside its code, and what the operator can do about that.
 const HINTS: [(&str, &str); 7] = [
     ("alert certificate expired", "renew the agent's certificate in `tls.cert_file`"),
