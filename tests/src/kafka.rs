@@ -4,7 +4,7 @@ pub mod consumer;
 pub mod security;
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs,
     path::PathBuf,
     process::Command,
@@ -13,10 +13,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
+    ClientConfig, Message as _, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
+    message::{BorrowedMessage, Headers as _},
 };
 use rustix::process::Signal;
 use security::Security;
@@ -51,6 +52,48 @@ pub struct Message {
     pub timestamp: Option<i64>,
     /// Its payload.
     pub payload: Vec<u8>,
+}
+
+impl Message {
+    fn new(message: &BorrowedMessage<'_>) -> Self {
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        Self {
+            partition: message.partition(),
+            key: text(message.key()),
+            headers: headers.map(|header| (header.key.to_owned(), text(header.value))).collect(),
+            timestamp: message.timestamp().to_millis(),
+            payload: message.payload().unwrap_or_default().to_vec(),
+        }
+    }
+
+    /// The value of a header; empty when it has none of this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+    }
+}
+
+/// Reads the messages of topics one after the other.
+pub struct Follower(BaseConsumer);
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Follower")
+    }
+}
+
+impl Follower {
+    /// The next message; `None` when none comes within `limit`.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn next(&self, limit: Duration) -> Result<Option<Message>> {
+        match self.0.poll(limit) {
+            None => Ok(None),
+            Some(message) => Ok(Some(Message::new(&message.context("consuming")?))),
+        }
+    }
 }
 
 impl<'bed> Broker<'bed> {
@@ -251,10 +294,46 @@ impl<'bed> Broker<'bed> {
             let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
             let message = message.context("consuming")?;
             left -= 1;
-            messages.push(Message::of(&message));
+            messages.push(Message::new(&message));
         }
         messages.sort_by_key(|message| message.partition);
         Ok(messages)
+    }
+
+    /// How many messages a topic holds; none when there is no such topic.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn count(&self, topic: &str) -> Result<u64> {
+        let consumer = self.client().create::<BaseConsumer>()?;
+        let limit = Duration::from_secs(10);
+        let metadata = consumer.fetch_metadata(Some(topic), limit).context("the broker's metadata")?;
+        let partitions = metadata.topics().iter().flat_map(|known| known.partitions());
+        let counts = partitions.map(|partition| {
+            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), limit)?;
+            Ok(high.abs_diff(low))
+        });
+        counts.sum()
+    }
+
+    /// Follows a topic from its end on, or from its beginning, as soon as messages come.
+    ///
+    /// # Errors
+    /// The broker does not answer, or has no such topic.
+    pub fn follow(&self, topic: &str, from: Offset) -> Result<Follower> {
+        // The broker answers as soon as there is something.
+        let mut config = self.client();
+        config.set("fetch.wait.max.ms", "100").set("fetch.min.bytes", "1");
+        let consumer = config.create::<BaseConsumer>()?;
+        let metadata =
+            consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).context("the broker's metadata")?;
+        let mut assignment = TopicPartitionList::new();
+        for partition in metadata.topics().iter().flat_map(|known| known.partitions()) {
+            assignment.add_partition_offset(topic, partition.id(), from)?;
+        }
+        ensure!(assignment.count() > 0, "there is no topic {topic}");
+        consumer.assign(&assignment)?;
+        Ok(Follower(consumer))
     }
 
     /// The records in the messages of a topic.

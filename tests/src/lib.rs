@@ -14,6 +14,7 @@ pub mod expect;
 pub mod http;
 pub mod kafka;
 pub mod kernel;
+pub mod kills;
 pub mod ledger;
 pub mod maven;
 pub mod mounts;

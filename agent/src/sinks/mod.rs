@@ -7,16 +7,21 @@
 pub mod config;
 pub mod console;
 mod driver;
+pub mod elasticsearch;
 pub mod file;
+mod flights;
 mod handover;
+pub mod http_client;
 pub mod json;
 pub mod kafka;
+pub mod otlp;
 pub mod receipt;
 mod reopen;
 mod replace;
 pub mod set;
 pub mod stats;
 mod streams;
+mod template;
 mod timestamp;
 pub mod worker;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rdkafka::{
-    Message as _, Offset, TopicPartitionList,
+    Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
 };
 
@@ -50,7 +50,7 @@ impl Reader {
     pub fn poll(&mut self) -> Result<Vec<Message>> {
         let mut messages = Vec::new();
         while let Some(message) = self.consumer.poll(Duration::ZERO) {
-            messages.push(Message::of(&message.context("consuming")?));
+            messages.push(Message::new(&message.context("consuming")?));
         }
         self.read += messages.len() as u64;
         Ok(messages)
@@ -75,27 +75,5 @@ impl Reader {
             }
         }
         Ok(there.saturating_sub(self.read))
-    }
-}
-
-impl Message {
-    /// A message as librdkafka has it.
-    pub(super) fn of(message: &rdkafka::message::BorrowedMessage<'_>) -> Self {
-        use rdkafka::message::Headers as _;
-        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-        Self {
-            partition: message.partition(),
-            key: text(message.key()),
-            headers: headers.map(|header| (header.key.to_owned(), text(header.value))).collect(),
-            timestamp: message.timestamp().to_millis(),
-            payload: message.payload().unwrap_or_default().to_vec(),
-        }
-    }
-
-    /// The value of a header; empty when it has none of this name.
-    #[must_use]
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 }
