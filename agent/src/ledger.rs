@@ -59,6 +59,10 @@ pub enum Reason {
     DiskFull,
     /// A reload took the sink away before it had taken everything.
     SinkRemoved,
+    /// A sink's buffer on disk was full and its rule says drop.
+    BufferFull,
+    /// A record in a sink's buffer on disk was damaged, or is of a form that this version can't read.
+    Damaged,
 }
 
 impl Stage {
@@ -80,7 +84,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,
@@ -95,6 +99,8 @@ impl Reason {
         Self::Rejected,
         Self::DiskFull,
         Self::SinkRemoved,
+        Self::BufferFull,
+        Self::Damaged,
     ];
 
     /// The metric label.
@@ -115,6 +121,8 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::DiskFull => "disk_full",
             Self::SinkRemoved => "sink_removed",
+            Self::BufferFull => "buffer_full",
+            Self::Damaged => "damaged",
         }
     }
 }
@@ -130,6 +138,8 @@ pub struct Account {
     delivered: AtomicU64,
     delivered_lines: AtomicU64,
     pending: AtomicI64,
+    /// What will be booked as delivered or lost too much: batches that several buffers on disk hold are booked by each.
+    overbooked: AtomicU64,
     dropped: [[AtomicU64; Reason::ALL.len()]; Stage::ALL.len()],
 }
 
@@ -189,6 +199,17 @@ impl Account {
     pub fn drop_bytes(&self, stage: Stage, reason: Reason, bytes: u64) {
         self.pending.fetch_sub(bytes.cast_signed(), Relaxed);
         self.dropped[stage as usize][reason as usize].fetch_add(bytes, Relaxed);
+    }
+
+    /// Notes bytes that will be booked once too often.
+    pub fn overbook(&self, bytes: u64) {
+        self.overbooked.fetch_add(bytes, Relaxed);
+    }
+
+    /// How many of `bytes` that are to be booked are not, since they are booked elsewhere.
+    pub fn take_overbooked(&self, bytes: u64) -> u64 {
+        let taken = self.overbooked.fetch_update(Relaxed, Relaxed, |left| Some(left - left.min(bytes)));
+        taken.map_or(0, |before| before.min(bytes))
     }
 
     /// The figures now. They are read one after the other: a reading under load may be off by what moved meanwhile.

@@ -1,11 +1,19 @@
 //! What the configuration says about sinks: one entry a sink, told apart by `type`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{Sink, SinkError, console, file, kafka};
+use super::{
+    Sink, SinkError,
+    buffer::{BufferSettings, Buffered, Home},
+    console, file, kafka,
+    stats::Counters,
+};
 use crate::{config::units, record::Class};
 
 /// One entry of the configuration's list of sinks.
@@ -112,6 +120,16 @@ impl SinkSettings {
         }
     }
 
+    /// The buffer on disk in front of the sink; `None` for a sink without one.
+    #[must_use]
+    pub fn buffer(&self) -> Option<&BufferSettings> {
+        let buffer = match self {
+            Self::Console(_) | Self::File(_) => return None,
+            Self::Kafka(settings) => &settings.buffer,
+        };
+        buffer.enabled.then_some(buffer)
+    }
+
     /// The folder that the sink has to itself.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
@@ -136,6 +154,7 @@ impl SinkSettings {
         require(!self.classes().is_empty(), "classes", "must name at least one of `pod`, `business`, `server`");
         require(self.queue().max_bytes.as_u64() > 0, "queue.max_bytes", "must be greater than zero");
         require(self.queue().max_batches > 0, "queue.max_batches", "must be greater than zero");
+        problems.extend(self.buffer().map(BufferSettings::problems).unwrap_or_default());
         match self {
             Self::Console(_) => {}
             Self::File(settings) => problems.extend(settings.problems()),
@@ -144,11 +163,25 @@ impl SinkSettings {
         problems
     }
 
-    /// Makes the sink.
+    /// Makes the sink, behind its buffer if it has one. `counters` are those of its queue.
+    ///
+    /// # Errors
+    /// As [`SinkSettings::build`]; and the buffer can't be used, with `ResourceBusy` while another sink has it.
+    pub(super) fn build_in(&self, home: &Home, counters: &Arc<Counters>) -> Result<Box<dyn Sink>, SinkError> {
+        match self.buffer() {
+            Some(buffer) => Ok(Box::new(Buffered::open(self.name(), buffer, home, counters, || self.build())?)),
+            None => {
+                counters.set_buffer(None);
+                self.build()
+            }
+        }
+    }
+
+    /// Makes the sink itself.
     ///
     /// # Errors
     /// When what the sink needs from the start, as the directory of its files, cannot be had.
-    pub fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
+    pub(super) fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
         Ok(match self {
             Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),

@@ -10,7 +10,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::Sender,
     },
 };
@@ -90,8 +90,12 @@ pub struct Settled {
     pub lines: u64,
     /// What at least one sink that wanted it gave up; every sink has acknowledged the rest.
     pub lost: Option<Loss>,
-    /// A sink has it in its buffer on disk and leaves it to the next agent: it is pending still.
+    /// At least one sink has it in its buffer on disk and has let go of it: it is pending still, and booked when it is
+    /// read back, by this agent or the next one.
     pub kept: bool,
+    /// What will be booked too much by that, in bytes: what other sinks gave up, and once the whole batch for each
+    /// further sink that has it on disk.
+    pub overbooked: u64,
 }
 
 impl Settled {
@@ -106,40 +110,48 @@ impl Settled {
 /// It is let go of when every batch that has a clone of it is safe in every sink.
 pub type Hold = Arc<dyn std::any::Any + Send + Sync>;
 
+/// What all receipts of a batch share. It does not keep the batch's bytes: a sink may have it on disk only.
 #[derive(Debug)]
 struct Shared {
-    batch: Arc<Batch>,
+    place: Span,
     lines: u64,
     span: u64,
     lost: Mutex<Option<Loss>>,
-    kept: AtomicBool,
+    /// How many sinks have let go of it with a copy on disk.
+    kept: AtomicU64,
     settled: Sender<Settlement>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = self.kept.load(Relaxed);
+        let again = kept.saturating_sub(1).saturating_mul(self.span);
         // The receiver is gone only when the pipeline itself is being taken down.
         let _ = self.settled.send(Settlement::Settled(Settled {
-            stream: Arc::clone(&self.batch.stream),
-            start: start(&self.batch),
-            end: self.batch.end(),
+            stream: Arc::clone(&self.place.stream),
+            start: self.place.start,
+            end: self.place.end,
             span: self.span,
             lines: self.lines,
             lost,
-            kept: self.kept.load(Relaxed),
+            kept: kept > 0,
+            overbooked: if kept > 0 { again + lost.map_or(0, |lost| lost.span) } else { 0 },
         }));
     }
 }
 
-fn start(batch: &Batch) -> u64 {
-    batch.lines.first().map_or(0, |line| line.position)
+impl Span {
+    fn of(batch: &Batch) -> Self {
+        let start = batch.lines.first().map_or(0, |line| line.position);
+        Self { stream: Arc::clone(&batch.stream), start, end: batch.end() }
+    }
 }
 
 /// Shared by the promises of one batch of a file; the last one tells that it is stored.
 #[derive(Debug)]
 struct Store {
-    batch: Arc<Batch>,
+    place: Span,
     settled: Sender<Settlement>,
     /// It is to be read again: the agent stops.
     void: AtomicBool,
@@ -148,9 +160,7 @@ struct Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if !self.void.load(Relaxed) {
-            let stream = Arc::clone(&self.batch.stream);
-            let span = Span { stream, start: start(&self.batch), end: self.batch.end() };
-            let _ = self.settled.send(Settlement::Stored(span));
+            let _ = self.settled.send(Settlement::Stored(self.place.clone()));
         }
     }
 }
@@ -212,12 +222,30 @@ impl Promise {
     }
 }
 
+/// Who is told what a sink did with a batch.
+#[derive(Debug)]
+enum Target {
+    /// The pipeline, when the last sink is done.
+    Pipeline(Arc<Shared>),
+    /// The buffer in front of the sink.
+    Buffer(Report),
+}
+
+/// Tells a buffer what the sink behind it did.
+struct Report(Box<dyn FnOnce(Outcome) + Send + Sync>);
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Report")
+    }
+}
+
 /// One sink's promise for one batch. Dropping it without [`Receipt::settle`] counts as dropped at shutdown, so
 /// that a forgotten batch is never taken for a delivered one; unless it is secured in a buffer on disk, where the next
 /// agent finds it.
 #[derive(Debug)]
 pub struct Receipt {
-    shared: Option<Arc<Shared>>,
+    target: Option<Target>,
     promise: Arc<Promise>,
     counters: Option<Arc<Counters>>,
 }
@@ -227,19 +255,18 @@ impl Receipt {
     #[must_use]
     pub fn for_sinks(batch: &Arc<Batch>, count: usize, settled: &Sender<Settlement>, hold: Option<&Hold>) -> Vec<Self> {
         let shared = Arc::new(Shared {
-            batch: Arc::clone(batch),
+            place: Span::of(batch),
             lines: batch.lines.len() as u64,
             span: batch.span(),
             lost: Mutex::default(),
-            kept: AtomicBool::default(),
+            kept: AtomicU64::default(),
             settled: settled.clone(),
         });
         let is_file = matches!(batch.stream.origin, Origin::File { .. });
-        let store = is_file.then(|| {
-            Arc::new(Store { batch: Arc::clone(batch), settled: settled.clone(), void: AtomicBool::default() })
-        });
+        let store = is_file
+            .then(|| Arc::new(Store { place: Span::of(batch), settled: settled.clone(), void: AtomicBool::default() }));
         let receipt = |_| Self {
-            shared: Some(Arc::clone(&shared)),
+            target: Some(Target::Pipeline(Arc::clone(&shared))),
             promise: Arc::new(Promise {
                 hold: Mutex::new(hold.map(|hold| HoldGuard(Arc::clone(hold)))),
                 store: Mutex::new(store.clone()),
@@ -249,6 +276,18 @@ impl Receipt {
             counters: None,
         };
         (0..count).map(receipt).collect()
+    }
+
+    /// A receipt for the sink behind a buffer: `report` is called once, on whatever thread settles or drops it. The
+    /// buffer itself answers to the pipeline.
+    pub(super) fn for_buffer(report: impl FnOnce(Outcome) + Send + Sync + 'static) -> Self {
+        let promise = Arc::new(Promise {
+            hold: Mutex::default(),
+            store: Mutex::default(),
+            secured: AtomicBool::default(),
+            settled: AtomicBool::default(),
+        });
+        Self { target: Some(Target::Buffer(Report(Box::new(report)))), promise, counters: None }
     }
 
     /// How safe the batch is, for who keeps a copy of it on disk.
@@ -268,7 +307,11 @@ impl Receipt {
     }
 
     fn note(&mut self, outcome: Outcome) {
-        let Some(shared) = self.shared.take() else { return };
+        let shared = match self.target.take() {
+            None => return,
+            Some(Target::Pipeline(shared)) => shared,
+            Some(Target::Buffer(report)) => return report.0(outcome),
+        };
         let (lines, span) = (shared.lines, shared.span);
         let lost = match outcome {
             Outcome::Delivered => None,
@@ -277,7 +320,7 @@ impl Receipt {
         };
         if lost.is_some_and(|lost| lost.reason == Reason::Shutdown) {
             if self.promise.is_secured() {
-                shared.kept.store(true, Relaxed);
+                shared.kept.fetch_add(1, Relaxed);
                 return;
             }
             self.promise.leave();
@@ -466,6 +509,33 @@ mod tests {
         drop(Receipt::for_sinks(&batch, 1, &sender, None));
         assert!(matches!(settled.try_recv(), Ok(Settlement::Settled(_))), "what is left is read again");
         assert!(settled.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_several_sinks_have_on_disk_is_booked_once() {
+        let (sender, settled) = channel();
+        let mut receipts = Receipt::for_sinks(&batch(), 3, &sender, None);
+        receipts.pop().expect("a receipt").settle(Outcome::Dropped(Reason::QueueFull));
+        for receipt in receipts {
+            receipt.promise().secure();
+            drop(receipt);
+        }
+        let got = next_settled(&settled);
+        assert_eq!((got.kept, got.overbooked), (true, 6), "once lost, and twice on disk");
+    }
+
+    #[test]
+    fn a_buffer_is_told_once() {
+        let (sender, told) = channel();
+        let sender = Mutex::new(sender);
+        let receipt = || {
+            let sender = sender.lock().expect("not poisoned").clone();
+            Receipt::for_buffer(move |outcome| sender.send(outcome).expect("the test listens"))
+        };
+        receipt().settle(Outcome::Delivered);
+        drop(receipt());
+        let told: Vec<_> = told.try_iter().collect();
+        assert_eq!(told, [Outcome::Delivered, Outcome::Dropped(Reason::Shutdown)]);
     }
 
     #[test]

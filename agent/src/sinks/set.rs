@@ -7,7 +7,9 @@ use std::{
 
 use super::{
     Delivery, Receipt, Sink, SinkError,
+    buffer::Home,
     config::{QueueSettings, SinkSettings},
+    handover::Seat,
     receipt::{Hold, Settlement},
     stats::SinkStats,
     worker::{Leftover, Worker},
@@ -22,7 +24,7 @@ use crate::{
 pub struct Sinks {
     /// Each is shared with the set that takes this one's place, if it stays as it is.
     pub(super) members: Vec<Arc<Member>>,
-    pub(super) settled: Sender<Settlement>,
+    pub(super) home: Home,
 }
 
 /// One sink of a set.
@@ -37,18 +39,22 @@ pub struct Member {
 impl Sinks {
     /// No sink yet; what becomes of the batches is told to `settled`.
     #[must_use]
-    pub const fn new(settled: Sender<Settlement>) -> Self {
-        Self { members: Vec::new(), settled }
+    pub fn new(settled: Sender<Settlement>) -> Self {
+        Self { members: Vec::new(), home: Home::none(settled) }
     }
 
-    /// Makes and starts the sinks of a configuration.
+    /// Makes and starts the sinks of a configuration; their buffers are in `home`, which also says who is told what
+    /// becomes of the batches.
     ///
     /// # Errors
     /// The first sink that cannot be made or started.
-    pub fn start(settings: &[SinkSettings], settled: Sender<Settlement>) -> Result<Self, SinkError> {
-        let mut sinks = Self::new(settled);
+    pub fn start(settings: &[SinkSettings], home: Home) -> Result<Self, SinkError> {
+        home.warn_of_strangers(&settings.iter().map(SinkSettings::name).collect::<Vec<_>>());
+        let mut sinks = Self { members: Vec::new(), home };
         for settings in settings {
-            let worker = Worker::start(settings.build()?, settings.queue())?;
+            let worker = Worker::idle(settings.name());
+            let seat = Seat::new(&worker)?;
+            seat.take(settings.build_in(&sinks.home, worker.counters())?, settings.queue());
             let classes = settings.classes().to_vec();
             sinks.members.push(Arc::new(Member { classes, settings: Some(settings.clone()), worker }));
         }
@@ -71,7 +77,7 @@ impl Sinks {
     pub fn deliver(&self, batch: &Arc<Batch>, hold: Option<&Hold>) {
         let wanted = |member: &&Arc<Member>| member.classes.contains(&batch.stream.class);
         let count = self.members.iter().filter(wanted).count();
-        let receipts = Receipt::for_sinks(batch, count, &self.settled, hold);
+        let receipts = Receipt::for_sinks(batch, count, self.home.settled(), hold);
         // Sinks that have room are not kept waiting by one that has none.
         let mut waiting = Vec::new();
         for (member, mut receipt) in self.members.iter().filter(wanted).zip(receipts) {
