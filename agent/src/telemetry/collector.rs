@@ -17,6 +17,7 @@ use super::{
     series::{Admission, sanitize},
     snapshot::{Health, Observe, ProbeReading, SinkReading, Snapshot},
 };
+use crate::sinks::buffer::BufferStats;
 
 /// The collector of every family in [`names`].
 pub struct AgentCollector {
@@ -135,6 +136,16 @@ impl Families {
         self.push(&names::SINK_FAILING, each().map(|(labels, sink)| (labels, failing(sink))));
         let success = each().filter_map(|(labels, sink)| Some((labels, unix_seconds(sink.last_success?))));
         self.push(&names::SINK_LAST_SUCCESS, success);
+        let buffers = || each().filter_map(|(labels, sink)| Some((labels, sink.buffer?)));
+        self.push(&names::SINK_BUFFER_BYTES, buffers().map(|(labels, buffer)| (labels, number(buffer.bytes))));
+        self.push(
+            &names::SINK_BUFFER_CAPACITY,
+            buffers().map(|(labels, buffer)| (labels, number(buffer.capacity_bytes))),
+        );
+        self.push(&names::SINK_BUFFER_RECORDS, buffers().map(|(labels, buffer)| (labels, number(buffer.records))));
+        let age = |buffer: BufferStats| buffer.oldest.unwrap_or_default().as_secs_f64();
+        self.push(&names::SINK_BUFFER_AGE, buffers().map(|(labels, buffer)| (labels, age(buffer))));
+        self.push(&names::SINK_BUFFER_DAMAGED, buffers().map(|(labels, buffer)| (labels, number(buffer.damaged))));
     }
 
     fn process(&mut self, snapshot: &Snapshot) {

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     ledger::{Balance, Ledger},
     record::Resource,
+    sinks::buffer::BufferStats,
 };
 pub use crate::{
     load::Health,
@@ -161,4 +162,6 @@ pub struct SinkReading {
     pub last_success: Option<SystemTime>,
     /// For how long every attempt has failed, by a clock that nobody sets; `None` while it works.
     pub failing_for: Option<Duration>,
+    /// Its buffer on disk, where it has one.
+    pub buffer: Option<BufferStats>,
 }

@@ -12,6 +12,7 @@ use super::snapshot::{
 use crate::{
     ledger::{Account, Ledger, Reason, Stage},
     record::{Class, IoStream, Origin, Resource},
+    sinks::buffer::BufferStats,
 };
 
 /// An agent that says what the test wants.
@@ -100,6 +101,13 @@ pub(crate) fn snapshot() -> Snapshot {
             last_error: None,
             last_success: Some(SystemTime::now()),
             failing_for: None,
+            buffer: Some(BufferStats {
+                bytes: 1 << 20,
+                capacity_bytes: 1 << 30,
+                records: 70,
+                oldest: Some(Duration::from_secs(3)),
+                damaged: 0,
+            }),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],
     }

@@ -48,8 +48,6 @@ struct Entry {
     batch: Option<Arc<Batch>>,
     since: Instant,
     size: Size,
-    /// The sink has ended without settling it.
-    returned: bool,
 }
 
 /// A batch that is in memory only.
@@ -74,7 +72,7 @@ impl Table {
         if on_disk {
             state.on_disk_up_to = state.on_disk_up_to.max(sequence + 1);
         }
-        let entry = Entry { receipt, batch, since: Instant::now(), size, returned: false };
+        let entry = Entry { receipt, batch, since: Instant::now(), size };
         state.entries.insert(sequence, entry);
     }
 
@@ -87,9 +85,7 @@ impl Table {
             Outcome::Delivered => false,
         };
         if is_returned {
-            if let Some(entry) = state.entries.get_mut(&sequence) {
-                entry.returned = true;
-            }
+            // The sink has ended: it stays here, for the disk.
             return;
         }
         // It is gone when the buffer was closed meanwhile, and left it to the next one.
@@ -108,10 +104,6 @@ impl Table {
         let state = self.lock();
         state.entries.is_empty()
             || (state.entries.len() < MAX_BATCHES && state.memory.saturating_add(size.memory) <= max_bytes)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().entries.is_empty()
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -167,10 +159,5 @@ impl Table {
         state.memory = 0;
         drop(state);
         entries.values().filter(|entry| entry.batch.is_some()).count()
-    }
-
-    /// How many the sink has ended without settling.
-    pub(super) fn returned(&self) -> usize {
-        self.lock().entries.values().filter(|entry| entry.returned).count()
     }
 }
