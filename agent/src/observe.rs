@@ -71,6 +71,7 @@ impl Agent {
         SinkReading {
             kind: kinds.get(&stats.name).copied().unwrap_or("unknown"),
             failing_for: stats.failing_for,
+            buffer: stats.buffer,
             name: stats.name.into(),
             queued_batches: stats.queued_batches,
             queued_bytes: stats.queued_bytes,

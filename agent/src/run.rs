@@ -74,7 +74,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if left > 0 {
         tracing::warn!(bytes = left, limit = ?limit, "stopped before everything was delivered");
     } else {
-        tracing::info!("everything is delivered");
+        tracing::info!("everything is delivered, or in a buffer on disk for the next agent");
     }
     Ok(ExitCode::SUCCESS)
 }

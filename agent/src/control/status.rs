@@ -189,6 +189,24 @@ pub struct SinkStatus {
     pub last_success_unix_seconds: Option<u64>,
     /// For how long every attempt has failed.
     pub failing_seconds: Option<u64>,
+    /// The buffer on disk, where there is one.
+    #[serde(default)]
+    pub buffer: Option<BufferStatus>,
+}
+
+/// A sink's buffer on disk.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct BufferStatus {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The most bytes on disk.
+    pub capacity_bytes: u64,
+    /// Records on disk that are not acknowledged.
+    pub records: u64,
+    /// Age of its oldest file; `None` while it is empty.
+    pub oldest_seconds: Option<u64>,
+    /// Places that could not be read.
+    pub damaged: u64,
 }
 
 /// One identity cache.
@@ -328,6 +346,13 @@ impl SinkStatus {
             last_error: sink.last_error.clone(),
             last_success_unix_seconds: sink.last_success.map(unix_seconds),
             failing_seconds: sink.failing_for.map(|failing| failing.as_secs()),
+            buffer: sink.buffer.map(|buffer| BufferStatus {
+                bytes: buffer.bytes,
+                capacity_bytes: buffer.capacity_bytes,
+                records: buffer.records,
+                oldest_seconds: buffer.oldest.map(|oldest| oldest.as_secs()),
+                damaged: buffer.damaged,
+            }),
         }
     }
 }

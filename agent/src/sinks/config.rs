@@ -1,11 +1,19 @@
 //! What the configuration says about sinks: one entry a sink, told apart by `type`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{Sink, SinkError, console, elasticsearch, file, kafka};
+use super::{
+    Sink, SinkError,
+    buffer::{BufferSettings, Buffered, Home},
+    console, elasticsearch, file, kafka,
+    stats::Counters,
+};
 use crate::{config::units, process::Selector, record::Class};
 
 /// One entry of the configuration's list of sinks.
@@ -112,6 +120,7 @@ impl SinkSettings {
     pub const fn filter(&self) -> &Selector {
         match self {
             Self::Console(settings) => &settings.filter,
+            Self::Elasticsearch(settings) => &settings.filter,
             Self::File(settings) => &settings.filter,
             Self::Kafka(settings) => &settings.filter,
         }
@@ -126,6 +135,17 @@ impl SinkSettings {
             Self::File(settings) => &settings.queue,
             Self::Kafka(settings) => &settings.queue,
         }
+    }
+
+    /// The buffer on disk in front of the sink; `None` for a sink without one.
+    #[must_use]
+    pub fn buffer(&self) -> Option<&BufferSettings> {
+        let buffer = match self {
+            Self::Console(_) | Self::File(_) => return None,
+            Self::Elasticsearch(settings) => &settings.buffer,
+            Self::Kafka(settings) => &settings.buffer,
+        };
+        buffer.enabled.then_some(buffer)
     }
 
     /// The folder that the sink has to itself.
@@ -155,6 +175,7 @@ impl SinkSettings {
         for error in self.filter().compile().err().unwrap_or_default() {
             problems.push(InvalidSetting { option: filter_option(error.option), problem: error.problem });
         }
+        problems.extend(self.buffer().map(BufferSettings::problems).unwrap_or_default());
         match self {
             Self::Console(_) => {}
             Self::Elasticsearch(settings) => problems.extend(settings.problems()),
@@ -164,11 +185,25 @@ impl SinkSettings {
         problems
     }
 
-    /// Makes the sink.
+    /// Makes the sink, behind its buffer if it has one. `counters` are those of its queue.
+    ///
+    /// # Errors
+    /// As [`SinkSettings::build`]; and the buffer can't be used, with `ResourceBusy` while another sink has it.
+    pub(super) fn build_in(&self, home: &Home, counters: &Arc<Counters>) -> Result<Box<dyn Sink>, SinkError> {
+        match self.buffer() {
+            Some(buffer) => Ok(Box::new(Buffered::open(self.name(), buffer, home, counters, || self.build())?)),
+            None => {
+                counters.set_buffer(None);
+                self.build()
+            }
+        }
+    }
+
+    /// Makes the sink itself.
     ///
     /// # Errors
     /// When what the sink needs from the start, as the directory of its files, cannot be had.
-    pub fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
+    pub(super) fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
         Ok(match self {
             Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
             Self::Elasticsearch(settings) => Box::new(elasticsearch::ElasticsearchSink::new(settings.clone())?),

@@ -12,6 +12,7 @@ use crate::{
     ledger::{Balance, Ledger},
     process::ProcessorStats,
     record::Resource,
+    sinks::buffer::BufferStats,
 };
 pub use crate::{
     load::Health,
@@ -169,4 +170,6 @@ pub struct SinkReading {
     /// What only sinks of its type have: the metric's name (one of [`names::SINK_FIGURES`](super::names::SINK_FIGURES))
     /// and its value.
     pub figures: Vec<(&'static str, f64)>,
+    /// Its buffer on disk, where it has one.
+    pub buffer: Option<BufferStats>,
 }

@@ -16,6 +16,7 @@ use crate::{
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
     record::{Class, IoStream, Origin, Resource},
+    sinks::buffer::BufferStats,
 };
 
 /// An agent that says what the test wants.
@@ -111,6 +112,13 @@ pub(crate) fn snapshot() -> Snapshot {
             last_success: Some(SystemTime::now()),
             failing_for: None,
             figures: names::SINK_FIGURES.iter().map(|definition| (definition.name, 1.5)).collect(),
+            buffer: Some(BufferStats {
+                bytes: 1 << 20,
+                capacity_bytes: 1 << 30,
+                records: 70,
+                oldest: Some(Duration::from_secs(3)),
+                damaged: 0,
+            }),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],
     }

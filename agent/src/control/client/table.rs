@@ -235,7 +235,7 @@ fn roots(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
 }
 
 fn sinks(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
-    let headings = ["SINK", "TYPE", ">QUEUED", ">DELIVERED", ">RECORDS", ">ERRORS", "STATE"];
+    let headings = ["SINK", "TYPE", ">QUEUED", ">BUFFERED", ">DELIVERED", ">RECORDS", ">ERRORS", "STATE"];
     let rows: Vec<Row> = report.sinks.iter().map(sink).collect();
     append_table(&headings, &rows, screen, out);
 }
@@ -249,6 +249,7 @@ fn sink(sink: &SinkStatus) -> Row {
         Cell::plain(escaped_word(&sink.name)),
         Cell::plain(escaped_word(&sink.kind)),
         Cell::plain(bytes(sink.queued_bytes)),
+        Cell::plain(sink.buffer.as_ref().map_or_else(|| "-".to_owned(), |buffer| bytes(buffer.bytes))),
         Cell::plain(bytes(sink.delivered_bytes)),
         Cell::plain(sink.delivered_records.to_string()),
         Cell(sink.errors.to_string(), if sink.errors > 0 { WARNING } else { PLAIN }),

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::index::IndexTemplate;
 use crate::{
     config::units,
+    process::Selector,
     record::Class,
     sinks::{
+        buffer::BufferSettings,
         config::{InvalidSetting, QueueSettings, Tls, all_classes},
         http_client::{Auth, url_problem},
     },
@@ -23,8 +25,12 @@ pub struct Settings {
     pub name: String,
     /// The classes of records to send; default all.
     pub classes: Vec<Class>,
+    /// The lines that the sink wants; default all.
+    pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
+    /// The buffer on disk.
+    pub buffer: BufferSettings,
     /// The servers of one cluster, `https://host:9200`, asked in turn; at least one.
     pub urls: Vec<String>,
     /// The index of a record; default `logs-{class}-{date}`, and `logs-{class}-default` with `data_stream`.
@@ -82,7 +88,9 @@ impl Default for Settings {
         Self {
             name: "elasticsearch".to_owned(),
             classes: all_classes(),
+            filter: Selector::default(),
             queue: QueueSettings::default(),
+            buffer: BufferSettings::default(),
             urls: Vec::new(),
             index: None,
             data_stream: false,

@@ -114,7 +114,7 @@ impl KafkaSink {
             }
         }
         if !self.held.is_empty() {
-            let limit = usize::try_from(self.settings.buffer.as_u64()).unwrap_or(usize::MAX);
+            let limit = usize::try_from(self.settings.producer_buffer.as_u64()).unwrap_or(usize::MAX);
             for (topic, code, receipt) in self.held.overdue(now, self.settings.give_up_after, limit) {
                 self.context().note_given_up(&topic, code);
                 receipt.give_up(HELD_TOO_LONG);
@@ -180,7 +180,10 @@ impl KafkaSink {
 
     fn no_room(&self) -> SinkError {
         let why = self.context().failing().unwrap_or_else(|| {
-            format!("the brokers take records slower than they come: the buffer of {} is full", self.settings.buffer)
+            format!(
+                "the brokers take records slower than they come: the buffer of {} is full",
+                self.settings.producer_buffer
+            )
         });
         error(why)
     }
