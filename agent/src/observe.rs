@@ -142,6 +142,7 @@ const fn kind(sink: &SinkSettings) -> &'static str {
     match sink {
         SinkSettings::Console(_) => "console",
         SinkSettings::File(_) => "file",
+        SinkSettings::Http(_) => "http",
         SinkSettings::Kafka(_) => "kafka",
     }
 }

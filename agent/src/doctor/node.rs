@@ -14,7 +14,7 @@ use crate::{
     attribute,
     config::{Config, ConfigError},
     control::PATH_BYTES,
-    sinks::{SinkError, SinkSettings, file, kafka},
+    sinks::{SinkError, SinkSettings, file, http, kafka},
 };
 
 const AREA: &str = "node";
@@ -38,6 +38,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         findings.push(match sink {
             SinkSettings::Console(_) => Finding::healthy(AREA, check, "standard output of the agent"),
             SinkSettings::File(file) => file_sink(&check, &file.path, is_running),
+            SinkSettings::Http(settings) => reached(&check, http::reach(settings)),
             SinkSettings::Kafka(settings) => reached(&check, kafka::reach(settings)),
         });
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{Sink, SinkError, console, file, kafka};
+use super::{Sink, SinkError, console, file, http, kafka};
 use crate::{config::units, record::Class};
 
 /// One entry of the configuration's list of sinks.
@@ -16,6 +16,8 @@ pub enum SinkSettings {
     Console(console::Settings),
     /// A tree of rotated files.
     File(file::Settings),
+    /// Requests to a server of HTTP.
+    Http(http::Settings),
     /// Topics of Kafka.
     Kafka(kafka::Settings),
 }
@@ -88,6 +90,7 @@ impl SinkSettings {
         match self {
             Self::Console(settings) => &settings.name,
             Self::File(settings) => &settings.name,
+            Self::Http(settings) => &settings.name,
             Self::Kafka(settings) => &settings.name,
         }
     }
@@ -98,6 +101,7 @@ impl SinkSettings {
         match self {
             Self::Console(settings) => &settings.classes,
             Self::File(settings) => &settings.classes,
+            Self::Http(settings) => &settings.classes,
             Self::Kafka(settings) => &settings.classes,
         }
     }
@@ -108,6 +112,7 @@ impl SinkSettings {
         match self {
             Self::Console(settings) => &settings.queue,
             Self::File(settings) => &settings.queue,
+            Self::Http(settings) => &settings.queue,
             Self::Kafka(settings) => &settings.queue,
         }
     }
@@ -116,7 +121,7 @@ impl SinkSettings {
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Self::Console(_) | Self::Kafka(_) => None,
+            Self::Console(_) | Self::Http(_) | Self::Kafka(_) => None,
             Self::File(settings) => Some(&settings.path),
         }
     }
@@ -139,6 +144,7 @@ impl SinkSettings {
         match self {
             Self::Console(_) => {}
             Self::File(settings) => problems.extend(settings.problems()),
+            Self::Http(settings) => problems.extend(settings.problems()),
             Self::Kafka(settings) => problems.extend(settings.problems()),
         }
         problems
@@ -152,6 +158,7 @@ impl SinkSettings {
         Ok(match self {
             Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
+            Self::Http(settings) => Box::new(http::HttpSink::new(settings.clone())?),
             Self::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings.clone())?),
         })
     }

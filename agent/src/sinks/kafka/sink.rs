@@ -15,7 +15,7 @@ use rdkafka::{
 };
 
 use super::{
-    config::Settings,
+    config::{Encoding, Settings},
     context::{Context, HELD_TOO_LONG},
     failure::{Fate, fate, remedy},
     held::Held,
@@ -23,8 +23,7 @@ use super::{
 use crate::{
     record::{Origin, Stream},
     sinks::{
-        Delivery, Figure, Sink, SinkError,
-        json::Encoder,
+        Delivery, Figure, Sink, SinkError, json, otlp,
         receipt::{LineReceipt, Lines, rejoin},
     },
 };
@@ -49,6 +48,12 @@ pub struct KafkaSink {
     held: Held,
 }
 
+/// Makes messages of lines.
+enum Encoder {
+    Json(json::Encoder),
+    OtlpProto(otlp::Encoder),
+}
+
 /// Where the lines of a stream go.
 struct Route {
     topic: String,
@@ -68,14 +73,11 @@ impl KafkaSink {
     /// An option that librdkafka does not take, or a file that can't be read.
     pub fn new(settings: Settings) -> Result<Self, SinkError> {
         let producer = producer(&settings)?;
-        Ok(Self {
-            settings,
-            producer,
-            encoder: Encoder::default(),
-            payload: Vec::new(),
-            next: VecDeque::new(),
-            held: Held::default(),
-        })
+        let encoder = match settings.encoding {
+            Encoding::Json => Encoder::Json(json::Encoder::default()),
+            Encoding::OtlpProto => Encoder::OtlpProto(otlp::Encoder::default()),
+        };
+        Ok(Self { settings, producer, encoder, payload: Vec::new(), next: VecDeque::new(), held: Held::default() })
     }
 
     fn context(&self) -> &Context {
@@ -153,7 +155,11 @@ impl KafkaSink {
     fn send(&mut self, route: &Route, receipt: LineReceipt) -> Result<(), (Code, LineReceipt)> {
         let stream = Arc::clone(&receipt.batch().stream);
         self.payload.clear();
-        self.encoder.append_line(receipt.batch(), receipt.line(), &mut self.payload);
+        let (batch, line) = (receipt.batch(), receipt.line());
+        match &mut self.encoder {
+            Encoder::Json(encoder) => encoder.append_line(batch, line, &mut self.payload),
+            Encoder::OtlpProto(encoder) => encoder.append_line(batch, line, &mut self.payload),
+        }
         let milliseconds = i64::try_from(receipt.line().time_unix_nano / 1_000_000).unwrap_or_default();
         let mut record = BaseRecord::with_opaque_to(&route.topic, Box::new(receipt))
             .key(&*stream.key)
