@@ -141,6 +141,7 @@ fn probe(probe: &Probe) -> ProbeReading {
 const fn kind(sink: &SinkSettings) -> &'static str {
     match sink {
         SinkSettings::Console(_) => "console",
+        SinkSettings::Elasticsearch(_) => "elasticsearch",
         SinkSettings::File(_) => "file",
         SinkSettings::Http(_) => "http",
         SinkSettings::Kafka(_) => "kafka",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{Sink, SinkError, console, file, http, kafka};
+use super::{Sink, SinkError, console, elasticsearch, file, http, kafka};
 use crate::{config::units, record::Class};
 
 /// One entry of the configuration's list of sinks.
@@ -14,6 +14,9 @@ use crate::{config::units, record::Class};
 pub enum SinkSettings {
     /// Standard output of the agent.
     Console(console::Settings),
+    /// Indices of Elasticsearch or OpenSearch.
+    #[serde(alias = "opensearch")]
+    Elasticsearch(elasticsearch::Settings),
     /// A tree of rotated files.
     File(file::Settings),
     /// Requests to a server of HTTP.
@@ -89,6 +92,7 @@ impl SinkSettings {
     pub fn name(&self) -> &str {
         match self {
             Self::Console(settings) => &settings.name,
+            Self::Elasticsearch(settings) => &settings.name,
             Self::File(settings) => &settings.name,
             Self::Http(settings) => &settings.name,
             Self::Kafka(settings) => &settings.name,
@@ -100,6 +104,7 @@ impl SinkSettings {
     pub fn classes(&self) -> &[Class] {
         match self {
             Self::Console(settings) => &settings.classes,
+            Self::Elasticsearch(settings) => &settings.classes,
             Self::File(settings) => &settings.classes,
             Self::Http(settings) => &settings.classes,
             Self::Kafka(settings) => &settings.classes,
@@ -111,6 +116,7 @@ impl SinkSettings {
     pub const fn queue(&self) -> &QueueSettings {
         match self {
             Self::Console(settings) => &settings.queue,
+            Self::Elasticsearch(settings) => &settings.queue,
             Self::File(settings) => &settings.queue,
             Self::Http(settings) => &settings.queue,
             Self::Kafka(settings) => &settings.queue,
@@ -121,7 +127,7 @@ impl SinkSettings {
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Self::Console(_) | Self::Http(_) | Self::Kafka(_) => None,
+            Self::Console(_) | Self::Elasticsearch(_) | Self::Http(_) | Self::Kafka(_) => None,
             Self::File(settings) => Some(&settings.path),
         }
     }
@@ -143,6 +149,7 @@ impl SinkSettings {
         require(self.queue().max_batches > 0, "queue.max_batches", "must be greater than zero");
         match self {
             Self::Console(_) => {}
+            Self::Elasticsearch(settings) => problems.extend(settings.problems()),
             Self::File(settings) => problems.extend(settings.problems()),
             Self::Http(settings) => problems.extend(settings.problems()),
             Self::Kafka(settings) => problems.extend(settings.problems()),
@@ -157,6 +164,7 @@ impl SinkSettings {
     pub fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
         Ok(match self {
             Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
+            Self::Elasticsearch(settings) => Box::new(elasticsearch::ElasticsearchSink::new(settings.clone())?),
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
             Self::Http(settings) => Box::new(http::HttpSink::new(settings.clone())?),
             Self::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings.clone())?),

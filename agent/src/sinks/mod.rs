@@ -7,6 +7,7 @@
 pub mod config;
 pub mod console;
 mod driver;
+pub mod elasticsearch;
 pub mod file;
 mod flights;
 mod handover;
@@ -21,6 +22,7 @@ mod replace;
 pub mod set;
 pub mod stats;
 mod streams;
+mod template;
 mod timestamp;
 pub mod worker;
 

@@ -31,6 +31,10 @@ pub struct AnyDefinition {
 
 /// The metrics of [`SinkReading::figures`](super::snapshot::SinkReading::figures): of one type of sink only.
 pub const SINK_FIGURES: &[Definition<2>] = &[
+    ELASTICSEARCH_REQUESTS,
+    ELASTICSEARCH_RETRIED,
+    ELASTICSEARCH_DEAD_LETTERS,
+    ELASTICSEARCH_HELD,
     KAFKA_BROKERS,
     KAFKA_BROKERS_UP,
     KAFKA_BUFFERED_MESSAGES,
@@ -122,6 +126,15 @@ definitions! {
         "For how long every attempt of the sink has failed; 0 while it works.";
     SINK_LAST_SUCCESS: GAUGE "sidestep_sink_last_success_timestamp_seconds" ["sink", "type"]
         "Unix time of the sink's last write without an error; absent before the first.";
+
+    ELASTICSEARCH_REQUESTS: GAUGE "sidestep_elasticsearch_requests_in_flight" ["sink", "type"]
+        "Requests to servers that wait for their answers.";
+    ELASTICSEARCH_RETRIED: COUNTER "sidestep_elasticsearch_retried_records_total" ["sink", "type"]
+        "Records that the server did not take at first, one by one, and that are sent again.";
+    ELASTICSEARCH_DEAD_LETTERS: COUNTER "sidestep_elasticsearch_dead_letter_records_total" ["sink", "type"]
+        "Records that their index does not take, and that go to the dead-letter index.";
+    ELASTICSEARCH_HELD: GAUGE "sidestep_elasticsearch_held_records" ["sink", "type"]
+        "Records that are held, as their index is blocked, missing or may not be written.";
 
     KAFKA_BROKERS: GAUGE "sidestep_kafka_brokers" ["sink", "type"]
         "Brokers of the cluster, as far as one of them has told.";

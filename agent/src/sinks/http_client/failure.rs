@@ -98,7 +98,7 @@ impl Failure {
 
 /// An error and what caused it.
 fn causes<'error>(error: &'error (dyn Error + 'static)) -> impl Iterator<Item = &'error (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
+    std::iter::successors(Some(error), |error| (*error).source())
 }
 
 /// What rustls says, also from within an error of the system.
