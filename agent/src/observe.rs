@@ -148,6 +148,7 @@ const fn kind(sink: &SinkSettings) -> &'static str {
         SinkSettings::Console(_) => "console",
         SinkSettings::Elasticsearch(_) => "elasticsearch",
         SinkSettings::File(_) => "file",
+        SinkSettings::Http(_) => "http",
         SinkSettings::Kafka(_) => "kafka",
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     attribute,
     config::{Config, ConfigError},
     control::PATH_BYTES,
-    sinks::{SinkError, SinkSettings, elasticsearch, file, kafka},
+    sinks::{SinkError, SinkSettings, elasticsearch, file, http, kafka},
 };
 
 const AREA: &str = "node";
@@ -39,6 +39,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
             SinkSettings::Console(_) => Finding::healthy(AREA, check, "standard output of the agent"),
             SinkSettings::Elasticsearch(settings) => reached(&check, elasticsearch::reach(settings)),
             SinkSettings::File(file) => file_sink(&check, &file.path, is_running),
+            SinkSettings::Http(settings) => reached(&check, http::reach(settings)),
             SinkSettings::Kafka(settings) => reached(&check, kafka::reach(settings)),
         });
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Sink, SinkError,
     buffer::{BufferSettings, Buffered, Home},
-    console, elasticsearch, file, kafka,
+    console, elasticsearch, file, http, kafka,
     stats::Counters,
 };
 use crate::{config::units, process::Selector, record::Class};
@@ -27,6 +27,8 @@ pub enum SinkSettings {
     Elasticsearch(elasticsearch::Settings),
     /// A tree of rotated files.
     File(file::Settings),
+    /// Requests to a server of HTTP.
+    Http(http::Settings),
     /// Topics of Kafka.
     Kafka(kafka::Settings),
 }
@@ -100,6 +102,7 @@ impl SinkSettings {
             Self::Console(settings) => &settings.name,
             Self::Elasticsearch(settings) => &settings.name,
             Self::File(settings) => &settings.name,
+            Self::Http(settings) => &settings.name,
             Self::Kafka(settings) => &settings.name,
         }
     }
@@ -111,6 +114,7 @@ impl SinkSettings {
             Self::Console(settings) => &settings.classes,
             Self::Elasticsearch(settings) => &settings.classes,
             Self::File(settings) => &settings.classes,
+            Self::Http(settings) => &settings.classes,
             Self::Kafka(settings) => &settings.classes,
         }
     }
@@ -122,6 +126,7 @@ impl SinkSettings {
             Self::Console(settings) => &settings.filter,
             Self::Elasticsearch(settings) => &settings.filter,
             Self::File(settings) => &settings.filter,
+            Self::Http(settings) => &settings.filter,
             Self::Kafka(settings) => &settings.filter,
         }
     }
@@ -133,6 +138,7 @@ impl SinkSettings {
             Self::Console(settings) => &settings.queue,
             Self::Elasticsearch(settings) => &settings.queue,
             Self::File(settings) => &settings.queue,
+            Self::Http(settings) => &settings.queue,
             Self::Kafka(settings) => &settings.queue,
         }
     }
@@ -143,6 +149,7 @@ impl SinkSettings {
         let buffer = match self {
             Self::Console(_) | Self::File(_) => return None,
             Self::Elasticsearch(settings) => &settings.buffer,
+            Self::Http(settings) => &settings.buffer,
             Self::Kafka(settings) => &settings.buffer,
         };
         buffer.enabled.then_some(buffer)
@@ -152,7 +159,7 @@ impl SinkSettings {
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Self::Console(_) | Self::Elasticsearch(_) | Self::Kafka(_) => None,
+            Self::Console(_) | Self::Elasticsearch(_) | Self::Http(_) | Self::Kafka(_) => None,
             Self::File(settings) => Some(&settings.path),
         }
     }
@@ -180,6 +187,7 @@ impl SinkSettings {
             Self::Console(_) => {}
             Self::Elasticsearch(settings) => problems.extend(settings.problems()),
             Self::File(settings) => problems.extend(settings.problems()),
+            Self::Http(settings) => problems.extend(settings.problems()),
             Self::Kafka(settings) => problems.extend(settings.problems()),
         }
         problems
@@ -208,6 +216,7 @@ impl SinkSettings {
             Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
             Self::Elasticsearch(settings) => Box::new(elasticsearch::ElasticsearchSink::new(settings.clone())?),
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
+            Self::Http(settings) => Box::new(http::HttpSink::new(settings.clone())?),
             Self::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings.clone())?),
         })
     }

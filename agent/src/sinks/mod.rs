@@ -12,6 +12,7 @@ pub mod elasticsearch;
 pub mod file;
 mod flights;
 mod handover;
+pub mod http;
 pub mod http_client;
 pub mod json;
 pub mod kafka;

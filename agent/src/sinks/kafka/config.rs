@@ -36,6 +36,8 @@ pub struct Settings {
     pub brokers: Vec<String>,
     /// The topic of a record; default `logs.{class}`.
     pub topic: TopicTemplate,
+    /// What a message is; default `json`.
+    pub encoding: Encoding,
     /// How messages are compressed; default `zstd`.
     pub compression: Compression,
     /// How long the producer waits for more messages of a partition before it sends; default 5 ms.
@@ -60,6 +62,17 @@ pub struct Settings {
     pub sasl: Option<Sasl>,
     /// More options of librdkafka by their own names; they win over all of the above.
     pub options: BTreeMap<String, String>,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// A record in JSON.
+    #[default]
+    Json,
+    /// A record as OpenTelemetry's `ExportLogsServiceRequest` in protobuf, as its collector reads it (`otlp_proto`).
+    OtlpProto,
 }
 
 /// How messages are compressed.
@@ -137,6 +150,7 @@ impl Default for Settings {
             buffer: BufferSettings::default(),
             brokers: Vec::new(),
             topic: TopicTemplate::default(),
+            encoding: Encoding::default(),
             compression: Compression::default(),
             linger: Duration::from_millis(5),
             producer_buffer: ByteSize::mib(32),
