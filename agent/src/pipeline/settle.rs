@@ -8,7 +8,12 @@ use std::{
     },
 };
 
-use crate::{files::Progress, ledger::Stage, sinks::Settlement};
+use crate::{
+    events::Event,
+    files::Progress,
+    ledger::{Reason, Stage},
+    sinks::Settlement,
+};
 
 /// Starts the thread; it ends when every sink and every batch is gone, and closes what it returns.
 pub(super) fn spawn(settlements: Receiver<Settlement>, files: Arc<Progress>) -> io::Result<Receiver<()>> {
@@ -28,6 +33,10 @@ pub(super) fn spawn(settlements: Receiver<Settlement>, files: Arc<Progress>) -> 
             let account = &settled.stream.account;
             let (mut span, mut lines) = (settled.span, settled.lines);
             if let Some(lost) = settled.lost {
+                if matches!(lost.reason, Reason::Rejected | Reason::Oversize) {
+                    let (reason, stream) = (lost.reason.as_str(), &*settled.stream.key);
+                    Event::RecordsRejected { reason, lines: lost.lines, stream }.report();
+                }
                 account.drop_bytes(Stage::Sink, lost.reason, lost.span);
                 (span, lines) = (span - lost.span, lines - lost.lines);
             }

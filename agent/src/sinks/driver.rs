@@ -11,6 +11,7 @@ use super::{
     Delivery, Sink, SinkError,
     worker::{Shared, Size, settle_leftover},
 };
+use crate::events::Event;
 
 /// How often a sink's housekeeping is called.
 const TICK: Duration = Duration::from_secs(1);
@@ -199,7 +200,7 @@ impl<'shared> Driver<'shared> {
     fn note(&mut self, result: Result<(), SinkError>) -> bool {
         let Err(error) = result else {
             if self.pause.take().is_some() {
-                tracing::info!(sink = self.sink.name(), "the sink works again");
+                Event::SinkRecovered { sink: self.sink.name() }.report();
                 self.last_log = None;
             }
             self.shared.counters.note_success();
@@ -217,7 +218,7 @@ impl<'shared> Driver<'shared> {
         self.shared.counters.note_error(error.to_string());
         if self.last_log.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
             let suppressed = std::mem::take(&mut self.unlogged);
-            tracing::error!(sink = self.sink.name(), suppressed, "{error}");
+            Event::SinkFailing { sink: self.sink.name(), suppressed, error }.report();
             self.last_log = Some(now);
         } else {
             self.unlogged += 1;

@@ -86,6 +86,9 @@ impl Families {
         let build = &snapshot.build;
         let labels = [build.version.to_owned(), build.commit.unwrap_or("unknown").to_owned(), sanitize(&build.kernel)];
         self.push(&names::BUILD_INFO, std::iter::once((labels, 1.0)));
+        let events = snapshot.events.iter().map(|(event, count)| ([(*event).to_owned()], number(*count)));
+        self.push(&names::EVENTS, events);
+        self.single(&names::OWN_LOG_LEFT_OUT, number(snapshot.own_log_left_out));
         let caches = snapshot.identity.iter().map(|(cache, entries)| ([(*cache).to_owned()], number(*entries)));
         self.push(&names::IDENTITY_CACHE_ENTRIES, caches);
     }

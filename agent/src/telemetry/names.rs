@@ -49,6 +49,11 @@ definitions! {
     BUILD_INFO: GAUGE "sidestep_build_info" ["version", "commit", "kernel"]
         "What runs: version, git commit and kernel release; always 1.";
 
+    EVENTS: COUNTER "sidestep_events_total" ["event"]
+        "What an operator has to hear of; each is one line of the agent's own log.";
+    OWN_LOG_LEFT_OUT: COUNTER "sidestep_own_log_left_out_lines_total" []
+        "Lines of the agent's own log that were left out because they came too fast.";
+
     LOG_PRODUCED_BYTES: COUNTER "sidestep_log_produced_bytes_total" ["namespace", "pod", "container", "container_id"]
         "Bytes that the container wrote to its log streams.";
     LOG_DELIVERED_BYTES: COUNTER "sidestep_log_delivered_bytes_total" ["namespace", "pod", "container", "container_id"]

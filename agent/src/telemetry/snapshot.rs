@@ -40,6 +40,10 @@ pub struct Snapshot {
     pub started: SystemTime,
     /// Why the last reload was refused, if it was.
     pub reload_refused: Option<String>,
+    /// How often each typed event has happened, by name.
+    pub events: Vec<(&'static str, u64)>,
+    /// Lines of the agent's own log that were left out.
+    pub own_log_left_out: u64,
     /// The ledger: the containers that the agent knows, and the node itself.
     pub accounts: Vec<AccountReading>,
     /// The ring buffer between kernel and agent.

@@ -78,6 +78,8 @@ pub(crate) fn snapshot() -> Snapshot {
         build: Build::current(),
         started: SystemTime::now() - Duration::from_secs(3600),
         reload_refused: None,
+        events: vec![("sink_failing", 1), ("reload_done", 0)],
+        own_log_left_out: 3,
         accounts: AccountReading::all(&ledger),
         ring: RingReading {
             capacity: 64 << 20,
