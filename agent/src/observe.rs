@@ -75,6 +75,7 @@ impl Agent {
             name: stats.name.into(),
             queued_batches: stats.queued_batches,
             queued_bytes: stats.queued_bytes,
+            queue_capacity_bytes: stats.queue_capacity_bytes,
             delivered_records: stats.delivered_records,
             delivered_bytes: stats.delivered_bytes,
             errors: stats.errors,

@@ -49,6 +49,8 @@ definitions! {
     BUILD_INFO: GAUGE "sidestep_build_info" ["version", "commit", "kernel"]
         "What runs: version, git commit and kernel release; always 1.";
 
+    READY: GAUGE "sidestep_ready" []
+        "1 while /readyz says that the agent is ready, else 0.";
     EVENTS: COUNTER "sidestep_events_total" ["event"]
         "What an operator has to hear of; each is one line of the agent's own log.";
     OWN_LOG_LEFT_OUT: COUNTER "sidestep_own_log_left_out_lines_total" []
@@ -104,6 +106,8 @@ definitions! {
         "Batches that wait in the sink's queue.";
     SINK_QUEUED_BYTES: GAUGE "sidestep_sink_queued_bytes" ["sink", "type"]
         "Bytes that wait in the sink's queue.";
+    SINK_QUEUE_CAPACITY: GAUGE "sidestep_sink_queue_capacity_bytes" ["sink", "type"]
+        "The most bytes that the sink's queue holds.";
     SINK_DELIVERED_RECORDS: COUNTER "sidestep_sink_delivered_records_total" ["sink", "type"]
         "Records that the sink has acknowledged.";
     SINK_DELIVERED_BYTES: COUNTER "sidestep_sink_delivered_bytes_total" ["sink", "type"]

@@ -158,6 +158,8 @@ pub struct SinkReading {
     pub queued_batches: u64,
     /// Bytes that wait in its queue.
     pub queued_bytes: u64,
+    /// The most bytes that its queue holds.
+    pub queue_capacity_bytes: u64,
     /// Records that it has acknowledged.
     pub delivered_records: u64,
     /// Bytes of streams that it has acknowledged.

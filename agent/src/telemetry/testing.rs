@@ -103,6 +103,7 @@ pub(crate) fn snapshot() -> Snapshot {
             kind: "file",
             queued_batches: 4,
             queued_bytes: 8192,
+            queue_capacity_bytes: 64 << 20,
             delivered_records: 100,
             delivered_bytes: 20000,
             errors: 1,
