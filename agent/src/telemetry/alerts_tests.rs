@@ -54,7 +54,10 @@ fn every_metric_and_label_of_the_alerts_exists() {
             let definition = names::ALL.iter().find(|definition| definition.name == metric);
             labels.extend(definition.unwrap_or_else(|| panic!("{alert}: there is no metric {metric}")).labels);
         }
-        for label in found(r"[{,]\s*([a-z_]+)\s*[=!]", expr).into_iter().chain(found(r"\$labels\.([a-z_]+)", &annotations.summary)) {
+        for label in found(r"[{,]\s*([a-z_]+)\s*[=!]", expr)
+            .into_iter()
+            .chain(found(r"\$labels\.([a-z_]+)", &annotations.summary))
+        {
             assert!(labels.contains(label), "{alert}: no metric of it has the label {label}");
         }
         for event in found("event=~?\"([^\"]+)\"", expr).iter().flat_map(|events| events.split('|')) {
