@@ -67,6 +67,8 @@ pub enum Reason {
     Sampled,
     /// Beyond a configured rate of lines.
     Suppressed,
+    /// An agent of another build has left it, in a layout that this one can't read.
+    Layout,
 }
 
 impl Stage {
@@ -89,7 +91,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,
@@ -107,6 +109,7 @@ impl Reason {
         Self::Filtered,
         Self::Sampled,
         Self::Suppressed,
+        Self::Layout,
     ];
 
     /// The metric label.
@@ -130,6 +133,7 @@ impl Reason {
             Self::Filtered => "filtered",
             Self::Sampled => "sampled",
             Self::Suppressed => "suppressed",
+            Self::Layout => "layout",
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     cli::run::RunArgs,
-    config::{Attach, Config},
+    config::{Attach, Config, WhenStopped},
     control::{self, Tap},
     events::Event,
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
@@ -72,7 +72,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let limit = config.shutdown_timeout;
     // The sockets end in the background: a client that reads slowly must not take the time of the last lines.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    let left = pipeline.stop(limit, move || drop(programs));
+    let leaves = programs.pinned.as_ref().is_some_and(load::Pinned::keeps);
+    let left = pipeline.stop(limit, leaves, move || drop(programs));
     if left > 0 {
         Event::StoppedEarly { bytes: left, limit }.report();
     } else {
@@ -142,5 +143,9 @@ fn load_settings(config: &Config) -> load::Settings {
             Attach::Tracepoint => Some(AttachPoint::Tracepoint),
             Attach::RawTracepoint => Some(AttachPoint::RawTracepoint),
         },
+        pins: capture.pin.as_ref().map(|directory| load::pins::Settings {
+            directory: directory.clone(),
+            keep: capture.when_stopped == WhenStopped::Keep,
+        }),
     }
 }

@@ -230,8 +230,8 @@ impl Promise {
 /// Where it is booked what becomes of a batch.
 #[derive(Debug)]
 enum Books {
-    /// With all sinks that have a part of it; one may want fewer lines than another.
-    Batch(Arc<Shared>, Amount),
+    /// With all sinks that have it.
+    Batch(Arc<Shared>),
     /// With the other lines of the batch that it was a part of.
     Rest(lines::Rest),
 }
@@ -242,6 +242,8 @@ enum Books {
 #[derive(Debug)]
 pub struct Receipt {
     books: Option<Books>,
+    /// What this sink gets: it may want fewer lines than another.
+    amount: Amount,
     promise: Arc<Promise>,
     counters: Option<Arc<Counters>>,
 }
@@ -275,7 +277,8 @@ impl Receipt {
         let store = is_file
             .then(|| Arc::new(Store { covers: covers.clone(), settled: settled.clone(), void: AtomicBool::default() }));
         let receipt = |part: &Amount| Self {
-            books: Some(Books::Batch(Arc::clone(&shared), *part)),
+            books: Some(Books::Batch(Arc::clone(&shared))),
+            amount: *part,
             promise: Arc::new(Promise {
                 hold: Mutex::new(hold.map(|hold| HoldGuard(Arc::clone(hold)))),
                 store: Mutex::new(store.clone()),
@@ -304,11 +307,12 @@ impl Receipt {
     }
 
     fn note(&mut self, outcome: Outcome) {
-        let (shared, Amount { lines, span }) = match self.books.take() {
+        let shared = match self.books.take() {
             None => return,
             Some(Books::Rest(rest)) => return rest.note(outcome),
-            Some(Books::Batch(shared, part)) => (shared, part),
+            Some(Books::Batch(shared)) => shared,
         };
+        let Amount { lines, span } = self.amount;
         let lost = match outcome {
             Outcome::Delivered => None,
             Outcome::Dropped(reason) => Some(Loss { reason, lines, span }),

@@ -210,6 +210,8 @@ impl Settings {
             .set("partitioner", "murmur2_random")
             .set("statistics.interval.ms", "2000");
         if let Some(tls) = &self.tls {
+            // OpenSSL's own default is a folder of the distribution that built it, which the agent's image has not.
+            config.set("ssl.ca.location", "probe");
             let files = [
                 ("ssl.ca.location", &tls.ca_file),
                 ("ssl.certificate.location", &tls.cert_file),
