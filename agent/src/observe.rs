@@ -8,9 +8,10 @@ use std::{
 
 use crate::{
     config::Config,
-    files,
+    events, files,
     ledger::Ledger,
     load::{AttachPoint, Probe, RootPattern, Roots},
+    own_log,
     pipeline::{Pipeline, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
@@ -75,6 +76,7 @@ impl Agent {
             name: stats.name.into(),
             queued_batches: stats.queued_batches,
             queued_bytes: stats.queued_bytes,
+            queue_capacity_bytes: stats.queue_capacity_bytes,
             delivered_records: stats.delivered_records,
             delivered_bytes: stats.delivered_bytes,
             errors: stats.errors,
@@ -92,6 +94,8 @@ impl Observe for Agent {
             build: Build::current(),
             started: self.started,
             reload_refused: self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            events: events::counts(),
+            own_log_left_out: own_log::left_out(),
             accounts: AccountReading::all(&self.ledger),
             ring: self.readings.ring(),
             repair: RepairReading {

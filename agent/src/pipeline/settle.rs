@@ -9,8 +9,9 @@ use std::{
 };
 
 use crate::{
+    events::Event,
     files::Progress,
-    ledger::Stage,
+    ledger::{Reason, Stage},
     sinks::{Settled, Settlement},
 };
 
@@ -47,6 +48,10 @@ pub(crate) fn book(settled: &Settled) {
     let elsewhere = account.take_overbooked(settled.span);
     let (mut span, mut lines) = (settled.span - elsewhere, settled.lines);
     if let Some(lost) = settled.lost {
+        if matches!(lost.reason, Reason::Rejected | Reason::Oversize) {
+            let (reason, stream) = (lost.reason.as_str(), &*settled.stream.key);
+            Event::RecordsRejected { reason, lines: lost.lines, stream }.report();
+        }
         let lost_span = lost.span.min(span);
         account.drop_bytes(Stage::Sink, lost.reason, lost_span);
         (span, lines) = (span - lost_span, lines - lost.lines);

@@ -11,6 +11,7 @@ use super::{
     Delivery, Sink, SinkError,
     worker::{Shared, Size, settle_leftover},
 };
+use crate::events::Event;
 
 /// How often a sink's housekeeping is called.
 const TICK: Duration = Duration::from_secs(1);
@@ -234,7 +235,7 @@ impl<'shared> Driver<'shared> {
     }
 
     fn note_recovery(&mut self) {
-        tracing::info!(sink = self.sink.name(), "the sink works again");
+        Event::SinkRecovered { sink: self.sink.name() }.report();
         self.last_log = None;
     }
 
@@ -244,7 +245,7 @@ impl<'shared> Driver<'shared> {
         self.shared.counters.note_error(error.to_string());
         if self.last_log.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
             let suppressed = std::mem::take(&mut self.unlogged);
-            tracing::error!(sink = self.sink.name(), suppressed, "{error}");
+            Event::SinkFailing { sink: self.sink.name(), suppressed, error }.report();
             self.last_log = Some(now);
         } else {
             self.unlogged += 1;

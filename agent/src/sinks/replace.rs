@@ -16,7 +16,7 @@ use super::{
     Leftover, Sink, SinkError, SinkSettings, Sinks, buffer::Home, handover::Seat, reopen::Reopen, set::Member,
     stats::Counters, wants::Wants, worker::Worker,
 };
-use crate::ledger::Reason;
+use crate::{events::Event, ledger::Reason};
 
 /// How long those who are just delivering may need to be done with a sink that is taken away.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
@@ -195,10 +195,7 @@ fn hand_over(steps: Vec<Step<'_>>, deadline: Instant) -> Vec<Arc<Member>> {
     changed().for_each(|worker| worker.release(deadline));
     for worker in changed() {
         if !worker.wait_released(deadline) {
-            tracing::warn!(
-                sink = worker.name(),
-                "the sink is stuck in a call: what it has taken goes to the new one when it returns"
-            );
+            Event::SinkStuck { sink: worker.name() }.report();
         }
     }
     let members = steps.into_iter().map(|step| {

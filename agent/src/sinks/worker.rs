@@ -14,6 +14,7 @@ use super::{
     stats::{Counters, SinkStats},
 };
 use crate::{
+    events::Event,
     ledger::Reason,
     record::{Batch, Line},
 };
@@ -57,6 +58,8 @@ pub(super) struct Queue {
     /// Memory that the batches hold, roughly.
     pub(super) memory: usize,
     pub(super) span: u64,
+    /// It is full and drops what comes.
+    pub(super) is_dropping: bool,
     /// The sink's thread sleeps and has to be woken for a new delivery.
     pub(super) idle: bool,
     /// When the sink has to be at its end, once it is asked to.
@@ -249,8 +252,12 @@ impl Worker {
             queue.end_reason()
         } else if !Shared::is_full(queue, size) {
             self.shared.push(queue, delivery, size);
+            queue.is_dropping = false;
             return None;
         } else if queue.settings.when_full == WhenFull::DropNewest {
+            if !std::mem::replace(&mut queue.is_dropping, true) {
+                Event::QueueFull { sink: &self.name }.report();
+            }
             Reason::QueueFull
         } else if queue.patience.is_none_or(|until| Instant::now() < until) {
             return Some(delivery);

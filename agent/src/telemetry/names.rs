@@ -71,6 +71,13 @@ definitions! {
     BUILD_INFO: GAUGE "sidestep_build_info" ["version", "commit", "kernel"]
         "What runs: version, git commit and kernel release; always 1.";
 
+    READY: GAUGE "sidestep_ready" []
+        "1 while /readyz says that the agent is ready, else 0.";
+    EVENTS: COUNTER "sidestep_events_total" ["event"]
+        "What an operator has to hear of; each is one line of the agent's own log.";
+    OWN_LOG_LEFT_OUT: COUNTER "sidestep_own_log_left_out_lines_total" []
+        "Lines of the agent's own log that were left out because they came too fast.";
+
     LOG_PRODUCED_BYTES: COUNTER "sidestep_log_produced_bytes_total" ["namespace", "pod", "container", "container_id"]
         "Bytes that the container wrote to its log streams.";
     LOG_DELIVERED_BYTES: COUNTER "sidestep_log_delivered_bytes_total" ["namespace", "pod", "container", "container_id"]
@@ -121,6 +128,8 @@ definitions! {
         "Batches that wait in the sink's queue.";
     SINK_QUEUED_BYTES: GAUGE "sidestep_sink_queued_bytes" ["sink", "type"]
         "Bytes that wait in the sink's queue.";
+    SINK_QUEUE_CAPACITY: GAUGE "sidestep_sink_queue_capacity_bytes" ["sink", "type"]
+        "The most bytes that the sink's queue holds.";
     SINK_DELIVERED_RECORDS: COUNTER "sidestep_sink_delivered_records_total" ["sink", "type"]
         "Records that the sink has acknowledged.";
     SINK_DELIVERED_BYTES: COUNTER "sidestep_sink_delivered_bytes_total" ["sink", "type"]

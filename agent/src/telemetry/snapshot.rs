@@ -41,6 +41,10 @@ pub struct Snapshot {
     pub started: SystemTime,
     /// Why the last reload was refused, if it was.
     pub reload_refused: Option<String>,
+    /// How often each typed event has happened, by name.
+    pub events: Vec<(&'static str, u64)>,
+    /// Lines of the agent's own log that were left out.
+    pub own_log_left_out: u64,
     /// The ledger: the containers that the agent knows, and the node itself.
     pub accounts: Vec<AccountReading>,
     /// The ring buffer between kernel and agent.
@@ -155,6 +159,8 @@ pub struct SinkReading {
     pub queued_batches: u64,
     /// Bytes that wait in its queue.
     pub queued_bytes: u64,
+    /// The most bytes that its queue holds.
+    pub queue_capacity_bytes: u64,
     /// Records that it has acknowledged.
     pub delivered_records: u64,
     /// Bytes of streams that it has acknowledged.

@@ -82,6 +82,8 @@ pub(crate) fn snapshot() -> Snapshot {
         build: Build::current(),
         started: SystemTime::now() - Duration::from_secs(3600),
         reload_refused: None,
+        events: vec![("sink_failing", 1), ("reload_done", 0)],
+        own_log_left_out: 3,
         accounts: AccountReading::all(&ledger),
         ring: RingReading {
             capacity: 64 << 20,
@@ -105,6 +107,7 @@ pub(crate) fn snapshot() -> Snapshot {
             kind: "file",
             queued_batches: 4,
             queued_bytes: 8192,
+            queue_capacity_bytes: 64 << 20,
             delivered_records: 100,
             delivered_bytes: 20000,
             errors: 1,

@@ -36,8 +36,12 @@ fn example_in_full() -> String {
     let mut full = Vec::new();
     while let Some(line) = lines.next() {
         let is_replaced = lines.peek().and_then(|next| shown(next)).is_some_and(|next| line == format!("{next} []"));
-        if !is_replaced {
-            full.push(shown(line).unwrap_or(line));
+        // At the left edge there is no room to show the option again: only its entries are.
+        let has_entries = lines.peek().and_then(|next| shown(next)).is_some_and(|next| next.starts_with("  # "));
+        match line.strip_suffix(" []").filter(|line| has_entries && !line.starts_with(' ')) {
+            Some(option) => full.push(option),
+            None if is_replaced => {}
+            None => full.push(shown(line).unwrap_or(line)),
         }
     }
     full.join("\n")

@@ -25,7 +25,7 @@ pub struct Settings {
     pub name: String,
     /// The classes of records to send; default all.
     pub classes: Vec<Class>,
-    /// The lines that the sink wants; default all.
+    /// Which lines of these classes; default all.
     pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
