@@ -18,6 +18,7 @@ pub mod kills;
 pub mod ledger;
 pub mod maven;
 pub mod mounts;
+pub mod opensearch;
 pub mod python;
 pub mod records;
 pub mod rootfs;
