@@ -235,6 +235,23 @@ fn an_answer_to_the_whole_request_is_no_lines_fault() {
 }
 
 #[test]
+fn lines_of_an_index_that_takes_nothing_are_held_and_others_are_not() {
+    let server = Server::start(|_, documents| {
+        let missing = |_, document: &Value| {
+            if document["body"] == "two" { (404, "index_not_found_exception") } else { (201, "") }
+        };
+        reply(documents, missing)
+    });
+    let mut sink = sink(&server, |settings| settings.give_up_after = Duration::from_millis(500));
+    let (mut queue, settled) = deliveries(&[b"one", b"two", b"three"]);
+    let (lost, errors) = work(&mut sink, &mut queue, &settled);
+    assert_eq!(lost, Some((Reason::Rejected, 1)));
+    assert!(errors.contains("1 lines are held and tried again: 404 index_not_found_exception"), "{errors}");
+    assert!(errors.contains("is dropped: held for 500ms") && errors.contains("auto_create_index"), "{errors}");
+    assert!(server.sizes().len() > 2 && server.sizes().iter().skip(1).all(|size| *size == 1), "{:?}", server.sizes());
+}
+
+#[test]
 fn what_is_not_acknowledged_is_given_back() {
     let server = Server::start(|_, _| None);
     let mut sink = sink(&server, |_| {});
