@@ -22,6 +22,8 @@ pub enum Stage {
     Repair,
     /// Cutting into lines.
     Assemble,
+    /// The configured processors.
+    Process,
     /// Between the stages.
     Pipeline,
     /// In a sink.
@@ -59,11 +61,19 @@ pub enum Reason {
     DiskFull,
     /// A reload took the sink away before it had taken everything.
     SinkRemoved,
+    /// Left out on purpose: by a processor, or by the filters of all sinks.
+    Filtered,
+    /// Left out on purpose: a sample was kept.
+    Sampled,
+    /// Beyond a configured rate of lines.
+    Suppressed,
+    /// An agent of another build has left it, in a layout that this one can't read.
+    Layout,
 }
 
 impl Stage {
     /// Every stage, in the order of the data path.
-    pub const ALL: [Self; 5] = [Self::Capture, Self::Repair, Self::Assemble, Self::Pipeline, Self::Sink];
+    pub const ALL: [Self; 6] = [Self::Capture, Self::Repair, Self::Assemble, Self::Process, Self::Pipeline, Self::Sink];
 
     /// The metric label.
     #[must_use]
@@ -72,6 +82,7 @@ impl Stage {
             Self::Capture => "capture",
             Self::Repair => "repair",
             Self::Assemble => "assemble",
+            Self::Process => "process",
             Self::Pipeline => "pipeline",
             Self::Sink => "sink",
         }
@@ -80,7 +91,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,
@@ -95,6 +106,10 @@ impl Reason {
         Self::Rejected,
         Self::DiskFull,
         Self::SinkRemoved,
+        Self::Filtered,
+        Self::Sampled,
+        Self::Suppressed,
+        Self::Layout,
     ];
 
     /// The metric label.
@@ -115,6 +130,10 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::DiskFull => "disk_full",
             Self::SinkRemoved => "sink_removed",
+            Self::Filtered => "filtered",
+            Self::Sampled => "sampled",
+            Self::Suppressed => "suppressed",
+            Self::Layout => "layout",
         }
     }
 }

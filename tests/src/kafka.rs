@@ -1,5 +1,8 @@
 //! A real Kafka broker, alone with itself (KRaft), and what it holds.
 
+pub mod consumer;
+pub mod security;
+
 use std::{
     fmt::{self, Write as _},
     fs,
@@ -17,6 +20,7 @@ use rdkafka::{
     message::{BorrowedMessage, Headers as _},
 };
 use rustix::process::Signal;
+use security::Security;
 
 use crate::{DEADLINE, Testbed, daemon::Daemon, http::free_port, maven, records::Record, wait_until};
 
@@ -31,6 +35,7 @@ pub struct Broker<'bed> {
     data: PathBuf,
     port: u16,
     options: String,
+    security: Option<Security>,
     daemon: Option<Daemon>,
 }
 
@@ -60,6 +65,12 @@ impl Message {
             timestamp: message.timestamp().to_millis(),
             payload: message.payload().unwrap_or_default().to_vec(),
         }
+    }
+
+    /// The value of a header; empty when it has none of this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 }
 
@@ -99,12 +110,40 @@ impl<'bed> Broker<'bed> {
     /// # Errors
     /// As [`Broker::start`].
     pub fn with_options(bed: &'bed Testbed, options: &str) -> Result<Self> {
-        let data = bed.path("kafka/data")?;
-        let mut broker =
-            Self { bed, jars: maven::kafka()?, data, port: free_port()?, options: options.to_owned(), daemon: None };
+        Self::make(bed, options, None)
+    }
+
+    /// The same with all of the listeners of `security`, and an authorizer that allows everything that is not denied.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub fn with_security(bed: &'bed Testbed, options: &str, security: Security) -> Result<Self> {
+        Self::make(bed, options, Some(security))
+    }
+
+    fn make(bed: &'bed Testbed, options: &str, security: Option<Security>) -> Result<Self> {
+        let (jars, data, options) = (maven::kafka()?, bed.path("kafka/data")?, options.to_owned());
+        let mut broker = Self { bed, jars, data, port: free_port()?, options, security, daemon: None };
         broker.format()?;
         broker.run()?;
         Ok(broker)
+    }
+
+    /// The listeners with TLS and users.
+    ///
+    /// # Panics
+    /// It was started without.
+    #[must_use]
+    pub fn security(&self) -> &Security {
+        self.security.as_ref().expect("a broker with security")
+    }
+
+    /// Denies the user of [`Security`] to do anything with a topic.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub fn deny_topic(&self, topic: &str) -> Result<()> {
+        security::deny_topic(&self.address(), topic)
     }
 
     /// `127.0.0.1:port`
@@ -173,18 +212,24 @@ impl<'bed> Broker<'bed> {
     fn format(&mut self) -> Result<()> {
         let controller = free_port()?;
         let (port, data) = (self.port, self.data.display());
+        let listeners = self.security.as_ref().map(Security::listeners).unwrap_or_default();
         let mut text = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
              controller.listener.names=CONTROLLER\nlog.dirs={data}\noffsets.topic.replication.factor=1\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\nnum.partitions={PARTITIONS}\n"
         );
+        text += &self.security.as_ref().map(Security::properties).unwrap_or_default();
         writeln!(text, "{}", self.options)?;
         fs::write(self.properties(), text)?;
         let mut command = self.java();
         command.args(["kafka.tools.StorageTool", "format", "-t", "c2lkZXN0ZXAtdGVzdHMtMQ", "-c"]);
-        let output = command.arg(self.properties()).output().context("running java: apt-get install maven")?;
+        command.arg(self.properties());
+        if self.security.is_some() {
+            command.args(Security::users());
+        }
+        let output = command.output().context("running java: apt-get install maven")?;
         ensure!(output.status.success(), "formatting: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
@@ -200,13 +245,24 @@ impl<'bed> Broker<'bed> {
     /// # Errors
     /// The broker does not make it.
     pub fn create_topic(&self, topic: &str) -> Result<()> {
+        self.make_topic(NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1)))
+    }
+
+    fn make_topic(&self, topic: NewTopic<'_>) -> Result<()> {
         let admin = self.client().create::<AdminClient<DefaultClientContext>>()?;
-        let topic = NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1));
         let results = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))?;
         for result in results {
             result.map_err(|(topic, code)| anyhow::anyhow!("making topic {topic}: {code}"))?;
         }
         Ok(())
+    }
+
+    /// Makes a topic with an option (`max.message.bytes`).
+    ///
+    /// # Errors
+    /// The broker does not make it.
+    pub fn create_topic_with(&self, topic: &str, option: &str, value: &str) -> Result<()> {
+        self.make_topic(NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1)).set(option, value))
     }
 
     /// All messages of a topic, partition by partition; none when there is no such topic.

@@ -22,6 +22,7 @@ pub mod opensearch;
 pub mod python;
 pub mod records;
 pub mod rootfs;
+pub mod status;
 pub mod testbed;
 pub mod wait;
 

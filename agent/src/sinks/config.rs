@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::{Sink, SinkError, console, elasticsearch, file, kafka};
-use crate::{config::units, record::Class};
+use crate::{config::units, process::Selector, record::Class};
 
 /// One entry of the configuration's list of sinks.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -107,6 +107,16 @@ impl SinkSettings {
         }
     }
 
+    /// Which lines of these classes the sink wants.
+    #[must_use]
+    pub const fn filter(&self) -> &Selector {
+        match self {
+            Self::Console(settings) => &settings.filter,
+            Self::File(settings) => &settings.filter,
+            Self::Kafka(settings) => &settings.filter,
+        }
+    }
+
     /// The queue in front of the sink.
     #[must_use]
     pub const fn queue(&self) -> &QueueSettings {
@@ -142,6 +152,9 @@ impl SinkSettings {
         require(!self.classes().is_empty(), "classes", "must name at least one of `pod`, `business`, `server`");
         require(self.queue().max_bytes.as_u64() > 0, "queue.max_bytes", "must be greater than zero");
         require(self.queue().max_batches > 0, "queue.max_batches", "must be greater than zero");
+        for error in self.filter().compile().err().unwrap_or_default() {
+            problems.push(InvalidSetting { option: filter_option(error.option), problem: error.problem });
+        }
         match self {
             Self::Console(_) => {}
             Self::Elasticsearch(settings) => problems.extend(settings.problems()),
@@ -162,6 +175,20 @@ impl SinkSettings {
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
             Self::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings.clone())?),
         })
+    }
+}
+
+/// The option's path below the sink.
+fn filter_option(option: &'static str) -> &'static str {
+    match option {
+        "namespace" => "filter.namespace",
+        "pod" => "filter.pod",
+        "container" => "filter.container",
+        "severity_below" => "filter.severity_below",
+        "unknown_severity" => "filter.unknown_severity",
+        "body" => "filter.body",
+        "body_not" => "filter.body_not",
+        _ => "filter",
     }
 }
 
@@ -217,6 +244,8 @@ mod tests {
         for (option, value) in [
             ("name", json!({"type": "console", "name": "a b"})),
             ("classes", json!({"type": "console", "classes": []})),
+            ("filter.body", json!({"type": "console", "filter": {"body": "("}})),
+            ("filter.pod", json!({"type": "file", "filter": {"pod": ["["]}})),
             ("queue.max_batches", json!({"type": "console", "queue": {"max_batches": 0}})),
             ("path", json!({"type": "file", "path": "logs"})),
             ("max_file_bytes", json!({"type": "file", "max_file_bytes": 0})),

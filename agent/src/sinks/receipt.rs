@@ -110,11 +110,28 @@ impl Settled {
 /// It is let go of when every batch that has a clone of it is safe in every sink.
 pub type Hold = Arc<dyn std::any::Any + Send + Sync>;
 
+/// How much of a stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Amount {
+    /// Lines.
+    pub lines: u64,
+    /// Bytes of the stream that they account for.
+    pub span: u64,
+}
+
+impl Amount {
+    /// All of a batch.
+    #[must_use]
+    pub fn of(batch: &Batch) -> Self {
+        Self { lines: batch.lines.len() as u64, span: batch.span() }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
-    batch: Arc<Batch>,
-    lines: u64,
-    span: u64,
+    covers: Span,
+    /// What at least one sink wants of that.
+    amount: Amount,
     lost: Mutex<Option<Loss>>,
     kept: AtomicBool,
     settled: Sender<Settlement>,
@@ -125,25 +142,21 @@ impl Drop for Shared {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The receiver is gone only when the pipeline itself is being taken down.
         let _ = self.settled.send(Settlement::Settled(Settled {
-            stream: Arc::clone(&self.batch.stream),
-            start: start(&self.batch),
-            end: self.batch.end(),
-            span: self.span,
-            lines: self.lines,
+            stream: Arc::clone(&self.covers.stream),
+            start: self.covers.start,
+            end: self.covers.end,
+            span: self.amount.span,
+            lines: self.amount.lines,
             lost,
             kept: self.kept.load(Relaxed),
         }));
     }
 }
 
-fn start(batch: &Batch) -> u64 {
-    batch.lines.first().map_or(0, |line| line.position)
-}
-
 /// Shared by the promises of one batch of a file; the last one tells that it is stored.
 #[derive(Debug)]
 struct Store {
-    batch: Arc<Batch>,
+    covers: Span,
     settled: Sender<Settlement>,
     /// It is to be read again: the agent stops.
     void: AtomicBool,
@@ -152,9 +165,7 @@ struct Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if !self.void.load(Relaxed) {
-            let stream = Arc::clone(&self.batch.stream);
-            let span = Span { stream, start: start(&self.batch), end: self.batch.end() };
-            let _ = self.settled.send(Settlement::Stored(span));
+            let _ = self.settled.send(Settlement::Stored(self.covers.clone()));
         }
     }
 }
@@ -231,6 +242,8 @@ enum Books {
 #[derive(Debug)]
 pub struct Receipt {
     books: Option<Books>,
+    /// What this sink gets: it may want fewer lines than another.
+    amount: Amount,
     promise: Arc<Promise>,
     counters: Option<Arc<Counters>>,
 }
@@ -239,20 +252,33 @@ impl Receipt {
     /// Receipts for `count` sinks that take the same batch. `hold` is let go of when all of them have secured it.
     #[must_use]
     pub fn for_sinks(batch: &Arc<Batch>, count: usize, settled: &Sender<Settlement>, hold: Option<&Hold>) -> Vec<Self> {
+        let covers = Span { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() };
+        let amount = Amount::of(batch);
+        Self::for_parts(&covers, amount, &vec![amount; count], settled, hold)
+    }
+
+    /// Receipts for sinks that each take a part of what is in a span, `amount` in all.
+    #[must_use]
+    pub fn for_parts(
+        covers: &Span,
+        amount: Amount,
+        parts: &[Amount],
+        settled: &Sender<Settlement>,
+        hold: Option<&Hold>,
+    ) -> Vec<Self> {
         let shared = Arc::new(Shared {
-            batch: Arc::clone(batch),
-            lines: batch.lines.len() as u64,
-            span: batch.span(),
+            covers: covers.clone(),
+            amount,
             lost: Mutex::default(),
             kept: AtomicBool::default(),
             settled: settled.clone(),
         });
-        let is_file = matches!(batch.stream.origin, Origin::File { .. });
-        let store = is_file.then(|| {
-            Arc::new(Store { batch: Arc::clone(batch), settled: settled.clone(), void: AtomicBool::default() })
-        });
-        let receipt = |_| Self {
+        let is_file = matches!(covers.stream.origin, Origin::File { .. });
+        let store = is_file
+            .then(|| Arc::new(Store { covers: covers.clone(), settled: settled.clone(), void: AtomicBool::default() }));
+        let receipt = |part: &Amount| Self {
             books: Some(Books::Batch(Arc::clone(&shared))),
+            amount: *part,
             promise: Arc::new(Promise {
                 hold: Mutex::new(hold.map(|hold| HoldGuard(Arc::clone(hold)))),
                 store: Mutex::new(store.clone()),
@@ -261,7 +287,7 @@ impl Receipt {
             }),
             counters: None,
         };
-        (0..count).map(receipt).collect()
+        parts.iter().map(receipt).collect()
     }
 
     /// How safe the batch is, for who keeps a copy of it on disk.
@@ -286,7 +312,7 @@ impl Receipt {
             Some(Books::Rest(rest)) => return rest.note(outcome),
             Some(Books::Batch(shared)) => shared,
         };
-        let (lines, span) = (shared.lines, shared.span);
+        let Amount { lines, span } = self.amount;
         let lost = match outcome {
             Outcome::Delivered => None,
             Outcome::Dropped(reason) => Some(Loss { reason, lines, span }),
@@ -305,6 +331,7 @@ impl Receipt {
         if let Some(loss) = lost {
             let mut all = shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
             // Which lines they are is not kept, so what two sinks gave up is taken for different lines.
+            let Amount { lines, span } = shared.amount;
             *all = Some(all.map_or(loss, |before| before.with(loss, lines, span)));
         }
         self.promise.settled.store(true, Relaxed);

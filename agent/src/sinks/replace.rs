@@ -13,7 +13,8 @@ use std::{
 };
 
 use super::{
-    Leftover, Sink, SinkError, SinkSettings, Sinks, handover::Seat, reopen::Reopen, set::Member, worker::Worker,
+    Leftover, Sink, SinkError, SinkSettings, Sinks, handover::Seat, reopen::Reopen, set::Member, wants::Wants,
+    worker::Worker,
 };
 use crate::ledger::Reason;
 
@@ -34,6 +35,7 @@ struct Step<'new> {
     /// The worker that `old` has, or a new one.
     worker: Worker,
     seat: Option<Seat>,
+    wants: Option<Wants>,
     /// `None` where the folder is still another's.
     sink: Option<Box<dyn Sink>>,
     /// Its old sink has the folder that a new one needs, and has to end before that can be made.
@@ -80,7 +82,9 @@ impl Sinks {
             member.settings.as_ref().is_some_and(|before| shares_folder(before, settings))
         };
         let wants_all = |member: &Member, settings: &SinkSettings| {
-            member.classes.iter().all(|class| settings.classes().contains(class))
+            let same_filter = |before: &SinkSettings| before.filter() == settings.filter();
+            member.wants.classes.iter().all(|class| settings.classes().contains(class))
+                && (settings.filter().is_everything() || member.settings.as_ref().is_some_and(same_filter))
         };
         for fits in [&same_folder as &dyn Fn(&Member, &SinkSettings) -> bool, &wants_all] {
             for (settings, old) in new.iter().zip(&mut old).filter(|(_, old)| old.is_none()) {
@@ -92,7 +96,7 @@ impl Sinks {
                 Some(old) => old.worker.renamed(settings.name()),
                 None => Worker::idle(settings.name()),
             };
-            Step { settings, old, worker, seat: None, sink: None, gives_way: false }
+            Step { settings, old, worker, seat: None, wants: None, sink: None, gives_way: false }
         });
         (steps.collect(), left)
     }
@@ -106,6 +110,7 @@ fn prepare(steps: &mut [Step<'_>]) -> Result<(), SinkError> {
             continue;
         }
         let settings = step.settings;
+        let wants = Wants::new(settings)?;
         let seat = Seat::new(&step.worker)?;
         let sink = match settings.build() {
             Ok(sink) => Some(sink),
@@ -119,7 +124,7 @@ fn prepare(steps: &mut [Step<'_>]) -> Result<(), SinkError> {
                 None
             }
         };
-        (steps[index].seat, steps[index].sink) = (Some(seat), sink);
+        (steps[index].wants, steps[index].seat, steps[index].sink) = (Some(wants), Some(seat), sink);
     }
     Ok(())
 }
@@ -188,12 +193,12 @@ fn hand_over(steps: Vec<Step<'_>>, deadline: Instant) -> Vec<Arc<Member>> {
         }
     }
     let members = steps.into_iter().map(|step| {
-        let Step { settings, old, worker, seat: Some(seat), sink: Some(sink), .. } = step else {
+        let Step { settings, old, worker, seat: Some(seat), wants: Some(wants), sink: Some(sink), .. } = step else {
             return step.old;
         };
         drop(old);
         seat.take(sink, settings.queue());
-        Some(Arc::new(Member { classes: settings.classes().to_vec(), settings: Some(settings.clone()), worker }))
+        Some(Arc::new(Member { wants, settings: Some(settings.clone()), worker }))
     });
     members.flatten().collect()
 }

@@ -7,7 +7,7 @@ use crate::config::{
     EXAMPLE, Environment, Raw, raw,
     tree::{Node, Value},
 };
-use crate::sinks::{SinkSettings, config::Tls, console, elasticsearch, file};
+use crate::sinks::{SinkSettings, config::Tls, console, elasticsearch, file, kafka};
 
 /// The options of a file as paths, lists as `[]`.
 fn option_paths(text: &str) -> BTreeSet<String> {
@@ -60,6 +60,7 @@ fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option(
     let mut full = Raw { capture: raw::Capture { rules: vec![rule.clone()], ..Default::default() }, ..Raw::default() };
     // Where the example leaves an option of a rule out, its key is in the serialized form only.
     full.sinks.clone_from(&raw.sinks);
+    full.processors.clone_from(&raw.processors);
     full.lines.multiline.patterns.clone_from(&raw.lines.multiline.patterns);
     let serialized = serde_saphyr::to_string(&full).expect("serializes");
     let inherited = |path: &String| {
@@ -68,6 +69,7 @@ fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option(
     let missing: Vec<_> =
         option_paths(&serialized).difference(&option_paths(&text)).filter(|path| !inherited(path)).cloned().collect();
     assert!(missing.is_empty(), "the example does not name {missing:?}");
+    let brokers = vec!["kafka-0.kafka.example:9092".to_owned()];
     let elasticsearch = elasticsearch::Settings {
         // It has no default.
         urls: vec!["https://logs.example.com:9200".to_owned()],
@@ -78,6 +80,7 @@ fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option(
     let defaults = [
         SinkSettings::Console(console::Settings::default()),
         SinkSettings::File(file::Settings::default()),
+        SinkSettings::Kafka(kafka::Settings { brokers, ..kafka::Settings::default() }),
         SinkSettings::Elasticsearch(elasticsearch),
     ];
     assert_eq!(raw.sinks, defaults);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::topic::TopicTemplate;
 use crate::{
     config::units,
+    process::Selector,
     record::Class,
     sinks::{
         SinkError,
@@ -24,6 +25,8 @@ pub struct Settings {
     pub name: String,
     /// The classes of records to send; default all.
     pub classes: Vec<Class>,
+    /// Which lines of these classes; default all.
+    pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
     /// Brokers to ask for all others, `host:port`; at least one.
@@ -41,7 +44,8 @@ pub struct Settings {
     /// A larger message is dropped, and counted with reason `oversize`; default 1000000, as brokers take by default.
     #[serde(with = "units::size")]
     pub max_message_bytes: ByteSize,
-    /// Whether the identity of a record's container goes into the message's headers too; default yes.
+    /// Whether the identity of a record's container, and its place in its stream, go into the message's headers too;
+    /// default yes.
     pub headers: bool,
     /// For how long lines of a topic that is missing, or may not be written, are held and tried again before they are
     /// dropped; default 5 minutes.
@@ -125,6 +129,7 @@ impl Default for Settings {
         Self {
             name: "kafka".to_owned(),
             classes: all_classes(),
+            filter: Selector::default(),
             queue: QueueSettings::default(),
             brokers: Vec::new(),
             topic: TopicTemplate::default(),
@@ -205,6 +210,8 @@ impl Settings {
             .set("partitioner", "murmur2_random")
             .set("statistics.interval.ms", "2000");
         if let Some(tls) = &self.tls {
+            // OpenSSL's own default is a folder of the distribution that built it, which the agent's image has not.
+            config.set("ssl.ca.location", "probe");
             let files = [
                 ("ssl.ca.location", &tls.ca_file),
                 ("ssl.certificate.location", &tls.cert_file),

@@ -17,7 +17,8 @@ use rdkafka::{
 };
 
 use super::{
-    failure::{Fate, fate, remedy},
+    certificate,
+    failure::{Fate, fate, is_for_one, remedy, remedy_of},
     figures::{brokers_up, figures},
 };
 use crate::{
@@ -43,6 +44,10 @@ pub(super) struct Context {
     waiting: AtomicBool,
     /// `state.failing` is set: it is looked at for each message.
     failing: AtomicBool,
+    /// The most bytes of messages that go in one batch.
+    batch_size: usize,
+    /// A batch was refused, though it may be for one of its messages: the others are to go in smaller ones.
+    batch_refused: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +57,10 @@ struct State {
     failing: Option<String>,
     /// The last thing that went wrong with one connection: more telling than that all are down.
     connection: Option<(Code, String)>,
+    /// A broker whose certificate is not accepted, until it is looked at.
+    unverified: Option<String>,
+    /// The last one that was looked at, and what is wrong with it.
+    fault: Option<(String, String)>,
     /// The last line that was given up, and why, until it is told.
     given_up: Option<String>,
     /// The last statistics.
@@ -59,6 +68,16 @@ struct State {
 }
 
 impl Context {
+    /// For a producer with batches of at most so many bytes.
+    pub(super) fn new(batch_size: usize) -> Self {
+        Self { batch_size, ..Self::default() }
+    }
+
+    /// The size of the batches with which those may get through that were refused.
+    pub(super) fn smaller_batches(&self) -> Option<usize> {
+        self.batch_refused.load(Relaxed).then(|| (self.batch_size / 4).max(1))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,16 +117,43 @@ impl Context {
         drop(state);
     }
 
+    /// A broker whose certificate is to be looked at, once for each failure.
+    pub(super) fn take_unverified(&self) -> Option<String> {
+        if self.failing.load(Relaxed) { self.lock().unverified.take() } else { None }
+    }
+
+    /// Notes what is wrong with the certificate of the broker at `address`.
+    pub(super) fn note_fault(&self, address: String, fault: String) {
+        let mut state = self.lock();
+        state.failing = Some(format!("{address}: {fault}"));
+        state.fault = Some((address, fault));
+    }
+
     fn fail(&self, text: String) {
         let mut state = self.lock();
         state.failing = Some(text);
         self.failing.store(true, Relaxed);
     }
 
+    /// Says what is wrong with a connection, and what to do about it.
+    fn explain(&self, code: Code, reason: &str) -> String {
+        if let Some(address) = certificate::address(reason).filter(|_| reason.contains("verify failed")) {
+            let mut state = self.lock();
+            match &state.fault {
+                Some((known, fault)) if known == address => return format!("{address}: {fault}"),
+                _ => state.unverified = Some(address.to_owned()),
+            }
+        }
+        match remedy_of(code, reason) {
+            "" => reason.to_owned(),
+            remedy => format!("{reason}; {remedy}"),
+        }
+    }
+
     fn recover(&self) {
         if self.failing.load(Relaxed) {
             let mut state = self.lock();
-            state.failing = None;
+            (state.failing, state.connection, state.fault) = (None, None, None);
             self.failing.store(false, Relaxed);
         }
     }
@@ -144,18 +190,18 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        let explain = |code: Code, reason: &str| match remedy(code) {
-            "" => reason.to_owned(),
-            remedy => format!("{reason}; {remedy}"),
-        };
         match code {
-            Code::Authentication | Code::SSL => self.fail(explain(code, reason)),
             Code::AllBrokersDown => {
                 let last = self.lock().connection.clone();
                 let (code, reason) = last.unwrap_or((code, reason.to_owned()));
-                self.fail(format!("no broker can be reached: {}", explain(code, &reason)));
+                self.fail(format!("no broker can be reached: {}", self.explain(code, &reason)));
             }
-            _ => self.lock().connection = Some((code, reason.to_owned())),
+            _ => {
+                self.lock().connection = Some((code, reason.to_owned()));
+                if matches!(code, Code::Authentication | Code::SSL) {
+                    self.fail(self.explain(code, reason));
+                }
+            }
         }
     }
 }
@@ -171,7 +217,15 @@ impl ProducerContext for Context {
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                self.came_back(*receipt, message.topic(), code);
+                // Brokers refuse a whole batch for one of its messages. This one was alone if it fills a batch.
+                let size = message.payload().map_or(0, <[u8]>::len);
+                if is_for_one(code) && size < self.batch_size && self.batch_size > 1 {
+                    self.batch_refused.store(true, Relaxed);
+                    let (topic, receipt) = (message.topic().to_owned(), *receipt);
+                    self.lock().returned.push(Returned { receipt, topic, held_for: None });
+                } else {
+                    self.came_back(*receipt, message.topic(), code);
+                }
             }
         }
         if self.waiting.load(Relaxed) {

@@ -8,10 +8,9 @@ use std::{
 };
 
 use rdkafka::{
-    config::FromClientConfigAndContext as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer},
+    producer::{BaseRecord, Producer as _},
 };
 
 use super::{
@@ -19,9 +18,10 @@ use super::{
     context::{Context, HELD_TOO_LONG},
     failure::{Fate, fate, remedy},
     held::Held,
+    producer::{self, Producer},
 };
 use crate::{
-    record::{Origin, Stream},
+    record::{Line, Origin, Stream},
     sinks::{
         Delivery, Figure, Sink, SinkError,
         json::Encoder,
@@ -35,13 +35,14 @@ const ROOM_WAIT: Duration = Duration::from_millis(200);
 /// `topic.metadata.propagation.max.ms`, for which librdkafka waits for a topic that was just made.
 const ATTEMPT: Duration = Duration::from_secs(15);
 
-/// How long librdkafka may need to give back what it has.
-const PURGE: Duration = Duration::from_secs(10);
-
 /// The Kafka sink.
 pub struct KafkaSink {
     settings: Settings,
-    producer: ThreadedProducer<Context>,
+    producer: Producer,
+    /// The most bytes of messages in one batch, once brokers have refused larger ones.
+    batch_size: usize,
+    /// What the producer was made of, beside the settings.
+    credentials: u64,
     encoder: Encoder,
     payload: Vec<u8>,
     /// Lines that were taken from the queue, or came back, and that the producer does not have yet, in order.
@@ -67,9 +68,12 @@ impl KafkaSink {
     /// # Errors
     /// An option that librdkafka does not take, or a file that can't be read.
     pub fn new(settings: Settings) -> Result<Self, SinkError> {
-        let producer = producer(&settings)?;
+        let credentials = producer::credentials(&settings);
+        let producer = producer::make(&settings, producer::BATCH_SIZE)?;
         Ok(Self {
             settings,
+            credentials,
+            batch_size: producer::BATCH_SIZE,
             producer,
             encoder: Encoder::default(),
             payload: Vec::new(),
@@ -154,13 +158,16 @@ impl KafkaSink {
         let stream = Arc::clone(&receipt.batch().stream);
         self.payload.clear();
         self.encoder.append_line(receipt.batch(), receipt.line(), &mut self.payload);
-        let milliseconds = i64::try_from(receipt.line().time_unix_nano / 1_000_000).unwrap_or_default();
+        let headers = route.headers.as_ref().map(|headers| place(headers, receipt.line()));
+        // A line may say of itself that it is of tomorrow; brokers refuse what is too far in the future.
+        let time = receipt.line().time_unix_nano.min(receipt.line().observed_time_unix_nano);
+        let milliseconds = i64::try_from(time / 1_000_000).unwrap_or_default();
         let mut record = BaseRecord::with_opaque_to(&route.topic, Box::new(receipt))
             .key(&*stream.key)
             .payload(&self.payload)
             .timestamp(milliseconds);
-        if let Some(headers) = &route.headers {
-            record = record.headers(headers.clone());
+        if let Some(headers) = headers {
+            record = record.headers(headers);
         }
         self.producer.send(record).map_err(|(error, record)| {
             let code = match error {
@@ -193,14 +200,26 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// After some errors the producer is of no use any more: what it has comes back, to another one.
+    /// After some errors the producer is of no use any more, one that can't say who it is may by now, and one whose
+    /// batches are refused makes smaller ones: what it has comes back, to another one.
     fn renew(&mut self) -> Result<(), SinkError> {
-        let Some((code, reason)) = self.producer.client().fatal_error() else { return Ok(()) };
-        let next = producer(&self.settings)?;
+        let reason = if let Some((code, reason)) = self.producer.client().fatal_error() {
+            format!("{code}: {reason}")
+        } else if self.context().failing().is_some() && producer::credentials(&self.settings) != self.credentials {
+            "a file with a password or certificates has changed".to_owned()
+        } else if let Some(smaller) = self.context().smaller_batches() {
+            self.batch_size = smaller;
+            format!("a batch was refused for what may be one line: the next ones have at most {smaller} bytes")
+        } else {
+            return Ok(());
+        };
+        let credentials = producer::credentials(&self.settings);
+        let next = producer::make(&self.settings, self.batch_size)?;
+        self.credentials = credentials;
         let old = std::mem::replace(&mut self.producer, next);
-        take_apart(&old);
+        producer::take_apart(&old);
         let returned = old.client().context().take_returned();
-        tracing::warn!(sink = self.settings.name, %code, reason, lines = returned.len(), "a new producer");
+        tracing::warn!(sink = self.settings.name, reason, lines = returned.len(), "a new producer");
         for returned in returned.into_iter().rev() {
             let route = self.route(&returned.receipt.batch().stream);
             self.next.push_front((route, returned.receipt));
@@ -209,38 +228,7 @@ impl KafkaSink {
     }
 }
 
-fn producer(settings: &Settings) -> Result<ThreadedProducer<Context>, SinkError> {
-    let config = settings.client()?;
-    ThreadedProducer::from_config_and_context(&config, Context::default())
-        .map_err(|cause| error(format!("making the producer: {cause}; see the options of this sink")))
-}
-
-/// Lets every message of a producer come back that is not acknowledged, also what is just being sent: whoever sends it
-/// again may send it twice.
-fn take_apart(producer: &ThreadedProducer<Context>) {
-    producer.purge(PurgeConfig::default().queue().inflight());
-    // It waits for nobody but the threads of this process.
-    if let Err(cause) = producer.flush(PURGE) {
-        tracing::error!(%cause, left = producer.in_flight_count(), "librdkafka keeps lines to itself: they are dropped");
-    }
-}
-
-/// Asks the brokers who they are.
-///
-/// # Errors
-/// The options can't be used, or no broker answers within three seconds, and why.
-pub fn reach(settings: &Settings) -> Result<String, SinkError> {
-    let producer = producer(settings)?;
-    match producer.client().fetch_metadata(None, Duration::from_secs(3)) {
-        Ok(metadata) => Ok(format!("a cluster of {} brokers answers", metadata.brokers().len())),
-        Err(cause) => {
-            let why = producer.client().context().failing().unwrap_or_else(|| cause.to_string());
-            Err(error(format!("{}: {why}", settings.brokers.join(", "))))
-        }
-    }
-}
-
-fn error(why: String) -> SinkError {
+pub(super) fn error(why: String) -> SinkError {
     SinkError { action: "sending to Kafka".to_owned(), source: io::Error::other(why) }
 }
 
@@ -262,6 +250,15 @@ fn headers(stream: &Stream) -> OwnedHeaders {
     ];
     let known = fields.iter().filter_map(|(key, value)| value.map(|value| (*key, value)));
     known.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+}
+
+/// The headers of a stream, with the place of a line in it: with the key, a consumer knows a repeat by that.
+fn place(headers: &OwnedHeaders, line: &Line) -> OwnedHeaders {
+    let (mut position, mut length) = (itoa::Buffer::new(), itoa::Buffer::new());
+    headers
+        .clone()
+        .insert(Header { key: "position", value: Some(position.format(line.position)) })
+        .insert(Header { key: "length", value: Some(length.format(line.span)) })
 }
 
 impl Sink for KafkaSink {
@@ -293,6 +290,7 @@ impl Sink for KafkaSink {
     }
 
     fn tick(&mut self) -> Result<(), SinkError> {
+        producer::examine(self.context(), &self.settings);
         self.renew()?;
         self.take_up_again();
         self.send_next()?;
@@ -307,7 +305,7 @@ impl Sink for KafkaSink {
         let sent = self.send_next();
         let flushed = self.producer.flush(limit);
         if flushed.is_err() {
-            take_apart(&self.producer);
+            producer::take_apart(&self.producer);
         }
         sent?;
         let why = |cause| self.context().failing().unwrap_or_else(|| format!("not within {limit:?}: {cause}"));
