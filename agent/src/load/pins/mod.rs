@@ -19,8 +19,8 @@ use std::{
 pub use about::{About, Layout, ProbeAbout, Shape};
 pub use bpffs::{Directory, is_bpffs};
 pub use set::Set;
-pub use takeover::{OlderRing, Origin, Pinned};
 pub(super) use takeover::{Making, Reused, Wanted, look, make, reuse};
+pub use takeover::{OlderRing, Origin, Pinned};
 pub use uninstall::{Removed, uninstall};
 
 /// Where and for how long programs and maps are pinned.
@@ -30,6 +30,31 @@ pub struct Settings {
     pub directory: PathBuf,
     /// Whether the programs go on when the agent stops.
     pub keep: bool,
+}
+
+/// What is pinned in a directory, in a line for each set; `None` when it is not there. Nothing is locked or changed.
+///
+/// # Errors
+/// It is on no BPF file system, or can't be read.
+pub fn describe(path: &Path) -> Result<Option<Vec<String>>, PinError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    if !is_bpffs(path) {
+        return Err(PinError::NotBpffs(path.to_owned()));
+    }
+    let (sets, unfinished) = Set::all(path)?;
+    let set = |set: &Set| match set.about() {
+        Ok(about) => {
+            let made = std::time::UNIX_EPOCH + std::time::Duration::from_secs(about.made_unix_seconds);
+            let (generation, links) = (set.generation, set.link_count());
+            let made = humantime::format_rfc3339_seconds(made);
+            format!("generation {generation}: {links} programs, attached by version {} at {made}", about.version)
+        }
+        Err(error) => format!("generation {} is damaged: {error}", set.generation),
+    };
+    let half = unfinished.iter().map(|path| format!("{} was never finished", path.display()));
+    Ok(Some(sets.iter().map(set).chain(half).collect()))
 }
 
 /// Why pins can't be made or used.
