@@ -53,7 +53,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
     let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks)?;
-    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes, roots));
+    let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots));
 
     runtime.block_on(async {
         let mut metrics = "not served".to_owned();

@@ -8,10 +8,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    load::pins,
     record::{Class, Origin},
     telemetry::{
         readiness::Readiness,
-        snapshot::{AccountReading, Health, RootReading, Snapshot, StreamReading},
+        snapshot::{AccountReading, Health, ProgramsReading, RootReading, Snapshot, StreamReading},
     },
 };
 
@@ -29,6 +30,9 @@ pub struct StatusReport {
     /// The governed roots; none from an agent that is older than they are here.
     #[serde(default)]
     pub roots: Vec<RootStatus>,
+    /// The pinned programs; none when nothing is pinned, or from an agent that is older than pins are here.
+    #[serde(default)]
+    pub programs: Option<ProgramsStatus>,
     /// Every probe.
     pub probes: Vec<ProbeStatus>,
     /// Every sink.
@@ -150,6 +154,23 @@ pub struct RootStatus {
     pub present: bool,
 }
 
+/// Programs and maps that are pinned.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ProgramsStatus {
+    /// The directory of pins.
+    pub pinned: String,
+    /// How the agent came to them: `new`, `taken_over` or `replaced`.
+    pub origin: pins::Origin,
+    /// Their generation: one more for each set that took the place of another.
+    pub generation: u64,
+    /// Version of the agent that has attached them.
+    pub version: String,
+    /// When, in seconds since the Unix epoch.
+    pub since_unix_seconds: u64,
+    /// Whether they go on when the agent stops.
+    pub keep: bool,
+}
+
 /// One probe.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ProbeStatus {
@@ -252,6 +273,7 @@ impl StatusReport {
             },
             repair: RepairStatus { gaps: snapshot.repair.gaps, read_bytes: snapshot.repair.bytes },
             roots: roots.into_iter().map(|RootReading { path, present }| RootStatus { path, present }).collect(),
+            programs: snapshot.programs.as_ref().map(ProgramsStatus::of),
             probes: snapshot.probes.iter().map(ProbeStatus::of).collect(),
             sinks: snapshot.sinks.iter().map(SinkStatus::of).collect(),
             identity: snapshot
@@ -259,6 +281,19 @@ impl StatusReport {
                 .iter()
                 .map(|(cache, entries)| CacheStatus { cache: (*cache).to_owned(), entries: *entries })
                 .collect(),
+        }
+    }
+}
+
+impl ProgramsStatus {
+    fn of(programs: &ProgramsReading) -> Self {
+        Self {
+            pinned: programs.directory.clone(),
+            origin: programs.origin,
+            generation: programs.generation,
+            version: programs.version.clone(),
+            since_unix_seconds: unix_seconds(programs.made),
+            keep: programs.keep,
         }
     }
 }

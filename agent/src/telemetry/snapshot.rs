@@ -15,7 +15,7 @@ use crate::{
     sinks::buffer::BufferStats,
 };
 pub use crate::{
-    load::Health,
+    load::{Health, pins::Origin},
     pipeline::readings::{RingReading, StreamReading},
 };
 
@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub ring: RingReading,
     /// Gap repair of files.
     pub repair: RepairReading,
+    /// How the agent came to its programs; `None` when nothing is pinned.
+    pub programs: Option<ProgramsReading>,
     /// Every probe that was to be attached.
     pub probes: Vec<ProbeReading>,
     /// Every configured processor, in order.
@@ -131,6 +133,23 @@ pub struct RepairReading {
     pub bytes: u64,
     /// Bytes of files of which nobody could tell whether they are logs.
     pub unjudged: u64,
+}
+
+/// Programs and maps that are pinned.
+#[derive(Clone, Debug)]
+pub struct ProgramsReading {
+    /// The directory of pins.
+    pub directory: String,
+    /// How the agent came to them.
+    pub origin: Origin,
+    /// Their generation: one more for each set that took the place of another.
+    pub generation: u64,
+    /// Version of the agent that has attached them.
+    pub version: String,
+    /// When.
+    pub made: SystemTime,
+    /// Whether they go on when the agent stops.
+    pub keep: bool,
 }
 
 /// One probe.

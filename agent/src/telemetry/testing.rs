@@ -94,6 +94,7 @@ pub(crate) fn snapshot() -> Snapshot {
             unreadable: 0,
             lost_events: vec![("file_seen", 0), ("container_started", 2)],
         },
+        programs: None,
         repair: RepairReading { gaps: 3, bytes: 4096, unjudged: 17 },
         probes: vec![probe("write", true), probe("exec", true), probe("splice", false)],
         processors: vec![ProcessorStats {

@@ -1,6 +1,6 @@
 //! The status as tables for people.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
 
@@ -177,6 +177,19 @@ fn capture(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8
         bytes(repair.read_bytes),
     );
     out.extend_from_slice(lines.as_bytes());
+    if let Some(programs) = &report.programs {
+        let since = Duration::from_secs(programs.since_unix_seconds);
+        let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + since);
+        let line = format!(
+            "programs {}, pinned at {}, generation {}, attached by version {} at {since}{}\n",
+            programs.origin.as_str(),
+            escaped_word(&programs.pinned),
+            programs.generation,
+            escaped_word(&programs.version),
+            if programs.keep { "" } else { ", removed when the agent stops" },
+        );
+        out.extend_from_slice(line.as_bytes());
+    }
     let caches = report.identity.iter().map(|cache| match cache.cache.as_str() {
         // The only one whose name does not say what it counts.
         "incomplete" => format!("{} without a name from a runtime", cache.entries),
