@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Sink, SinkError,
     buffer::{BufferSettings, Buffered, Home},
-    console, file, kafka,
+    console, elasticsearch, file, kafka,
     stats::Counters,
 };
 use crate::{config::units, record::Class};
@@ -22,6 +22,9 @@ use crate::{config::units, record::Class};
 pub enum SinkSettings {
     /// Standard output of the agent.
     Console(console::Settings),
+    /// Indices of Elasticsearch or OpenSearch.
+    #[serde(alias = "opensearch")]
+    Elasticsearch(elasticsearch::Settings),
     /// A tree of rotated files.
     File(file::Settings),
     /// Topics of Kafka.
@@ -95,6 +98,7 @@ impl SinkSettings {
     pub fn name(&self) -> &str {
         match self {
             Self::Console(settings) => &settings.name,
+            Self::Elasticsearch(settings) => &settings.name,
             Self::File(settings) => &settings.name,
             Self::Kafka(settings) => &settings.name,
         }
@@ -105,6 +109,7 @@ impl SinkSettings {
     pub fn classes(&self) -> &[Class] {
         match self {
             Self::Console(settings) => &settings.classes,
+            Self::Elasticsearch(settings) => &settings.classes,
             Self::File(settings) => &settings.classes,
             Self::Kafka(settings) => &settings.classes,
         }
@@ -115,6 +120,7 @@ impl SinkSettings {
     pub const fn queue(&self) -> &QueueSettings {
         match self {
             Self::Console(settings) => &settings.queue,
+            Self::Elasticsearch(settings) => &settings.queue,
             Self::File(settings) => &settings.queue,
             Self::Kafka(settings) => &settings.queue,
         }
@@ -125,6 +131,7 @@ impl SinkSettings {
     pub fn buffer(&self) -> Option<&BufferSettings> {
         let buffer = match self {
             Self::Console(_) | Self::File(_) => return None,
+            Self::Elasticsearch(settings) => &settings.buffer,
             Self::Kafka(settings) => &settings.buffer,
         };
         buffer.enabled.then_some(buffer)
@@ -134,7 +141,7 @@ impl SinkSettings {
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Self::Console(_) | Self::Kafka(_) => None,
+            Self::Console(_) | Self::Elasticsearch(_) | Self::Kafka(_) => None,
             Self::File(settings) => Some(&settings.path),
         }
     }
@@ -157,6 +164,7 @@ impl SinkSettings {
         problems.extend(self.buffer().map(BufferSettings::problems).unwrap_or_default());
         match self {
             Self::Console(_) => {}
+            Self::Elasticsearch(settings) => problems.extend(settings.problems()),
             Self::File(settings) => problems.extend(settings.problems()),
             Self::Kafka(settings) => problems.extend(settings.problems()),
         }
@@ -184,6 +192,7 @@ impl SinkSettings {
     pub(super) fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
         Ok(match self {
             Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
+            Self::Elasticsearch(settings) => Box::new(elasticsearch::ElasticsearchSink::new(settings.clone())?),
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
             Self::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings.clone())?),
         })

@@ -33,8 +33,6 @@ pub(super) struct Driver<'shared> {
     next_tick: Instant,
     /// The pause after the last error, and when it is over.
     pause: Option<(Duration, Instant)>,
-    /// The last tick failed: what works again is seen by a tick only, as nothing may come meanwhile.
-    ticks_fail: bool,
     last_log: Option<Instant>,
     unlogged: u64,
 }
@@ -59,7 +57,6 @@ impl<'shared> Driver<'shared> {
             unflushed: false,
             next_tick: Instant::now() + TICK,
             pause: None,
-            ticks_fail: false,
             last_log: None,
             unlogged: 0,
         }
@@ -81,7 +78,12 @@ impl<'shared> Driver<'shared> {
             let now = Instant::now();
             if now >= self.next_tick {
                 self.next_tick = now + TICK;
-                self.tick();
+                match self.sink.tick() {
+                    Err(error) => self.note_error(&error),
+                    Ok(()) if self.pause.is_none() && !self.unflushed => self.shared.counters.note_well(),
+                    Ok(()) => {}
+                }
+                self.shared.counters.note_figures(self.sink.figures());
             }
             if self.sink.next_call().is_some_and(|at| now >= at)
                 && let Err(error) = self.sink.call()
@@ -97,18 +99,6 @@ impl<'shared> Driver<'shared> {
                     return self.end(deadline);
                 }
             }
-        }
-    }
-
-    fn tick(&mut self) {
-        if let Err(error) = self.sink.tick() {
-            self.ticks_fail = true;
-            return self.note_error(&error);
-        }
-        let recovered = std::mem::take(&mut self.ticks_fail) && self.pause.is_none();
-        if recovered && self.shared.counters.is_failing() {
-            self.note_recovery();
-            self.shared.counters.note_success();
         }
     }
 
@@ -218,7 +208,8 @@ impl<'shared> Driver<'shared> {
     fn note(&mut self, result: Result<(), SinkError>) -> bool {
         let Err(error) = result else {
             if self.pause.take().is_some() {
-                self.note_recovery();
+                tracing::info!(sink = self.sink.name(), "the sink works again");
+                self.last_log = None;
             }
             self.shared.counters.note_success();
             return true;
@@ -230,11 +221,6 @@ impl<'shared> Driver<'shared> {
         self.pause = Some((length, until));
         self.note_error(&error);
         false
-    }
-
-    fn note_recovery(&mut self) {
-        tracing::info!(sink = self.sink.name(), "the sink works again");
-        self.last_log = None;
     }
 
     /// Counts an error, and logs it unless one has just been logged.

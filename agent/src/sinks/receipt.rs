@@ -6,6 +6,8 @@
 //! sink has acknowledged it or given it up, which is what the ledger books. A sink without a buffer on disk only settles,
 //! which is all three at once.
 
+mod lines;
+
 use std::{
     fmt,
     sync::{
@@ -15,10 +17,12 @@ use std::{
     },
 };
 
+pub use lines::{LineReceipt, Lines, rejoin};
+
 use super::stats::Counters;
 use crate::{
     ledger::Reason,
-    record::{Batch, Line, Origin, Stream},
+    record::{Batch, Origin, Stream},
 };
 
 /// What one sink did with a batch.
@@ -93,9 +97,8 @@ pub struct Settled {
     /// At least one sink has it in its buffer on disk and has let go of it: it is pending still, and booked when it is
     /// read back, by this agent or the next one.
     pub kept: bool,
-    /// What will be booked too much by that, in bytes: what other sinks gave up, and once the whole batch for each
-    /// further sink that has it on disk.
-    pub overbooked: u64,
+    /// Bytes of it in all such buffers together, each of which books its own.
+    pub kept_span: u64,
 }
 
 impl Settled {
@@ -117,16 +120,16 @@ struct Shared {
     lines: u64,
     span: u64,
     lost: Mutex<Option<Loss>>,
-    /// How many sinks have let go of it with a copy on disk.
-    kept: AtomicU64,
+    /// A sink has let go of it with a copy on disk.
+    kept: AtomicBool,
+    /// Bytes in all such copies.
+    kept_span: AtomicU64,
     settled: Sender<Settlement>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let kept = self.kept.load(Relaxed);
-        let again = kept.saturating_sub(1).saturating_mul(self.span);
         // The receiver is gone only when the pipeline itself is being taken down.
         let _ = self.settled.send(Settlement::Settled(Settled {
             stream: Arc::clone(&self.place.stream),
@@ -135,8 +138,8 @@ impl Drop for Shared {
             span: self.span,
             lines: self.lines,
             lost,
-            kept: kept > 0,
-            overbooked: if kept > 0 { again + lost.map_or(0, |lost| lost.span) } else { 0 },
+            kept: self.kept.load(Relaxed),
+            kept_span: self.kept_span.load(Relaxed),
         }));
     }
 }
@@ -222,15 +225,6 @@ impl Promise {
     }
 }
 
-/// Who is told what a sink did with a batch.
-#[derive(Debug)]
-enum Target {
-    /// The pipeline, when the last sink is done.
-    Pipeline(Arc<Shared>),
-    /// The buffer in front of the sink.
-    Buffer(Report),
-}
-
 /// Tells a buffer what the sink behind it did.
 struct Report(Box<dyn FnOnce(Outcome) + Send + Sync>);
 
@@ -240,12 +234,23 @@ impl fmt::Debug for Report {
     }
 }
 
+/// Where it is booked what becomes of a batch.
+#[derive(Debug)]
+enum Books {
+    /// With all sinks that have it.
+    Batch(Arc<Shared>),
+    /// With the other lines of the batch that it was a part of.
+    Rest(lines::Rest),
+    /// The buffer on disk in front of the sink.
+    Buffer(Report),
+}
+
 /// One sink's promise for one batch. Dropping it without [`Receipt::settle`] counts as dropped at shutdown, so
 /// that a forgotten batch is never taken for a delivered one; unless it is secured in a buffer on disk, where the next
 /// agent finds it.
 #[derive(Debug)]
 pub struct Receipt {
-    target: Option<Target>,
+    books: Option<Books>,
     promise: Arc<Promise>,
     counters: Option<Arc<Counters>>,
 }
@@ -259,14 +264,15 @@ impl Receipt {
             lines: batch.lines.len() as u64,
             span: batch.span(),
             lost: Mutex::default(),
-            kept: AtomicU64::default(),
+            kept: AtomicBool::default(),
+            kept_span: AtomicU64::default(),
             settled: settled.clone(),
         });
         let is_file = matches!(batch.stream.origin, Origin::File { .. });
         let store = is_file
             .then(|| Arc::new(Store { place: Span::of(batch), settled: settled.clone(), void: AtomicBool::default() }));
         let receipt = |_| Self {
-            target: Some(Target::Pipeline(Arc::clone(&shared))),
+            books: Some(Books::Batch(Arc::clone(&shared))),
             promise: Arc::new(Promise {
                 hold: Mutex::new(hold.map(|hold| HoldGuard(Arc::clone(hold)))),
                 store: Mutex::new(store.clone()),
@@ -287,7 +293,7 @@ impl Receipt {
             secured: AtomicBool::default(),
             settled: AtomicBool::default(),
         });
-        Self { target: Some(Target::Buffer(Report(Box::new(report)))), promise, counters: None }
+        Self { books: Some(Books::Buffer(Report(Box::new(report)))), promise, counters: None }
     }
 
     /// How safe the batch is, for who keeps a copy of it on disk.
@@ -307,10 +313,11 @@ impl Receipt {
     }
 
     fn note(&mut self, outcome: Outcome) {
-        let shared = match self.target.take() {
+        let shared = match self.books.take() {
             None => return,
-            Some(Target::Pipeline(shared)) => shared,
-            Some(Target::Buffer(report)) => return report.0(outcome),
+            Some(Books::Rest(rest)) => return rest.note(outcome),
+            Some(Books::Buffer(report)) => return report.0(outcome),
+            Some(Books::Batch(shared)) => shared,
         };
         let (lines, span) = (shared.lines, shared.span);
         let lost = match outcome {
@@ -320,7 +327,8 @@ impl Receipt {
         };
         if lost.is_some_and(|lost| lost.reason == Reason::Shutdown) {
             if self.promise.is_secured() {
-                shared.kept.fetch_add(1, Relaxed);
+                shared.kept.store(true, Relaxed);
+                shared.kept_span.fetch_add(span, Relaxed);
                 return;
             }
             self.promise.leave();
@@ -341,91 +349,6 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         self.note(Outcome::Dropped(Reason::Shutdown));
-    }
-}
-
-/// A receipt that is settled line by line, for sinks that send lines one by one: when the last [`LineReceipt`] is
-/// settled or dropped, the batch is.
-#[derive(Debug)]
-pub struct Lines {
-    batch: Arc<Batch>,
-    receipt: Option<Receipt>,
-    lost: Mutex<Option<Loss>>,
-}
-
-impl Lines {
-    /// Takes the receipt of `batch` apart. A batch without lines is delivered by that.
-    #[must_use]
-    pub fn new(batch: &Arc<Batch>, receipt: Receipt) -> Arc<Self> {
-        Arc::new(Self { batch: Arc::clone(batch), receipt: Some(receipt), lost: Mutex::default() })
-    }
-
-    /// The receipt of the line at `index`.
-    #[must_use]
-    pub fn line(self: &Arc<Self>, index: usize) -> LineReceipt {
-        LineReceipt { lines: Arc::clone(self), index, settled: false }
-    }
-
-    /// The lines.
-    #[must_use]
-    pub fn batch(&self) -> &Arc<Batch> {
-        &self.batch
-    }
-}
-
-impl Drop for Lines {
-    fn drop(&mut self) {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(receipt) = self.receipt.take() {
-            receipt.settle(lost.map_or(Outcome::Delivered, Outcome::Partly));
-        }
-    }
-}
-
-/// One sink's promise for one line. Dropping it without settling counts as dropped at shutdown.
-#[derive(Debug)]
-pub struct LineReceipt {
-    lines: Arc<Lines>,
-    index: usize,
-    settled: bool,
-}
-
-impl LineReceipt {
-    /// The line's batch.
-    #[must_use]
-    pub fn batch(&self) -> &Arc<Batch> {
-        &self.lines.batch
-    }
-
-    /// The line.
-    #[must_use]
-    pub fn line(&self) -> &Line {
-        &self.lines.batch.lines[self.index]
-    }
-
-    /// The line is acknowledged.
-    pub fn deliver(mut self) {
-        self.settled = true;
-    }
-
-    /// The line is given up.
-    pub fn give_up(mut self, reason: Reason) {
-        self.lose(reason);
-    }
-
-    fn lose(&mut self, reason: Reason) {
-        self.settled = true;
-        let loss = Loss { reason, lines: 1, span: self.line().span };
-        let mut all = self.lines.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        *all = Some(all.map_or(loss, |before| before.with(loss, u64::MAX, u64::MAX)));
-    }
-}
-
-impl Drop for LineReceipt {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.lose(Reason::Shutdown);
-        }
     }
 }
 
@@ -521,7 +444,7 @@ mod tests {
             drop(receipt);
         }
         let got = next_settled(&settled);
-        assert_eq!((got.kept, got.overbooked), (true, 6), "once lost, and twice on disk");
+        assert_eq!((got.kept, got.kept_span, got.lost.map(|lost| lost.span)), (true, 6, Some(3)));
     }
 
     #[test]
@@ -546,23 +469,5 @@ mod tests {
         receipts.pop().expect("one receipt").settle(Outcome::Delivered);
         let lost = next_settled(&settled).lost;
         assert_eq!(lost, Some(Loss { reason: Reason::Shutdown, lines: 1, span: 3 }));
-    }
-
-    #[test]
-    fn lines_are_settled_one_by_one() {
-        let (sender, settled) = channel();
-        let stream = Arc::clone(&batch().stream);
-        let lines = (0..3).map(|index| Line { position: index * 10, span: 10, ..Line::default() }).collect();
-        let batch = Arc::new(Batch { stream, data: bytes::Bytes::new(), lines });
-        let receipt = Receipt::for_sinks(&batch, 1, &sender, None).pop().expect("one receipt");
-        let lines = Lines::new(&batch, receipt);
-        let [first, second, third] = [0, 1, 2].map(|index| lines.line(index));
-        drop(lines);
-        second.give_up(Reason::Rejected);
-        first.deliver();
-        assert!(settled.try_recv().is_err());
-        third.deliver();
-        let lost = next_settled(&settled).lost;
-        assert_eq!(lost, Some(Loss { reason: Reason::Rejected, lines: 1, span: 10 }));
     }
 }

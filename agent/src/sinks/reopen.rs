@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Delivery, Sink, SinkError, SinkSettings, buffer::Home, stats::Counters};
+use super::{Delivery, Figure, Sink, SinkError, SinkSettings, buffer::Home, stats::Counters};
 
 /// Stands in for the sink of a configuration until that can be had.
 pub(super) struct Reopen {
@@ -52,6 +52,10 @@ impl Sink for Reopen {
 
     fn call(&mut self) -> Result<(), SinkError> {
         self.sink()?.call()
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        self.sink.as_ref().map_or_else(Vec::new, |sink| sink.figures())
     }
 
     fn close(&mut self, limit: Duration) -> Result<(), SinkError> {

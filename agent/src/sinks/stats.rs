@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    Figure,
     buffer::{BufferStats, Figures},
     config::QueueSettings,
     receipt::Loss,
@@ -16,7 +17,7 @@ use super::{
 use crate::ledger::Reason;
 
 /// One reading of a sink's figures.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SinkStats {
     /// The sink's name.
     pub name: String,
@@ -46,6 +47,8 @@ pub struct SinkStats {
     pub failing_for: Option<Duration>,
     /// The sink's buffer on disk, where it has one.
     pub buffer: Option<BufferStats>,
+    /// What only sinks of its kind have.
+    pub figures: Vec<Figure>,
 }
 
 /// The figures as they are counted: by one sink's thread, and by those that offer it batches.
@@ -63,6 +66,7 @@ pub(super) struct Counters {
     last_success: AtomicU64,
     last_error: Mutex<Option<String>>,
     failing_since: Mutex<Option<Instant>>,
+    figures: Mutex<Vec<Figure>>,
     /// The buffer, with the figures of the sink behind it.
     buffer: Mutex<Option<Arc<Figures>>>,
 }
@@ -97,11 +101,6 @@ impl Counters {
         *lock(&self.buffer) = buffer.map(Arc::clone);
     }
 
-    /// Whether the last call that says so failed.
-    pub(super) fn is_failing(&self) -> bool {
-        lock(&self.failing_since).is_some()
-    }
-
     /// The sink has given back what it had taken.
     pub(super) fn note_given_back(&self, records: u64) {
         self.taken_records.fetch_sub(records, Relaxed);
@@ -110,7 +109,21 @@ impl Counters {
     pub(super) fn note_success(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_success.store(now.as_millis() as u64, Relaxed);
+        self.note_well();
+    }
+
+    /// Nothing is wrong with the sink any more, though it had nothing to write.
+    pub(super) fn note_well(&self) {
         *lock(&self.failing_since) = None;
+    }
+
+    pub(super) fn note_figures(&self, figures: Vec<Figure>) {
+        *lock(&self.figures) = figures;
+    }
+
+    /// What only sinks of its kind have.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        lock(&self.figures).clone()
     }
 
     pub(super) fn note_error(&self, text: String) {
@@ -144,6 +157,7 @@ impl Counters {
             last_success: if behind.is_some() { sink.last_success } else { health.last_success },
             failing_for: health.failing_for.max(sink.failing_for),
             buffer: buffer.map(|buffer| buffer.snapshot()),
+            figures: self.figures(),
         }
     }
 

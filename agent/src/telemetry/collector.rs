@@ -146,6 +146,11 @@ impl Families {
         let age = |buffer: BufferStats| buffer.oldest.unwrap_or_default().as_secs_f64();
         self.push(&names::SINK_BUFFER_AGE, buffers().map(|(labels, buffer)| (labels, age(buffer))));
         self.push(&names::SINK_BUFFER_DAMAGED, buffers().map(|(labels, buffer)| (labels, number(buffer.damaged))));
+        for definition in names::SINK_FIGURES {
+            let figure = |sink: &SinkReading| sink.figures.iter().find(|(name, _)| *name == definition.name).copied();
+            let samples = each().filter_map(|(labels, sink)| Some((labels, figure(sink)?.1)));
+            self.push(definition, samples);
+        }
     }
 
     fn process(&mut self, snapshot: &Snapshot) {

@@ -164,4 +164,7 @@ pub struct SinkReading {
     pub failing_for: Option<Duration>,
     /// Its buffer on disk, where it has one.
     pub buffer: Option<BufferStats>,
+    /// What only sinks of its type have: the metric's name (one of [`names::SINK_FIGURES`](super::names::SINK_FIGURES))
+    /// and its value.
+    pub figures: Vec<(&'static str, f64)>,
 }

@@ -5,9 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::snapshot::{
-    AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, RootReading, SinkReading,
-    Snapshot, StreamReading,
+use super::{
+    names,
+    snapshot::{
+        AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, RootReading, SinkReading,
+        Snapshot, StreamReading,
+    },
 };
 use crate::{
     ledger::{Account, Ledger, Reason, Stage},
@@ -108,6 +111,7 @@ pub(crate) fn snapshot() -> Snapshot {
                 oldest: Some(Duration::from_secs(3)),
                 damaged: 0,
             }),
+            figures: names::SINK_FIGURES.iter().map(|definition| (definition.name, 1.5)).collect(),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],
     }
