@@ -4,6 +4,10 @@
 //! between rounds, and the kernel wakes it only when the ring fills; when nothing has come for a while it sleeps until
 //! the kernel wakes it for the next record.
 
+mod older;
+
+pub use older::Older;
+
 use std::{
     io,
     mem::MaybeUninit,
@@ -55,6 +59,11 @@ impl Stop {
         self.0.store(2, Relaxed);
     }
 
+    /// Asks to stop after this round: the programs go on, and what is in the ring is the next agent's.
+    pub fn leave(&self) {
+        self.0.store(3, Relaxed);
+    }
+
     /// Whether it is asked to stop at once.
     #[must_use]
     pub fn is_at_once(&self) -> bool {
@@ -66,6 +75,8 @@ impl Stop {
 pub struct Drain {
     /// The ring.
     pub ring: RingBuf<MapData>,
+    /// Rings of programs that the agent has replaced.
+    pub older: Older,
     /// The word that tells the kernel what this thread does.
     pub reader: Array<MapData, u32>,
     /// Its wake-ups.
@@ -100,7 +111,7 @@ impl Drain {
             match self.stop.0.load(Relaxed) {
                 0 => {}
                 1 if bytes > 0 || self.engine.is_waiting() => continue,
-                _ => return self.finish(),
+                state => return self.finish(state == 3),
             }
             if bytes > ROUND_BYTES {
                 continue;
@@ -110,8 +121,8 @@ impl Drain {
         }
     }
 
-    fn finish(mut self) {
-        self.engine.finish();
+    fn finish(mut self, leaves: bool) {
+        self.engine.finish(leaves);
         // The file thread may be held up by a sink; what it is not told it finds in the files.
         while self.engine.is_waiting() && !self.stop.is_at_once() {
             std::thread::sleep(NAP);
@@ -125,6 +136,23 @@ impl Drain {
         let mut bytes = 0;
         let mut records = 0;
         let mut newest = None;
+        if !self.older.is_done() {
+            let engine = &mut self.engine;
+            let mut undecoded = 0;
+            let taken = self.older.round(ROUND_BYTES, |record| match decode(record) {
+                Ok(event) => engine.take(event),
+                Err(_) => undecoded += 1,
+            });
+            self.readings.undecoded.fetch_add(undecoded + taken.undecoded, Relaxed);
+            self.readings.records.fetch_add(taken.records, Relaxed);
+            if taken.unreadable > 0 {
+                engine.lose_unreadable(taken.unreadable);
+            }
+            if taken.bytes > 0 {
+                // What is newer comes after.
+                return taken.bytes;
+            }
+        }
         while let Some(record) = self.ring.next() {
             bytes += record.len();
             records += 1;

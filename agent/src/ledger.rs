@@ -22,6 +22,8 @@ pub enum Stage {
     Repair,
     /// Cutting into lines.
     Assemble,
+    /// The configured processors.
+    Process,
     /// Between the stages.
     Pipeline,
     /// In a sink.
@@ -63,11 +65,19 @@ pub enum Reason {
     BufferFull,
     /// A record in a sink's buffer on disk was damaged, or is of a form that this version can't read.
     Damaged,
+    /// Left out on purpose: by a processor, or by the filters of all sinks.
+    Filtered,
+    /// Left out on purpose: a sample was kept.
+    Sampled,
+    /// Beyond a configured rate of lines.
+    Suppressed,
+    /// An agent of another build has left it, in a layout that this one can't read.
+    Layout,
 }
 
 impl Stage {
     /// Every stage, in the order of the data path.
-    pub const ALL: [Self; 5] = [Self::Capture, Self::Repair, Self::Assemble, Self::Pipeline, Self::Sink];
+    pub const ALL: [Self; 6] = [Self::Capture, Self::Repair, Self::Assemble, Self::Process, Self::Pipeline, Self::Sink];
 
     /// The metric label.
     #[must_use]
@@ -76,6 +86,7 @@ impl Stage {
             Self::Capture => "capture",
             Self::Repair => "repair",
             Self::Assemble => "assemble",
+            Self::Process => "process",
             Self::Pipeline => "pipeline",
             Self::Sink => "sink",
         }
@@ -84,7 +95,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,
@@ -101,6 +112,10 @@ impl Reason {
         Self::SinkRemoved,
         Self::BufferFull,
         Self::Damaged,
+        Self::Filtered,
+        Self::Sampled,
+        Self::Suppressed,
+        Self::Layout,
     ];
 
     /// The metric label.
@@ -123,6 +138,10 @@ impl Reason {
             Self::SinkRemoved => "sink_removed",
             Self::BufferFull => "buffer_full",
             Self::Damaged => "damaged",
+            Self::Filtered => "filtered",
+            Self::Sampled => "sampled",
+            Self::Suppressed => "suppressed",
+            Self::Layout => "layout",
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod load;
 pub mod observe;
 pub mod pipeline;
 pub mod policy;
+pub mod process;
 pub mod record;
 pub mod reload;
 pub mod run;

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use crate::{
@@ -28,6 +28,7 @@ pub struct Agent {
     outlet: Arc<Outlet>,
     probes: Vec<ProbeReading>,
     roots: Roots,
+    sink_failing_limit: Duration,
     /// Type of each sink by its name.
     kinds: Mutex<HashMap<String, &'static str>>,
     /// Why the last reload was refused, if it was.
@@ -46,6 +47,7 @@ impl Agent {
             outlet: pipeline.outlet(),
             probes: probes.iter().map(probe).collect(),
             roots,
+            sink_failing_limit: config.sink_failing_limit,
             kinds: Mutex::default(),
             reload_refused: Mutex::default(),
         };
@@ -98,6 +100,8 @@ impl Observe for Agent {
                 unjudged: self.files.unjudged_bytes(),
             },
             probes: self.probes.clone(),
+            processors: self.outlet.processor_stats(),
+            sink_failing_limit: self.sink_failing_limit,
             sinks: self.outlet.stats().into_iter().map(|stats| self.sink(stats)).collect(),
             identity: vec![
                 ("live", identities.live as u64),

@@ -109,7 +109,8 @@ pub struct Stream {
 }
 
 /// `SeverityNumber` of the OpenTelemetry log data model, by its six ranges (`TRACE` = 1, `DEBUG` = 5, ...).
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Severity {
     /// 1
@@ -156,6 +157,9 @@ impl LineFlags {
     pub const MULTILINE: Self = Self(1 << 3);
     /// The line continues one that was cut.
     pub const CONTINUATION: Self = Self(1 << 4);
+    /// The line is the agent's own, as a summary of what was suppressed: it has no bytes of the stream, and its
+    /// attributes come from nobody else.
+    pub const SYNTHETIC: Self = Self(1 << 5);
 
     /// Whether all bits of `other` are set.
     #[must_use]
@@ -216,6 +220,12 @@ impl Batch {
     #[must_use]
     pub fn span(&self) -> u64 {
         self.lines.iter().map(|line| line.span).sum()
+    }
+
+    /// Position of the first line.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.lines.first().map_or(0, |line| line.position)
     }
 
     /// The position after the last line.

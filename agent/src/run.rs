@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     cli::run::RunArgs,
-    config::{Attach, Config, LogFormat},
+    config::{Attach, Config, LogFormat, WhenStopped},
     control::{self, Tap},
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
@@ -38,7 +38,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let listener = runtime.block_on(control::Listener::bind(&config.socket))?;
     let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
     let endpoint = match config.telemetry_listen {
-        Some(listen) => Some(runtime.block_on(telemetry::Claim::take(telemetry::Options::new(listen)))?),
+        Some(listen) => {
+            let sink_failing_limit = config.sink_failing_limit;
+            let options = telemetry::Options { sink_failing_limit, ..telemetry::Options::new(listen) };
+            Some(runtime.block_on(telemetry::Claim::take(options))?)
+        }
         None => None,
     };
 
@@ -65,7 +69,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let limit = config.shutdown_timeout;
     // The sockets end in the background: a client that reads slowly must not take the time of the last lines.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    let left = pipeline.stop(limit, move || drop(programs));
+    let leaves = programs.pinned.as_ref().is_some_and(load::Pinned::keeps);
+    let left = pipeline.stop(limit, leaves, move || drop(programs));
     if left > 0 {
         tracing::warn!(bytes = left, limit = ?limit, "stopped before everything was delivered");
     } else {
@@ -135,6 +140,10 @@ fn load_settings(config: &Config) -> load::Settings {
             Attach::Tracepoint => Some(AttachPoint::Tracepoint),
             Attach::RawTracepoint => Some(AttachPoint::RawTracepoint),
         },
+        pins: capture.pin.as_ref().map(|directory| load::pins::Settings {
+            directory: directory.clone(),
+            keep: capture.when_stopped == WhenStopped::Keep,
+        }),
     }
 }
 

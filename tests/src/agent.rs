@@ -64,15 +64,27 @@ impl Agent {
         Self::spawn_with_output(bed, config, Stdio::null())
     }
 
+    /// As [`Agent::spawn`], of another build.
+    ///
+    /// # Errors
+    /// As [`Agent::spawn`].
+    pub fn spawn_binary(bed: &Testbed, config: &Config, binary: &Path) -> Result<Self> {
+        Self::spawn_command(bed, config, Stdio::null(), binary)
+    }
+
     /// As [`Agent::spawn`], with a standard output for a console sink.
     ///
     /// # Errors
     /// As [`Agent::spawn`].
     pub fn spawn_with_output(bed: &Testbed, config: &Config, output: Stdio) -> Result<Self> {
+        Self::spawn_command(bed, config, output, &binary()?)
+    }
+
+    fn spawn_command(bed: &Testbed, config: &Config, output: Stdio, binary: &Path) -> Result<Self> {
         let config_file = bed.path("sidestep.yaml")?;
         fs::write(&config_file, config.text()).context("writing the configuration")?;
         let stderr = bed.path(format!("agent-{}.stderr", NEXT.fetch_add(1, Ordering::Relaxed)))?;
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(&config_file);
         command.stdin(Stdio::null()).stdout(output).stderr(File::create(&stderr)?);
         // Ctrl-C is for the test, which then ends its agent in order.

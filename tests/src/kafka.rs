@@ -1,5 +1,6 @@
 //! A real Kafka broker, alone with itself (KRaft), and what it holds.
 
+pub mod consumer;
 pub mod security;
 
 use std::{
@@ -64,6 +65,12 @@ impl Message {
             timestamp: message.timestamp().to_millis(),
             payload: message.payload().unwrap_or_default().to_vec(),
         }
+    }
+
+    /// The value of a header; empty when it has none of this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 }
 
@@ -238,13 +245,24 @@ impl<'bed> Broker<'bed> {
     /// # Errors
     /// The broker does not make it.
     pub fn create_topic(&self, topic: &str) -> Result<()> {
+        self.make_topic(NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1)))
+    }
+
+    fn make_topic(&self, topic: NewTopic<'_>) -> Result<()> {
         let admin = self.client().create::<AdminClient<DefaultClientContext>>()?;
-        let topic = NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1));
         let results = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))?;
         for result in results {
             result.map_err(|(topic, code)| anyhow::anyhow!("making topic {topic}: {code}"))?;
         }
         Ok(())
+    }
+
+    /// Makes a topic with an option (`max.message.bytes`).
+    ///
+    /// # Errors
+    /// The broker does not make it.
+    pub fn create_topic_with(&self, topic: &str, option: &str, value: &str) -> Result<()> {
+        self.make_topic(NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1)).set(option, value))
     }
 
     /// All messages of a topic, partition by partition; none when there is no such topic.

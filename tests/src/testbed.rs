@@ -21,6 +21,9 @@ const PREFIX: &str = "sidestep-test-";
 /// The cgroup of daemons has the test bed's name and this.
 const ENGINE: &str = ".engine";
 
+/// Where pins are.
+const PINS: &str = "/sys/fs/bpf";
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
 
@@ -71,6 +74,12 @@ impl Testbed {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// A directory of pins of its own, for agents that pin; removed with the test bed.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        Path::new(PINS).join(&self.name)
     }
 
     /// Path of the governed root from the root of the v2 hierarchy: `/sidestep-test-...`.
@@ -167,6 +176,11 @@ fn container_id(bed: &str, number: u32) -> String {
 
 /// Removes the processes, cgroups, mounts and files of the test bed `name`.
 fn remove(name: &str) -> Result<()> {
+    // Programs that no agent holds any more.
+    match fs::remove_dir_all(Path::new(PINS).join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context("removing pins"),
+        _ => {}
+    }
     cgroup::remove(&format!("/{name}"))?;
     cgroup::remove(&format!("/{name}{ENGINE}"))?;
     let directory = std::env::temp_dir().join(name);
@@ -192,6 +206,9 @@ fn remove(name: &str) -> Result<()> {
 pub fn sweep() -> Result<()> {
     let mut names = cgroup::top_level(PREFIX)?;
     for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    for entry in fs::read_dir(PINS).into_iter().flatten().flatten() {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     names.sort_unstable();

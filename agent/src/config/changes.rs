@@ -25,6 +25,10 @@ pub enum Part {
     ContainerShare,
     /// `capture.attach`
     Attach,
+    /// `capture.pin`
+    Pin,
+    /// `capture.when_stopped`
+    WhenStopped,
     /// `capture.terminals`
     Terminals,
     /// `capture.files`
@@ -37,10 +41,14 @@ pub enum Part {
     Lines,
     /// `identity`
     Identity,
+    /// `processors`
+    Processors,
     /// `sinks`
     Sinks,
     /// `telemetry.listen`
     TelemetryListen,
+    /// `telemetry.sink_failing_limit`
+    SinkFailingLimit,
     /// `log.level`
     LogLevel,
     /// `log.format`
@@ -49,7 +57,7 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the file.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::NodeName,
         Self::StateDir,
         Self::Socket,
@@ -59,14 +67,18 @@ impl Part {
         Self::RingSize,
         Self::ContainerShare,
         Self::Attach,
+        Self::Pin,
+        Self::WhenStopped,
         Self::Terminals,
         Self::Files,
         Self::Rules,
         Self::Server,
         Self::Lines,
         Self::Identity,
+        Self::Processors,
         Self::Sinks,
         Self::TelemetryListen,
+        Self::SinkFailingLimit,
         Self::LogLevel,
         Self::LogFormat,
     ];
@@ -84,14 +96,18 @@ impl Part {
             Self::RingSize => "capture.ring_size",
             Self::ContainerShare => "capture.container_share",
             Self::Attach => "capture.attach",
+            Self::Pin => "capture.pin",
+            Self::WhenStopped => "capture.when_stopped",
             Self::Terminals => "capture.terminals",
             Self::Files => "capture.files",
             Self::Rules => "capture.rules",
             Self::Server => "server",
             Self::Lines => "lines",
             Self::Identity => "identity",
+            Self::Processors => "processors",
             Self::Sinks => "sinks",
             Self::TelemetryListen => "telemetry.listen",
+            Self::SinkFailingLimit => "telemetry.sink_failing_limit",
             Self::LogLevel => "log.level",
             Self::LogFormat => "log.format",
         }
@@ -108,6 +124,7 @@ impl Part {
             | Self::Rules
             | Self::Server
             | Self::Lines
+            | Self::Processors
             | Self::Sinks
             | Self::LogLevel => true,
             Self::NodeName
@@ -118,8 +135,11 @@ impl Part {
             | Self::RingSize
             | Self::ContainerShare
             | Self::Attach
+            | Self::Pin
+            | Self::WhenStopped
             | Self::Identity
             | Self::TelemetryListen
+            | Self::SinkFailingLimit
             | Self::LogFormat => false,
         }
     }
@@ -135,14 +155,18 @@ impl Part {
             Self::RingSize => old.capture.ring_size != new.capture.ring_size,
             Self::ContainerShare => old.capture.container_share != new.capture.container_share,
             Self::Attach => old.capture.attach != new.capture.attach,
+            Self::Pin => old.capture.pin != new.capture.pin,
+            Self::WhenStopped => old.capture.when_stopped != new.capture.when_stopped,
             Self::Terminals => old.capture.terminals != new.capture.terminals,
             Self::Files => old.capture.files != new.capture.files,
             Self::Rules => old.capture.rules != new.capture.rules,
             Self::Server => old.server != new.server,
             Self::Lines => old.lines != new.lines,
             Self::Identity => old.identity != new.identity,
+            Self::Processors => old.processors != new.processors,
             Self::Sinks => old.sinks != new.sinks,
             Self::TelemetryListen => old.telemetry_listen != new.telemetry_listen,
+            Self::SinkFailingLimit => old.sink_failing_limit != new.sink_failing_limit,
             Self::LogLevel => old.log.level != new.log.level,
             Self::LogFormat => old.log.format != new.log.format,
         }
@@ -159,14 +183,18 @@ impl Part {
             Self::RingSize => to.capture.ring_size = from.capture.ring_size,
             Self::ContainerShare => to.capture.container_share = from.capture.container_share,
             Self::Attach => to.capture.attach = from.capture.attach,
+            Self::Pin => to.capture.pin = from.capture.pin.clone(),
+            Self::WhenStopped => to.capture.when_stopped = from.capture.when_stopped,
             Self::Terminals => to.capture.terminals = from.capture.terminals,
             Self::Files => to.capture.files = from.capture.files.clone(),
             Self::Rules => to.capture.rules = from.capture.rules.clone(),
             Self::Server => to.server = from.server.clone(),
             Self::Lines => to.lines = from.lines.clone(),
             Self::Identity => to.identity = from.identity.clone(),
+            Self::Processors => to.processors = from.processors.clone(),
             Self::Sinks => to.sinks = from.sinks.clone(),
             Self::TelemetryListen => to.telemetry_listen = from.telemetry_listen,
+            Self::SinkFailingLimit => to.sink_failing_limit = from.sink_failing_limit,
             Self::LogLevel => to.log.level = from.log.level,
             Self::LogFormat => to.log.format = from.log.format,
         }

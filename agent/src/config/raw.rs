@@ -8,6 +8,7 @@ use super::units::{self, Percent};
 use crate::{
     assemble::{self, Multiline, Parse},
     attribute,
+    process::ProcessorSettings,
     sinks::SinkSettings,
 };
 
@@ -32,6 +33,8 @@ pub struct Raw {
     pub lines: assemble::Settings,
     /// Who wrote.
     pub identity: attribute::Settings,
+    /// What is done with lines before they go there.
+    pub processors: Vec<ProcessorSettings>,
     /// Where records go.
     pub sinks: Vec<SinkSettings>,
     /// The HTTP endpoint.
@@ -55,6 +58,10 @@ pub struct Capture {
     pub container_share: Percent,
     /// How the probes are attached.
     pub attach: Attach,
+    /// Where programs and maps are pinned; `null` when they end with the agent.
+    pub pin: Option<PathBuf>,
+    /// What becomes of the pinned programs when the agent stops.
+    pub when_stopped: WhenStopped,
     /// Whether terminals count as stdout.
     pub terminals: bool,
     /// Log files in containers.
@@ -76,6 +83,17 @@ pub enum Attach {
     Tracepoint,
     /// The raw tracepoint `sys_exit`.
     RawTracepoint,
+}
+
+/// What becomes of pinned programs when the agent stops.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenStopped {
+    /// They go on collecting into the ring, for the next agent.
+    #[default]
+    Keep,
+    /// They are detached and removed.
+    Unload,
 }
 
 /// Which log files of a container are read.
@@ -166,6 +184,9 @@ pub struct Telemetry {
     /// Where it listens; nowhere when null.
     #[serde(with = "units::address")]
     pub listen: Option<SocketAddr>,
+    /// How long a sink may fail before the agent is not ready.
+    #[serde(with = "units::duration")]
+    pub sink_failing_limit: Duration,
 }
 
 /// What the agent says of itself, on its standard error.
@@ -217,6 +238,7 @@ impl Default for Raw {
             server: Server::default(),
             lines: assemble::Settings::default(),
             identity: attribute::Settings::default(),
+            processors: Vec::new(),
             sinks: super::default_sinks(),
             telemetry: Telemetry::default(),
             log: Log::default(),
@@ -243,6 +265,8 @@ impl Default for Capture {
             ring_size: 16 << 20,
             container_share: super::validate::DEFAULT_SHARE,
             attach: Attach::Auto,
+            pin: Some(super::DEFAULT_PIN.into()),
+            when_stopped: WhenStopped::Keep,
             terminals: true,
             files: Files::default(),
             rules: Vec::new(),
@@ -283,7 +307,7 @@ impl Default for Server {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))) }
+        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))), sink_failing_limit: Duration::from_secs(60) }
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     assemble, attribute,
+    process::{MAX_PROCESSORS, ProcessorProblem, ProcessorSettings},
     sinks::{SinkSettings, config::InvalidSetting},
 };
 
@@ -56,7 +57,14 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
     let server = check.server(&raw.server);
     let lines = check.lines("lines", &raw.lines);
     check.identity(&raw.identity);
+    check.processors(&raw.processors);
     check.sinks(&raw.sinks);
+    check.duration(
+        "telemetry.sink_failing_limit",
+        raw.telemetry.sink_failing_limit,
+        Duration::from_secs(1),
+        Duration::from_hours(24),
+    );
     match (node_name, capture, server, lines, check.problems.is_empty()) {
         (Some(node_name), Some(capture), Some(server), Some(lines), true) => Ok(Config {
             node_name,
@@ -67,8 +75,10 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
             server,
             lines,
             identity: raw.identity.clone(),
+            processors: raw.processors.clone(),
             sinks: raw.sinks.clone(),
             telemetry_listen: raw.telemetry.listen,
+            sink_failing_limit: raw.telemetry.sink_failing_limit,
             log: raw.log.clone(),
         }),
         _ => Err(check.problems),
@@ -123,6 +133,9 @@ impl Check {
         if let Some(mount) = &capture.cgroup_mount {
             self.path("capture.cgroup_mount", mount);
         }
+        if let Some(pin) = &capture.pin {
+            self.path("capture.pin", pin);
+        }
         let ring_size = self.ring_size(capture.ring_size);
         let files = self.files("capture.files", &capture.files.include, &capture.files.exclude, capture.files.start_at);
         let rules: Vec<_> = capture.rules.iter().enumerate().map(|(index, rule)| self.rule(index, rule, raw)).collect();
@@ -132,6 +145,8 @@ impl Check {
             ring_size: ring_size?,
             container_share: capture.container_share,
             attach: capture.attach,
+            pin: capture.pin.clone(),
+            when_stopped: capture.when_stopped,
             terminals: capture.terminals,
             files: files?,
             rules: rules.into_iter().collect::<Option<_>>()?,
@@ -293,6 +308,28 @@ impl Check {
         for (option, count) in [("exited_containers", exited_containers), ("live_cgroups", live_cgroups)] {
             if !(1..=MAX_CACHED).contains(count) {
                 self.wrong(format!("identity.{option}"), format!("`{count}` is not between `1` and `{MAX_CACHED}`"));
+            }
+        }
+    }
+
+    fn processors(&mut self, processors: &[ProcessorSettings]) {
+        if processors.len() > MAX_PROCESSORS {
+            self.wrong(
+                "processors",
+                format!("{} are more than the {MAX_PROCESSORS} that there may be", processors.len()),
+            );
+        }
+        let mut names = HashMap::new();
+        for (index, processor) in processors.iter().enumerate().take(MAX_PROCESSORS) {
+            for ProcessorProblem { option, problem } in processor.problems() {
+                self.wrong(format!("processors[{index}].{option}"), format!("`{option}` {problem}"));
+            }
+            let name = processor.name();
+            let first = *names.entry(name).or_insert(index);
+            if first != index {
+                let message =
+                    format!("the name `{name}` is that of `processors[{first}]` too; each needs its own `name`");
+                self.wrong(format!("processors[{index}].name"), message);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,6 @@ use crate::{
         snapshot::{AccountReading, Health, RootReading, Snapshot, StreamReading},
     },
 };
-
-/// How long a sink may fail before the status calls the agent not ready.
-const SINK_FAILING_LIMIT: Duration = Duration::from_secs(60);
 
 /// The agent at one moment. Bytes are those of the streams.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -268,7 +265,7 @@ impl StatusReport {
 
 impl AgentStatus {
     fn of(snapshot: &Snapshot) -> Self {
-        let Readiness { ready, reasons } = Readiness::of(snapshot, SINK_FAILING_LIMIT);
+        let Readiness { ready, reasons } = Readiness::of(snapshot, snapshot.sink_failing_limit);
         Self {
             version: snapshot.build.version.to_owned(),
             commit: snapshot.build.commit.map(str::to_owned),

@@ -33,6 +33,7 @@ use crate::{
     config::Config,
     decode::Event,
     files::event::{FileEvent, FileEvents},
+    ledger::Reason,
     load::{KernelMaps, Roots},
 };
 
@@ -314,6 +315,12 @@ impl Engine {
                 // Nothing may have come of it yet that had its identity looked for.
                 let container = self.registry.container(stdio.cgroup);
                 self.open_stream(key, &container, stdio.cgroup, stdio.iostream);
+                if self.maps.takes_over()
+                    && stdio.written > 0
+                    && let Some(stream) = self.streams.get_mut(&key)
+                {
+                    stream.begin_with_next();
+                }
             }
         }
     }
@@ -387,6 +394,7 @@ impl Engine {
         }
         self.readings.set_streams(streams);
         self.readings.set_identities(self.registry.statistics());
+        self.outlet.tick(unix);
     }
 
     /// Hands events to the file thread if its queue has room.
@@ -405,8 +413,15 @@ impl Engine {
         }
     }
 
-    /// The end: unfinished lines come out. [`Engine::send_files`] brings the file thread what is left for it.
-    pub fn finish(&mut self) {
+    /// Counts bytes of records that an agent of another build has left, and that this one can't read, on the node's
+    /// account: nothing tells whose they are.
+    pub fn lose_unreadable(&mut self, bytes: u64) {
+        self.registry.lose_of_node(Reason::Layout, bytes);
+    }
+
+    /// The end: unfinished lines come out. [`Engine::send_files`] brings the file thread what is left for it. When the
+    /// programs go on (`leaves`), what is not here yet is in the ring, and the next agent's.
+    pub fn finish(&mut self, leaves: bool) {
         let now = Instant::now();
         self.registry.settle_all(now);
         for (key, stream) in &mut self.streams {
@@ -414,7 +429,7 @@ impl Engine {
             if container.settled().is_none() {
                 self.registry.settle_now(&container, now);
             }
-            let kernel = self.maps.stdio(key);
+            let kernel = if leaves { None } else { self.maps.stdio(key) };
             stream.finish(kernel.as_ref());
             if let Some(batch) = stream.take_batch() {
                 self.outlet.deliver(&Arc::new(batch), None);

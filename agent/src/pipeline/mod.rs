@@ -23,7 +23,7 @@ use self::{engine::Engine, outlet::Outlet, readings::Readings, registry::Registr
 use crate::{
     attribute::{HostFiles, Identities},
     config::{Config, Part},
-    drain::{Drain, Fill, Stop, Wakeup},
+    drain::{Drain, Fill, Older, Stop, Wakeup},
     files::{self, Tailer},
     ledger::Ledger,
     load::{KernelMaps, Roots},
@@ -93,7 +93,9 @@ impl StartedSinks {
         let (settled, settlements) = mpsc::channel();
         let ledger = Arc::new(Ledger::default());
         let home = Home::new(&config.state_dir, Arc::clone(&ledger), settled);
-        Ok(Self { outlet: Arc::new(Outlet::start(&config.sinks, home, watch)?), settlements, ledger })
+        let outlet = Outlet::start(&config.sinks, home, watch)?;
+        outlet.process_with(&config.processors)?;
+        Ok(Self { outlet: Arc::new(outlet), settlements, ledger })
     }
 }
 
@@ -144,6 +146,7 @@ impl Pipeline {
             Registry::new(&roots, identities, Arc::clone(&ledger), config.capture.clone(), config.lines.clone());
         let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
+        let older = Older::new(maps.take_older_rings());
         let mut engine = Engine::new(
             maps,
             roots,
@@ -160,6 +163,7 @@ impl Pipeline {
             wakeup: Wakeup::new(&ring)?,
             fill: Fill::new(&ring)?,
             ring,
+            older,
             reader,
             engine,
             readings: Arc::clone(&readings),
@@ -206,17 +210,22 @@ impl Pipeline {
     }
 
     /// Ends all stages in the order of the data, within `limit` in all; returns the bytes that were not delivered.
+    /// When the programs go on (`leaves`), the ring is the next agent's, and nothing more is taken from it.
     /// `detach` is called when nothing is taken from the kernel any more: the kernel takes its time to let go of
     /// programs, so that is done on the side.
     #[must_use]
-    pub fn stop(self, limit: Duration, detach: impl FnOnce() + Send + 'static) -> u64 {
+    pub fn stop(self, limit: Duration, leaves: bool, detach: impl FnOnce() + Send + 'static) -> u64 {
         let start = Instant::now();
         let deadline = start + limit;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         // A sink that takes nothing holds the threads: after half of the time nobody waits for it any more, and what it
         // has no room for is dropped, and counted, or stays in the files.
         self.outlet.limit_waits(start + limit / 2);
-        self.stop.after_draining();
+        if leaves {
+            self.stop.leave();
+        } else {
+            self.stop.after_draining();
+        }
         let drained = self.drain.recv_timeout(limit / 2).or_else(|_| {
             self.stop.at_once();
             self.drain.recv_timeout(left(start + limit * 3 / 4).max(LEAST))
@@ -265,8 +274,12 @@ impl Reloader {
     /// # Errors
     /// A new sink that can't be started: then nothing has changed.
     pub fn reload(&self, old: &Config, new: &Config) -> Result<(), PipelineError> {
-        if old.diff(new).contains(Part::Sinks) {
+        let changes = old.diff(new);
+        if changes.contains(Part::Sinks) {
             self.outlet.replace(&new.sinks, old.shutdown_timeout)?;
+        }
+        if changes.contains(Part::Processors) {
+            self.outlet.process_with(&new.processors)?;
         }
         self.files.reload(new.server.clone(), new.lines.clone());
         // The thread ends only with the pipeline.

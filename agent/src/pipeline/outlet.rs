@@ -1,12 +1,16 @@
 //! Where the stages hand their batches to: the sinks, and whoever watches (`sidestep logs`).
 
 use std::{
-    fmt,
+    fmt, io, mem,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    thread,
     time::{Duration, Instant},
 };
 
 use crate::{
+    ledger::Stage,
+    process::{ProcessorSettings, ProcessorStats, Processors},
     record::Batch,
     sinks::{Hold, Leftover, SinkError, SinkSettings, SinkStats, Sinks, buffer::Home},
 };
@@ -14,6 +18,10 @@ use crate::{
 /// What a replaced sink gets at least to end the call that it is in: an agent that may stop without waiting for its
 /// sinks still hands over in order.
 const LEAST: Duration = Duration::from_secs(1);
+/// How long those who are just delivering may need to be done with processors that are replaced.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
+/// Pause between looks at what nobody signals.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The sinks of the running agent; they can be replaced under way.
 #[derive(Debug)]
@@ -29,11 +37,13 @@ pub struct Outlet {
 struct Current {
     /// `None` once they are ended.
     sinks: Option<Arc<Sinks>>,
+    /// `None` while none is configured.
+    processors: Option<Arc<Processors>>,
     /// When waiting for them is over, once the agent stops.
     patience: Option<Instant>,
 }
 
-/// Sees every batch on its way to the sinks. It must not wait: every stage would wait with it.
+/// Sees every batch on its way to the sinks, after processing: what is redacted reaches nobody. It must not wait: every stage would wait with it.
 pub trait Watch: fmt::Debug + Send + Sync {
     /// A batch passes.
     fn watch(&self, batch: &Arc<Batch>);
@@ -49,17 +59,74 @@ impl Outlet {
     }
 
     fn with_sinks(sinks: Sinks, watch: Arc<dyn Watch>) -> Self {
-        let current = RwLock::new(Current { sinks: Some(Arc::new(sinks)), patience: None });
+        let current = RwLock::new(Current { sinks: Some(Arc::new(sinks)), processors: None, patience: None });
         Self { current, replacing: Mutex::new(()), watch }
     }
 
-    /// Gives a batch to whoever watches and to every sink that wants it; waits for a sink whose rule says so. `hold`
-    /// keeps what it was made of until it is safe.
+    /// Takes a batch through the processors, and gives what is left to whoever watches and to every sink that wants it;
+    /// waits for a sink whose rule says so. `hold` keeps what it was made of until it is safe.
     pub fn deliver(&self, batch: &Arc<Batch>, hold: Option<&Hold>) {
-        self.watch.watch(batch);
-        if let Some(sinks) = self.sinks() {
-            sinks.deliver(batch, hold);
+        // Not held any longer: those who replace them wait for it.
+        let processed = self.processors().and_then(|processors| processors.apply(batch));
+        let covers = batch.start()..batch.end();
+        let Some(processed) = processed else { return self.hand_on(batch, covers, hold) };
+        for (reason, bytes) in processed.dropped {
+            batch.stream.account.drop_bytes(Stage::Process, reason, bytes);
         }
+        self.hand_on(&processed.batch, covers, hold);
+    }
+
+    fn hand_on(&self, batch: &Arc<Batch>, covers: Range<u64>, hold: Option<&Hold>) {
+        if !batch.lines.is_empty() {
+            self.watch.watch(batch);
+        }
+        if let Some(sinks) = self.sinks() {
+            sinks.deliver_part(batch, covers, hold);
+        }
+    }
+
+    /// Takes the processors of a new configuration in the place of those before.
+    ///
+    /// # Errors
+    /// The processor that does not compile, which a checked configuration does not have.
+    pub fn process_with(&self, settings: &[ProcessorSettings]) -> Result<(), SinkError> {
+        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Processors::new(settings, self.processors().as_deref()).map_err(|(index, problem)| SinkError {
+            action: format!("starting `processors[{index}].{}`", problem.option),
+            source: io::Error::other(problem.problem),
+        })?;
+        let next = Arc::new(next);
+        let new = (!settings.is_empty()).then(|| Arc::clone(&next));
+        if let Some(before) = mem::replace(&mut self.write().processors, new) {
+            let last = Instant::now() + ON_THE_WAY;
+            while Arc::strong_count(&before) > 1 && Instant::now() < last {
+                thread::sleep(PAUSE);
+            }
+            self.tell(before.left_behind(&next));
+        }
+        Ok(())
+    }
+
+    /// Tells what was suppressed of streams that have fallen silent. Called now and then, with the time in nanoseconds
+    /// since the Unix epoch.
+    pub fn tick(&self, now: u64) {
+        if let Some(processors) = self.processors() {
+            self.tell(processors.due(Some(now)));
+        }
+    }
+
+    fn tell(&self, summaries: Vec<Batch>) {
+        for summary in summaries {
+            // It stands for no byte of the stream.
+            let position = summary.start();
+            self.hand_on(&Arc::new(summary), position..position, None);
+        }
+    }
+
+    /// The figures of each processor.
+    #[must_use]
+    pub fn processor_stats(&self) -> Vec<ProcessorStats> {
+        self.processors().map(|processors| processors.stats()).unwrap_or_default()
     }
 
     /// The figures of each sink.
@@ -103,8 +170,15 @@ impl Outlet {
 
     /// Ends the sinks for good; returns the bytes that were left. Nothing is settled after this.
     pub fn close(&self, limit: Duration) -> u64 {
+        if let Some(processors) = self.processors() {
+            self.tell(processors.due(None));
+        }
         let ending = self.write().sinks.take();
         ending.map_or(0, |ending| report(&ending.close(limit)))
+    }
+
+    fn processors(&self) -> Option<Arc<Processors>> {
+        self.read().processors.as_ref().map(Arc::clone)
     }
 
     fn sinks(&self) -> Option<Arc<Sinks>> {

@@ -111,6 +111,11 @@ impl StdioStream {
         self.next = self.next.max(position.saturating_add(len));
     }
 
+    /// Begins with the next piece, unless there was one: what came before was an earlier agent's.
+    pub fn begin_with_next(&mut self) {
+        self.unwanted |= self.next == 0 && self.waiting.is_empty();
+    }
+
     /// Whether pieces wait, so that [`StdioStream::settle`] has something to do.
     #[must_use]
     pub fn is_waiting(&self) -> bool {

@@ -14,7 +14,7 @@ use super::{
     console, elasticsearch, file, kafka,
     stats::Counters,
 };
-use crate::{config::units, record::Class};
+use crate::{config::units, process::Selector, record::Class};
 
 /// One entry of the configuration's list of sinks.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -115,6 +115,16 @@ impl SinkSettings {
         }
     }
 
+    /// Which lines of these classes the sink wants.
+    #[must_use]
+    pub const fn filter(&self) -> &Selector {
+        match self {
+            Self::Console(settings) => &settings.filter,
+            Self::File(settings) => &settings.filter,
+            Self::Kafka(settings) => &settings.filter,
+        }
+    }
+
     /// The queue in front of the sink.
     #[must_use]
     pub const fn queue(&self) -> &QueueSettings {
@@ -162,6 +172,9 @@ impl SinkSettings {
         require(self.queue().max_bytes.as_u64() > 0, "queue.max_bytes", "must be greater than zero");
         require(self.queue().max_batches > 0, "queue.max_batches", "must be greater than zero");
         problems.extend(self.buffer().map(BufferSettings::problems).unwrap_or_default());
+        for error in self.filter().compile().err().unwrap_or_default() {
+            problems.push(InvalidSetting { option: filter_option(error.option), problem: error.problem });
+        }
         match self {
             Self::Console(_) => {}
             Self::Elasticsearch(settings) => problems.extend(settings.problems()),
@@ -196,6 +209,20 @@ impl SinkSettings {
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
             Self::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings.clone())?),
         })
+    }
+}
+
+/// The option's path below the sink.
+fn filter_option(option: &'static str) -> &'static str {
+    match option {
+        "namespace" => "filter.namespace",
+        "pod" => "filter.pod",
+        "container" => "filter.container",
+        "severity_below" => "filter.severity_below",
+        "unknown_severity" => "filter.unknown_severity",
+        "body" => "filter.body",
+        "body_not" => "filter.body_not",
+        _ => "filter",
     }
 }
 
@@ -251,6 +278,8 @@ mod tests {
         for (option, value) in [
             ("name", json!({"type": "console", "name": "a b"})),
             ("classes", json!({"type": "console", "classes": []})),
+            ("filter.body", json!({"type": "console", "filter": {"body": "("}})),
+            ("filter.pod", json!({"type": "file", "filter": {"pod": ["["]}})),
             ("queue.max_batches", json!({"type": "console", "queue": {"max_batches": 0}})),
             ("path", json!({"type": "file", "path": "logs"})),
             ("max_file_bytes", json!({"type": "file", "max_file_bytes": 0})),

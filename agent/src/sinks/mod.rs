@@ -21,9 +21,10 @@ mod reopen;
 mod replace;
 pub mod set;
 pub mod stats;
-mod streams;
+pub(crate) mod streams;
 mod template;
 mod timestamp;
+mod wants;
 pub mod worker;
 
 #[cfg(test)]

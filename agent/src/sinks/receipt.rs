@@ -113,12 +113,29 @@ impl Settled {
 /// It is let go of when every batch that has a clone of it is safe in every sink.
 pub type Hold = Arc<dyn std::any::Any + Send + Sync>;
 
+/// How much of a stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Amount {
+    /// Lines.
+    pub lines: u64,
+    /// Bytes of the stream that they account for.
+    pub span: u64,
+}
+
+impl Amount {
+    /// All of a batch.
+    #[must_use]
+    pub fn of(batch: &Batch) -> Self {
+        Self { lines: batch.lines.len() as u64, span: batch.span() }
+    }
+}
+
 /// What all receipts of a batch share. It does not keep the batch's bytes: a sink may have it on disk only.
 #[derive(Debug)]
 struct Shared {
-    place: Span,
-    lines: u64,
-    span: u64,
+    covers: Span,
+    /// What at least one sink wants of that.
+    amount: Amount,
     lost: Mutex<Option<Loss>>,
     /// A sink has let go of it with a copy on disk.
     kept: AtomicBool,
@@ -132,11 +149,11 @@ impl Drop for Shared {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The receiver is gone only when the pipeline itself is being taken down.
         let _ = self.settled.send(Settlement::Settled(Settled {
-            stream: Arc::clone(&self.place.stream),
-            start: self.place.start,
-            end: self.place.end,
-            span: self.span,
-            lines: self.lines,
+            stream: Arc::clone(&self.covers.stream),
+            start: self.covers.start,
+            end: self.covers.end,
+            span: self.amount.span,
+            lines: self.amount.lines,
             lost,
             kept: self.kept.load(Relaxed),
             kept_span: self.kept_span.load(Relaxed),
@@ -144,17 +161,10 @@ impl Drop for Shared {
     }
 }
 
-impl Span {
-    fn of(batch: &Batch) -> Self {
-        let start = batch.lines.first().map_or(0, |line| line.position);
-        Self { stream: Arc::clone(&batch.stream), start, end: batch.end() }
-    }
-}
-
 /// Shared by the promises of one batch of a file; the last one tells that it is stored.
 #[derive(Debug)]
 struct Store {
-    place: Span,
+    covers: Span,
     settled: Sender<Settlement>,
     /// It is to be read again: the agent stops.
     void: AtomicBool,
@@ -163,7 +173,7 @@ struct Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if !self.void.load(Relaxed) {
-            let _ = self.settled.send(Settlement::Stored(self.place.clone()));
+            let _ = self.settled.send(Settlement::Stored(self.covers.clone()));
         }
     }
 }
@@ -251,6 +261,8 @@ enum Books {
 #[derive(Debug)]
 pub struct Receipt {
     books: Option<Books>,
+    /// What this sink gets: it may want fewer lines than another.
+    amount: Amount,
     promise: Arc<Promise>,
     counters: Option<Arc<Counters>>,
 }
@@ -259,20 +271,34 @@ impl Receipt {
     /// Receipts for `count` sinks that take the same batch. `hold` is let go of when all of them have secured it.
     #[must_use]
     pub fn for_sinks(batch: &Arc<Batch>, count: usize, settled: &Sender<Settlement>, hold: Option<&Hold>) -> Vec<Self> {
+        let covers = Span { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() };
+        let amount = Amount::of(batch);
+        Self::for_parts(&covers, amount, &vec![amount; count], settled, hold)
+    }
+
+    /// Receipts for sinks that each take a part of what is in a span, `amount` in all.
+    #[must_use]
+    pub fn for_parts(
+        covers: &Span,
+        amount: Amount,
+        parts: &[Amount],
+        settled: &Sender<Settlement>,
+        hold: Option<&Hold>,
+    ) -> Vec<Self> {
         let shared = Arc::new(Shared {
-            place: Span::of(batch),
-            lines: batch.lines.len() as u64,
-            span: batch.span(),
+            covers: covers.clone(),
+            amount,
             lost: Mutex::default(),
             kept: AtomicBool::default(),
             kept_span: AtomicU64::default(),
             settled: settled.clone(),
         });
-        let is_file = matches!(batch.stream.origin, Origin::File { .. });
+        let is_file = matches!(covers.stream.origin, Origin::File { .. });
         let store = is_file
-            .then(|| Arc::new(Store { place: Span::of(batch), settled: settled.clone(), void: AtomicBool::default() }));
-        let receipt = |_| Self {
+            .then(|| Arc::new(Store { covers: covers.clone(), settled: settled.clone(), void: AtomicBool::default() }));
+        let receipt = |part: &Amount| Self {
             books: Some(Books::Batch(Arc::clone(&shared))),
+            amount: *part,
             promise: Arc::new(Promise {
                 hold: Mutex::new(hold.map(|hold| HoldGuard(Arc::clone(hold)))),
                 store: Mutex::new(store.clone()),
@@ -281,7 +307,7 @@ impl Receipt {
             }),
             counters: None,
         };
-        (0..count).map(receipt).collect()
+        parts.iter().map(receipt).collect()
     }
 
     /// A receipt for the sink behind a buffer: `report` is called once, on whatever thread settles or drops it. The
@@ -293,7 +319,12 @@ impl Receipt {
             secured: AtomicBool::default(),
             settled: AtomicBool::default(),
         });
-        Self { books: Some(Books::Buffer(Report(Box::new(report)))), promise, counters: None }
+        Self {
+            books: Some(Books::Buffer(Report(Box::new(report)))),
+            amount: Amount { lines: 0, span: 0 },
+            promise,
+            counters: None,
+        }
     }
 
     /// How safe the batch is, for who keeps a copy of it on disk.
@@ -319,7 +350,7 @@ impl Receipt {
             Some(Books::Buffer(report)) => return report.0(outcome),
             Some(Books::Batch(shared)) => shared,
         };
-        let (lines, span) = (shared.lines, shared.span);
+        let Amount { lines, span } = self.amount;
         let lost = match outcome {
             Outcome::Delivered => None,
             Outcome::Dropped(reason) => Some(Loss { reason, lines, span }),
@@ -339,6 +370,7 @@ impl Receipt {
         if let Some(loss) = lost {
             let mut all = shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
             // Which lines they are is not kept, so what two sinks gave up is taken for different lines.
+            let Amount { lines, span } = shared.amount;
             *all = Some(all.map_or(loss, |before| before.with(loss, lines, span)));
         }
         self.promise.settled.store(true, Relaxed);

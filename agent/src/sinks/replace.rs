@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     Leftover, Sink, SinkError, SinkSettings, Sinks, buffer::Home, handover::Seat, reopen::Reopen, set::Member,
-    stats::Counters, worker::Worker,
+    stats::Counters, wants::Wants, worker::Worker,
 };
 use crate::ledger::Reason;
 
@@ -35,6 +35,7 @@ struct Step<'new> {
     /// The worker that `old` has, or a new one.
     worker: Worker,
     seat: Option<Seat>,
+    wants: Option<Wants>,
     /// `None` where the folder is still another's.
     sink: Option<Box<dyn Sink>>,
     /// Its old sink has the folder that a new one needs, and has to end before that can be made.
@@ -83,7 +84,10 @@ impl Sinks {
         let wants_all = |member: &Member, settings: &SinkSettings| {
             // A buffer stays with its name: what is in it waits there for a sink of that name.
             let has_buffer = member.settings.as_ref().is_some_and(|before| before.buffer().is_some());
-            !has_buffer && member.classes.iter().all(|class| settings.classes().contains(class))
+            let same_filter = |before: &SinkSettings| before.filter() == settings.filter();
+            !has_buffer
+                && member.wants.classes.iter().all(|class| settings.classes().contains(class))
+                && (settings.filter().is_everything() || member.settings.as_ref().is_some_and(same_filter))
         };
         for fits in [&same_folder as &dyn Fn(&Member, &SinkSettings) -> bool, &wants_all] {
             for (settings, old) in new.iter().zip(&mut old).filter(|(_, old)| old.is_none()) {
@@ -95,7 +99,7 @@ impl Sinks {
                 Some(old) => old.worker.renamed(settings.name()),
                 None => Worker::idle(settings.name()),
             };
-            Step { settings, old, worker, seat: None, sink: None, gives_way: false }
+            Step { settings, old, worker, seat: None, wants: None, sink: None, gives_way: false }
         });
         (steps.collect(), left)
     }
@@ -109,6 +113,7 @@ fn prepare(steps: &mut [Step<'_>], home: &Home) -> Result<(), SinkError> {
             continue;
         }
         let settings = step.settings;
+        let wants = Wants::new(settings)?;
         let seat = Seat::new(&step.worker)?;
         let sink = match settings.build_in(home, step.worker.counters()) {
             Ok(sink) => Some(sink),
@@ -122,7 +127,7 @@ fn prepare(steps: &mut [Step<'_>], home: &Home) -> Result<(), SinkError> {
                 None
             }
         };
-        (steps[index].seat, steps[index].sink) = (Some(seat), sink);
+        (steps[index].wants, steps[index].seat, steps[index].sink) = (Some(wants), Some(seat), sink);
     }
     Ok(())
 }
@@ -197,12 +202,12 @@ fn hand_over(steps: Vec<Step<'_>>, deadline: Instant) -> Vec<Arc<Member>> {
         }
     }
     let members = steps.into_iter().map(|step| {
-        let Step { settings, old, worker, seat: Some(seat), sink: Some(sink), .. } = step else {
+        let Step { settings, old, worker, seat: Some(seat), wants: Some(wants), sink: Some(sink), .. } = step else {
             return step.old;
         };
         drop(old);
         seat.take(sink, settings.queue());
-        Some(Arc::new(Member { classes: settings.classes().to_vec(), settings: Some(settings.clone()), worker }))
+        Some(Arc::new(Member { wants, settings: Some(settings.clone()), worker }))
     });
     members.flatten().collect()
 }

@@ -1,6 +1,7 @@
-//! All sinks of the agent: each batch goes to every sink that wants its class.
+//! All sinks of the agent: each line goes to every sink that wants it.
 
 use std::{
+    ops::Range,
     sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
 };
@@ -10,13 +11,14 @@ use super::{
     buffer::Home,
     config::{QueueSettings, SinkSettings},
     handover::Seat,
-    receipt::{Hold, Settlement},
+    receipt::{Amount, Hold, Settlement, Span},
     stats::SinkStats,
+    wants::Wants,
     worker::{Leftover, Worker},
 };
 use crate::{
-    ledger::Reason,
-    record::{Batch, Class},
+    ledger::{Reason, Stage},
+    record::{Batch, Class, Line},
 };
 
 /// All sinks of the agent.
@@ -30,7 +32,7 @@ pub struct Sinks {
 /// One sink of a set.
 #[derive(Debug)]
 pub struct Member {
-    pub(super) classes: Vec<Class>,
+    pub(super) wants: Wants,
     /// What it was made of; `None` for a sink that was made elsewhere.
     pub(super) settings: Option<SinkSettings>,
     pub(super) worker: Worker,
@@ -52,11 +54,11 @@ impl Sinks {
         home.warn_of_strangers(&settings.iter().map(SinkSettings::name).collect::<Vec<_>>());
         let mut sinks = Self { members: Vec::new(), home };
         for settings in settings {
+            let wants = Wants::new(settings)?;
             let worker = Worker::idle(settings.name());
             let seat = Seat::new(&worker)?;
             seat.take(settings.build_in(&sinks.home, worker.counters())?, settings.queue());
-            let classes = settings.classes().to_vec();
-            sinks.members.push(Arc::new(Member { classes, settings: Some(settings.clone()), worker }));
+            sinks.members.push(Arc::new(Member { wants, settings: Some(settings.clone()), worker }));
         }
         Ok(sinks)
     }
@@ -67,23 +69,34 @@ impl Sinks {
     /// When its thread cannot be started.
     pub fn add(&mut self, sink: Box<dyn Sink>, classes: &[Class], queue: &QueueSettings) -> Result<(), SinkError> {
         let worker = Worker::start(sink, queue)?;
-        self.members.push(Arc::new(Member { classes: classes.to_vec(), settings: None, worker }));
+        self.members.push(Arc::new(Member { wants: Wants::classes(classes), settings: None, worker }));
         Ok(())
     }
 
-    /// Gives a batch to every sink that wants it. A batch that none wants counts as delivered. Returns when each
-    /// queue has taken it or dropped it, which may mean waiting for a sink that is behind. `hold` is let go of when the
-    /// batch is safe in every sink.
+    /// Gives a batch to every sink that wants it; see [`Sinks::deliver_part`].
     pub fn deliver(&self, batch: &Arc<Batch>, hold: Option<&Hold>) {
-        let wanted = |member: &&Arc<Member>| member.classes.contains(&batch.stream.class);
-        let count = self.members.iter().filter(wanted).count();
-        let receipts = Receipt::for_sinks(batch, count, self.home.settled(), hold);
+        self.deliver_part(batch, batch.start()..batch.end(), hold);
+    }
+
+    /// Gives each sink the lines that it wants of a batch, which is what is left of the span `covers` of its stream.
+    /// Lines that no sink wants are booked as dropped on purpose. Returns when each queue has taken its part or dropped
+    /// it, which may mean waiting for a sink that is behind. `hold` is let go of when the batch is safe in every sink.
+    pub fn deliver_part(&self, batch: &Arc<Batch>, covers: Range<u64>, hold: Option<&Hold>) {
+        let wanting = self.members.iter().filter_map(|member| Some((member, member.wants.part(batch)?)));
+        let (members, parts): (Vec<_>, Vec<_>) = wanting.unzip();
+        let amount = wanted(batch, &parts);
+        let unwanted = batch.span() - amount.span;
+        if unwanted > 0 {
+            batch.stream.account.drop_bytes(Stage::Sink, Reason::Filtered, unwanted);
+        }
+        let amounts: Vec<_> = parts.iter().map(|part| Amount::of(part)).collect();
+        let covers = Span { stream: Arc::clone(&batch.stream), start: covers.start, end: covers.end };
+        let receipts = Receipt::for_parts(&covers, amount, &amounts, self.home.settled(), hold);
         // Sinks that have room are not kept waiting by one that has none.
         let mut waiting = Vec::new();
-        for (member, mut receipt) in self.members.iter().filter(wanted).zip(receipts) {
+        for ((member, batch), mut receipt) in members.into_iter().zip(parts).zip(receipts) {
             receipt.count_for(member.worker.counters());
-            let delivery = Delivery { batch: Arc::clone(batch), receipt };
-            if let Some(delivery) = member.worker.try_offer(delivery) {
+            if let Some(delivery) = member.worker.try_offer(Delivery { batch, receipt }) {
                 waiting.push((&member.worker, delivery));
             }
         }
@@ -119,4 +132,28 @@ impl Sinks {
             member.worker.begin_close(deadline, Reason::Shutdown);
         }
     }
+}
+
+/// How much of a batch is in at least one of its parts, which have their lines in the same order.
+fn wanted(batch: &Arc<Batch>, parts: &[Arc<Batch>]) -> Amount {
+    match parts {
+        [] => return Amount { lines: 0, span: 0 },
+        [only] => return Amount::of(only),
+        several if several.iter().any(|part| Arc::ptr_eq(part, batch)) => return Amount::of(batch),
+        _ => {}
+    }
+    let mut next: Vec<_> = parts.iter().map(|part| part.lines.iter().peekable()).collect();
+    let mut amount = Amount { lines: 0, span: 0 };
+    for line in &batch.lines {
+        let mut is_wanted = false;
+        for lines in &mut next {
+            let is_same = |other: &&Line| (other.position, other.span) == (line.position, line.span);
+            is_wanted |= lines.next_if(is_same).is_some();
+        }
+        if is_wanted {
+            amount.lines += 1;
+            amount.span += line.span;
+        }
+    }
+    amount
 }

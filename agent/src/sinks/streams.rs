@@ -11,7 +11,7 @@ use crate::record::Stream;
 /// followed, and costs less than its name; the weak reference keeps the address from being used again for another
 /// stream, without keeping the stream itself alive.
 #[derive(Debug)]
-pub(super) struct StreamCache<V, const CAPACITY: usize> {
+pub(crate) struct StreamCache<V, const CAPACITY: usize> {
     values: HashMap<usize, (Weak<Stream>, V)>,
 }
 
@@ -24,7 +24,7 @@ impl<V, const CAPACITY: usize> Default for StreamCache<V, CAPACITY> {
 impl<V, const CAPACITY: usize> StreamCache<V, CAPACITY> {
     /// The value of a stream, made now when there is none. Where there is no room, streams that are gone make it, or
     /// all do.
-    pub(super) fn get_or_insert_with(&mut self, stream: &Arc<Stream>, make: impl FnOnce(&Stream) -> V) -> &mut V {
+    pub(crate) fn get_or_insert_with(&mut self, stream: &Arc<Stream>, make: impl FnOnce(&Stream) -> V) -> &mut V {
         let key = Arc::as_ptr(stream).addr();
         if self.values.len() >= CAPACITY && !self.values.contains_key(&key) {
             self.values.retain(|_, (stream, _)| stream.strong_count() > 0);
@@ -37,7 +37,7 @@ impl<V, const CAPACITY: usize> StreamCache<V, CAPACITY> {
     }
 
     /// How many values are kept.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
 }

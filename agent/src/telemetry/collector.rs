@@ -17,6 +17,7 @@ use super::{
     series::{Admission, sanitize},
     snapshot::{Health, Observe, ProbeReading, SinkReading, Snapshot},
 };
+use crate::process::ProcessorStats;
 use crate::sinks::buffer::BufferStats;
 
 /// The collector of every family in [`names`].
@@ -53,6 +54,7 @@ impl Collector for AgentCollector {
         families.agent(&snapshot);
         families.logs(&snapshot, &mut self.admission.lock().unwrap_or_else(PoisonError::into_inner));
         families.capture(&snapshot);
+        families.processors(&snapshot.processors);
         families.sinks(&snapshot.sinks);
         families.process(&snapshot);
         families.0
@@ -123,6 +125,16 @@ impl Families {
         self.single(&names::REPAIR_BYTES, number(snapshot.repair.bytes));
         self.single(&names::REPAIR_UNJUDGED, number(snapshot.repair.unjudged));
         self.push(&names::PROBE_HEALTH, snapshot.probes.iter().flat_map(probe_states));
+    }
+
+    fn processors(&mut self, processors: &[ProcessorStats]) {
+        let dropped = processors.iter().flat_map(|stats| {
+            let lines = stats.dropped_lines.iter();
+            lines.map(|(reason, lines)| ([stats.name.to_string(), reason.as_str().to_owned()], number(*lines)))
+        });
+        self.push(&names::PROCESSOR_DROPPED_LINES, dropped);
+        let redactions = processors.iter().map(|stats| ([stats.name.to_string()], number(stats.redactions)));
+        self.push(&names::PROCESSOR_REDACTIONS, redactions);
     }
 
     fn sinks(&mut self, sinks: &[SinkReading]) {

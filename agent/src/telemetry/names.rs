@@ -112,6 +112,11 @@ definitions! {
     PROBE_HEALTH: GAUGE "sidestep_probe_health" ["probe", "attach", "health"]
         "1 for the state that the probe is in (healthy, degraded, unsupported, failed), 0 for the others.";
 
+    PROCESSOR_DROPPED_LINES: COUNTER "sidestep_processor_dropped_lines_total" ["processor", "reason"]
+        "Lines that the processor has dropped on purpose, by reason; absent while zero.";
+    PROCESSOR_REDACTIONS: COUNTER "sidestep_processor_redactions_total" ["processor"]
+        "Matches that the processor has redacted, in bodies and in attributes.";
+
     SINK_QUEUED_BATCHES: GAUGE "sidestep_sink_queued_batches" ["sink", "type"]
         "Batches that wait in the sink's queue.";
     SINK_QUEUED_BYTES: GAUGE "sidestep_sink_queued_bytes" ["sink", "type"]

@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     ledger::{Balance, Ledger},
+    process::ProcessorStats,
     record::Resource,
     sinks::buffer::BufferStats,
 };
@@ -48,6 +49,10 @@ pub struct Snapshot {
     pub repair: RepairReading,
     /// Every probe that was to be attached.
     pub probes: Vec<ProbeReading>,
+    /// Every configured processor, in order.
+    pub processors: Vec<ProcessorStats>,
+    /// How long a sink may fail before the agent is not ready.
+    pub sink_failing_limit: Duration,
     /// Every configured sink.
     pub sinks: Vec<SinkReading>,
     /// Entries of each identity cache, by the cache's name.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     ledger::{Account, Ledger, Reason, Stage},
+    process::ProcessorStats,
     record::{Class, IoStream, Origin, Resource},
     sinks::buffer::BufferStats,
 };
@@ -93,6 +94,12 @@ pub(crate) fn snapshot() -> Snapshot {
         },
         repair: RepairReading { gaps: 3, bytes: 4096, unjudged: 17 },
         probes: vec![probe("write", true), probe("exec", true), probe("splice", false)],
+        processors: vec![ProcessorStats {
+            name: "flood".into(),
+            dropped_lines: vec![(Reason::Suppressed, 5)],
+            redactions: 2,
+        }],
+        sink_failing_limit: Duration::from_secs(60),
         sinks: vec![SinkReading {
             name: "files".into(),
             kind: "file",

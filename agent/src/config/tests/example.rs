@@ -60,6 +60,7 @@ fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option(
     let mut full = Raw { capture: raw::Capture { rules: vec![rule.clone()], ..Default::default() }, ..Raw::default() };
     // Where the example leaves an option of a rule out, its key is in the serialized form only.
     full.sinks.clone_from(&raw.sinks);
+    full.processors.clone_from(&raw.processors);
     full.lines.multiline.patterns.clone_from(&raw.lines.multiline.patterns);
     let serialized = serde_saphyr::to_string(&full).expect("serializes");
     let inherited = |path: &String| {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    process::Selector,
     record::Class,
     sinks::config::{QueueSettings, all_classes},
 };
@@ -15,6 +16,8 @@ pub struct Settings {
     pub name: String,
     /// The classes of records to write; default all.
     pub classes: Vec<Class>,
+    /// Which lines of these classes; default all.
+    pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
     /// What a line looks like; default `text`.
@@ -55,6 +58,7 @@ impl Default for Settings {
         Self {
             name: "console".to_owned(),
             classes: all_classes(),
+            filter: Selector::default(),
             queue: QueueSettings::default(),
             format: Format::default(),
             color: Color::default(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::units::{self, byte_size},
+    process::Selector,
     record::Class,
     sinks::config::{InvalidSetting, QueueSettings, all_classes},
 };
@@ -19,6 +20,8 @@ pub struct Settings {
     pub name: String,
     /// The classes of records to write; default all.
     pub classes: Vec<Class>,
+    /// Which lines of these classes; default all.
+    pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
     /// The root of the tree, absolute; made when it is missing. Default `/var/log/sidestep`.
@@ -98,6 +101,7 @@ impl Default for Settings {
         Self {
             name: "file".to_owned(),
             classes: all_classes(),
+            filter: Selector::default(),
             queue: QueueSettings::default(),
             path: PathBuf::from("/var/log/sidestep"),
             format: Format::default(),

@@ -18,19 +18,20 @@ pub const BODY_BASE64: &str = "sidestep.body.base64";
 
 /// Attributes of a structured body whose names begin with one of these get the last of them in front, so that a
 /// Pod can neither forge an attribute of ours nor hide one of its own.
-const RESERVED_PREFIXES: [&str; 3] = ["log.", "sidestep.", "parsed."];
+pub(crate) const RESERVED_PREFIXES: [&str; 3] = ["log.", "sidestep.", "parsed."];
 pub(super) const PARSED: &str = "parsed.";
 
 /// How many streams' constant parts are kept; about 600 bytes each.
 const STREAMS: usize = 2048;
 
 /// Names of the flags, in the order of a record's list.
-const FLAGS: [(LineFlags, &str); 5] = [
+const FLAGS: [(LineFlags, &str); 6] = [
     (LineFlags::CUT, "cut"),
     (LineFlags::CONTINUATION, "continuation"),
     (LineFlags::UNTERMINATED, "unterminated"),
     (LineFlags::AFTER_GAP, "after_gap"),
     (LineFlags::MULTILINE, "multiline"),
+    (LineFlags::SYNTHETIC, "synthetic"),
 ];
 
 /// Writes records as JSON. What is the same for all records of a stream is rendered once.
@@ -121,7 +122,7 @@ fn append_record(
         append_base64(body, out);
     }
     if let Some(attributes) = &line.attributes {
-        append_attributes(attributes, out);
+        append_attributes(attributes, line.flags.contains(LineFlags::SYNTHETIC), out);
     }
     out.extend_from_slice(b"}}");
 }
@@ -161,9 +162,9 @@ fn append_base64(body: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn append_attributes(attributes: &Attributes, out: &mut Vec<u8>) {
+fn append_attributes(attributes: &Attributes, are_ours: bool, out: &mut Vec<u8>) {
     for (name, value) in attributes {
-        append_name(name, if is_reserved(name) { PARSED } else { "" }, out);
+        append_name(name, if !are_ours && is_reserved(name) { PARSED } else { "" }, out);
         match value {
             serde_json::Value::String(text) => {
                 out.push(b'"');

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::topic::TopicTemplate;
 use crate::{
     config::units,
+    process::Selector,
     record::Class,
     sinks::{
         SinkError,
@@ -25,6 +26,8 @@ pub struct Settings {
     pub name: String,
     /// The classes of records to send; default all.
     pub classes: Vec<Class>,
+    /// Which lines of these classes; default all.
+    pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
     /// The buffer on disk.
@@ -129,6 +132,7 @@ impl Default for Settings {
         Self {
             name: "kafka".to_owned(),
             classes: all_classes(),
+            filter: Selector::default(),
             queue: QueueSettings::default(),
             buffer: BufferSettings::default(),
             brokers: Vec::new(),
@@ -214,6 +218,8 @@ impl Settings {
             .set("partitioner", "murmur2_random")
             .set("statistics.interval.ms", "2000");
         if let Some(tls) = &self.tls {
+            // OpenSSL's own default is a folder of the distribution that built it, which the agent's image has not.
+            config.set("ssl.ca.location", "probe");
             let files = [
                 ("ssl.ca.location", &tls.ca_file),
                 ("ssl.certificate.location", &tls.cert_file),

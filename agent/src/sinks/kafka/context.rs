@@ -18,7 +18,7 @@ use rdkafka::{
 
 use super::{
     certificate,
-    failure::{Fate, fate, remedy, remedy_of},
+    failure::{Fate, fate, is_for_one, remedy, remedy_of},
     figures::{brokers_up, figures},
 };
 use crate::{
@@ -44,6 +44,10 @@ pub(super) struct Context {
     waiting: AtomicBool,
     /// `state.failing` is set: it is looked at for each message.
     failing: AtomicBool,
+    /// The most bytes of messages that go in one batch.
+    batch_size: usize,
+    /// A batch was refused, though it may be for one of its messages: the others are to go in smaller ones.
+    batch_refused: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +68,16 @@ struct State {
 }
 
 impl Context {
+    /// For a producer with batches of at most so many bytes.
+    pub(super) fn new(batch_size: usize) -> Self {
+        Self { batch_size, ..Self::default() }
+    }
+
+    /// The size of the batches with which those may get through that were refused.
+    pub(super) fn smaller_batches(&self) -> Option<usize> {
+        self.batch_refused.load(Relaxed).then(|| (self.batch_size / 4).max(1))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,7 +217,15 @@ impl ProducerContext for Context {
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                self.came_back(*receipt, message.topic(), code);
+                // Brokers refuse a whole batch for one of its messages. This one was alone if it fills a batch.
+                let size = message.payload().map_or(0, <[u8]>::len);
+                if is_for_one(code) && size < self.batch_size && self.batch_size > 1 {
+                    self.batch_refused.store(true, Relaxed);
+                    let (topic, receipt) = (message.topic().to_owned(), *receipt);
+                    self.lock().returned.push(Returned { receipt, topic, held_for: None });
+                } else {
+                    self.came_back(*receipt, message.topic(), code);
+                }
             }
         }
         if self.waiting.load(Relaxed) {

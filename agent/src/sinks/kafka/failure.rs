@@ -30,8 +30,13 @@ pub(super) const fn fate(code: Code) -> Fate {
     }
 }
 
+/// Whether a whole batch may have come back for one of its messages.
+pub(super) const fn is_for_one(code: Code) -> bool {
+    matches!(fate(code), Fate::GiveUp(_))
+}
+
 /// What the text of an error tells beside its code, and what the operator can do about that.
-const HINTS: [(&str, &str); 6] = [
+const HINTS: [(&str, &str); 7] = [
     ("alert certificate expired", "renew the agent's certificate in `tls.cert_file`"),
     (
         "alert unknown ca",
@@ -41,9 +46,11 @@ const HINTS: [(&str, &str); 6] = [
     ("alert certificate required", WANTS_CERTIFICATE),
     ("connecting to a PLAINTEXT broker", NO_TLS),
     ("wrong version number", NO_TLS),
+    ("Invalid response size", NO_BROKER),
 ];
 
 const WANTS_CERTIFICATE: &str = "the brokers want a certificate of the agent: see `tls.cert_file` and `tls.key_file`";
+const NO_BROKER: &str = "what answers there is no broker, or wants TLS: see `brokers` and `tls`";
 const NO_TLS: &str = "the broker knows no TLS at this port: leave `tls` out, or name the port for TLS in `brokers`";
 
 /// What the operator can do about an error that comes with a text; empty when time will tell.
@@ -71,6 +78,7 @@ pub(super) const fn remedy(code: Code) -> &'static str {
             "see `sasl.username`, `sasl.password_file` and `sasl.mechanism`"
         }
         Code::SSL => "see `tls`: the authority in `ca_file`, and that the certificate is valid and names the broker",
+        Code::BadMessage => NO_BROKER,
         Code::Resolve => "no such host: see `brokers`",
         Code::BrokerTransportFailure | Code::AllBrokersDown => {
             "see `brokers`, that they run, that they are reachable, and whether they expect TLS"

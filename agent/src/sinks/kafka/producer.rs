@@ -19,10 +19,17 @@ const PURGE: Duration = Duration::from_secs(10);
 /// librdkafka's producer with a thread that hears of the acknowledgements.
 pub(super) type Producer = ThreadedProducer<Context>;
 
+/// librdkafka's own limit of a batch, in bytes.
+pub(super) const BATCH_SIZE: usize = 1_000_000;
+
 /// Makes a producer; it connects on its own.
-pub(super) fn make(settings: &Settings) -> Result<Producer, SinkError> {
-    let config = settings.client()?;
-    ThreadedProducer::from_config_and_context(&config, Context::default())
+pub(super) fn make(settings: &Settings, batch_size: usize) -> Result<Producer, SinkError> {
+    let mut config = settings.client()?;
+    if batch_size != BATCH_SIZE || config.get("batch.size").is_none() {
+        config.set("batch.size", batch_size.to_string());
+    }
+    let batch_size = config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(batch_size);
+    ThreadedProducer::from_config_and_context(&config, Context::new(batch_size))
         .map_err(|cause| error(format!("making the producer: {cause}; see the options of this sink")))
 }
 
@@ -61,7 +68,7 @@ pub(super) fn credentials(settings: &Settings) -> u64 {
 /// # Errors
 /// The options can't be used, or no broker answers within three seconds, and why.
 pub fn reach(settings: &Settings) -> Result<String, SinkError> {
-    let producer = make(settings)?;
+    let producer = make(settings, BATCH_SIZE)?;
     match producer.client().fetch_metadata(None, Duration::from_secs(3)) {
         Ok(metadata) => Ok(format!("a cluster of {} brokers answers", metadata.brokers().len())),
         Err(cause) => {

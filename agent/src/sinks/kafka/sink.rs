@@ -39,6 +39,8 @@ const ATTEMPT: Duration = Duration::from_secs(15);
 pub struct KafkaSink {
     settings: Settings,
     producer: Producer,
+    /// The most bytes of messages in one batch, once brokers have refused larger ones.
+    batch_size: usize,
     /// What the producer was made of, beside the settings.
     credentials: u64,
     encoder: Encoder,
@@ -67,10 +69,11 @@ impl KafkaSink {
     /// An option that librdkafka does not take, or a file that can't be read.
     pub fn new(settings: Settings) -> Result<Self, SinkError> {
         let credentials = producer::credentials(&settings);
-        let producer = producer::make(&settings)?;
+        let producer = producer::make(&settings, producer::BATCH_SIZE)?;
         Ok(Self {
             settings,
             credentials,
+            batch_size: producer::BATCH_SIZE,
             producer,
             encoder: Encoder::default(),
             payload: Vec::new(),
@@ -156,7 +159,9 @@ impl KafkaSink {
         self.payload.clear();
         self.encoder.append_line(receipt.batch(), receipt.line(), &mut self.payload);
         let headers = route.headers.as_ref().map(|headers| place(headers, receipt.line()));
-        let milliseconds = i64::try_from(receipt.line().time_unix_nano / 1_000_000).unwrap_or_default();
+        // A line may say of itself that it is of tomorrow; brokers refuse what is too far in the future.
+        let time = receipt.line().time_unix_nano.min(receipt.line().observed_time_unix_nano);
+        let milliseconds = i64::try_from(time / 1_000_000).unwrap_or_default();
         let mut record = BaseRecord::with_opaque_to(&route.topic, Box::new(receipt))
             .key(&*stream.key)
             .payload(&self.payload)
@@ -198,18 +203,21 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// After some errors the producer is of no use any more, and one that can't say who it is may by now: what it has
-    /// comes back, to another one.
+    /// After some errors the producer is of no use any more, one that can't say who it is may by now, and one whose
+    /// batches are refused makes smaller ones: what it has comes back, to another one.
     fn renew(&mut self) -> Result<(), SinkError> {
         let reason = if let Some((code, reason)) = self.producer.client().fatal_error() {
             format!("{code}: {reason}")
         } else if self.context().failing().is_some() && producer::credentials(&self.settings) != self.credentials {
             "a file with a password or certificates has changed".to_owned()
+        } else if let Some(smaller) = self.context().smaller_batches() {
+            self.batch_size = smaller;
+            format!("a batch was refused for what may be one line: the next ones have at most {smaller} bytes")
         } else {
             return Ok(());
         };
         let credentials = producer::credentials(&self.settings);
-        let next = producer::make(&self.settings)?;
+        let next = producer::make(&self.settings, self.batch_size)?;
         self.credentials = credentials;
         let old = std::mem::replace(&mut self.producer, next);
         producer::take_apart(&old);

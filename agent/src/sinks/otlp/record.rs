@@ -140,8 +140,9 @@ fn append_rest(line: &Line, out: &mut Vec<u8>) {
     if line.flags != LineFlags::default() {
         append_value("sidestep.flags".to_owned(), AnyValue::texts(flag_names(line.flags)), out);
     }
+    let are_ours = line.flags.contains(LineFlags::SYNTHETIC);
     for (name, value) in line.attributes.iter().flat_map(|attributes| attributes.iter()) {
-        let name = if is_reserved(name) { format!("{PARSED}{name}") } else { name.clone() };
+        let name = if !are_ours && is_reserved(name) { format!("{PARSED}{name}") } else { name.clone() };
         append_value(name, AnyValue::from_json(value), out);
     }
 }

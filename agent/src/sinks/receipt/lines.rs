@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Books, Loss, Outcome, Promise, Receipt};
+use super::{Amount, Books, Loss, Outcome, Promise, Receipt};
 use crate::{
     ledger::Reason,
     record::{Batch, Line, Stream},
@@ -107,8 +107,7 @@ impl Drop for LineReceipt {
 #[derive(Debug)]
 pub(super) struct Rest {
     lines: Arc<Lines>,
-    count: u64,
-    span: u64,
+    amount: Amount,
 }
 
 impl Rest {
@@ -116,7 +115,9 @@ impl Rest {
     pub(super) fn note(self, outcome: Outcome) {
         match outcome {
             Outcome::Delivered => {}
-            Outcome::Dropped(reason) => self.lines.lose(Loss { reason, lines: self.count, span: self.span }),
+            Outcome::Dropped(reason) => {
+                self.lines.lose(Loss { reason, lines: self.amount.lines, span: self.amount.span })
+            }
             Outcome::Partly(loss) => self.lines.lose(loss),
         }
     }
@@ -153,11 +154,12 @@ fn rejoin_batch(mut receipts: Vec<LineReceipt>) -> Option<Delivery> {
         Arc::new(Batch { stream: Arc::clone(stream), data: data.clone(), lines: left })
     };
     let promise = Arc::clone(&lines.promise);
-    let rest = Rest { lines, count: receipts.len() as u64, span: batch.span() };
+    let amount = Amount::of(&batch);
+    let rest = Rest { lines, amount };
     // From here on the rest answers for them.
     receipts.into_iter().for_each(LineReceipt::deliver);
     // What becomes of them is counted with the batch that they are of.
-    Some(Delivery { batch, receipt: Receipt { books: Some(Books::Rest(rest)), promise, counters: None } })
+    Some(Delivery { batch, receipt: Receipt { books: Some(Books::Rest(rest)), amount, promise, counters: None } })
 }
 
 #[cfg(test)]

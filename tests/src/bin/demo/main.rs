@@ -2,6 +2,7 @@
 //! and the metrics. Ends by itself, cleans up whatever happens, and fails when a ledger doesn't balance.
 
 mod account;
+mod broker;
 mod samples;
 mod screen;
 
@@ -23,6 +24,7 @@ use sidestep_tests::{Agent, Testbed, agent, records::Tail};
 use signal_hook::{consts, flag};
 
 use account::Accounts;
+use broker::Kafka;
 use samples::Samples;
 use screen::Screen;
 
@@ -42,6 +44,9 @@ struct Arguments {
     /// How long the whole demo takes, about.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(12..=600))]
     seconds: u64,
+    /// Delivers to a Kafka broker too, which is started for it (needs Java and Maven), and shows what a consumer reads.
+    #[arg(long)]
+    kafka: bool,
 }
 
 fn main() -> ExitCode {
@@ -53,7 +58,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    match run(Duration::from_secs(arguments.seconds), &stop) {
+    match run(&arguments, &stop) {
         Ok(()) if stop.load(Ordering::Relaxed) => ExitCode::from(INTERRUPTED),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -64,16 +69,26 @@ fn main() -> ExitCode {
 }
 
 /// Everything that is started lives in the test bed, which is removed at the end of this function.
-fn run(time: Duration, stop: &AtomicBool) -> Result<()> {
-    let end = Instant::now() + time.saturating_sub(RESERVE);
+fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(arguments.seconds).saturating_sub(RESERVE);
     let mut screen = Screen::new();
     let bed = Testbed::new().context("preparing a place for the sample containers")?;
+    let mut kafka = None;
+    if arguments.kafka {
+        screen.heading("Starting a Kafka broker, and a consumer");
+        let started = Kafka::start(&bed)?;
+        screen.text(&format!("one broker at {}, topics logs.pod and logs.business", started.address()));
+        kafka = Some(started);
+    }
     screen.heading("Starting the agent");
-    let config = bed
+    let mut config = bed
         .config()
         .with("/lines/multiline/rules", json!(["java"]))
         // A small ring, so that the flood has something to fill.
         .with("/capture/ring_size", json!("4MiB"));
+    if let Some(kafka) = &kafka {
+        config = config.with("/sinks/1", kafka.sink());
+    }
     let agent = Agent::start(&bed, &config)?;
     screen.text(&format!(
         "pid {}, governs {}, http://{}/metrics",
@@ -89,6 +104,9 @@ fn run(time: Duration, stop: &AtomicBool) -> Result<()> {
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
         samples.tick(&bed)?;
         follow(&agent, &samples, &mut tail, &mut accounts, &mut screen)?;
+        if let Some(kafka) = &mut kafka {
+            kafka.tick(&agent, &screen)?;
+        }
         thread::sleep(POLL);
     }
     if stop.load(Ordering::Relaxed) {
@@ -106,6 +124,10 @@ fn run(time: Duration, stop: &AtomicBool) -> Result<()> {
     screen.heading("The ledger: produced = delivered + pending + dropped, in bytes");
     let table = accounts.table(&samples)?;
     screen.table(&table);
+    if let Some(kafka) = &mut kafka {
+        screen.heading("In Kafka");
+        kafka.finish(&agent, &mut accounts, &samples, &screen)?;
+    }
     screen.heading("From /metrics");
     screen.metrics(&agent.get("/metrics")?.body, samples.shown_pod());
     agent.stop()?;

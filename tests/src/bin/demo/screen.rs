@@ -52,6 +52,11 @@ impl Screen {
         println!("\n{}", self.painted(BOLD, &format!("== {text}")));
     }
 
+    /// A line that is none of a Pod's.
+    pub(crate) fn note(&self, text: &str) {
+        println!("{}", self.painted(GREEN, text));
+    }
+
     /// A line as it is.
     pub(crate) fn text(&self, text: &str) {
         println!("{text}");
