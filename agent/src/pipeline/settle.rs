@@ -38,11 +38,14 @@ pub(super) fn spawn(settlements: Receiver<Settlement>, files: Arc<Progress>) -> 
 pub(crate) fn book(settled: &Settled) {
     let account = &settled.stream.account;
     if settled.kept {
-        // The rest is pending still, and booked when it is read back from the buffer on disk.
+        // What buffers on disk have is pending still, and booked when it is read back: by each of them.
+        let lost = settled.lost.map_or(0, |lost| lost.span);
         if let Some(lost) = settled.lost {
             account.drop_bytes(Stage::Sink, lost.reason, lost.span);
         }
-        account.overbook(settled.overbooked);
+        let later = settled.kept_span + lost;
+        account.overbook(later.saturating_sub(settled.span));
+        account.deliver(settled.span.saturating_sub(later), 0);
         return;
     }
     let elsewhere = account.take_overbooked(settled.span);

@@ -34,8 +34,6 @@ pub(super) struct Driver<'shared> {
     next_tick: Instant,
     /// The pause after the last error, and when it is over.
     pause: Option<(Duration, Instant)>,
-    /// The last tick failed: what works again is seen by a tick only, as nothing may come meanwhile.
-    ticks_fail: bool,
     last_log: Option<Instant>,
     unlogged: u64,
 }
@@ -60,7 +58,6 @@ impl<'shared> Driver<'shared> {
             unflushed: false,
             next_tick: Instant::now() + TICK,
             pause: None,
-            ticks_fail: false,
             last_log: None,
             unlogged: 0,
         }
@@ -220,7 +217,8 @@ impl<'shared> Driver<'shared> {
     fn note(&mut self, result: Result<(), SinkError>) -> bool {
         let Err(error) = result else {
             if self.pause.take().is_some() {
-                self.note_recovery();
+                tracing::info!(sink = self.sink.name(), "the sink works again");
+                self.last_log = None;
             }
             self.shared.counters.note_success();
             return true;

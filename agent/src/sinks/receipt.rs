@@ -97,9 +97,8 @@ pub struct Settled {
     /// At least one sink has it in its buffer on disk and has let go of it: it is pending still, and booked when it is
     /// read back, by this agent or the next one.
     pub kept: bool,
-    /// What will be booked too much by that, in bytes: what other sinks gave up, and once the whole batch for each
-    /// further sink that has it on disk.
-    pub overbooked: u64,
+    /// Bytes of it in all such buffers together, each of which books its own.
+    pub kept_span: u64,
 }
 
 impl Settled {
@@ -138,16 +137,16 @@ struct Shared {
     /// What at least one sink wants of that.
     amount: Amount,
     lost: Mutex<Option<Loss>>,
-    /// How many sinks have let go of it with a copy on disk.
-    kept: AtomicU64,
+    /// A sink has let go of it with a copy on disk.
+    kept: AtomicBool,
+    /// Bytes in all such copies.
+    kept_span: AtomicU64,
     settled: Sender<Settlement>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let kept = self.kept.load(Relaxed);
-        let again = kept.saturating_sub(1).saturating_mul(self.amount.span);
         // The receiver is gone only when the pipeline itself is being taken down.
         let _ = self.settled.send(Settlement::Settled(Settled {
             stream: Arc::clone(&self.covers.stream),
@@ -156,15 +155,9 @@ impl Drop for Shared {
             span: self.amount.span,
             lines: self.amount.lines,
             lost,
-            kept: kept > 0,
-            overbooked: if kept > 0 { again + lost.map_or(0, |lost| lost.span) } else { 0 },
+            kept: self.kept.load(Relaxed),
+            kept_span: self.kept_span.load(Relaxed),
         }));
-    }
-}
-
-impl Span {
-    fn of(batch: &Batch) -> Self {
-        Self { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() }
     }
 }
 
@@ -242,17 +235,6 @@ impl Promise {
     }
 }
 
-/// Where it is booked what becomes of a batch.
-#[derive(Debug)]
-enum Books {
-    /// With all sinks that have it.
-    Batch(Arc<Shared>),
-    /// With the other lines of the batch that it was a part of.
-    Rest(lines::Rest),
-    /// With the buffer in front of the sink.
-    Buffer(Report),
-}
-
 /// Tells a buffer what the sink behind it did.
 struct Report(Box<dyn FnOnce(Outcome) + Send + Sync>);
 
@@ -260,6 +242,17 @@ impl fmt::Debug for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Report")
     }
+}
+
+/// Where it is booked what becomes of a batch.
+#[derive(Debug)]
+enum Books {
+    /// With all sinks that have it.
+    Batch(Arc<Shared>),
+    /// With the other lines of the batch that it was a part of.
+    Rest(lines::Rest),
+    /// The buffer on disk in front of the sink.
+    Buffer(Report),
 }
 
 /// One sink's promise for one batch. Dropping it without [`Receipt::settle`] counts as dropped at shutdown, so
@@ -295,7 +288,8 @@ impl Receipt {
             covers: covers.clone(),
             amount,
             lost: Mutex::default(),
-            kept: AtomicU64::default(),
+            kept: AtomicBool::default(),
+            kept_span: AtomicU64::default(),
             settled: settled.clone(),
         });
         let is_file = matches!(covers.stream.origin, Origin::File { .. });
@@ -324,8 +318,12 @@ impl Receipt {
             secured: AtomicBool::default(),
             settled: AtomicBool::default(),
         });
-        let amount = Amount { lines: 0, span: 0 };
-        Self { books: Some(Books::Buffer(Report(Box::new(report)))), amount, promise, counters: None }
+        Self {
+            books: Some(Books::Buffer(Report(Box::new(report)))),
+            amount: Amount { lines: 0, span: 0 },
+            promise,
+            counters: None,
+        }
     }
 
     /// How safe the batch is, for who keeps a copy of it on disk.
@@ -359,7 +357,8 @@ impl Receipt {
         };
         if lost.is_some_and(|lost| lost.reason == Reason::Shutdown) {
             if self.promise.is_secured() {
-                shared.kept.fetch_add(1, Relaxed);
+                shared.kept.store(true, Relaxed);
+                shared.kept_span.fetch_add(span, Relaxed);
                 return;
             }
             self.promise.leave();
@@ -476,7 +475,7 @@ mod tests {
             drop(receipt);
         }
         let got = next_settled(&settled);
-        assert_eq!((got.kept, got.overbooked), (true, 6), "once lost, and twice on disk");
+        assert_eq!((got.kept, got.kept_span, got.lost.map(|lost| lost.span)), (true, 6, Some(3)));
     }
 
     #[test]

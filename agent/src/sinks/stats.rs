@@ -45,10 +45,10 @@ pub struct SinkStats {
     pub last_success: Option<SystemTime>,
     /// For how long every call has failed, by a clock that nobody sets; `None` while it works.
     pub failing_for: Option<Duration>,
-    /// What only sinks of its kind have.
-    pub figures: Vec<Figure>,
     /// The sink's buffer on disk, where it has one.
     pub buffer: Option<BufferStats>,
+    /// What only sinks of its kind have.
+    pub figures: Vec<Figure>,
 }
 
 /// The figures as they are counted: by one sink's thread, and by those that offer it batches.
@@ -101,11 +101,6 @@ impl Counters {
         *lock(&self.buffer) = buffer.map(Arc::clone);
     }
 
-    /// Whether the last call that says so failed.
-    pub(super) fn is_failing(&self) -> bool {
-        lock(&self.failing_since).is_some()
-    }
-
     /// The sink has given back what it had taken.
     pub(super) fn note_given_back(&self, records: u64) {
         self.taken_records.fetch_sub(records, Relaxed);
@@ -124,6 +119,11 @@ impl Counters {
 
     pub(super) fn note_figures(&self, figures: Vec<Figure>) {
         *lock(&self.figures) = figures;
+    }
+
+    /// What only sinks of its kind have.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        lock(&self.figures).clone()
     }
 
     pub(super) fn note_error(&self, text: String) {
@@ -156,8 +156,8 @@ impl Counters {
             last_error: health.failing_for.and(health.last_error.clone()).or(sink.last_error).or(health.last_error),
             last_success: if behind.is_some() { sink.last_success } else { health.last_success },
             failing_for: health.failing_for.max(sink.failing_for),
-            figures: lock(buffer.as_ref().map_or(&self.figures, |buffer| &buffer.sink.figures)).clone(),
-            buffer: buffer.as_ref().map(|buffer| buffer.snapshot()),
+            buffer: buffer.map(|buffer| buffer.snapshot()),
+            figures: self.figures(),
         }
     }
 

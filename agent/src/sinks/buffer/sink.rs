@@ -25,7 +25,7 @@ use crate::{
     ledger::Reason,
     record::{Batch, Origin},
     sinks::{
-        Delivery, Outcome, Receipt, Sink, SinkError,
+        Delivery, Figure, Outcome, Receipt, Sink, SinkError,
         config::QueueSettings,
         stats::Counters,
         worker::{Size, Worker},
@@ -420,6 +420,10 @@ impl Sink for Buffered {
     fn flush(&mut self) -> Result<(), SinkError> {
         // The sink behind flushes when its own queue is empty, and nobody waits for that.
         Ok(())
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        self.inner.counters().figures()
     }
 
     fn next_call(&self) -> Option<Instant> {
