@@ -100,14 +100,15 @@ impl<'shared> Driver<'shared> {
     }
 
     fn tick(&mut self) {
-        if let Err(error) = self.sink.tick() {
-            self.ticks_fail = true;
-            return self.note_error(&error);
-        }
-        let recovered = std::mem::take(&mut self.ticks_fail) && self.pause.is_none();
-        if recovered && self.shared.counters.is_failing() {
-            self.note_recovery();
-            self.shared.counters.note_well();
+        match self.sink.tick() {
+            Err(error) => self.note_error(&error),
+            // A sink that sends on its own may have failed between two calls, and works again.
+            Ok(()) if self.pause.is_none() && !self.unflushed => {
+                if self.shared.counters.note_well() {
+                    self.note_recovery();
+                }
+            }
+            Ok(()) => {}
         }
     }
 

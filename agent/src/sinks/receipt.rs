@@ -271,8 +271,9 @@ impl Receipt {
     /// Receipts for `count` sinks that take the same batch. `hold` is let go of when all of them have secured it.
     #[must_use]
     pub fn for_sinks(batch: &Arc<Batch>, count: usize, settled: &Sender<Settlement>, hold: Option<&Hold>) -> Vec<Self> {
+        let covers = Span { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() };
         let amount = Amount::of(batch);
-        Self::for_parts(&Span::of(batch), amount, &vec![amount; count], settled, hold)
+        Self::for_parts(&covers, amount, &vec![amount; count], settled, hold)
     }
 
     /// Receipts for sinks that each take a part of what is in a span, `amount` in all.

@@ -112,9 +112,9 @@ impl Counters {
         self.note_well();
     }
 
-    /// Nothing is wrong with the sink any more, though it had nothing to write.
-    pub(super) fn note_well(&self) {
-        *lock(&self.failing_since) = None;
+    /// Nothing is wrong with the sink any more, though it had nothing to write; true when something was.
+    pub(super) fn note_well(&self) -> bool {
+        lock(&self.failing_since).take().is_some()
     }
 
     pub(super) fn note_figures(&self, figures: Vec<Figure>) {
