@@ -10,13 +10,16 @@ use crate::{
     config::Config,
     events, files,
     ledger::Ledger,
-    load::{AttachPoint, Probe, RootPattern, Roots},
+    load::{AttachPoint, Pinned, Probe, Programs, RootPattern, Roots},
     own_log,
     pipeline::{Pipeline, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
-        snapshot::{AccountReading, Build, ProbeReading, RepairReading, RootReading, SinkReading, StreamReading},
+        snapshot::{
+            AccountReading, Build, ProbeReading, ProgramsReading, RepairReading, RootReading, SinkReading,
+            StreamReading,
+        },
     },
 };
 
@@ -27,6 +30,7 @@ pub struct Agent {
     readings: Arc<Readings>,
     files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
+    programs: Option<ProgramsReading>,
     probes: Vec<ProbeReading>,
     roots: Roots,
     sink_failing_limit: Duration,
@@ -39,14 +43,15 @@ pub struct Agent {
 impl Agent {
     /// Observes a running pipeline.
     #[must_use]
-    pub fn new(config: &Config, pipeline: &Pipeline, probes: &[Probe], roots: Roots) -> Self {
+    pub fn new(config: &Config, pipeline: &Pipeline, programs: &Programs, roots: Roots) -> Self {
         let agent = Self {
             started: SystemTime::now(),
             ledger: pipeline.ledger(),
             readings: pipeline.readings(),
             files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
-            probes: probes.iter().map(probe).collect(),
+            programs: programs.pinned.as_ref().map(pinned),
+            probes: programs.probes.iter().map(probe).collect(),
             roots,
             sink_failing_limit: config.sink_failing_limit,
             kinds: Mutex::default(),
@@ -72,6 +77,7 @@ impl Agent {
         SinkReading {
             kind: kinds.get(&stats.name).copied().unwrap_or("unknown"),
             failing_for: stats.failing_for,
+            buffer: stats.buffer,
             name: stats.name.into(),
             queued_batches: stats.queued_batches,
             queued_bytes: stats.queued_bytes,
@@ -102,6 +108,7 @@ impl Observe for Agent {
                 bytes: self.files.read_bytes(),
                 unjudged: self.files.unjudged_bytes(),
             },
+            programs: self.programs.clone(),
             probes: self.probes.clone(),
             processors: self.outlet.processor_stats(),
             sink_failing_limit: self.sink_failing_limit,
@@ -136,6 +143,17 @@ impl Observe for Agent {
     }
 }
 
+fn pinned(pinned: &Pinned) -> ProgramsReading {
+    ProgramsReading {
+        directory: pinned.directory().display().to_string(),
+        origin: pinned.origin,
+        generation: pinned.generation(),
+        version: pinned.version.clone(),
+        made: pinned.made,
+        keep: pinned.keeps(),
+    }
+}
+
 fn probe(probe: &Probe) -> ProbeReading {
     ProbeReading {
         name: probe.name,
@@ -151,6 +169,7 @@ const fn kind(sink: &SinkSettings) -> &'static str {
         SinkSettings::Console(_) => "console",
         SinkSettings::Elasticsearch(_) => "elasticsearch",
         SinkSettings::File(_) => "file",
+        SinkSettings::Http(_) => "http",
         SinkSettings::Kafka(_) => "kafka",
     }
 }

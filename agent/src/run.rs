@@ -53,7 +53,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
     let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks)?;
-    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes, roots));
+    let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots));
 
     runtime.block_on(async {
         let mut metrics = "not served".to_owned();
@@ -77,7 +77,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if left > 0 {
         Event::StoppedEarly { bytes: left, limit }.report();
     } else {
-        tracing::info!("everything is delivered");
+        tracing::info!("everything is delivered, or in a buffer on disk for the next agent");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,15 +17,29 @@ pub struct Answer {
     pub body: String,
 }
 
-/// `GET path`; HTTP/1.0, so that the answer is never chunked and ends with the connection.
+/// `GET path`.
 ///
 /// # Errors
 /// No connection, or something that isn't HTTP.
 pub fn get(address: SocketAddr, path: &str) -> Result<Answer> {
-    let limit = Duration::from_secs(5);
+    ask(address, "GET", path, "", Duration::from_secs(5))
+}
+
+/// A request with a body of JSON; HTTP/1.0, so that the answer is never chunked and ends with the connection.
+///
+/// # Errors
+/// No connection, or something that isn't HTTP.
+pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str, limit: Duration) -> Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, limit).with_context(|| format!("connecting to {address}"))?;
     stream.set_read_timeout(Some(limit))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let length = body.len();
+    let content = match length {
+        0 => String::new(),
+        _ => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+    };
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n{content}\r\n");
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text).with_context(|| format!("reading {path} from {address}"))?;
     let text = String::from_utf8(text).with_context(|| format!("{path}: not UTF-8"))?;

@@ -30,6 +30,21 @@ pub fn kafka() -> Result<PathBuf> {
     )
 }
 
+/// The directory with the jars of an OpenSearch node that talks HTTP.
+///
+/// # Errors
+/// As [`log4j`].
+pub fn opensearch() -> Result<PathBuf> {
+    jars(
+        "opensearch",
+        &[
+            ("org.opensearch", "opensearch", "2.19.0"),
+            ("org.opensearch.plugin", "transport-netty4-client", "2.19.0"),
+            ("org.apache.logging.log4j", "log4j-core", "2.21.0"),
+        ],
+    )
+}
+
 /// The directory with the jars of `artifacts` and of all that they need.
 fn jars(name: &str, artifacts: &[Artifact]) -> Result<PathBuf> {
     let own = env::current_exe().context("finding the test binary")?;

@@ -79,12 +79,13 @@ impl<'shared> Driver<'shared> {
             let now = Instant::now();
             if now >= self.next_tick {
                 self.next_tick = now + TICK;
-                match self.sink.tick() {
-                    Err(error) => self.note_error(&error),
-                    Ok(()) if self.pause.is_none() && !self.unflushed => self.shared.counters.note_well(),
-                    Ok(()) => {}
-                }
+                self.tick();
                 self.shared.counters.note_figures(self.sink.figures());
+            }
+            if self.sink.next_call().is_some_and(|at| now >= at)
+                && let Err(error) = self.sink.call()
+            {
+                self.note_error(&error);
             }
             if self.pause.is_none_or(|(_, until)| now >= until) {
                 self.work();
@@ -95,6 +96,18 @@ impl<'shared> Driver<'shared> {
                     return self.end(deadline);
                 }
             }
+        }
+    }
+
+    fn tick(&mut self) {
+        if let Err(error) = self.sink.tick() {
+            self.ticks_fail = true;
+            return self.note_error(&error);
+        }
+        let recovered = std::mem::take(&mut self.ticks_fail) && self.pause.is_none();
+        if recovered && self.shared.counters.is_failing() {
+            self.note_recovery();
+            self.shared.counters.note_well();
         }
     }
 
@@ -122,6 +135,7 @@ impl<'shared> Driver<'shared> {
 
     /// Waits until there is something to do, and fetches what is queued.
     fn fetch(&mut self) -> Asked {
+        let next_call = self.sink.next_call();
         let mut queue = self.shared.lock();
         loop {
             if queue.driver != self.number || queue.released.is_some() {
@@ -132,10 +146,10 @@ impl<'shared> Driver<'shared> {
             let ready = self.pause.is_none_or(|(_, until)| now >= until);
             let has_work = !queue.deliveries.is_empty() || !self.fetched.is_empty() || self.unflushed;
             let closing = queue.deadline.is_some_and(|deadline| ready || now >= deadline);
-            if (ready && has_work) || closing || now >= self.next_tick {
+            if (ready && has_work) || closing || now >= self.next_tick || next_call.is_some_and(|at| now >= at) {
                 break;
             }
-            let mut until = self.next_tick;
+            let mut until = next_call.map_or(self.next_tick, |at| at.min(self.next_tick));
             if let (false, Some((_, retry))) = (ready, self.pause) {
                 until = until.min(retry);
             }
@@ -203,16 +217,24 @@ impl<'shared> Driver<'shared> {
     fn note(&mut self, result: Result<(), SinkError>) -> bool {
         let Err(error) = result else {
             if self.pause.take().is_some() {
-                Event::SinkRecovered { sink: self.sink.name() }.report();
+                tracing::info!(sink = self.sink.name(), "the sink works again");
                 self.last_log = None;
             }
             self.shared.counters.note_success();
             return true;
         };
         let length = self.pause.map_or(BACK_OFF.0, |(length, _)| (length * 2).min(BACK_OFF.1));
-        self.pause = Some((length, Instant::now() + length));
+        let now = Instant::now();
+        // A sink that says when it is to be called again may then have room.
+        let until = self.sink.next_call().map_or(now + length, |at| at.clamp(now + BACK_OFF.0, now + length));
+        self.pause = Some((length, until));
         self.note_error(&error);
         false
+    }
+
+    fn note_recovery(&mut self) {
+        Event::SinkRecovered { sink: self.sink.name() }.report();
+        self.last_log = None;
     }
 
     /// Counts an error, and logs it unless one has just been logged.

@@ -201,6 +201,24 @@ impl Worker {
         &self.name
     }
 
+    /// Whether the sink's thread has ended for good.
+    pub(super) fn is_finished(&self) -> bool {
+        self.shared.lock().is_finished()
+    }
+
+    /// Waits at most until `until` for that.
+    pub(super) fn wait_finished(&self, until: Instant) -> bool {
+        let mut queue = self.shared.lock();
+        while !queue.is_finished() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            queue = self.shared.finished.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
     /// The sink's figures as they are counted.
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters

@@ -18,7 +18,7 @@ use super::{
     series::{Admission, sanitize},
     snapshot::{Health, Observe, ProbeReading, SinkReading, Snapshot},
 };
-use crate::process::ProcessorStats;
+use crate::{process::ProcessorStats, sinks::buffer::BufferStats};
 
 /// The collector of every family in [`names`].
 pub struct AgentCollector {
@@ -159,6 +159,16 @@ impl Families {
             let samples = each().filter_map(|(labels, sink)| Some((labels, figure(sink)?.1)));
             self.push(definition, samples);
         }
+        let buffers = || each().filter_map(|(labels, sink)| Some((labels, sink.buffer?)));
+        self.push(&names::SINK_BUFFER_BYTES, buffers().map(|(labels, buffer)| (labels, number(buffer.bytes))));
+        self.push(
+            &names::SINK_BUFFER_CAPACITY,
+            buffers().map(|(labels, buffer)| (labels, number(buffer.capacity_bytes))),
+        );
+        self.push(&names::SINK_BUFFER_RECORDS, buffers().map(|(labels, buffer)| (labels, number(buffer.records))));
+        let age = |buffer: BufferStats| buffer.oldest.unwrap_or_default().as_secs_f64();
+        self.push(&names::SINK_BUFFER_AGE, buffers().map(|(labels, buffer)| (labels, age(buffer))));
+        self.push(&names::SINK_BUFFER_DAMAGED, buffers().map(|(labels, buffer)| (labels, number(buffer.damaged))));
     }
 
     fn process(&mut self, snapshot: &Snapshot) {

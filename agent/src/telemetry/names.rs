@@ -140,6 +140,16 @@ definitions! {
         "For how long every attempt of the sink has failed; 0 while it works.";
     SINK_LAST_SUCCESS: GAUGE "sidestep_sink_last_success_timestamp_seconds" ["sink", "type"]
         "Unix time of the sink's last write without an error; absent before the first.";
+    SINK_BUFFER_BYTES: GAUGE "sidestep_sink_buffer_bytes" ["sink", "type"]
+        "Bytes in the sink's buffer on disk.";
+    SINK_BUFFER_CAPACITY: GAUGE "sidestep_sink_buffer_capacity_bytes" ["sink", "type"]
+        "The most bytes that the sink's buffer on disk may have.";
+    SINK_BUFFER_RECORDS: GAUGE "sidestep_sink_buffer_records" ["sink", "type"]
+        "Records in the sink's buffer on disk that the sink has not acknowledged.";
+    SINK_BUFFER_AGE: GAUGE "sidestep_sink_buffer_oldest_seconds" ["sink", "type"]
+        "Age of the oldest file of the sink's buffer; 0 while it is empty.";
+    SINK_BUFFER_DAMAGED: COUNTER "sidestep_sink_buffer_damaged_total" ["sink", "type"]
+        "Places in the sink's buffer on disk that could not be read.";
 
     ELASTICSEARCH_REQUESTS: GAUGE "sidestep_elasticsearch_requests_in_flight" ["sink", "type"]
         "Requests to servers that wait for their answers.";

@@ -12,9 +12,10 @@ use crate::{
     ledger::{Balance, Ledger},
     process::ProcessorStats,
     record::Resource,
+    sinks::buffer::BufferStats,
 };
 pub use crate::{
-    load::Health,
+    load::{Health, pins::Origin},
     pipeline::readings::{RingReading, StreamReading},
 };
 
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub ring: RingReading,
     /// Gap repair of files.
     pub repair: RepairReading,
+    /// How the agent came to its programs; `None` when nothing is pinned.
+    pub programs: Option<ProgramsReading>,
     /// Every probe that was to be attached.
     pub probes: Vec<ProbeReading>,
     /// Every configured processor, in order.
@@ -132,6 +135,23 @@ pub struct RepairReading {
     pub unjudged: u64,
 }
 
+/// Programs and maps that are pinned.
+#[derive(Clone, Debug)]
+pub struct ProgramsReading {
+    /// The directory of pins.
+    pub directory: String,
+    /// How the agent came to them.
+    pub origin: Origin,
+    /// Their generation: one more for each set that took the place of another.
+    pub generation: u64,
+    /// Version of the agent that has attached them.
+    pub version: String,
+    /// When.
+    pub made: SystemTime,
+    /// Whether they go on when the agent stops.
+    pub keep: bool,
+}
+
 /// One probe.
 #[derive(Clone, Debug)]
 pub struct ProbeReading {
@@ -175,4 +195,6 @@ pub struct SinkReading {
     /// What only sinks of its type have: the metric's name (one of [`names::SINK_FIGURES`](super::names::SINK_FIGURES))
     /// and its value.
     pub figures: Vec<(&'static str, f64)>,
+    /// Its buffer on disk, where it has one.
+    pub buffer: Option<BufferStats>,
 }

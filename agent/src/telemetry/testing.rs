@@ -16,6 +16,7 @@ use crate::{
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
     record::{Class, IoStream, Origin, Resource},
+    sinks::buffer::BufferStats,
 };
 
 /// An agent that says what the test wants.
@@ -93,6 +94,7 @@ pub(crate) fn snapshot() -> Snapshot {
             unreadable: 0,
             lost_events: vec![("file_seen", 0), ("container_started", 2)],
         },
+        programs: None,
         repair: RepairReading { gaps: 3, bytes: 4096, unjudged: 17 },
         probes: vec![probe("write", true), probe("exec", true), probe("splice", false)],
         processors: vec![ProcessorStats {
@@ -114,6 +116,13 @@ pub(crate) fn snapshot() -> Snapshot {
             last_success: Some(SystemTime::now()),
             failing_for: None,
             figures: names::SINK_FIGURES.iter().map(|definition| (definition.name, 1.5)).collect(),
+            buffer: Some(BufferStats {
+                bytes: 1 << 20,
+                capacity_bytes: 1 << 30,
+                records: 70,
+                oldest: Some(Duration::from_secs(3)),
+                damaged: 0,
+            }),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],
     }

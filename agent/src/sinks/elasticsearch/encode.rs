@@ -4,7 +4,10 @@
 //! is the same document. The length is in it because a line may be cut at another place when it is read again after a
 //! restart: with the position alone its second half would be taken for a repeat of the whole, and be lost.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
@@ -33,6 +36,15 @@ pub(super) struct Entry {
     pub(super) receipt: LineReceipt,
     /// Why its own index does not take it: then it goes to the dead-letter index.
     pub(super) rejection: Option<Box<Rejection>>,
+    /// Since when it is held and tried again, as its index takes nothing.
+    pub(super) held_since: Option<Instant>,
+}
+
+impl Entry {
+    /// A line that was never sent.
+    pub(super) const fn new(receipt: LineReceipt) -> Self {
+        Self { receipt, rejection: None, held_since: None }
+    }
 }
 
 /// A request.
@@ -245,7 +257,7 @@ mod tests {
         let (settled, _) = channel();
         let receipt = Receipt::for_sinks(&batch, 1, &settled, None).pop().expect("one receipt");
         let lines = Lines::new(&batch, receipt);
-        (0..batch.lines.len()).map(|index| Entry { receipt: lines.line(index), rejection: None }).collect()
+        (0..batch.lines.len()).map(|index| Entry::new(lines.line(index))).collect()
     }
 
     fn filler(data_stream: bool) -> Filler {

@@ -13,8 +13,6 @@ pub(super) struct Held {
     pause: Pause,
     /// Why the last one is held.
     why: Option<String>,
-    /// Since when nothing that was held for the agent's configuration or rights got through.
-    since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -41,11 +39,9 @@ impl Held {
     }
 
     /// Keeps a line.
-    pub(super) fn keep(&mut self, entry: Entry, why: String, is_blocked: bool, now: Instant) {
+    pub(super) fn keep(&mut self, mut entry: Entry, why: String, is_blocked: bool, now: Instant) {
         self.pause.begin(now, None);
-        if !is_blocked {
-            self.since.get_or_insert(now);
-        }
+        entry.held_since.get_or_insert(now);
         self.bytes += size(&entry);
         self.why = Some(why);
         self.lines.push(Line { entry, is_blocked });
@@ -53,15 +49,13 @@ impl Held {
 
     /// Lines that are given up: held for too long, and not because of a block.
     pub(super) fn overdue(&mut self, settings: &Settings, now: Instant) -> Vec<Entry> {
-        if self.since.is_none_or(|since| now.duration_since(since) < settings.give_up_after) {
-            return Vec::new();
-        }
-        self.since = None;
-        let (blocked, overdue): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.lines).into_iter().partition(|line| line.is_blocked);
-        self.bytes = blocked.iter().map(|line| size(&line.entry)).sum();
-        self.lines = blocked;
-        overdue.into_iter().map(|line| line.entry).collect()
+        let is_overdue = |line: &mut Line| {
+            let since = line.entry.held_since.unwrap_or(now);
+            !line.is_blocked && now.duration_since(since) >= settings.give_up_after
+        };
+        let overdue: Vec<_> = self.lines.extract_if(.., is_overdue).map(|line| line.entry).collect();
+        self.bytes -= overdue.iter().map(size).sum::<usize>();
+        overdue
     }
 
     /// Takes out all lines when it is time to try them again.
@@ -69,11 +63,9 @@ impl Held {
         if self.pause.until(now).is_some() { Vec::new() } else { self.take_all() }
     }
 
-    /// Tries are over, as lines that were held got through.
+    /// A line that was held got through: the others are tried at once.
     pub(super) fn mend(&mut self) {
-        if self.lines.is_empty() {
-            *self = Self::default();
-        }
+        self.pause.end();
     }
 
     /// Takes out all lines.

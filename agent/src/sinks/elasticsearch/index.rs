@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn placeholders_are_filled_with_what_servers_take() {
         assert_eq!(index("logs-{class}-{date}", "cart"), "logs-pod-2026.11.21");
-        assert_eq!(index("logs-{namespace}-{pod}.{node}", "a\\/*?\"<>| ,#:é"), "logs-shop-a____________.none");
+        assert_eq!(index("logs-{namespace}-{pod}.{node}", "a\\/*?\"<>| ,#:é"), "logs-shop-a_____________.none");
         assert_eq!(index("{pod}-x", "-_+.security"), "security-x");
         assert_eq!(index("{pod}", ".."), "none");
         assert_eq!(index("x{pod}", &"y".repeat(300)).len(), MAX_BYTES);

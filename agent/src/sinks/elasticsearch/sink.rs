@@ -105,7 +105,7 @@ impl ElasticsearchSink {
     fn take(&mut self, delivery: Delivery) {
         let lines = Lines::new(&delivery.batch, delivery.receipt);
         for index in 0..delivery.batch.lines.len() {
-            self.fill(Entry { receipt: lines.line(index), rejection: None });
+            self.fill(Entry::new(lines.line(index)));
         }
         if self.filling_since.is_none() && !self.filler.is_empty() {
             self.filling_since = Some(Instant::now());
@@ -156,8 +156,9 @@ impl ElasticsearchSink {
     /// Sends what waits, as far as it may be sent.
     fn send(&mut self) {
         let now = Instant::now();
+        let why = self.held.why();
         for entry in self.held.overdue(&self.settings, now) {
-            let why = self.held.why().unwrap_or_else(|| "its index takes nothing; see the errors before".to_owned());
+            let why = why.as_deref().unwrap_or_default();
             let held = humantime::format_duration(self.settings.give_up_after);
             self.give_up(entry, Reason::Rejected, &format!("held for {held}: {why}"));
         }
@@ -287,7 +288,12 @@ impl ElasticsearchSink {
         let mut busy = None;
         for (entry, fate) in entries.into_iter().zip(fates) {
             match fate {
-                Fate::Delivered => entry.receipt.deliver(),
+                Fate::Delivered => {
+                    if entry.held_since.is_some() {
+                        self.held.mend();
+                    }
+                    entry.receipt.deliver();
+                }
                 Fate::Again(why) => {
                     busy = Some(why);
                     self.counts.retried += 1;
@@ -300,7 +306,6 @@ impl ElasticsearchSink {
                 Fate::Refused { kind, reason } => self.refused(entry, kind, reason),
             }
         }
-        self.held.mend();
         if let Some(why) = busy {
             self.pause.begin(now, None);
             self.failing = Some(format!("{} lines are sent again: {why}", self.again.len()));
@@ -318,7 +323,7 @@ impl ElasticsearchSink {
         let index = self.filler.index_of(&entry);
         tracing::debug!(sink = self.settings.name, index, kind, reason, "a line goes to the dead-letter index");
         self.counts.dead_letters += 1;
-        entry.rejection = Some(Box::new(Rejection { index, kind, reason }));
+        (entry.rejection, entry.held_since) = (Some(Box::new(Rejection { index, kind, reason })), None);
         self.again.push(entry);
     }
 

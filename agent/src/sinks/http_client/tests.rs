@@ -75,6 +75,7 @@ fn an_endless_answer_is_cut_short() {
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let server = thread::spawn(move || {
         let (mut connection, _) = listener.accept().expect("a connection");
+        assert!(connection.read(&mut [0; 4096]).expect("a request") > 0);
         connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("writes");
         while connection.write_all(&ENDLESS).is_ok() {}
     });
