@@ -170,7 +170,11 @@ fn a_second_agent_on_the_same_pins_is_refused() {
         let file = bed.path("other.yaml")?;
         fs::write(&file, other.text())?;
         let output = Command::new(agent::binary()?).arg("run").arg("--config").arg(&file).output()?;
-        ensure!(output.status.code() == Some(1) && text(&output).contains("in use by another agent"), "{}", text(&output));
+        ensure!(
+            output.status.code() == Some(1) && text(&output).contains("in use by another agent"),
+            "{}",
+            text(&output)
+        );
         first.stop()
     });
 }

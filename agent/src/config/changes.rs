@@ -57,7 +57,7 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the file.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::NodeName,
         Self::StateDir,
         Self::Socket,

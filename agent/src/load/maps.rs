@@ -97,11 +97,7 @@ impl KernelMaps {
             members: take!("MEMBERS"),
             root_index: take!("ROOT_INDEX"),
             stdio: take!("STDIO"),
-            files: Some(FileMaps {
-                states: take!("FILES"),
-                retired: take!("RETIRED"),
-                verdicts: take!("VERDICTS"),
-            }),
+            files: Some(FileMaps { states: take!("FILES"), retired: take!("RETIRED"), verdicts: take!("VERDICTS") }),
             lost_events: take!("LOST_EVENTS"),
         })
     }

@@ -149,12 +149,7 @@ impl Kernel {
     }
 
     /// Loads this agent's programs, pins them, and lets them take the place of those that run, if any do.
-    fn replace(
-        making: pins::Making,
-        wanted: &pins::Wanted<'_>,
-        keep: bool,
-        roots: Roots,
-    ) -> Result<Self, LoadError> {
+    fn replace(making: pins::Making, wanted: &pins::Wanted<'_>, keep: bool, roots: Roots) -> Result<Self, LoadError> {
         let loaded = match Loaded::new(&roots, Some(&making)) {
             Ok(loaded) => loaded,
             Err(error) => {

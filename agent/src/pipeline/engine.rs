@@ -32,8 +32,8 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     decode::Event,
-    ledger::Reason,
     files::event::{FileEvent, FileEvents},
+    ledger::Reason,
     load::{KernelMaps, Roots},
 };
 

@@ -12,8 +12,8 @@ use crate::{
     attribute::{self, HostFiles, Identities, Statistics},
     config::{Capture, Lines},
     ledger::{Ledger, Reason, Stage},
-    record::Resource,
     load::{RootPattern, Roots, cgroups},
+    record::Resource,
 };
 
 /// An account stays in the ledger for so long after its container's end, for whoever reads metrics seldom.

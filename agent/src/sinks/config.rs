@@ -112,6 +112,7 @@ impl SinkSettings {
     pub const fn filter(&self) -> &Selector {
         match self {
             Self::Console(settings) => &settings.filter,
+            Self::Elasticsearch(settings) => &settings.filter,
             Self::File(settings) => &settings.filter,
             Self::Kafka(settings) => &settings.filter,
         }

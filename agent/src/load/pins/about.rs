@@ -131,8 +131,8 @@ impl About {
         let mut value = [0; SPACE];
         let space = value.get_mut(..text.len()).ok_or_else(|| failed(format!("{} bytes do not fit", text.len())))?;
         space.copy_from_slice(&text);
-        let mut array = Array::<MapData, [u8; SPACE]>::create(1, 0)
-            .map_err(|error| failed(crate::load::probes::text(error)))?;
+        let mut array =
+            Array::<MapData, [u8; SPACE]>::create(1, 0).map_err(|error| failed(crate::load::probes::text(error)))?;
         array.set(0, value, 0).map_err(|error| failed(crate::load::probes::text(error)))?;
         array.pin(path).map_err(|error| failed(crate::load::probes::text(error)))
     }

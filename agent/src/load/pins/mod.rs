@@ -19,8 +19,8 @@ use std::{
 pub use about::{About, Layout, ProbeAbout, Shape};
 pub use bpffs::{Directory, is_bpffs};
 pub use set::Set;
-pub use takeover::{OlderRing, Origin, Pinned};
 pub(super) use takeover::{Making, Reused, Wanted, look, make, reuse};
+pub use takeover::{OlderRing, Origin, Pinned};
 pub use uninstall::{Removed, uninstall};
 
 /// Where and for how long programs and maps are pinned.

@@ -165,7 +165,10 @@ impl Found {
         }
         let missing = set.missing_links(&about.links);
         if !missing.is_empty() {
-            return Some(format!("links are missing: {}; what they would have seen since is not known", missing.join(", ")));
+            return Some(format!(
+                "links are missing: {}; what they would have seen since is not known",
+                missing.join(", ")
+            ));
         }
         let missing: Vec<_> = maps::NAMES.into_iter().filter(|name| set.map_data(name).is_err()).collect();
         (!missing.is_empty()).then(|| format!("maps are missing: {}; what they held is found anew", missing.join(", ")))
@@ -255,9 +258,7 @@ impl Making {
             }
         }
         for group in GROUPS {
-            let fits = |name: &&'static str| {
-                own.has_values_of(&about.layout, name) && before.map_data(name).is_ok()
-            };
+            let fits = |name: &&'static str| own.has_values_of(&about.layout, name) && before.map_data(name).is_ok();
             if group.iter().all(fits) {
                 for name in group {
                     self.set.share(before, name)?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::index::IndexTemplate;
 use crate::{
     config::units,
+    process::Selector,
     record::Class,
     sinks::{
         config::{InvalidSetting, QueueSettings, Tls, all_classes},
@@ -23,6 +24,8 @@ pub struct Settings {
     pub name: String,
     /// The classes of records to send; default all.
     pub classes: Vec<Class>,
+    /// Which lines of these classes; default all.
+    pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
     /// The servers of one cluster, `https://host:9200`, asked in turn; at least one.
@@ -82,6 +85,7 @@ impl Default for Settings {
         Self {
             name: "elasticsearch".to_owned(),
             classes: all_classes(),
+            filter: Selector::default(),
             queue: QueueSettings::default(),
             urls: Vec::new(),
             index: None,

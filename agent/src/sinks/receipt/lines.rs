@@ -115,7 +115,9 @@ impl Rest {
     pub(super) fn note(self, outcome: Outcome) {
         match outcome {
             Outcome::Delivered => {}
-            Outcome::Dropped(reason) => self.lines.lose(Loss { reason, lines: self.amount.lines, span: self.amount.span }),
+            Outcome::Dropped(reason) => {
+                self.lines.lose(Loss { reason, lines: self.amount.lines, span: self.amount.span })
+            }
             Outcome::Partly(loss) => self.lines.lose(loss),
         }
     }
