@@ -44,7 +44,12 @@ fn default_object(out: &Path) -> Option<PathBuf> {
     let configured = env::var_os("CARGO_TARGET_DIR").map(|folder| workspace.join(folder));
     let usual = [configured, Some(workspace.join("target"))].into_iter().flatten();
     let above = out.ancestors().skip(1).map(Path::to_owned);
-    above.chain(usual).map(|folder| folder.join("ebpf/sidestep-ebpf")).find(|object| object.is_file())
+    above.chain(usual).map(|folder| folder.join(object_name())).find(|object| object.is_file())
+}
+
+/// The object with the same layout of records as the agent.
+fn object_name() -> &'static str {
+    if env::var_os("CARGO_FEATURE_NEXT_LAYOUT").is_some() { "ebpf/sidestep-ebpf-next" } else { "ebpf/sidestep-ebpf" }
 }
 
 fn read(object: &Path) -> Result<Vec<u8>, String> {

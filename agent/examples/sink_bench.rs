@@ -10,7 +10,7 @@ use std::{
 
 use sidestep::{
     record::{Batch, Class, IoStream, Line, Origin, Resource, Stream},
-    sinks::{SinkSettings, Sinks},
+    sinks::{SinkSettings, Sinks, buffer::Home},
 };
 
 const LINES: usize = 200;
@@ -38,7 +38,7 @@ fn measure(name: &str, path: &std::path::Path, compression: &str, level: u8) {
     }))
     .expect("valid settings");
     let (sender, settled) = mpsc::channel();
-    let sinks = Sinks::start(&[settings], sender).expect("the sink starts");
+    let sinks = Sinks::start(&[settings], Home::none(sender)).expect("the sink starts");
     let batches: Vec<_> = (0..50).map(batch).collect();
     let (start, start_cpu) = (Instant::now(), cpu_time());
     for index in 0..BATCHES {

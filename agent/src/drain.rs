@@ -28,6 +28,7 @@ use crate::{
     clock,
     config::Config,
     decode::decode,
+    events::Event,
     pipeline::{engine::Engine, readings::Readings},
 };
 
@@ -160,7 +161,7 @@ impl Drain {
                 Ok(event) => self.engine.take(event),
                 Err(error) => {
                     if self.readings.undecoded.fetch_add(1, Relaxed) == 0 {
-                        tracing::error!(%error, "a record of the kernel programs can't be read");
+                        Event::RecordUnreadable { error: &error }.report();
                     }
                 }
             }

@@ -69,6 +69,10 @@ pub enum Reason {
     Suppressed,
     /// An agent of another build has left it, in a layout that this one can't read.
     Layout,
+    /// A sink's buffer on disk was full and its rule says drop.
+    BufferFull,
+    /// A record in a sink's buffer on disk was damaged, or is of a form that this version can't read.
+    Damaged,
 }
 
 impl Stage {
@@ -91,7 +95,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,
@@ -110,6 +114,8 @@ impl Reason {
         Self::Sampled,
         Self::Suppressed,
         Self::Layout,
+        Self::BufferFull,
+        Self::Damaged,
     ];
 
     /// The metric label.
@@ -134,6 +140,8 @@ impl Reason {
             Self::Sampled => "sampled",
             Self::Suppressed => "suppressed",
             Self::Layout => "layout",
+            Self::BufferFull => "buffer_full",
+            Self::Damaged => "damaged",
         }
     }
 }
@@ -149,6 +157,8 @@ pub struct Account {
     delivered: AtomicU64,
     delivered_lines: AtomicU64,
     pending: AtomicI64,
+    /// What will be booked as delivered or lost too much: batches that several buffers on disk hold are booked by each.
+    overbooked: AtomicU64,
     dropped: [[AtomicU64; Reason::ALL.len()]; Stage::ALL.len()],
 }
 
@@ -208,6 +218,17 @@ impl Account {
     pub fn drop_bytes(&self, stage: Stage, reason: Reason, bytes: u64) {
         self.pending.fetch_sub(bytes.cast_signed(), Relaxed);
         self.dropped[stage as usize][reason as usize].fetch_add(bytes, Relaxed);
+    }
+
+    /// Notes bytes that will be booked once too often.
+    pub fn overbook(&self, bytes: u64) {
+        self.overbooked.fetch_add(bytes, Relaxed);
+    }
+
+    /// How many of `bytes` that are to be booked are not, since they are booked elsewhere.
+    pub fn take_overbooked(&self, bytes: u64) -> u64 {
+        let taken = self.overbooked.fetch_update(Relaxed, Relaxed, |left| Some(left - left.min(bytes)));
+        taken.map_or(0, |before| before.min(bytes))
     }
 
     /// The figures now. They are read one after the other: a reading under load may be off by what moved meanwhile.

@@ -8,14 +8,18 @@ use std::{
 
 use crate::{
     config::Config,
-    files,
+    events, files,
     ledger::Ledger,
-    load::{AttachPoint, Probe, RootPattern, Roots},
+    load::{AttachPoint, Pinned, Probe, Programs, RootPattern, Roots},
+    own_log,
     pipeline::{Pipeline, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
-        snapshot::{AccountReading, Build, ProbeReading, RepairReading, RootReading, SinkReading, StreamReading},
+        snapshot::{
+            AccountReading, Build, ProbeReading, ProgramsReading, RepairReading, RootReading, SinkReading,
+            StreamReading,
+        },
     },
 };
 
@@ -26,6 +30,7 @@ pub struct Agent {
     readings: Arc<Readings>,
     files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
+    programs: Option<ProgramsReading>,
     probes: Vec<ProbeReading>,
     roots: Roots,
     sink_failing_limit: Duration,
@@ -38,14 +43,15 @@ pub struct Agent {
 impl Agent {
     /// Observes a running pipeline.
     #[must_use]
-    pub fn new(config: &Config, pipeline: &Pipeline, probes: &[Probe], roots: Roots) -> Self {
+    pub fn new(config: &Config, pipeline: &Pipeline, programs: &Programs, roots: Roots) -> Self {
         let agent = Self {
             started: SystemTime::now(),
             ledger: pipeline.ledger(),
             readings: pipeline.readings(),
             files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
-            probes: probes.iter().map(probe).collect(),
+            programs: programs.pinned.as_ref().map(pinned),
+            probes: programs.probes.iter().map(probe).collect(),
             roots,
             sink_failing_limit: config.sink_failing_limit,
             kinds: Mutex::default(),
@@ -71,9 +77,11 @@ impl Agent {
         SinkReading {
             kind: kinds.get(&stats.name).copied().unwrap_or("unknown"),
             failing_for: stats.failing_for,
+            buffer: stats.buffer,
             name: stats.name.into(),
             queued_batches: stats.queued_batches,
             queued_bytes: stats.queued_bytes,
+            queue_capacity_bytes: stats.queue_capacity_bytes,
             delivered_records: stats.delivered_records,
             delivered_bytes: stats.delivered_bytes,
             errors: stats.errors,
@@ -91,6 +99,8 @@ impl Observe for Agent {
             build: Build::current(),
             started: self.started,
             reload_refused: self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            events: events::counts(),
+            own_log_left_out: own_log::left_out(),
             accounts: AccountReading::all(&self.ledger),
             ring: self.readings.ring(),
             repair: RepairReading {
@@ -98,6 +108,7 @@ impl Observe for Agent {
                 bytes: self.files.read_bytes(),
                 unjudged: self.files.unjudged_bytes(),
             },
+            programs: self.programs.clone(),
             probes: self.probes.clone(),
             processors: self.outlet.processor_stats(),
             sink_failing_limit: self.sink_failing_limit,
@@ -132,6 +143,17 @@ impl Observe for Agent {
     }
 }
 
+fn pinned(pinned: &Pinned) -> ProgramsReading {
+    ProgramsReading {
+        directory: pinned.directory().display().to_string(),
+        origin: pinned.origin,
+        generation: pinned.generation(),
+        version: pinned.version.clone(),
+        made: pinned.made,
+        keep: pinned.keeps(),
+    }
+}
+
 fn probe(probe: &Probe) -> ProbeReading {
     ProbeReading {
         name: probe.name,
@@ -147,6 +169,7 @@ const fn kind(sink: &SinkSettings) -> &'static str {
         SinkSettings::Console(_) => "console",
         SinkSettings::Elasticsearch(_) => "elasticsearch",
         SinkSettings::File(_) => "file",
+        SinkSettings::Http(_) => "http",
         SinkSettings::Kafka(_) => "kafka",
     }
 }

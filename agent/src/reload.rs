@@ -10,9 +10,10 @@ use std::{
 use crate::{
     cli::run::effective_path,
     config::{self, Config, Environment, display_name},
+    events::Event,
     observe::Agent,
+    own_log::OwnLog,
     pipeline::Reloader,
-    run::{LogLevelHandle, set_log_level},
 };
 
 /// What a reload needs of the running agent.
@@ -24,7 +25,7 @@ pub struct Reload {
     /// What the status shows.
     pub agent: Arc<Agent>,
     /// The agent's own log.
-    pub log_level: LogLevelHandle,
+    pub own_log: OwnLog,
 }
 
 impl Reload {
@@ -38,7 +39,7 @@ impl Reload {
             }
             Err(error) => {
                 let file = effective_path(self.path.clone());
-                tracing::error!(error, ?file, "reload refused: the configuration in force stays");
+                Event::ReloadRefused { error: &error, file: file.as_deref() }.report();
                 self.agent.set_reload_refused(Some(error));
                 None
             }
@@ -60,9 +61,9 @@ impl Reload {
         }
         let next = config.with_in_place_changes(&new);
         self.pipeline.reload(config, &next).map_err(|error| error.to_string())?;
-        set_log_level(&self.log_level, &next);
+        self.own_log.set_level(&next);
         self.agent.set_sinks(&next);
-        tracing::info!(%changes, "reload done");
+        Event::ReloadDone { changes: &changes }.report();
         Ok(next)
     }
 }

@@ -10,10 +10,12 @@ use tokio::{
 
 use crate::{
     cli::run::RunArgs,
-    config::{Attach, Config, LogFormat, WhenStopped},
+    config::{Attach, Config, WhenStopped},
     control::{self, Tap},
+    events::Event,
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
+    own_log::OwnLog,
     pipeline::{Pipeline, StartedSinks},
     reload::Reload,
     telemetry::{self, snapshot::Build},
@@ -25,7 +27,7 @@ use crate::{
 /// What keeps it from starting; the text says what to do.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = args.load()?;
-    let log_level = start_logging(&config);
+    let own_log = OwnLog::start(&config);
     let build = Build::current();
     tracing::info!(version = build.version, kernel = build.kernel, node = %config.node_name, "sidestep starts");
     std::fs::create_dir_all(&config.state_dir).with_context(|| {
@@ -51,7 +53,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
     let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks)?;
-    let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes, roots));
+    let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots));
 
     runtime.block_on(async {
         let mut metrics = "not served".to_owned();
@@ -60,9 +62,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             metrics = format!("http://{}/metrics", server.local_addr()?);
             tokio::spawn(server.serve());
         }
+        tokio::spawn(own_log.clone().tell());
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
         tracing::info!(socket = %config.socket.display(), metrics, "ready");
-        let reload = Reload { path: args.config.clone(), pipeline: pipeline.reloader(), agent, log_level };
+        let reload = Reload { path: args.config.clone(), pipeline: pipeline.reloader(), agent, own_log };
         until_end(&mut config, &Arc::new(reload)).await
     })?;
 
@@ -72,9 +75,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let leaves = programs.pinned.as_ref().is_some_and(load::Pinned::keeps);
     let left = pipeline.stop(limit, leaves, move || drop(programs));
     if left > 0 {
-        tracing::warn!(bytes = left, limit = ?limit, "stopped before everything was delivered");
+        Event::StoppedEarly { bytes: left, limit }.report();
     } else {
-        tracing::info!("everything is delivered");
+        tracing::info!("everything is delivered, or in a buffer on disk for the next agent");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -144,44 +147,5 @@ fn load_settings(config: &Config) -> load::Settings {
             directory: directory.clone(),
             keep: capture.when_stopped == WhenStopped::Keep,
         }),
-    }
-}
-
-/// Changes the level of the running logger.
-pub type LogLevelHandle =
-    tracing_subscriber::reload::Handle<tracing::level_filters::LevelFilter, tracing_subscriber::Registry>;
-
-/// The agent's own log goes to standard error: standard output may be a sink.
-fn start_logging(config: &Config) -> LogLevelHandle {
-    use std::io::IsTerminal as _;
-    use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
-
-    let (filter, handle) = tracing_subscriber::reload::Layer::new(level(config));
-    let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colors);
-    let layer = match config.log.format {
-        LogFormat::Text => layer.boxed(),
-        LogFormat::Json => layer.json().boxed(),
-    };
-    // A second call, as in tests, keeps the first logger.
-    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
-    handle
-}
-
-fn level(config: &Config) -> tracing::level_filters::LevelFilter {
-    use crate::config::LogLevel;
-    match config.log.level {
-        LogLevel::Error => tracing::level_filters::LevelFilter::ERROR,
-        LogLevel::Warn => tracing::level_filters::LevelFilter::WARN,
-        LogLevel::Info => tracing::level_filters::LevelFilter::INFO,
-        LogLevel::Debug => tracing::level_filters::LevelFilter::DEBUG,
-        LogLevel::Trace => tracing::level_filters::LevelFilter::TRACE,
-    }
-}
-
-/// Sets the level of a configuration.
-pub fn set_log_level(handle: &LogLevelHandle, config: &Config) {
-    if let Err(error) = handle.reload(level(config)) {
-        tracing::warn!(%error, "the log level can't be changed");
     }
 }

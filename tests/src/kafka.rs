@@ -18,6 +18,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     message::{BorrowedMessage, Headers as _},
+    metadata::MetadataTopic,
 };
 use rustix::process::Signal;
 use security::Security;
@@ -245,12 +246,12 @@ impl<'bed> Broker<'bed> {
     /// # Errors
     /// The broker does not make it.
     pub fn create_topic(&self, topic: &str) -> Result<()> {
-        self.make_topic(NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1)))
+        self.make_topic(&NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1)))
     }
 
-    fn make_topic(&self, topic: NewTopic<'_>) -> Result<()> {
+    fn make_topic(&self, topic: &NewTopic<'_>) -> Result<()> {
         let admin = self.client().create::<AdminClient<DefaultClientContext>>()?;
-        let results = futures_executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))?;
+        let results = futures_executor::block_on(admin.create_topics([topic], &AdminOptions::new()))?;
         for result in results {
             result.map_err(|(topic, code)| anyhow::anyhow!("making topic {topic}: {code}"))?;
         }
@@ -262,7 +263,7 @@ impl<'bed> Broker<'bed> {
     /// # Errors
     /// The broker does not make it.
     pub fn create_topic_with(&self, topic: &str, option: &str, value: &str) -> Result<()> {
-        self.make_topic(NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1)).set(option, value))
+        self.make_topic(&NewTopic::new(topic, PARTITIONS.try_into()?, TopicReplication::Fixed(1)).set(option, value))
     }
 
     /// All messages of a topic, partition by partition; none when there is no such topic.
@@ -308,7 +309,7 @@ impl<'bed> Broker<'bed> {
         let consumer = self.client().create::<BaseConsumer>()?;
         let limit = Duration::from_secs(10);
         let metadata = consumer.fetch_metadata(Some(topic), limit).context("the broker's metadata")?;
-        let partitions = metadata.topics().iter().flat_map(|known| known.partitions());
+        let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
         let counts = partitions.map(|partition| {
             let (low, high) = consumer.fetch_watermarks(topic, partition.id(), limit)?;
             Ok(high.abs_diff(low))
@@ -328,7 +329,7 @@ impl<'bed> Broker<'bed> {
         let metadata =
             consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).context("the broker's metadata")?;
         let mut assignment = TopicPartitionList::new();
-        for partition in metadata.topics().iter().flat_map(|known| known.partitions()) {
+        for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
             assignment.add_partition_offset(topic, partition.id(), from)?;
         }
         ensure!(assignment.count() > 0, "there is no topic {topic}");

@@ -5,6 +5,7 @@
 //! lives that the test starts. [`end_to_end`] removes both whatever happens.
 
 pub mod agent;
+pub mod certificates;
 pub mod cgroup;
 pub mod config;
 pub mod container;
@@ -20,6 +21,7 @@ pub mod maven;
 pub mod mounts;
 pub mod opensearch;
 pub mod python;
+pub mod receiver;
 pub mod records;
 pub mod rootfs;
 pub mod status;

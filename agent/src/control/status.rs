@@ -8,10 +8,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    load::pins,
     record::{Class, Origin},
     telemetry::{
         readiness::Readiness,
-        snapshot::{AccountReading, Health, RootReading, Snapshot, StreamReading},
+        snapshot::{AccountReading, Health, ProgramsReading, RootReading, Snapshot, StreamReading},
     },
 };
 
@@ -29,6 +30,9 @@ pub struct StatusReport {
     /// The governed roots; none from an agent that is older than they are here.
     #[serde(default)]
     pub roots: Vec<RootStatus>,
+    /// The pinned programs; none when nothing is pinned, or from an agent that is older than pins are here.
+    #[serde(default)]
+    pub programs: Option<ProgramsStatus>,
     /// Every probe.
     pub probes: Vec<ProbeStatus>,
     /// Every sink.
@@ -150,6 +154,23 @@ pub struct RootStatus {
     pub present: bool,
 }
 
+/// Programs and maps that are pinned.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ProgramsStatus {
+    /// The directory of pins.
+    pub pinned: String,
+    /// How the agent came to them: `new`, `taken_over` or `replaced`.
+    pub origin: pins::Origin,
+    /// Their generation: one more for each set that took the place of another.
+    pub generation: u64,
+    /// Version of the agent that has attached them.
+    pub version: String,
+    /// When, in seconds since the Unix epoch.
+    pub since_unix_seconds: u64,
+    /// Whether they go on when the agent stops.
+    pub keep: bool,
+}
+
 /// One probe.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ProbeStatus {
@@ -189,6 +210,24 @@ pub struct SinkStatus {
     pub last_success_unix_seconds: Option<u64>,
     /// For how long every attempt has failed.
     pub failing_seconds: Option<u64>,
+    /// The buffer on disk, where there is one.
+    #[serde(default)]
+    pub buffer: Option<BufferStatus>,
+}
+
+/// A sink's buffer on disk.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct BufferStatus {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The most bytes on disk.
+    pub capacity_bytes: u64,
+    /// Records on disk that are not acknowledged.
+    pub records: u64,
+    /// Age of its oldest file; `None` while it is empty.
+    pub oldest_seconds: Option<u64>,
+    /// Places that could not be read.
+    pub damaged: u64,
 }
 
 /// One identity cache.
@@ -234,6 +273,7 @@ impl StatusReport {
             },
             repair: RepairStatus { gaps: snapshot.repair.gaps, read_bytes: snapshot.repair.bytes },
             roots: roots.into_iter().map(|RootReading { path, present }| RootStatus { path, present }).collect(),
+            programs: snapshot.programs.as_ref().map(ProgramsStatus::of),
             probes: snapshot.probes.iter().map(ProbeStatus::of).collect(),
             sinks: snapshot.sinks.iter().map(SinkStatus::of).collect(),
             identity: snapshot
@@ -241,6 +281,19 @@ impl StatusReport {
                 .iter()
                 .map(|(cache, entries)| CacheStatus { cache: (*cache).to_owned(), entries: *entries })
                 .collect(),
+        }
+    }
+}
+
+impl ProgramsStatus {
+    fn of(programs: &ProgramsReading) -> Self {
+        Self {
+            pinned: programs.directory.clone(),
+            origin: programs.origin,
+            generation: programs.generation,
+            version: programs.version.clone(),
+            since_unix_seconds: unix_seconds(programs.made),
+            keep: programs.keep,
         }
     }
 }
@@ -328,6 +381,13 @@ impl SinkStatus {
             last_error: sink.last_error.clone(),
             last_success_unix_seconds: sink.last_success.map(unix_seconds),
             failing_seconds: sink.failing_for.map(|failing| failing.as_secs()),
+            buffer: sink.buffer.map(|buffer| BufferStatus {
+                bytes: buffer.bytes,
+                capacity_bytes: buffer.capacity_bytes,
+                records: buffer.records,
+                oldest_seconds: buffer.oldest.map(|oldest| oldest.as_secs()),
+                damaged: buffer.damaged,
+            }),
         }
     }
 }

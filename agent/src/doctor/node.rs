@@ -14,7 +14,8 @@ use crate::{
     attribute,
     config::{Config, ConfigError},
     control::PATH_BYTES,
-    sinks::{SinkError, SinkSettings, elasticsearch, file, kafka},
+    load::pins,
+    sinks::{SinkError, SinkSettings, elasticsearch, file, http, kafka},
 };
 
 const AREA: &str = "node";
@@ -32,6 +33,7 @@ pub(super) fn invalid(error: &ConfigError) -> Finding {
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![runtimes(&config.identity)];
     findings.push(directory("state_dir", &config.state_dir));
+    findings.extend(config.capture.pin.as_deref().map(pins));
     let is_running = UnixStream::connect(&config.socket).is_ok();
     for sink in &config.sinks {
         let check = format!("sink {}", sink.name());
@@ -39,6 +41,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
             SinkSettings::Console(_) => Finding::healthy(AREA, check, "standard output of the agent"),
             SinkSettings::Elasticsearch(settings) => reached(&check, elasticsearch::reach(settings)),
             SinkSettings::File(file) => file_sink(&check, &file.path, is_running),
+            SinkSettings::Http(settings) => reached(&check, http::reach(settings)),
             SinkSettings::Kafka(settings) => reached(&check, kafka::reach(settings)),
         });
     }
@@ -54,6 +57,32 @@ fn reached(check: &str, answer: Result<String, SinkError>) -> Finding {
     match answer {
         Ok(answer) => Finding::healthy(AREA, check, answer),
         Err(error) => Finding::degraded(AREA, check, error.to_string(), "the agent starts, and sends when it answers"),
+    }
+}
+
+/// What is pinned, and whether something could be.
+fn pins(path: &Path) -> Finding {
+    const CHECK: &str = "pins";
+    let shown = path.display();
+    match pins::describe(path) {
+        Ok(Some(sets)) if sets.is_empty() => Finding::healthy(AREA, CHECK, format!("{shown}: nothing is pinned")),
+        Ok(Some(sets)) => Finding::healthy(AREA, CHECK, format!("{shown}: {}", sets.join("; "))),
+        Ok(None) if path.ancestors().any(pins::is_bpffs) => {
+            Finding::healthy(AREA, CHECK, format!("{shown} will be made"))
+        }
+        Ok(None) if path.starts_with("/sys/fs/bpf") => Finding::degraded(
+            AREA,
+            CHECK,
+            "no BPF file system is mounted at /sys/fs/bpf",
+            "the agent mounts it; in a container, so that it stays when that ends: mount the node's /sys/fs/bpf with \
+             `mountPropagation: Bidirectional`, or run `mount -t bpf bpf /sys/fs/bpf` on the node",
+        ),
+        Ok(None) => {
+            let advice =
+                "name a directory below /sys/fs/bpf in `capture.pin`, or `null` to end the capture with the agent";
+            Finding::failed(AREA, CHECK, format!("{shown} is on no BPF file system"), advice)
+        }
+        Err(error) => Finding::failed(AREA, CHECK, error.to_string(), "`sidestep run` would not start"),
     }
 }
 

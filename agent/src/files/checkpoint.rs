@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sidestep_abi::stdio::InodeKey;
 
 use super::log_file::Standing;
-use crate::record::Class;
+use crate::{events::Event, record::Class};
 
 const VERSION: u32 = 1;
 const NAME: &str = "positions.json";
@@ -123,10 +123,8 @@ impl Checkpoint {
             Err(error) => {
                 let aside = path.with_extension("json.bad");
                 let kept = fs::rename(&path, &aside).is_ok();
-                tracing::warn!(
-                    path = %path.display(), %error, kept_as = kept.then(|| aside.display().to_string()),
-                    "the positions in log files can't be used; files are read as if the agent had never run"
-                );
+                let kept_as = kept.then_some(aside.as_path());
+                Event::PositionsUnreadable { path: &path, error: &error, kept_as }.report();
                 Known::default()
             }
         };
@@ -147,10 +145,7 @@ impl Checkpoint {
             }
             Err(error) => {
                 if !self.failing {
-                    tracing::warn!(
-                        path = %self.path.display(), %error,
-                        "positions in log files can't be written; after a restart lines may be repeated"
-                    );
+                    Event::PositionsUnwritable { path: &self.path, error: &error }.report();
                 }
                 self.failing = true;
             }

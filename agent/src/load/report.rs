@@ -1,6 +1,7 @@
 //! What the agent's log says about probes and governed cgroups at the start: a summary, and what is not as it should be.
 
 use super::{Health, Kernel, Pinned, Probe, Roots, pins::Origin};
+use crate::events::Event;
 
 /// How many probes are in each state, such as `17 probes: 12 healthy, 5 degraded`.
 #[must_use]
@@ -52,7 +53,7 @@ fn probes(probes: &[Probe]) {
     }
     tracing::info!("{}", summary(probes.iter().map(|probe| probe.health)));
     for line in lesser(probes) {
-        tracing::warn!("{line}");
+        Event::ProbesDegraded { text: &line }.report();
     }
 }
 

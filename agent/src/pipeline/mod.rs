@@ -10,7 +10,7 @@ pub mod engine;
 pub mod outlet;
 pub mod readings;
 pub mod registry;
-mod settle;
+pub(crate) mod settle;
 pub mod stdio;
 
 use std::{
@@ -29,7 +29,7 @@ use crate::{
     load::{KernelMaps, Roots},
     policy::KernelVerdicts,
     record::Resource,
-    sinks::{Settlement, SinkError},
+    sinks::{Settlement, SinkError, buffer::Home},
 };
 
 /// Rounds of file events that may wait for the file thread.
@@ -80,6 +80,8 @@ pub struct Reloader {
 pub struct StartedSinks {
     outlet: Arc<Outlet>,
     settlements: mpsc::Receiver<Settlement>,
+    /// Opened with the sinks: what an earlier agent has left in their buffers is booked there.
+    ledger: Arc<Ledger>,
 }
 
 impl StartedSinks {
@@ -89,9 +91,11 @@ impl StartedSinks {
     /// The first sink that can't be started.
     pub fn start(config: &Config, watch: Arc<dyn outlet::Watch>) -> Result<Self, SinkError> {
         let (settled, settlements) = mpsc::channel();
-        let outlet = Outlet::start(&config.sinks, settled, watch)?;
+        let ledger = Arc::new(Ledger::default());
+        let home = Home::new(&config.state_dir, Arc::clone(&ledger), settled);
+        let outlet = Outlet::start(&config.sinks, home, watch)?;
         outlet.process_with(&config.processors)?;
-        Ok(Self { outlet: Arc::new(outlet), settlements })
+        Ok(Self { outlet: Arc::new(outlet), settlements, ledger })
     }
 }
 
@@ -120,8 +124,7 @@ impl Pipeline {
         roots: Roots,
         sinks: StartedSinks,
     ) -> Result<Self, PipelineError> {
-        let StartedSinks { outlet, settlements } = sinks;
-        let ledger = Arc::new(Ledger::default());
+        let StartedSinks { outlet, settlements, ledger } = sinks;
         let readings = Arc::new(Readings::default());
         let (file_events, events) = mpsc::sync_channel(FILE_QUEUE);
         let verdicts = maps.take_files().ok_or(PipelineError::MapTaken)?;

@@ -3,7 +3,7 @@
 use std::{
     fmt, io, mem,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc::Sender},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use crate::{
     ledger::Stage,
     process::{ProcessorSettings, ProcessorStats, Processors},
     record::Batch,
-    sinks::{Hold, Leftover, Settlement, SinkError, SinkSettings, SinkStats, Sinks},
+    sinks::{Hold, Leftover, SinkError, SinkSettings, SinkStats, Sinks, buffer::Home},
 };
 
 /// What a replaced sink gets at least to end the call that it is in: an agent that may stop without waiting for its
@@ -50,16 +50,12 @@ pub trait Watch: fmt::Debug + Send + Sync {
 }
 
 impl Outlet {
-    /// Makes and starts the sinks.
+    /// Makes and starts the sinks; their buffers are in `home`.
     ///
     /// # Errors
     /// The first sink that can't be started.
-    pub fn start(
-        settings: &[SinkSettings],
-        settled: Sender<Settlement>,
-        watch: Arc<dyn Watch>,
-    ) -> Result<Self, SinkError> {
-        Ok(Self::with_sinks(Sinks::start(settings, settled)?, watch))
+    pub fn start(settings: &[SinkSettings], home: Home, watch: Arc<dyn Watch>) -> Result<Self, SinkError> {
+        Ok(Self::with_sinks(Sinks::start(settings, home)?, watch))
     }
 
     fn with_sinks(sinks: Sinks, watch: Arc<dyn Watch>) -> Self {

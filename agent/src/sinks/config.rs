@@ -1,11 +1,19 @@
 //! What the configuration says about sinks: one entry a sink, told apart by `type`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{Sink, SinkError, console, elasticsearch, file, kafka};
+use super::{
+    Sink, SinkError,
+    buffer::{BufferSettings, Buffered, Home},
+    console, elasticsearch, file, http, kafka,
+    stats::Counters,
+};
 use crate::{config::units, process::Selector, record::Class};
 
 /// One entry of the configuration's list of sinks.
@@ -19,6 +27,8 @@ pub enum SinkSettings {
     Elasticsearch(elasticsearch::Settings),
     /// A tree of rotated files.
     File(file::Settings),
+    /// Requests to a server of HTTP.
+    Http(http::Settings),
     /// Topics of Kafka.
     Kafka(kafka::Settings),
 }
@@ -92,6 +102,7 @@ impl SinkSettings {
             Self::Console(settings) => &settings.name,
             Self::Elasticsearch(settings) => &settings.name,
             Self::File(settings) => &settings.name,
+            Self::Http(settings) => &settings.name,
             Self::Kafka(settings) => &settings.name,
         }
     }
@@ -103,6 +114,7 @@ impl SinkSettings {
             Self::Console(settings) => &settings.classes,
             Self::Elasticsearch(settings) => &settings.classes,
             Self::File(settings) => &settings.classes,
+            Self::Http(settings) => &settings.classes,
             Self::Kafka(settings) => &settings.classes,
         }
     }
@@ -114,6 +126,7 @@ impl SinkSettings {
             Self::Console(settings) => &settings.filter,
             Self::Elasticsearch(settings) => &settings.filter,
             Self::File(settings) => &settings.filter,
+            Self::Http(settings) => &settings.filter,
             Self::Kafka(settings) => &settings.filter,
         }
     }
@@ -125,15 +138,28 @@ impl SinkSettings {
             Self::Console(settings) => &settings.queue,
             Self::Elasticsearch(settings) => &settings.queue,
             Self::File(settings) => &settings.queue,
+            Self::Http(settings) => &settings.queue,
             Self::Kafka(settings) => &settings.queue,
         }
+    }
+
+    /// The buffer on disk in front of the sink; `None` for a sink without one.
+    #[must_use]
+    pub fn buffer(&self) -> Option<&BufferSettings> {
+        let buffer = match self {
+            Self::Console(_) | Self::File(_) => return None,
+            Self::Elasticsearch(settings) => &settings.buffer,
+            Self::Http(settings) => &settings.buffer,
+            Self::Kafka(settings) => &settings.buffer,
+        };
+        buffer.enabled.then_some(buffer)
     }
 
     /// The folder that the sink has to itself.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Self::Console(_) | Self::Elasticsearch(_) | Self::Kafka(_) => None,
+            Self::Console(_) | Self::Elasticsearch(_) | Self::Http(_) | Self::Kafka(_) => None,
             Self::File(settings) => Some(&settings.path),
         }
     }
@@ -156,24 +182,41 @@ impl SinkSettings {
         for error in self.filter().compile().err().unwrap_or_default() {
             problems.push(InvalidSetting { option: filter_option(error.option), problem: error.problem });
         }
+        problems.extend(self.buffer().map(BufferSettings::problems).unwrap_or_default());
         match self {
             Self::Console(_) => {}
             Self::Elasticsearch(settings) => problems.extend(settings.problems()),
             Self::File(settings) => problems.extend(settings.problems()),
+            Self::Http(settings) => problems.extend(settings.problems()),
             Self::Kafka(settings) => problems.extend(settings.problems()),
         }
         problems
     }
 
-    /// Makes the sink.
+    /// Makes the sink, behind its buffer if it has one. `counters` are those of its queue.
+    ///
+    /// # Errors
+    /// As [`SinkSettings::build`]; and the buffer can't be used, with `ResourceBusy` while another sink has it.
+    pub(super) fn build_in(&self, home: &Home, counters: &Arc<Counters>) -> Result<Box<dyn Sink>, SinkError> {
+        match self.buffer() {
+            Some(buffer) => Ok(Box::new(Buffered::open(self.name(), buffer, home, counters, || self.build())?)),
+            None => {
+                counters.set_buffer(None);
+                self.build()
+            }
+        }
+    }
+
+    /// Makes the sink itself.
     ///
     /// # Errors
     /// When what the sink needs from the start, as the directory of its files, cannot be had.
-    pub fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
+    pub(super) fn build(&self) -> Result<Box<dyn Sink>, SinkError> {
         Ok(match self {
             Self::Console(settings) => Box::new(console::ConsoleSink::stdout(settings)),
             Self::Elasticsearch(settings) => Box::new(elasticsearch::ElasticsearchSink::new(settings.clone())?),
             Self::File(settings) => Box::new(file::FileSink::new(settings.clone())?),
+            Self::Http(settings) => Box::new(http::HttpSink::new(settings.clone())?),
             Self::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings.clone())?),
         })
     }

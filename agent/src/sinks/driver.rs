@@ -11,6 +11,7 @@ use super::{
     Delivery, Sink, SinkError,
     worker::{Shared, Size, settle_leftover},
 };
+use crate::events::Event;
 
 /// How often a sink's housekeeping is called.
 const TICK: Duration = Duration::from_secs(1);
@@ -78,12 +79,13 @@ impl<'shared> Driver<'shared> {
             let now = Instant::now();
             if now >= self.next_tick {
                 self.next_tick = now + TICK;
-                match self.sink.tick() {
-                    Err(error) => self.note_error(&error),
-                    Ok(()) if self.pause.is_none() && !self.unflushed => self.shared.counters.note_well(),
-                    Ok(()) => {}
-                }
+                self.tick();
                 self.shared.counters.note_figures(self.sink.figures());
+            }
+            if self.sink.next_call().is_some_and(|at| now >= at)
+                && let Err(error) = self.sink.call()
+            {
+                self.note_error(&error);
             }
             if self.pause.is_none_or(|(_, until)| now >= until) {
                 self.work();
@@ -94,6 +96,18 @@ impl<'shared> Driver<'shared> {
                     return self.end(deadline);
                 }
             }
+        }
+    }
+
+    fn tick(&mut self) {
+        if let Err(error) = self.sink.tick() {
+            self.ticks_fail = true;
+            return self.note_error(&error);
+        }
+        let recovered = std::mem::take(&mut self.ticks_fail) && self.pause.is_none();
+        if recovered && self.shared.counters.is_failing() {
+            self.note_recovery();
+            self.shared.counters.note_well();
         }
     }
 
@@ -121,6 +135,7 @@ impl<'shared> Driver<'shared> {
 
     /// Waits until there is something to do, and fetches what is queued.
     fn fetch(&mut self) -> Asked {
+        let next_call = self.sink.next_call();
         let mut queue = self.shared.lock();
         loop {
             if queue.driver != self.number || queue.released.is_some() {
@@ -131,10 +146,10 @@ impl<'shared> Driver<'shared> {
             let ready = self.pause.is_none_or(|(_, until)| now >= until);
             let has_work = !queue.deliveries.is_empty() || !self.fetched.is_empty() || self.unflushed;
             let closing = queue.deadline.is_some_and(|deadline| ready || now >= deadline);
-            if (ready && has_work) || closing || now >= self.next_tick {
+            if (ready && has_work) || closing || now >= self.next_tick || next_call.is_some_and(|at| now >= at) {
                 break;
             }
-            let mut until = self.next_tick;
+            let mut until = next_call.map_or(self.next_tick, |at| at.min(self.next_tick));
             if let (false, Some((_, retry))) = (ready, self.pause) {
                 until = until.min(retry);
             }
@@ -209,9 +224,17 @@ impl<'shared> Driver<'shared> {
             return true;
         };
         let length = self.pause.map_or(BACK_OFF.0, |(length, _)| (length * 2).min(BACK_OFF.1));
-        self.pause = Some((length, Instant::now() + length));
+        let now = Instant::now();
+        // A sink that says when it is to be called again may then have room.
+        let until = self.sink.next_call().map_or(now + length, |at| at.clamp(now + BACK_OFF.0, now + length));
+        self.pause = Some((length, until));
         self.note_error(&error);
         false
+    }
+
+    fn note_recovery(&mut self) {
+        Event::SinkRecovered { sink: self.sink.name() }.report();
+        self.last_log = None;
     }
 
     /// Counts an error, and logs it unless one has just been logged.
@@ -220,7 +243,7 @@ impl<'shared> Driver<'shared> {
         self.shared.counters.note_error(error.to_string());
         if self.last_log.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
             let suppressed = std::mem::take(&mut self.unlogged);
-            tracing::error!(sink = self.sink.name(), suppressed, "{error}");
+            Event::SinkFailing { sink: self.sink.name(), suppressed, error }.report();
             self.last_log = Some(now);
         } else {
             self.unlogged += 1;

@@ -15,6 +15,7 @@ use super::{
     driver::Driver,
     worker::{Shared, Size, Worker},
 };
+use crate::events::Event;
 
 /// A thread that waits for the sink that it is to drive: made beforehand, so that taking over can't fail.
 pub(super) struct Seat {
@@ -37,7 +38,7 @@ impl Drop for Gone<'_> {
         self.shared.finished.notify_all();
         self.shared.room.notify_all();
         if thread::panicking() {
-            tracing::error!(sink = self.name, "the thread of the sink has panicked");
+            Event::SinkPanicked { sink: &self.name }.report();
         }
     }
 }

@@ -283,7 +283,7 @@ pub fn url_problem(option: &'static str, url: &str, auth: Option<&Auth>) -> Opti
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             "must not hold a user or a password, which errors and `config show` would print: use `auth`".to_owned()
         }
-        Ok(url) if auth.is_some() && url.scheme() == "http" && !is_loopback(&url) => format!(
+        Ok(url) if auth.is_some() && is_clear_text(&url) => format!(
             "with `auth` would send what is in {} in clear text to {}: it needs `https://`",
             auth.map_or_else(String::new, |auth| auth.file().display().to_string()),
             server(&url)
@@ -291,6 +291,11 @@ pub fn url_problem(option: &'static str, url: &str, auth: Option<&Auth>) -> Opti
         Ok(_) => return None,
     };
     Some(InvalidSetting { option, problem })
+}
+
+/// Whether others than this machine see what is sent there.
+pub(super) fn is_clear_text(url: &Url) -> bool {
+    url.scheme() == "http" && !is_loopback(url)
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -4,6 +4,7 @@
 //! [`Receipt`] when the record is as safe as the sink can make it, at once or much later: a file sink after the
 //! write, Kafka after the broker's acknowledgement.
 
+pub mod buffer;
 pub mod config;
 pub mod console;
 mod driver;
@@ -11,6 +12,7 @@ pub mod elasticsearch;
 pub mod file;
 mod flights;
 mod handover;
+pub mod http;
 pub mod http_client;
 pub mod json;
 pub mod kafka;
@@ -33,7 +35,11 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod worker_tests;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub use config::SinkSettings;
 pub use receipt::{Hold, Outcome, Promise, Receipt, Settled, Settlement};
@@ -101,6 +107,19 @@ pub trait Sink: Send {
     /// The figures that only this kind of sink has, as they are now; asked for after each [`Sink::tick`].
     fn figures(&self) -> Vec<Figure> {
         Vec::new()
+    }
+
+    /// When [`Sink::call`] is wanted although nothing comes; asked after each call. `None` for never.
+    fn next_call(&self) -> Option<Instant> {
+        None
+    }
+
+    /// What [`Sink::next_call`] was for.
+    ///
+    /// # Errors
+    /// The error that stopped it; it is called again.
+    fn call(&mut self) -> Result<(), SinkError> {
+        Ok(())
     }
 
     /// Ends the sink within `limit`, settling what can be settled.

@@ -12,7 +12,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::Sender,
     },
 };
@@ -94,8 +94,11 @@ pub struct Settled {
     pub lines: u64,
     /// What at least one sink that wanted it gave up; every sink has acknowledged the rest.
     pub lost: Option<Loss>,
-    /// A sink has it in its buffer on disk and leaves it to the next agent: it is pending still.
+    /// At least one sink has it in its buffer on disk and has let go of it: it is pending still, and booked when it is
+    /// read back, by this agent or the next one.
     pub kept: bool,
+    /// Bytes of it in all such buffers together, each of which books its own.
+    pub kept_span: u64,
 }
 
 impl Settled {
@@ -127,13 +130,17 @@ impl Amount {
     }
 }
 
+/// What all receipts of a batch share. It does not keep the batch's bytes: a sink may have it on disk only.
 #[derive(Debug)]
 struct Shared {
     covers: Span,
     /// What at least one sink wants of that.
     amount: Amount,
     lost: Mutex<Option<Loss>>,
+    /// A sink has let go of it with a copy on disk.
     kept: AtomicBool,
+    /// Bytes in all such copies.
+    kept_span: AtomicU64,
     settled: Sender<Settlement>,
 }
 
@@ -149,6 +156,7 @@ impl Drop for Shared {
             lines: self.amount.lines,
             lost,
             kept: self.kept.load(Relaxed),
+            kept_span: self.kept_span.load(Relaxed),
         }));
     }
 }
@@ -227,6 +235,15 @@ impl Promise {
     }
 }
 
+/// Tells a buffer what the sink behind it did.
+struct Report(Box<dyn FnOnce(Outcome) + Send + Sync>);
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Report")
+    }
+}
+
 /// Where it is booked what becomes of a batch.
 #[derive(Debug)]
 enum Books {
@@ -234,6 +251,8 @@ enum Books {
     Batch(Arc<Shared>),
     /// With the other lines of the batch that it was a part of.
     Rest(lines::Rest),
+    /// The buffer on disk in front of the sink.
+    Buffer(Report),
 }
 
 /// One sink's promise for one batch. Dropping it without [`Receipt::settle`] counts as dropped at shutdown, so
@@ -252,9 +271,8 @@ impl Receipt {
     /// Receipts for `count` sinks that take the same batch. `hold` is let go of when all of them have secured it.
     #[must_use]
     pub fn for_sinks(batch: &Arc<Batch>, count: usize, settled: &Sender<Settlement>, hold: Option<&Hold>) -> Vec<Self> {
-        let covers = Span { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() };
         let amount = Amount::of(batch);
-        Self::for_parts(&covers, amount, &vec![amount; count], settled, hold)
+        Self::for_parts(&Span::of(batch), amount, &vec![amount; count], settled, hold)
     }
 
     /// Receipts for sinks that each take a part of what is in a span, `amount` in all.
@@ -271,6 +289,7 @@ impl Receipt {
             amount,
             lost: Mutex::default(),
             kept: AtomicBool::default(),
+            kept_span: AtomicU64::default(),
             settled: settled.clone(),
         });
         let is_file = matches!(covers.stream.origin, Origin::File { .. });
@@ -288,6 +307,23 @@ impl Receipt {
             counters: None,
         };
         parts.iter().map(receipt).collect()
+    }
+
+    /// A receipt for the sink behind a buffer: `report` is called once, on whatever thread settles or drops it. The
+    /// buffer itself answers to the pipeline.
+    pub(super) fn for_buffer(report: impl FnOnce(Outcome) + Send + Sync + 'static) -> Self {
+        let promise = Arc::new(Promise {
+            hold: Mutex::default(),
+            store: Mutex::default(),
+            secured: AtomicBool::default(),
+            settled: AtomicBool::default(),
+        });
+        Self {
+            books: Some(Books::Buffer(Report(Box::new(report)))),
+            amount: Amount { lines: 0, span: 0 },
+            promise,
+            counters: None,
+        }
     }
 
     /// How safe the batch is, for who keeps a copy of it on disk.
@@ -310,6 +346,7 @@ impl Receipt {
         let shared = match self.books.take() {
             None => return,
             Some(Books::Rest(rest)) => return rest.note(outcome),
+            Some(Books::Buffer(report)) => return report.0(outcome),
             Some(Books::Batch(shared)) => shared,
         };
         let Amount { lines, span } = self.amount;
@@ -321,6 +358,7 @@ impl Receipt {
         if lost.is_some_and(|lost| lost.reason == Reason::Shutdown) {
             if self.promise.is_secured() {
                 shared.kept.store(true, Relaxed);
+                shared.kept_span.fetch_add(span, Relaxed);
                 return;
             }
             self.promise.leave();
@@ -425,6 +463,33 @@ mod tests {
         drop(Receipt::for_sinks(&batch, 1, &sender, None));
         assert!(matches!(settled.try_recv(), Ok(Settlement::Settled(_))), "what is left is read again");
         assert!(settled.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_several_sinks_have_on_disk_is_booked_once() {
+        let (sender, settled) = channel();
+        let mut receipts = Receipt::for_sinks(&batch(), 3, &sender, None);
+        receipts.pop().expect("a receipt").settle(Outcome::Dropped(Reason::QueueFull));
+        for receipt in receipts {
+            receipt.promise().secure();
+            drop(receipt);
+        }
+        let got = next_settled(&settled);
+        assert_eq!((got.kept, got.kept_span, got.lost.map(|lost| lost.span)), (true, 6, Some(3)));
+    }
+
+    #[test]
+    fn a_buffer_is_told_once() {
+        let (sender, told) = channel();
+        let sender = Mutex::new(sender);
+        let receipt = || {
+            let sender = sender.lock().expect("not poisoned").clone();
+            Receipt::for_buffer(move |outcome| sender.send(outcome).expect("the test listens"))
+        };
+        receipt().settle(Outcome::Delivered);
+        drop(receipt());
+        let told: Vec<_> = told.try_iter().collect();
+        assert_eq!(told, [Outcome::Delivered, Outcome::Dropped(Reason::Shutdown)]);
     }
 
     #[test]

@@ -1,24 +1,30 @@
 //! A sink that could not be started again: it is tried whenever there is something to do, and its queue waits meanwhile.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{Delivery, Figure, Sink, SinkError, SinkSettings};
+use super::{Delivery, Figure, Sink, SinkError, SinkSettings, buffer::Home, stats::Counters};
 
 /// Stands in for the sink of a configuration until that can be had.
 pub(super) struct Reopen {
     settings: SinkSettings,
+    home: Home,
+    counters: Arc<Counters>,
     sink: Option<Box<dyn Sink>>,
 }
 
 impl Reopen {
-    pub(super) const fn new(settings: SinkSettings) -> Self {
-        Self { settings, sink: None }
+    pub(super) const fn new(settings: SinkSettings, home: Home, counters: Arc<Counters>) -> Self {
+        Self { settings, home, counters, sink: None }
     }
 
     fn sink(&mut self) -> Result<&mut Box<dyn Sink>, SinkError> {
         match &mut self.sink {
             Some(sink) => Ok(sink),
-            none => Ok(none.insert(self.settings.build()?)),
+            none => Ok(none.insert(self.settings.build_in(&self.home, &self.counters)?)),
         }
     }
 }
@@ -42,6 +48,14 @@ impl Sink for Reopen {
 
     fn figures(&self) -> Vec<Figure> {
         self.sink.as_ref().map_or_else(Vec::new, |sink| sink.figures())
+    }
+
+    fn next_call(&self) -> Option<Instant> {
+        self.sink.as_ref().and_then(|sink| sink.next_call())
+    }
+
+    fn call(&mut self) -> Result<(), SinkError> {
+        self.sink()?.call()
     }
 
     fn close(&mut self, limit: Duration) -> Result<(), SinkError> {

@@ -13,10 +13,10 @@ use std::{
 };
 
 use super::{
-    Leftover, Sink, SinkError, SinkSettings, Sinks, handover::Seat, reopen::Reopen, set::Member, wants::Wants,
-    worker::Worker,
+    Leftover, Sink, SinkError, SinkSettings, Sinks, buffer::Home, handover::Seat, reopen::Reopen, set::Member,
+    stats::Counters, wants::Wants, worker::Worker,
 };
-use crate::ledger::Reason;
+use crate::{events::Event, ledger::Reason};
 
 /// How long those who are just delivering may need to be done with a sink that is taken away.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
@@ -60,13 +60,13 @@ impl Sinks {
     /// The new sink that can't be started; then this set goes on as before.
     pub fn replace(&self, new: &[SinkSettings], deadline: Instant) -> Result<(Self, Removed), SinkError> {
         let (mut steps, removed) = self.plan(new);
-        let prepared = prepare(&mut steps).and_then(|()| take_folders(&mut steps, deadline));
+        let prepared = prepare(&mut steps, &self.home).and_then(|()| take_folders(&mut steps, &self.home, deadline));
         if let Err(error) = prepared {
             close_new(&mut steps);
-            restore(&mut steps);
+            restore(&mut steps, &self.home);
             return Err(error);
         }
-        Ok((Self { members: hand_over(steps, deadline), settled: self.settled.clone() }, Removed(removed)))
+        Ok((Self { members: hand_over(steps, deadline), home: self.home.clone() }, Removed(removed)))
     }
 
     /// Finds the running sink that each new one goes on with: that of its name, else one that is gone from the
@@ -83,7 +83,10 @@ impl Sinks {
         };
         let wants_all = |member: &Member, settings: &SinkSettings| {
             let same_filter = |before: &SinkSettings| before.filter() == settings.filter();
-            member.wants.classes.iter().all(|class| settings.classes().contains(class))
+            // A buffer stays with its name: what is in it waits there for a sink of that name.
+            let has_buffer = member.settings.as_ref().is_some_and(|before| before.buffer().is_some());
+            !has_buffer
+                && member.wants.classes.iter().all(|class| settings.classes().contains(class))
                 && (settings.filter().is_everything() || member.settings.as_ref().is_some_and(same_filter))
         };
         for fits in [&same_folder as &dyn Fn(&Member, &SinkSettings) -> bool, &wants_all] {
@@ -103,7 +106,7 @@ impl Sinks {
 }
 
 /// Makes all new sinks but those whose folder a running one has, and the threads for all of them.
-fn prepare(steps: &mut [Step<'_>]) -> Result<(), SinkError> {
+fn prepare(steps: &mut [Step<'_>], home: &Home) -> Result<(), SinkError> {
     for index in 0..steps.len() {
         let step = &steps[index];
         if step.is_unchanged() {
@@ -112,7 +115,7 @@ fn prepare(steps: &mut [Step<'_>]) -> Result<(), SinkError> {
         let settings = step.settings;
         let wants = Wants::new(settings)?;
         let seat = Seat::new(&step.worker)?;
-        let sink = match settings.build() {
+        let sink = match settings.build_in(home, step.worker.counters()) {
             Ok(sink) => Some(sink),
             Err(error) => {
                 let has_folder = |step: &Step<'_>| {
@@ -130,7 +133,7 @@ fn prepare(steps: &mut [Step<'_>]) -> Result<(), SinkError> {
 }
 
 /// Ends the sinks that have to give way, and makes those that need their folders.
-fn take_folders(steps: &mut [Step<'_>], deadline: Instant) -> Result<(), SinkError> {
+fn take_folders(steps: &mut [Step<'_>], home: &Home, deadline: Instant) -> Result<(), SinkError> {
     let giving_way = || steps.iter().filter(|step| step.gives_way).filter_map(Step::old_worker);
     giving_way().for_each(|worker| worker.release(deadline));
     if let Some(stuck) = giving_way().find(|worker| !worker.wait_released(deadline)) {
@@ -140,15 +143,20 @@ fn take_folders(steps: &mut [Step<'_>], deadline: Instant) -> Result<(), SinkErr
         });
     }
     for step in steps.iter_mut().filter(|step| !step.is_unchanged() && step.sink.is_none()) {
-        step.sink = Some(build_until(step.settings, deadline)?);
+        step.sink = Some(build_until(step.settings, home, step.worker.counters(), deadline)?);
     }
     Ok(())
 }
 
 /// A folder may be locked a moment longer, by the thread that looks after it.
-fn build_until(settings: &SinkSettings, deadline: Instant) -> Result<Box<dyn Sink>, SinkError> {
+fn build_until(
+    settings: &SinkSettings,
+    home: &Home,
+    counters: &Arc<Counters>,
+    deadline: Instant,
+) -> Result<Box<dyn Sink>, SinkError> {
     loop {
-        match settings.build() {
+        match settings.build_in(home, counters) {
             Err(error) if is_busy(&error) && Instant::now() < deadline => thread::sleep(PAUSE),
             result => return result,
         }
@@ -165,16 +173,17 @@ fn close_new(steps: &mut [Step<'_>]) {
 }
 
 /// Sinks that gave way in vain go on.
-fn restore(steps: &mut [Step<'_>]) {
+fn restore(steps: &mut [Step<'_>], home: &Home) {
     for step in steps.iter_mut().filter(|step| step.gives_way) {
         let Some(old) = &step.old else { continue };
         let (Some(settings), Some(seat)) = (&old.settings, step.seat.take()) else { continue };
         if old.worker.reclaim() {
             continue;
         }
-        let sink = build_until(settings, Instant::now() + ON_THE_WAY).unwrap_or_else(|error| {
+        let counters = old.worker.counters();
+        let sink = build_until(settings, home, counters, Instant::now() + ON_THE_WAY).unwrap_or_else(|error| {
             tracing::error!(sink = settings.name(), %error, "the old sink can't be started again now: it is tried on");
-            Box::new(Reopen::new(settings.clone()))
+            Box::new(Reopen::new(settings.clone(), home.clone(), Arc::clone(counters)))
         });
         seat.take(sink, settings.queue());
     }
@@ -186,10 +195,7 @@ fn hand_over(steps: Vec<Step<'_>>, deadline: Instant) -> Vec<Arc<Member>> {
     changed().for_each(|worker| worker.release(deadline));
     for worker in changed() {
         if !worker.wait_released(deadline) {
-            tracing::warn!(
-                sink = worker.name(),
-                "the sink is stuck in a call: what it has taken goes to the new one when it returns"
-            );
+            Event::SinkStuck { sink: worker.name() }.report();
         }
     }
     let members = steps.into_iter().map(|step| {
@@ -223,6 +229,8 @@ fn is_busy(error: &SinkError) -> bool {
 }
 
 fn shares_folder(left: &SinkSettings, right: &SinkSettings) -> bool {
+    let has_buffer = left.buffer().is_some() && right.buffer().is_some();
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    left.folder().zip(right.folder()).is_some_and(|(left, right)| real(left) == real(right))
+    (has_buffer && left.name() == right.name())
+        || left.folder().zip(right.folder()).is_some_and(|(left, right)| real(left) == real(right))
 }

@@ -44,7 +44,7 @@ fn scripted(queue: &QueueSettings) -> (Script, Arc<Sinks>, Receiver<Settlement>)
 
 fn started(settings: &[SinkSettings]) -> (Arc<Sinks>, Receiver<Settlement>) {
     let (sender, settled): (Sender<Settlement>, _) = mpsc::channel();
-    (Arc::new(Sinks::start(settings, sender).expect("starts")), settled)
+    (Arc::new(Sinks::start(settings, buffer::Home::none(sender)).expect("starts")), settled)
 }
 
 fn replace(sinks: &Sinks, new: &[SinkSettings]) -> (Arc<Sinks>, Removed) {
@@ -209,7 +209,13 @@ fn a_sink_that_can_not_be_started_again_is_tried_on() {
     let mut holder = settings.build().expect("opens");
     let (sender, settled) = mpsc::channel();
     let mut sinks = Sinks::new(sender);
-    sinks.add(Box::new(Reopen::new(settings.clone())), settings.classes(), settings.queue()).expect("starts");
+    sinks
+        .add(
+            Box::new(Reopen::new(settings.clone(), buffer::Home::none(mpsc::channel().0), Arc::default())),
+            settings.classes(),
+            settings.queue(),
+        )
+        .expect("starts");
     deliver(&sinks, 0..2);
     let deadline = Instant::now() + LONG;
     while sinks.stats()[0].errors < 2 {

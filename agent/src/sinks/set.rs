@@ -8,7 +8,9 @@ use std::{
 
 use super::{
     Delivery, Receipt, Sink, SinkError,
+    buffer::Home,
     config::{QueueSettings, SinkSettings},
+    handover::Seat,
     receipt::{Amount, Hold, Settlement, Span},
     stats::SinkStats,
     wants::Wants,
@@ -24,7 +26,7 @@ use crate::{
 pub struct Sinks {
     /// Each is shared with the set that takes this one's place, if it stays as it is.
     pub(super) members: Vec<Arc<Member>>,
-    pub(super) settled: Sender<Settlement>,
+    pub(super) home: Home,
 }
 
 /// One sink of a set.
@@ -39,19 +41,23 @@ pub struct Member {
 impl Sinks {
     /// No sink yet; what becomes of the batches is told to `settled`.
     #[must_use]
-    pub const fn new(settled: Sender<Settlement>) -> Self {
-        Self { members: Vec::new(), settled }
+    pub fn new(settled: Sender<Settlement>) -> Self {
+        Self { members: Vec::new(), home: Home::none(settled) }
     }
 
-    /// Makes and starts the sinks of a configuration.
+    /// Makes and starts the sinks of a configuration; their buffers are in `home`, which also says who is told what
+    /// becomes of the batches.
     ///
     /// # Errors
     /// The first sink that cannot be made or started.
-    pub fn start(settings: &[SinkSettings], settled: Sender<Settlement>) -> Result<Self, SinkError> {
-        let mut sinks = Self::new(settled);
+    pub fn start(settings: &[SinkSettings], home: Home) -> Result<Self, SinkError> {
+        home.warn_of_strangers(&settings.iter().map(SinkSettings::name).collect::<Vec<_>>());
+        let mut sinks = Self { members: Vec::new(), home };
         for settings in settings {
             let wants = Wants::new(settings)?;
-            let worker = Worker::start(settings.build()?, settings.queue())?;
+            let worker = Worker::idle(settings.name());
+            let seat = Seat::new(&worker)?;
+            seat.take(settings.build_in(&sinks.home, worker.counters())?, settings.queue());
             sinks.members.push(Arc::new(Member { wants, settings: Some(settings.clone()), worker }));
         }
         Ok(sinks)
@@ -85,7 +91,7 @@ impl Sinks {
         }
         let amounts: Vec<_> = parts.iter().map(|part| Amount::of(part)).collect();
         let covers = Span { stream: Arc::clone(&batch.stream), start: covers.start, end: covers.end };
-        let receipts = Receipt::for_parts(&covers, amount, &amounts, &self.settled, hold);
+        let receipts = Receipt::for_parts(&covers, amount, &amounts, self.home.settled(), hold);
         // Sinks that have room are not kept waiting by one that has none.
         let mut waiting = Vec::new();
         for ((member, batch), mut receipt) in members.into_iter().zip(parts).zip(receipts) {

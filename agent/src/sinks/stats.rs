@@ -2,13 +2,19 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Figure, config::QueueSettings, receipt::Loss};
+use super::{
+    Figure,
+    buffer::{BufferStats, Figures},
+    config::QueueSettings,
+    receipt::Loss,
+};
+use crate::ledger::Reason;
 
 /// One reading of a sink's figures.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +45,8 @@ pub struct SinkStats {
     pub last_success: Option<SystemTime>,
     /// For how long every call has failed, by a clock that nobody sets; `None` while it works.
     pub failing_for: Option<Duration>,
+    /// The sink's buffer on disk, where it has one.
+    pub buffer: Option<BufferStats>,
     /// What only sinks of its kind have.
     pub figures: Vec<Figure>,
 }
@@ -59,6 +67,12 @@ pub(super) struct Counters {
     last_error: Mutex<Option<String>>,
     failing_since: Mutex<Option<Instant>>,
     figures: Mutex<Vec<Figure>>,
+    /// The buffer, with the figures of the sink behind it.
+    buffer: Mutex<Option<Arc<Figures>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Counters {
@@ -77,6 +91,16 @@ impl Counters {
         self.dropped_bytes.fetch_add(lost_bytes, Relaxed);
     }
 
+    /// Records in a buffer that were taken, and can't be read.
+    pub(super) fn note_lost(&self, records: u64, bytes: u64, reason: Reason) {
+        self.note_settled(records, bytes, Some(Loss { reason, lines: records, span: bytes }));
+    }
+
+    /// The sink has this buffer now.
+    pub(super) fn set_buffer(&self, buffer: Option<&Arc<Figures>>) {
+        *lock(&self.buffer) = buffer.map(Arc::clone);
+    }
+
     /// The sink has given back what it had taken.
     pub(super) fn note_given_back(&self, records: u64) {
         self.taken_records.fetch_sub(records, Relaxed);
@@ -90,21 +114,30 @@ impl Counters {
 
     /// Nothing is wrong with the sink any more, though it had nothing to write.
     pub(super) fn note_well(&self) {
-        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.failing_since) = None;
     }
 
     pub(super) fn note_figures(&self, figures: Vec<Figure>) {
-        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+        *lock(&self.figures) = figures;
+    }
+
+    /// What only sinks of its kind have.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        lock(&self.figures).clone()
     }
 
     pub(super) fn note_error(&self, text: String) {
         self.errors.fetch_add(1, Relaxed);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
-        self.failing_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        *lock(&self.last_error) = Some(text);
+        lock(&self.failing_since).get_or_insert_with(Instant::now);
     }
 
     pub(super) fn snapshot(&self, name: &str, batches: u64, memory: u64, settings: &QueueSettings) -> SinkStats {
-        let last_success = self.last_success.load(Relaxed);
+        let buffer = lock(&self.buffer).clone();
+        let health = self.health();
+        // Where there is a buffer, it takes records while the sink behind it fails.
+        let behind = buffer.as_ref().map(|buffer| buffer.sink.health());
+        let sink = behind.clone().unwrap_or_default();
         // Read in this order, none is settled that is not taken.
         let settled_records = self.settled_records.load(Relaxed);
         let unsettled_records = self.taken_records.load(Relaxed).saturating_sub(settled_records);
@@ -118,11 +151,32 @@ impl Counters {
             delivered_bytes: self.delivered_bytes.load(Relaxed),
             dropped_records: self.dropped_records.load(Relaxed),
             dropped_bytes: self.dropped_bytes.load(Relaxed),
-            errors: self.errors.load(Relaxed),
-            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            last_success: (last_success > 0).then(|| UNIX_EPOCH + Duration::from_millis(last_success)),
-            failing_for: self.failing_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed()),
-            figures: self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            errors: health.errors + sink.errors,
+            // A buffer that fails is worse than a sink that does.
+            last_error: health.failing_for.and(health.last_error.clone()).or(sink.last_error).or(health.last_error),
+            last_success: if behind.is_some() { sink.last_success } else { health.last_success },
+            failing_for: health.failing_for.max(sink.failing_for),
+            buffer: buffer.map(|buffer| buffer.snapshot()),
+            figures: self.figures(),
         }
     }
+
+    fn health(&self) -> Health {
+        let last_success = self.last_success.load(Relaxed);
+        Health {
+            errors: self.errors.load(Relaxed),
+            last_error: lock(&self.last_error).clone(),
+            last_success: (last_success > 0).then(|| UNIX_EPOCH + Duration::from_millis(last_success)),
+            failing_for: lock(&self.failing_since).map(|since| since.elapsed()),
+        }
+    }
+}
+
+/// How the calls of a sink go.
+#[derive(Clone, Debug, Default)]
+struct Health {
+    errors: u64,
+    last_error: Option<String>,
+    last_success: Option<SystemTime>,
+    failing_for: Option<Duration>,
 }

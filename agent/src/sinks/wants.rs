@@ -81,7 +81,7 @@ mod tests {
         process::Selector,
         record::Origin,
         sinks::{
-            Settlement, Sinks, file,
+            Settlement, Sinks, buffer::Home, file,
             testing::{LONG, batch, stream},
         },
     };
@@ -119,7 +119,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (sender, settled) = mpsc::channel();
         let settings = [file_sink("one", folder.path(), body("a")), file_sink("two", folder.path(), body("b"))];
-        let sinks = Sinks::start(&settings, sender).expect("starts");
+        let sinks = Sinks::start(&settings, Home::none(sender)).expect("starts");
         let origin = Origin::File { path: "/var/log/app.log".into() };
         let stream = stream(Class::Business, origin, "shop", "web", "app");
         let account = Arc::clone(&stream.account);
@@ -158,7 +158,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (sender, settled) = mpsc::channel();
         let filter = Selector { namespace: vec!["other".to_owned()], ..Selector::default() };
-        let sinks = Sinks::start(&[file_sink("one", folder.path(), filter)], sender).expect("starts");
+        let sinks = Sinks::start(&[file_sink("one", folder.path(), filter)], Home::none(sender)).expect("starts");
         let origin = Origin::File { path: "/var/log/app.log".into() };
         let stream = stream(Class::Business, origin, "shop", "web", "app");
         let batch = Arc::new(batch(&stream, 0, &[b"x"]));

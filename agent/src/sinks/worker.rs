@@ -14,6 +14,7 @@ use super::{
     stats::{Counters, SinkStats},
 };
 use crate::{
+    events::Event,
     ledger::Reason,
     record::{Batch, Line},
 };
@@ -57,6 +58,8 @@ pub(super) struct Queue {
     /// Memory that the batches hold, roughly.
     pub(super) memory: usize,
     pub(super) span: u64,
+    /// It is full and drops what comes.
+    pub(super) is_dropping: bool,
     /// The sink's thread sleeps and has to be woken for a new delivery.
     pub(super) idle: bool,
     /// When the sink has to be at its end, once it is asked to.
@@ -198,6 +201,24 @@ impl Worker {
         &self.name
     }
 
+    /// Whether the sink's thread has ended for good.
+    pub(super) fn is_finished(&self) -> bool {
+        self.shared.lock().is_finished()
+    }
+
+    /// Waits at most until `until` for that.
+    pub(super) fn wait_finished(&self, until: Instant) -> bool {
+        let mut queue = self.shared.lock();
+        while !queue.is_finished() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            queue = self.shared.finished.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
     /// The sink's figures as they are counted.
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters
@@ -231,8 +252,12 @@ impl Worker {
             queue.end_reason()
         } else if !Shared::is_full(queue, size) {
             self.shared.push(queue, delivery, size);
+            queue.is_dropping = false;
             return None;
         } else if queue.settings.when_full == WhenFull::DropNewest {
+            if !std::mem::replace(&mut queue.is_dropping, true) {
+                Event::QueueFull { sink: &self.name }.report();
+            }
             Reason::QueueFull
         } else if queue.patience.is_none_or(|until| Instant::now() < until) {
             return Some(delivery);

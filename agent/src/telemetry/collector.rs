@@ -14,10 +14,11 @@ use prometheus::{
 use super::{
     names::{self, Definition},
     process::ProcessReading,
+    readiness::Readiness,
     series::{Admission, sanitize},
     snapshot::{Health, Observe, ProbeReading, SinkReading, Snapshot},
 };
-use crate::process::ProcessorStats;
+use crate::{process::ProcessorStats, sinks::buffer::BufferStats};
 
 /// The collector of every family in [`names`].
 pub struct AgentCollector {
@@ -86,6 +87,11 @@ impl Families {
         let build = &snapshot.build;
         let labels = [build.version.to_owned(), build.commit.unwrap_or("unknown").to_owned(), sanitize(&build.kernel)];
         self.push(&names::BUILD_INFO, std::iter::once((labels, 1.0)));
+        let ready = Readiness::of(snapshot, snapshot.sink_failing_limit).ready;
+        self.single(&names::READY, f64::from(u8::from(ready)));
+        let events = snapshot.events.iter().map(|(event, count)| ([(*event).to_owned()], number(*count)));
+        self.push(&names::EVENTS, events);
+        self.single(&names::OWN_LOG_LEFT_OUT, number(snapshot.own_log_left_out));
         let caches = snapshot.identity.iter().map(|(cache, entries)| ([(*cache).to_owned()], number(*entries)));
         self.push(&names::IDENTITY_CACHE_ENTRIES, caches);
     }
@@ -140,6 +146,7 @@ impl Families {
         let each = || sinks.iter().map(|sink| ([sanitize(&sink.name), sink.kind.to_owned()], sink));
         self.push(&names::SINK_QUEUED_BATCHES, each().map(|(labels, sink)| (labels, number(sink.queued_batches))));
         self.push(&names::SINK_QUEUED_BYTES, each().map(|(labels, sink)| (labels, number(sink.queued_bytes))));
+        self.push(&names::SINK_QUEUE_CAPACITY, each().map(|(labels, s)| (labels, number(s.queue_capacity_bytes))));
         self.push(&names::SINK_DELIVERED_RECORDS, each().map(|(labels, s)| (labels, number(s.delivered_records))));
         self.push(&names::SINK_DELIVERED_BYTES, each().map(|(labels, s)| (labels, number(s.delivered_bytes))));
         self.push(&names::SINK_ERRORS, each().map(|(labels, sink)| (labels, number(sink.errors))));
@@ -152,6 +159,16 @@ impl Families {
             let samples = each().filter_map(|(labels, sink)| Some((labels, figure(sink)?.1)));
             self.push(definition, samples);
         }
+        let buffers = || each().filter_map(|(labels, sink)| Some((labels, sink.buffer?)));
+        self.push(&names::SINK_BUFFER_BYTES, buffers().map(|(labels, buffer)| (labels, number(buffer.bytes))));
+        self.push(
+            &names::SINK_BUFFER_CAPACITY,
+            buffers().map(|(labels, buffer)| (labels, number(buffer.capacity_bytes))),
+        );
+        self.push(&names::SINK_BUFFER_RECORDS, buffers().map(|(labels, buffer)| (labels, number(buffer.records))));
+        let age = |buffer: BufferStats| buffer.oldest.unwrap_or_default().as_secs_f64();
+        self.push(&names::SINK_BUFFER_AGE, buffers().map(|(labels, buffer)| (labels, age(buffer))));
+        self.push(&names::SINK_BUFFER_DAMAGED, buffers().map(|(labels, buffer)| (labels, number(buffer.damaged))));
     }
 
     fn process(&mut self, snapshot: &Snapshot) {

@@ -1,6 +1,8 @@
 //! Observes every stage; no stage depends on it. It reads snapshots and gives them out as metrics, health and version
 //! over HTTP; `control` gives the same to `sidestep status`.
 
+#[cfg(test)]
+mod alerts_tests;
 pub mod collector;
 pub mod http;
 pub mod names;

@@ -71,6 +71,13 @@ definitions! {
     BUILD_INFO: GAUGE "sidestep_build_info" ["version", "commit", "kernel"]
         "What runs: version, git commit and kernel release; always 1.";
 
+    READY: GAUGE "sidestep_ready" []
+        "1 while /readyz says that the agent is ready, else 0.";
+    EVENTS: COUNTER "sidestep_events_total" ["event"]
+        "What an operator has to hear of; each is one line of the agent's own log.";
+    OWN_LOG_LEFT_OUT: COUNTER "sidestep_own_log_left_out_lines_total" []
+        "Lines of the agent's own log that were left out because they came too fast.";
+
     LOG_PRODUCED_BYTES: COUNTER "sidestep_log_produced_bytes_total" ["namespace", "pod", "container", "container_id"]
         "Bytes that the container wrote to its log streams.";
     LOG_DELIVERED_BYTES: COUNTER "sidestep_log_delivered_bytes_total" ["namespace", "pod", "container", "container_id"]
@@ -121,6 +128,8 @@ definitions! {
         "Batches that wait in the sink's queue.";
     SINK_QUEUED_BYTES: GAUGE "sidestep_sink_queued_bytes" ["sink", "type"]
         "Bytes that wait in the sink's queue.";
+    SINK_QUEUE_CAPACITY: GAUGE "sidestep_sink_queue_capacity_bytes" ["sink", "type"]
+        "The most bytes that the sink's queue holds.";
     SINK_DELIVERED_RECORDS: COUNTER "sidestep_sink_delivered_records_total" ["sink", "type"]
         "Records that the sink has acknowledged.";
     SINK_DELIVERED_BYTES: COUNTER "sidestep_sink_delivered_bytes_total" ["sink", "type"]
@@ -131,6 +140,16 @@ definitions! {
         "For how long every attempt of the sink has failed; 0 while it works.";
     SINK_LAST_SUCCESS: GAUGE "sidestep_sink_last_success_timestamp_seconds" ["sink", "type"]
         "Unix time of the sink's last write without an error; absent before the first.";
+    SINK_BUFFER_BYTES: GAUGE "sidestep_sink_buffer_bytes" ["sink", "type"]
+        "Bytes in the sink's buffer on disk.";
+    SINK_BUFFER_CAPACITY: GAUGE "sidestep_sink_buffer_capacity_bytes" ["sink", "type"]
+        "The most bytes that the sink's buffer on disk may have.";
+    SINK_BUFFER_RECORDS: GAUGE "sidestep_sink_buffer_records" ["sink", "type"]
+        "Records in the sink's buffer on disk that the sink has not acknowledged.";
+    SINK_BUFFER_AGE: GAUGE "sidestep_sink_buffer_oldest_seconds" ["sink", "type"]
+        "Age of the oldest file of the sink's buffer; 0 while it is empty.";
+    SINK_BUFFER_DAMAGED: COUNTER "sidestep_sink_buffer_damaged_total" ["sink", "type"]
+        "Places in the sink's buffer on disk that could not be read.";
 
     ELASTICSEARCH_REQUESTS: GAUGE "sidestep_elasticsearch_requests_in_flight" ["sink", "type"]
         "Requests to servers that wait for their answers.";

@@ -12,9 +12,10 @@ use crate::{
     ledger::{Balance, Ledger},
     process::ProcessorStats,
     record::Resource,
+    sinks::buffer::BufferStats,
 };
 pub use crate::{
-    load::Health,
+    load::{Health, pins::Origin},
     pipeline::readings::{RingReading, StreamReading},
 };
 
@@ -40,12 +41,18 @@ pub struct Snapshot {
     pub started: SystemTime,
     /// Why the last reload was refused, if it was.
     pub reload_refused: Option<String>,
+    /// How often each typed event has happened, by name.
+    pub events: Vec<(&'static str, u64)>,
+    /// Lines of the agent's own log that were left out.
+    pub own_log_left_out: u64,
     /// The ledger: the containers that the agent knows, and the node itself.
     pub accounts: Vec<AccountReading>,
     /// The ring buffer between kernel and agent.
     pub ring: RingReading,
     /// Gap repair of files.
     pub repair: RepairReading,
+    /// How the agent came to its programs; `None` when nothing is pinned.
+    pub programs: Option<ProgramsReading>,
     /// Every probe that was to be attached.
     pub probes: Vec<ProbeReading>,
     /// Every configured processor, in order.
@@ -128,6 +135,23 @@ pub struct RepairReading {
     pub unjudged: u64,
 }
 
+/// Programs and maps that are pinned.
+#[derive(Clone, Debug)]
+pub struct ProgramsReading {
+    /// The directory of pins.
+    pub directory: String,
+    /// How the agent came to them.
+    pub origin: Origin,
+    /// Their generation: one more for each set that took the place of another.
+    pub generation: u64,
+    /// Version of the agent that has attached them.
+    pub version: String,
+    /// When.
+    pub made: SystemTime,
+    /// Whether they go on when the agent stops.
+    pub keep: bool,
+}
+
 /// One probe.
 #[derive(Clone, Debug)]
 pub struct ProbeReading {
@@ -154,6 +178,8 @@ pub struct SinkReading {
     pub queued_batches: u64,
     /// Bytes that wait in its queue.
     pub queued_bytes: u64,
+    /// The most bytes that its queue holds.
+    pub queue_capacity_bytes: u64,
     /// Records that it has acknowledged.
     pub delivered_records: u64,
     /// Bytes of streams that it has acknowledged.
@@ -169,4 +195,6 @@ pub struct SinkReading {
     /// What only sinks of its type have: the metric's name (one of [`names::SINK_FIGURES`](super::names::SINK_FIGURES))
     /// and its value.
     pub figures: Vec<(&'static str, f64)>,
+    /// Its buffer on disk, where it has one.
+    pub buffer: Option<BufferStats>,
 }

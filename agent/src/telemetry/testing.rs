@@ -16,6 +16,7 @@ use crate::{
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
     record::{Class, IoStream, Origin, Resource},
+    sinks::buffer::BufferStats,
 };
 
 /// An agent that says what the test wants.
@@ -81,6 +82,8 @@ pub(crate) fn snapshot() -> Snapshot {
         build: Build::current(),
         started: SystemTime::now() - Duration::from_secs(3600),
         reload_refused: None,
+        events: vec![("sink_failing", 1), ("reload_done", 0)],
+        own_log_left_out: 3,
         accounts: AccountReading::all(&ledger),
         ring: RingReading {
             capacity: 64 << 20,
@@ -91,6 +94,7 @@ pub(crate) fn snapshot() -> Snapshot {
             unreadable: 0,
             lost_events: vec![("file_seen", 0), ("container_started", 2)],
         },
+        programs: None,
         repair: RepairReading { gaps: 3, bytes: 4096, unjudged: 17 },
         probes: vec![probe("write", true), probe("exec", true), probe("splice", false)],
         processors: vec![ProcessorStats {
@@ -104,6 +108,7 @@ pub(crate) fn snapshot() -> Snapshot {
             kind: "file",
             queued_batches: 4,
             queued_bytes: 8192,
+            queue_capacity_bytes: 64 << 20,
             delivered_records: 100,
             delivered_bytes: 20000,
             errors: 1,
@@ -111,6 +116,13 @@ pub(crate) fn snapshot() -> Snapshot {
             last_success: Some(SystemTime::now()),
             failing_for: None,
             figures: names::SINK_FIGURES.iter().map(|definition| (definition.name, 1.5)).collect(),
+            buffer: Some(BufferStats {
+                bytes: 1 << 20,
+                capacity_bytes: 1 << 30,
+                records: 70,
+                oldest: Some(Duration::from_secs(3)),
+                damaged: 0,
+            }),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],
     }

@@ -95,6 +95,7 @@ pub const RECORDS: [(u16, Shape); 7] = [
 ];
 
 const fn log(name: &'static str) -> Shape {
+    // What was added is nothing that another build needs.
     let shape = shape!(
         "",
         LogEvent,

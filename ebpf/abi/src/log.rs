@@ -19,6 +19,7 @@ pub const MAX_CHUNKS: usize = 256;
 pub const MAX_IOVECS: usize = 1024;
 
 /// One finished write, or one part of it; the bytes follow.
+#[cfg(not(feature = "next-layout"))]
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct LogEvent {
@@ -35,4 +36,28 @@ pub struct LogEvent {
     /// Names the open file description (its kernel address); 0 for standard streams.
     pub description: u64,
 }
+#[cfg(not(feature = "next-layout"))]
 assert_layout!(LogEvent, size 64);
+
+/// As above, in another order and with one field more: what the test of an upgrade takes for the next version.
+#[cfg(feature = "next-layout")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct LogEvent {
+    /// `kind` is [`crate::event::STDIO_DATA`] or [`crate::event::FILE_DATA`].
+    pub header: Header,
+    /// Place of the first byte: in the stream as counted by the kernel, or the offset in the file.
+    pub position: u64,
+    /// All ones.
+    pub added: u64,
+    /// Names the open file description (its kernel address); 0 for standard streams.
+    pub description: u64,
+    /// [`crate::stdio::STDOUT`] or [`crate::stdio::STDERR`]; 0 for files.
+    pub iostream: u32,
+    /// Device number as the kernel has it.
+    pub dev: u32,
+    /// Inode number of the pipe, terminal or file.
+    pub ino: u64,
+}
+#[cfg(feature = "next-layout")]
+assert_layout!(LogEvent, size 72);

@@ -69,7 +69,16 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
     if file.is_device() {
         header.flags |= FLAG_TERMINAL;
     }
-    let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream, position, description: 0 };
+    let mut event = LogEvent {
+        header,
+        ino: key.ino,
+        dev: key.dev,
+        iostream,
+        position,
+        description: 0,
+        #[cfg(feature = "next-layout")]
+        added: u64::MAX,
+    };
     let counter = Counter::Stdio(dropped);
     match Share::of_stdio(governed.control, cgroup) {
         Some(share) => hand_over(share, &mut event, write, counter),
@@ -97,7 +106,16 @@ fn regular(governed: &Governed, file: &File, write: &Write) {
         header.flags |= FLAG_POSITIONED;
     }
     let position = end.wrapping_sub(write.written);
-    let mut event = LogEvent { header, ino: key.ino, dev: key.dev, iostream: 0, position, description: file.address() };
+    let mut event = LogEvent {
+        header,
+        ino: key.ino,
+        dev: key.dev,
+        iostream: 0,
+        position,
+        description: file.address(),
+        #[cfg(feature = "next-layout")]
+        added: u64::MAX,
+    };
     hand_over(share, &mut event, write, Counter::File);
 }
 

@@ -7,7 +7,7 @@ use crate::config::{
     EXAMPLE, Environment, Raw, raw,
     tree::{Node, Value},
 };
-use crate::sinks::{SinkSettings, config::Tls, console, elasticsearch, file, kafka};
+use crate::sinks::{SinkSettings, config::Tls, console, elasticsearch, file, http, kafka};
 
 /// The options of a file as paths, lists as `[]`.
 fn option_paths(text: &str) -> BTreeSet<String> {
@@ -36,8 +36,12 @@ fn example_in_full() -> String {
     let mut full = Vec::new();
     while let Some(line) = lines.next() {
         let is_replaced = lines.peek().and_then(|next| shown(next)).is_some_and(|next| line == format!("{next} []"));
-        if !is_replaced {
-            full.push(shown(line).unwrap_or(line));
+        // At the left edge there is no room to show the option again: only its entries are.
+        let has_entries = lines.peek().and_then(|next| shown(next)).is_some_and(|next| next.starts_with("  # "));
+        match line.strip_suffix(" []").filter(|line| has_entries && !line.starts_with(' ')) {
+            Some(option) => full.push(option),
+            None if is_replaced => {}
+            None => full.push(shown(line).unwrap_or(line)),
         }
     }
     full.join("\n")
@@ -69,6 +73,7 @@ fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option(
     let missing: Vec<_> =
         option_paths(&serialized).difference(&option_paths(&text)).filter(|path| !inherited(path)).cloned().collect();
     assert!(missing.is_empty(), "the example does not name {missing:?}");
+    let url = "https://collector:4318/v1/logs".to_owned();
     let brokers = vec!["kafka-0.kafka.example:9092".to_owned()];
     let elasticsearch = elasticsearch::Settings {
         // It has no default.
@@ -80,6 +85,7 @@ fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option(
     let defaults = [
         SinkSettings::Console(console::Settings::default()),
         SinkSettings::File(file::Settings::default()),
+        SinkSettings::Http(http::Settings { url, ..http::Settings::default() }),
         SinkSettings::Kafka(kafka::Settings { brokers, ..kafka::Settings::default() }),
         SinkSettings::Elasticsearch(elasticsearch),
     ];

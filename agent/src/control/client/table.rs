@@ -1,6 +1,6 @@
 //! The status as tables for people.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
 
@@ -177,6 +177,19 @@ fn capture(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8
         bytes(repair.read_bytes),
     );
     out.extend_from_slice(lines.as_bytes());
+    if let Some(programs) = &report.programs {
+        let since = Duration::from_secs(programs.since_unix_seconds);
+        let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + since);
+        let line = format!(
+            "programs {}, pinned at {}, generation {}, attached by version {} at {since}{}\n",
+            programs.origin.as_str(),
+            escaped_word(&programs.pinned),
+            programs.generation,
+            escaped_word(&programs.version),
+            if programs.keep { "" } else { ", removed when the agent stops" },
+        );
+        out.extend_from_slice(line.as_bytes());
+    }
     let caches = report.identity.iter().map(|cache| match cache.cache.as_str() {
         // The only one whose name does not say what it counts.
         "incomplete" => format!("{} without a name from a runtime", cache.entries),
@@ -235,7 +248,7 @@ fn roots(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
 }
 
 fn sinks(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
-    let headings = ["SINK", "TYPE", ">QUEUED", ">DELIVERED", ">RECORDS", ">ERRORS", "STATE"];
+    let headings = ["SINK", "TYPE", ">QUEUED", ">BUFFERED", ">DELIVERED", ">RECORDS", ">ERRORS", "STATE"];
     let rows: Vec<Row> = report.sinks.iter().map(sink).collect();
     append_table(&headings, &rows, screen, out);
 }
@@ -249,6 +262,7 @@ fn sink(sink: &SinkStatus) -> Row {
         Cell::plain(escaped_word(&sink.name)),
         Cell::plain(escaped_word(&sink.kind)),
         Cell::plain(bytes(sink.queued_bytes)),
+        Cell::plain(sink.buffer.as_ref().map_or_else(|| "-".to_owned(), |buffer| bytes(buffer.bytes))),
         Cell::plain(bytes(sink.delivered_bytes)),
         Cell::plain(sink.delivered_records.to_string()),
         Cell(sink.errors.to_string(), if sink.errors > 0 { WARNING } else { PLAIN }),

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::LogFile;
 use crate::{
+    events::Event,
     files::sparse,
     ledger::{Reason, Stage},
     record::Class,
@@ -193,7 +194,7 @@ impl LogFile {
     }
 
     pub(super) fn give_up(&mut self, error: &std::io::Error) {
-        tracing::warn!(path = %self.about.path, %error, "a log file can't be read");
+        Event::FileUnreadable { path: &self.about.path, error }.report();
         self.lose(self.place.unread(), Reason::Unavailable);
         self.place.advance(self.place.wanted());
     }

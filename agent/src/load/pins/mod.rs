@@ -32,6 +32,31 @@ pub struct Settings {
     pub keep: bool,
 }
 
+/// What is pinned in a directory, in a line for each set; `None` when it is not there. Nothing is locked or changed.
+///
+/// # Errors
+/// It is on no BPF file system, or can't be read.
+pub fn describe(path: &Path) -> Result<Option<Vec<String>>, PinError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    if !is_bpffs(path) {
+        return Err(PinError::NotBpffs(path.to_owned()));
+    }
+    let (sets, unfinished) = Set::all(path)?;
+    let set = |set: &Set| match set.about() {
+        Ok(about) => {
+            let made = std::time::UNIX_EPOCH + std::time::Duration::from_secs(about.made_unix_seconds);
+            let (generation, links) = (set.generation, set.link_count());
+            let made = humantime::format_rfc3339_seconds(made);
+            format!("generation {generation}: {links} programs, attached by version {} at {made}", about.version)
+        }
+        Err(error) => format!("generation {} is damaged: {error}", set.generation),
+    };
+    let half = unfinished.iter().map(|path| format!("{} was never finished", path.display()));
+    Ok(Some(sets.iter().map(set).chain(half).collect()))
+}
+
 /// Why pins can't be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::Engine;
-use crate::files::event::FileEvent;
+use crate::{events::Event, files::event::FileEvent};
 
 impl Engine {
     pub(super) fn refresh_roots(&mut self) {
@@ -43,7 +43,7 @@ impl Engine {
         if let Err(error) = &result
             && !self.full
         {
-            tracing::warn!(%error, "not every container is captured until others have ended");
+            Event::MapFull { error }.report();
         }
         self.full = result.is_err();
     }

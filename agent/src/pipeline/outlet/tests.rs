@@ -8,6 +8,7 @@ use crate::{
     ledger::Reason,
     record::Class,
     sinks::{
+        Settlement,
         config::{QueueSettings, SinkSettings},
         file,
         testing::{LONG, Script, batch, outcomes, pod_stream},

@@ -11,6 +11,7 @@ use crate::{
     process::Selector,
     record::Class,
     sinks::{
+        buffer::BufferSettings,
         config::{InvalidSetting, QueueSettings, Tls, all_classes},
         http_client::{Auth, url_problem},
     },
@@ -28,6 +29,8 @@ pub struct Settings {
     pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
+    /// The buffer on disk.
+    pub buffer: BufferSettings,
     /// The servers of one cluster, `https://host:9200`, asked in turn; at least one.
     pub urls: Vec<String>,
     /// The index of a record; default `logs-{class}-{date}`, and `logs-{class}-default` with `data_stream`.
@@ -87,6 +90,7 @@ impl Default for Settings {
             classes: all_classes(),
             filter: Selector::default(),
             queue: QueueSettings::default(),
+            buffer: BufferSettings::default(),
             urls: Vec::new(),
             index: None,
             data_stream: false,

@@ -13,6 +13,7 @@ use crate::{
     record::Class,
     sinks::{
         SinkError,
+        buffer::BufferSettings,
         config::{InvalidSetting, QueueSettings, Tls, all_classes},
     },
 };
@@ -29,10 +30,14 @@ pub struct Settings {
     pub filter: Selector,
     /// The queue in front of the sink.
     pub queue: QueueSettings,
+    /// The buffer on disk.
+    pub buffer: BufferSettings,
     /// Brokers to ask for all others, `host:port`; at least one.
     pub brokers: Vec<String>,
     /// The topic of a record; default `logs.{class}`.
     pub topic: TopicTemplate,
+    /// What a message is; default `json`.
+    pub encoding: Encoding,
     /// How messages are compressed; default `zstd`.
     pub compression: Compression,
     /// How long the producer waits for more messages of a partition before it sends; default 5 ms.
@@ -40,7 +45,7 @@ pub struct Settings {
     pub linger: Duration,
     /// The most bytes of messages that wait in the producer for the brokers' acknowledgement; default 32 MiB.
     #[serde(with = "units::size")]
-    pub buffer: ByteSize,
+    pub producer_buffer: ByteSize,
     /// A larger message is dropped, and counted with reason `oversize`; default 1000000, as brokers take by default.
     #[serde(with = "units::size")]
     pub max_message_bytes: ByteSize,
@@ -57,6 +62,17 @@ pub struct Settings {
     pub sasl: Option<Sasl>,
     /// More options of librdkafka by their own names; they win over all of the above.
     pub options: BTreeMap<String, String>,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// A record in JSON.
+    #[default]
+    Json,
+    /// A record as OpenTelemetry's `ExportLogsServiceRequest` in protobuf, as its collector reads it (`otlp_proto`).
+    OtlpProto,
 }
 
 /// How messages are compressed.
@@ -131,11 +147,13 @@ impl Default for Settings {
             classes: all_classes(),
             filter: Selector::default(),
             queue: QueueSettings::default(),
+            buffer: BufferSettings::default(),
             brokers: Vec::new(),
             topic: TopicTemplate::default(),
+            encoding: Encoding::default(),
             compression: Compression::default(),
             linger: Duration::from_millis(5),
-            buffer: ByteSize::mib(32),
+            producer_buffer: ByteSize::mib(32),
             max_message_bytes: ByteSize::b(1_000_000),
             headers: true,
             give_up_after: Duration::from_secs(300),
@@ -157,7 +175,11 @@ impl Settings {
         let checks = [
             (!self.brokers.is_empty(), "brokers", "must name at least one broker, as `host:9092`"),
             (self.brokers.iter().all(has_port), "brokers", "must be written as `host:port`"),
-            ((ByteSize::mib(1)..=ByteSize::gib(2)).contains(&self.buffer), "buffer", "must be from 1MiB to 2GiB"),
+            (
+                (ByteSize::mib(1)..=ByteSize::gib(2)).contains(&self.producer_buffer),
+                "producer_buffer",
+                "must be from 1MiB to 2GiB",
+            ),
             (
                 (1_000..=1_000_000_000).contains(&self.max_message_bytes.as_u64()),
                 "max_message_bytes",
@@ -202,7 +224,7 @@ impl Settings {
             .set("reconnect.backoff.max.ms", "5000")
             .set("linger.ms", self.linger.as_millis().to_string())
             .set("compression.type", self.compression.as_str())
-            .set("queue.buffering.max.kbytes", (self.buffer.as_u64() / 1024).to_string())
+            .set("queue.buffering.max.kbytes", (self.producer_buffer.as_u64() / 1024).to_string())
             // The bytes are the bound.
             .set("queue.buffering.max.messages", "10000000")
             .set("message.max.bytes", self.max_message_bytes.as_u64().to_string())

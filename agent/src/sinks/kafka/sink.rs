@@ -14,7 +14,7 @@ use rdkafka::{
 };
 
 use super::{
-    config::Settings,
+    config::{Encoding, Settings},
     context::{Context, HELD_TOO_LONG},
     failure::{Fate, fate, remedy},
     held::Held,
@@ -23,8 +23,7 @@ use super::{
 use crate::{
     record::{Line, Origin, Stream},
     sinks::{
-        Delivery, Figure, Sink, SinkError,
-        json::Encoder,
+        Delivery, Figure, Sink, SinkError, json, otlp,
         receipt::{LineReceipt, Lines, rejoin},
     },
 };
@@ -50,6 +49,12 @@ pub struct KafkaSink {
     held: Held,
 }
 
+/// Makes messages of lines.
+enum Encoder {
+    Json(json::Encoder),
+    OtlpProto(otlp::Encoder),
+}
+
 /// Where the lines of a stream go.
 struct Route {
     topic: String,
@@ -70,12 +75,16 @@ impl KafkaSink {
     pub fn new(settings: Settings) -> Result<Self, SinkError> {
         let credentials = producer::credentials(&settings);
         let producer = producer::make(&settings, producer::BATCH_SIZE)?;
+        let encoder = match settings.encoding {
+            Encoding::Json => Encoder::Json(json::Encoder::default()),
+            Encoding::OtlpProto => Encoder::OtlpProto(otlp::Encoder::default()),
+        };
         Ok(Self {
             settings,
             credentials,
             batch_size: producer::BATCH_SIZE,
             producer,
-            encoder: Encoder::default(),
+            encoder,
             payload: Vec::new(),
             next: VecDeque::new(),
             held: Held::default(),
@@ -114,7 +123,7 @@ impl KafkaSink {
             }
         }
         if !self.held.is_empty() {
-            let limit = usize::try_from(self.settings.buffer.as_u64()).unwrap_or(usize::MAX);
+            let limit = usize::try_from(self.settings.producer_buffer.as_u64()).unwrap_or(usize::MAX);
             for (topic, code, receipt) in self.held.overdue(now, self.settings.give_up_after, limit) {
                 self.context().note_given_up(&topic, code);
                 receipt.give_up(HELD_TOO_LONG);
@@ -157,10 +166,14 @@ impl KafkaSink {
     fn send(&mut self, route: &Route, receipt: LineReceipt) -> Result<(), (Code, LineReceipt)> {
         let stream = Arc::clone(&receipt.batch().stream);
         self.payload.clear();
-        self.encoder.append_line(receipt.batch(), receipt.line(), &mut self.payload);
-        let headers = route.headers.as_ref().map(|headers| place(headers, receipt.line()));
+        let (batch, line) = (receipt.batch(), receipt.line());
+        match &mut self.encoder {
+            Encoder::Json(encoder) => encoder.append_line(batch, line, &mut self.payload),
+            Encoder::OtlpProto(encoder) => encoder.append_line(batch, line, &mut self.payload),
+        }
+        let headers = route.headers.as_ref().map(|headers| place(headers, line));
         // A line may say of itself that it is of tomorrow; brokers refuse what is too far in the future.
-        let time = receipt.line().time_unix_nano.min(receipt.line().observed_time_unix_nano);
+        let time = line.time_unix_nano.min(line.observed_time_unix_nano);
         let milliseconds = i64::try_from(time / 1_000_000).unwrap_or_default();
         let mut record = BaseRecord::with_opaque_to(&route.topic, Box::new(receipt))
             .key(&*stream.key)
@@ -180,7 +193,10 @@ impl KafkaSink {
 
     fn no_room(&self) -> SinkError {
         let why = self.context().failing().unwrap_or_else(|| {
-            format!("the brokers take records slower than they come: the buffer of {} is full", self.settings.buffer)
+            format!(
+                "the brokers take records slower than they come: the buffer of {} is full",
+                self.settings.producer_buffer
+            )
         });
         error(why)
     }

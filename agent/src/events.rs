@@ -1,0 +1,259 @@
+//! What an operator has to hear of: a closed set of events, each of which is one line of the agent's log and one count of
+//! the metric `sidestep_events_total`. `docs/runbook.md` says what to do.
+
+use std::{
+    fmt::Display,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// Something that happened.
+#[derive(Clone, Copy)]
+pub enum Event<'a> {
+    /// A sink has failed; logged at most every 30 seconds for a sink, and counted as often as it is logged.
+    SinkFailing {
+        /// Its name.
+        sink: &'a str,
+        /// Failures since the last such line.
+        suppressed: u64,
+        /// What failed, the cause and the remedy.
+        error: &'a dyn Display,
+    },
+    /// A sink that failed works again.
+    SinkRecovered {
+        /// Its name.
+        sink: &'a str,
+    },
+    /// A sink that is replaced does not return from a call.
+    SinkStuck {
+        /// Its name.
+        sink: &'a str,
+    },
+    /// The thread of a sink has panicked: a bug.
+    SinkPanicked {
+        /// Its name.
+        sink: &'a str,
+    },
+    /// The queue of a sink that drops when it is full has begun to drop.
+    QueueFull {
+        /// The sink's name.
+        sink: &'a str,
+    },
+    /// A sink has given records up for good.
+    RecordsRejected {
+        /// The reason in the ledger.
+        reason: &'static str,
+        /// How many.
+        lines: u64,
+        /// The stream that they are of.
+        stream: &'a str,
+    },
+    /// A record in the ring can't be read.
+    RecordUnreadable {
+        /// Why.
+        error: &'a dyn Display,
+    },
+    /// A map of the kernel programs is full.
+    MapFull {
+        /// Which, and what that means.
+        error: &'a dyn Display,
+    },
+    /// The file with the positions in log files is damaged.
+    PositionsUnreadable {
+        /// The file.
+        path: &'a Path,
+        /// What is wrong with it.
+        error: &'a dyn Display,
+        /// Where it was put aside.
+        kept_as: Option<&'a Path>,
+    },
+    /// The file with the positions in log files can't be written.
+    PositionsUnwritable {
+        /// The file.
+        path: &'a Path,
+        /// The cause.
+        error: &'a dyn Display,
+    },
+    /// A log file can't be read.
+    FileUnreadable {
+        /// The file, as its writer sees it.
+        path: &'a str,
+        /// The cause.
+        error: &'a dyn Display,
+    },
+    /// Probes are less than healthy.
+    ProbesDegraded {
+        /// Which, why, and what is missing for it.
+        text: &'a str,
+    },
+    /// A new configuration is in force.
+    ReloadDone {
+        /// What changed.
+        changes: &'a dyn Display,
+    },
+    /// A new configuration was refused.
+    ReloadRefused {
+        /// What is wrong with it.
+        error: &'a str,
+        /// The file.
+        file: Option<&'a Path>,
+    },
+    /// The agent has stopped before everything was delivered.
+    StoppedEarly {
+        /// What was left.
+        bytes: u64,
+        /// The limit that it had.
+        limit: std::time::Duration,
+    },
+}
+
+/// Names of all events: the values of the metric's label, in the order of [`Event::index`].
+pub const NAMES: [&str; 15] = [
+    "sink_failing",
+    "sink_recovered",
+    "sink_stuck",
+    "sink_panicked",
+    "queue_full",
+    "records_rejected",
+    "record_unreadable",
+    "map_full",
+    "positions_unreadable",
+    "positions_unwritable",
+    "file_unreadable",
+    "probes_degraded",
+    "reload_done",
+    "reload_refused",
+    "stopped_early",
+];
+
+/// How often each has happened. Events come from everywhere, so the count belongs to the process.
+static COUNTS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
+
+/// How often each event has happened since the start, by name.
+#[must_use]
+pub fn counts() -> Vec<(&'static str, u64)> {
+    NAMES.into_iter().zip(&COUNTS).map(|(name, count)| (name, count.load(Relaxed))).collect()
+}
+
+impl Event<'_> {
+    /// Logs and counts it.
+    pub fn report(self) {
+        COUNTS[self.index()].fetch_add(1, Relaxed);
+        self.log();
+    }
+
+    const fn index(self) -> usize {
+        match self {
+            Self::SinkFailing { .. } => 0,
+            Self::SinkRecovered { .. } => 1,
+            Self::SinkStuck { .. } => 2,
+            Self::SinkPanicked { .. } => 3,
+            Self::QueueFull { .. } => 4,
+            Self::RecordsRejected { .. } => 5,
+            Self::RecordUnreadable { .. } => 6,
+            Self::MapFull { .. } => 7,
+            Self::PositionsUnreadable { .. } => 8,
+            Self::PositionsUnwritable { .. } => 9,
+            Self::FileUnreadable { .. } => 10,
+            Self::ProbesDegraded { .. } => 11,
+            Self::ReloadDone { .. } => 12,
+            Self::ReloadRefused { .. } => 13,
+            Self::StoppedEarly { .. } => 14,
+        }
+    }
+
+    fn log(self) {
+        let event = NAMES[self.index()];
+        match self {
+            Self::SinkFailing { sink, suppressed, error } => tracing::error!(event, sink, suppressed, "{error}"),
+            Self::SinkRecovered { sink } => tracing::info!(event, sink, "the sink works again"),
+            Self::SinkStuck { sink } => tracing::warn!(
+                event,
+                sink,
+                "the sink is stuck in a call: what it has taken goes to the new one when it returns"
+            ),
+            Self::SinkPanicked { sink } => tracing::error!(event, sink, "the thread of the sink has panicked"),
+            Self::QueueFull { sink } => tracing::warn!(
+                event,
+                sink,
+                "the queue of the sink is full and drops what is new: the sink is slower than its records come; give it \
+                 a larger `queue.max_bytes`, or `when_full: block`"
+            ),
+            Self::RecordsRejected { reason, lines, stream } => tracing::error!(
+                event,
+                reason,
+                lines,
+                stream,
+                "a sink has given records up for good; its last error in `sidestep status` says why"
+            ),
+            Self::RecordUnreadable { error } => {
+                tracing::error!(event, %error, "a record of the kernel programs can't be read");
+            }
+            Self::MapFull { error } => {
+                tracing::warn!(event, %error, "not every container is captured until others have ended");
+            }
+            Self::PositionsUnreadable { path, error, kept_as } => tracing::warn!(
+                event,
+                path = %path.display(),
+                %error,
+                kept_as = kept_as.map(|path| path.display().to_string()),
+                "the positions in log files can't be used; files are read as if the agent had never run"
+            ),
+            Self::PositionsUnwritable { path, error } => tracing::warn!(
+                event,
+                path = %path.display(),
+                %error,
+                "positions in log files can't be written; after a restart lines may be repeated"
+            ),
+            Self::FileUnreadable { path, error } => tracing::warn!(event, path, %error, "a log file can't be read"),
+            Self::ProbesDegraded { text } => tracing::warn!(event, "{text}"),
+            Self::ReloadDone { changes } => tracing::info!(event, %changes, "reload done"),
+            Self::ReloadRefused { error, file } => {
+                tracing::error!(event, error, ?file, "reload refused: the configuration in force stays");
+            }
+            Self::StoppedEarly { bytes, limit } => {
+                tracing::warn!(event, bytes, ?limit, "stopped before everything was delivered");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(name: &str) -> u64 {
+        counts().into_iter().find(|(other, _)| *other == name).expect("an event").1
+    }
+
+    #[test]
+    fn every_event_has_a_name_and_a_count_of_its_own() {
+        let path = Path::new("/x");
+        let error: &dyn Display = &"broken";
+        let events = [
+            Event::SinkFailing { sink: "a", suppressed: 0, error },
+            Event::SinkRecovered { sink: "a" },
+            Event::SinkStuck { sink: "a" },
+            Event::SinkPanicked { sink: "a" },
+            Event::QueueFull { sink: "a" },
+            Event::RecordsRejected { reason: "rejected", lines: 1, stream: "a" },
+            Event::RecordUnreadable { error },
+            Event::MapFull { error },
+            Event::PositionsUnreadable { path, error, kept_as: None },
+            Event::PositionsUnwritable { path, error },
+            Event::FileUnreadable { path: "/x", error },
+            Event::ProbesDegraded { text: "write" },
+            Event::ReloadDone { changes: error },
+            Event::ReloadRefused { error: "broken", file: None },
+            Event::StoppedEarly { bytes: 1, limit: std::time::Duration::ZERO },
+        ];
+        assert_eq!(events.len(), NAMES.len());
+        for (index, event) in events.into_iter().enumerate() {
+            assert_eq!(event.index(), index);
+            // Other tests of this process report events too.
+            let before = count(NAMES[index]);
+            event.report();
+            assert!(count(NAMES[index]) > before, "{}", NAMES[index]);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    ledger::Account,
+    record::{Attributes, Stream},
+};
+
+fn text() -> impl Strategy<Value = Option<Arc<str>>> {
+    proptest::option::of("\\PC{0,20}".prop_map(|text: String| Arc::from(text.as_str())))
+}
+
+fn resource() -> impl Strategy<Value = Resource> {
+    let fields = (text(), text(), text(), text(), text(), text(), text(), text(), text());
+    fields.prop_map(
+        |(host_name, container_runtime, container_id, container_name, image, namespace, pod, pod_uid, cgroup)| {
+            Resource {
+                host_name,
+                container_runtime,
+                container_id,
+                container_name,
+                image,
+                namespace,
+                pod,
+                pod_uid,
+                cgroup,
+            }
+        },
+    )
+}
+
+fn stream() -> impl Strategy<Value = Stream> {
+    let origin = prop_oneof![
+        Just(Origin::Stdio(IoStream::Stdout)),
+        Just(Origin::Stdio(IoStream::Stderr)),
+        "\\PC{0,30}".prop_map(|path: String| Origin::File { path: path.into() }),
+    ];
+    let class = prop_oneof![Just(Class::Pod), Just(Class::Business), Just(Class::Server)];
+    ("[a-z0-9:/]{1,30}", class, origin, resource(), any::<u64>()).prop_map(|(key, class, origin, resource, cgroup)| {
+        let resource = Arc::new(resource);
+        let account = Arc::new(Account::new(cgroup, Arc::clone(&resource)));
+        Stream { key: key.as_str().into(), class, origin, resource, account }
+    })
+}
+
+fn attributes() -> impl Strategy<Value = Option<Box<Attributes>>> {
+    let value = prop_oneof![
+        any::<i64>().prop_map(serde_json::Value::from),
+        any::<bool>().prop_map(serde_json::Value::from),
+        "\\PC{0,10}".prop_map(serde_json::Value::from),
+        Just(serde_json::json!({"b": [1, null], "a": {}})),
+    ];
+    let entries = proptest::collection::vec(("\\PC{0,8}", value), 0..4);
+    proptest::option::of(entries.prop_map(|entries| Box::new(entries.into_iter().collect())))
+}
+
+type Parts = (Vec<u8>, [u64; 4], u8, u64, Option<Box<Attributes>>);
+
+fn line() -> impl Strategy<Value = Parts> {
+    (proptest::collection::vec(any::<u8>(), 0..50), any::<[u64; 4]>(), 0..32_u8, 0..26_u64, attributes())
+}
+
+fn batch(stream: Stream, lines: Vec<Parts>) -> Batch {
+    let mut data = Vec::new();
+    let mut made = Vec::new();
+    for (body, [time_unix_nano, observed_time_unix_nano, position, span], flags, number, attributes) in lines {
+        let start = data.len();
+        data.extend_from_slice(&body);
+        let (body, flags, severity) = (start..data.len(), LineFlags(flags), severity(number));
+        made.push(Line { time_unix_nano, observed_time_unix_nano, body, position, span, flags, severity, attributes });
+        data.push(b'\n');
+    }
+    Batch { stream: Arc::new(stream), data: data.into(), lines: made }
+}
+
+fn encoded(batch: &Batch) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(batch, &mut bytes);
+    bytes
+}
+
+/// Everything but the newlines between the bodies.
+fn assert_same(batch: &Batch, read: &Encoded) {
+    assert_eq!(batch.lines.len(), read.lines.len());
+    for (before, after) in batch.lines.iter().zip(&read.lines) {
+        assert_eq!(batch.body(before), &read.data[after.body.clone()]);
+        assert_eq!(Line { body: 0..0, ..before.clone() }, Line { body: 0..0, ..after.clone() });
+    }
+    let head = Head::parse(&read.head).expect("a stream");
+    let stream = &batch.stream;
+    assert_eq!((&head.key, head.class, head.origin()), (&stream.key, stream.class, stream.origin.clone()));
+    assert_eq!(head.cgroup, stream.account.cgroup);
+    assert_eq!(head.resource(), *stream.resource);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_batch_is_read_back_as_it_was(stream in stream(), lines in proptest::collection::vec(line(), 0..8)) {
+        let batch = batch(stream, lines);
+        assert_same(&batch, &decode(encoded(&batch)).expect("decodes"));
+    }
+
+    #[test]
+    fn what_is_no_batch_is_refused_and_takes_no_memory(
+        stream in stream(),
+        lines in proptest::collection::vec(line(), 0..4),
+        cut in any::<proptest::sample::Index>(),
+        noise in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let whole = encoded(&batch(stream, lines));
+        decode(whole[..cut.index(whole.len())].to_vec()).expect_err("it is cut");
+        // Whatever it is, it does not panic.
+        let _ = decode(noise.clone());
+        let _ = decode([&[VERSION][..], &noise].concat());
+    }
+}
+
+#[test]
+fn another_version_is_told() {
+    let stream = crate::sinks::testing::pod_stream("a", "b", "c");
+    let mut bytes = encoded(&crate::sinks::testing::batch(&stream, 0, &[b"x"]));
+    bytes[0] = 9;
+    let error = decode(bytes).expect_err("unknown").to_string();
+    assert!(error.contains("version 9"), "{error}");
+}
+
+#[test]
+fn what_a_later_version_adds_is_passed_over() {
+    let stream = crate::sinks::testing::pod_stream("a", "b", "c");
+    let made = crate::sinks::testing::batch(&stream, 7, &[b"hello"]);
+    let bytes = encoded(&made);
+    let head = usize::try_from(u32::from_le_bytes(bytes[1..5].try_into().expect("four"))).expect("small");
+    let mut stream: serde_json::Value = serde_json::from_slice(&bytes[5..5 + head]).expect("JSON");
+    stream["later"] = serde_json::json!([1]);
+    stream["resource"]["later"] = serde_json::json!({});
+    let text = serde_json::to_vec(&stream).expect("serializes");
+    let mut later = vec![VERSION];
+    later.extend_from_slice(&u32::try_from(text.len()).expect("short").to_le_bytes());
+    later.extend_from_slice(&text);
+    let lines = 5 + head;
+    later.extend_from_slice(&bytes[lines..lines + 4]);
+    later.extend_from_slice(&(LINE as u16 + 3).to_le_bytes());
+    later.extend_from_slice(&bytes[lines + 6..lines + 6 + LINE]);
+    later.extend_from_slice(&[1, 2, 3]);
+    later.extend_from_slice(&bytes[lines + 6 + LINE..]);
+    assert_same(&made, &decode(later).expect("decodes"));
+}

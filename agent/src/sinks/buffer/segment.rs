@@ -1,0 +1,235 @@
+//! One file of a log: a head, and frames one after the other.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::frame::{HEADER, Header, Marker, Meta, seal};
+
+/// How files end.
+pub(super) const EXTENSION: &str = "segment";
+/// At the start of each copy of the head.
+const MAGIC: &[u8; 8] = b"SIDESTEP";
+/// The form of head and frames.
+const FORMAT: u32 = 1;
+/// One copy of the head: magic (8), format (4), marker (8), seconds since the Unix epoch (8), checksum (4).
+const COPY: usize = 32;
+/// The head is there twice, so that no single damage makes a whole segment unreadable.
+pub(super) const HEAD: u64 = 2 * COPY as u64;
+/// How much is read at once when a frame is looked for after damage.
+const SEARCH: usize = 64 * 1024;
+
+/// Why a file can't be read as a segment.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("it is of form {0}, which this version of the agent does not know")]
+    Format(u32),
+    #[error("its head is damaged")]
+    Damaged,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One file.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+    marker: Marker,
+    /// Seconds since the Unix epoch.
+    pub(super) created: u64,
+    /// The lowest sequence that a frame in it may have.
+    pub(super) first: u64,
+    /// Bytes of the file.
+    pub(super) size: u64,
+}
+
+/// What stands at a place of a segment.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Found {
+    Frame(Header, Vec<u8>),
+    /// Damage from here to the next place; with the header of the one frame that it is, where that can be read.
+    Damage(Option<Header>),
+    /// A frame that was not written to its end, or nothing.
+    End,
+}
+
+/// The name of the segment whose first frame has this sequence.
+pub(super) fn file_name(first: u64) -> String {
+    format!("{first:020}.{EXTENSION}")
+}
+
+/// The sequence in a segment's name.
+pub(super) fn first_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+    (name.len() == 20).then(|| name.parse().ok())?
+}
+
+impl Segment {
+    /// Makes a new one.
+    pub(super) fn create(directory: &Path, first: u64, created: u64) -> io::Result<Self> {
+        let path = directory.join(file_name(first));
+        let mut marker = Marker::default();
+        // A marker is short: the kernel gives it whole.
+        rustix::rand::getrandom(&mut marker, rustix::rand::GetRandomFlags::empty())?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut copy = Vec::with_capacity(COPY);
+        copy.extend_from_slice(MAGIC);
+        copy.extend_from_slice(&FORMAT.to_le_bytes());
+        copy.extend_from_slice(&marker);
+        copy.extend_from_slice(&created.to_le_bytes());
+        copy.extend_from_slice(&crc32fast::hash(&copy).to_le_bytes());
+        if let Err(error) = file.write_all_at(&copy.repeat(2), 0) {
+            // Best effort: an empty segment costs nothing but its name.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(Self { path, file: Arc::new(file), marker, created, first, size: HEAD })
+    }
+
+    /// Opens one that an earlier agent wrote.
+    pub(super) fn open(path: &Path, first: u64) -> Result<Self, OpenError> {
+        let file = OpenOptions::new().read(true).open(path)?;
+        let size = file.metadata()?.len();
+        let mut head = [0; HEAD as usize];
+        let read = read_up_to(&file, &mut head, 0)?;
+        if size <= HEAD {
+            // Killed before the head was written: there is nothing in it.
+            return Ok(Self {
+                path: path.to_owned(),
+                file: Arc::new(file),
+                marker: Marker::default(),
+                created: 0,
+                first,
+                size,
+            });
+        }
+        let (marker, created) = match head[..read].chunks(COPY).map(parse_copy).reduce(Result::or) {
+            Some(Ok(found)) => found,
+            Some(Err(OpenError::Format(format))) => return Err(OpenError::Format(format)),
+            // The first frame has the marker too, and a checksum to prove it.
+            Some(Err(_)) => (first_marker(&file)?.ok_or(OpenError::Damaged)?, 0),
+            None => return Err(OpenError::Damaged),
+        };
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), marker, created, first, size })
+    }
+
+    /// Appends a frame; `frame` begins with room for its header. What was written of it is cut off after an error.
+    pub(super) fn append(&mut self, frame: &mut [u8], meta: Meta) -> io::Result<()> {
+        seal(frame, self.marker, meta);
+        if let Err(error) = self.file.write_all_at(frame, self.size) {
+            // Readers take the rest for a frame that was not written to its end.
+            let _ = self.file.set_len(self.size);
+            return Err(error);
+        }
+        self.size += frame.len() as u64;
+        Ok(())
+    }
+
+    /// What stands at `offset`, and the next place.
+    pub(super) fn read(&self, offset: u64) -> io::Result<(Found, u64)> {
+        let left = self.size.saturating_sub(offset);
+        if left < HEADER as u64 {
+            return Ok((Found::End, self.size));
+        }
+        let mut bytes = [0; HEADER];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        let Some(header) = Header::parse(&bytes, self.marker) else {
+            let next = self.find(offset + 1)?;
+            // A file that grew and never got its data, as after a loss of power.
+            let is_empty = next == self.size && bytes.iter().all(|byte| *byte == 0);
+            return Ok((if is_empty { Found::End } else { Found::Damage(None) }, next));
+        };
+        let end = offset + (HEADER + header.length) as u64;
+        if end > self.size {
+            return Ok((Found::End, self.size));
+        }
+        let mut payload = vec![0; header.length];
+        self.file.read_exact_at(&mut payload, offset + HEADER as u64)?;
+        let found = if header.accepts(&payload) { Found::Frame(header, payload) } else { Found::Damage(Some(header)) };
+        Ok((found, end))
+    }
+
+    /// The highest sequence of its frames; payloads are not looked at.
+    pub(super) fn last_sequence(&self) -> io::Result<Option<u64>> {
+        let (mut offset, mut last) = (HEAD, None);
+        let mut bytes = [0; HEADER];
+        while self.size.saturating_sub(offset) >= HEADER as u64 {
+            self.file.read_exact_at(&mut bytes, offset)?;
+            offset = match Header::parse(&bytes, self.marker) {
+                Some(header) => {
+                    last = last.max(Some(header.meta.sequence));
+                    offset + (HEADER + header.length) as u64
+                }
+                None => self.find(offset + 1)?,
+            };
+        }
+        Ok(last)
+    }
+
+    /// The place of the next header from `offset` on; the end if there is none.
+    fn find(&self, mut offset: u64) -> io::Result<u64> {
+        let finder = memchr::memmem::Finder::new(&self.marker);
+        let mut chunk = vec![0; SEARCH];
+        while self.size.saturating_sub(offset) >= HEADER as u64 {
+            let read = read_up_to(&self.file, &mut chunk, offset)?;
+            if read < HEADER {
+                break;
+            }
+            let mut from = 0;
+            while let Some(at) = finder.find(&chunk[from..read]) {
+                let place = offset + (from + at) as u64;
+                let mut bytes = [0; HEADER];
+                if read_up_to(&self.file, &mut bytes, place)? == HEADER && Header::parse(&bytes, self.marker).is_some()
+                {
+                    return Ok(place);
+                }
+                from += at + 1;
+            }
+            // A marker may lie across two chunks.
+            offset += (read - (self.marker.len() - 1)) as u64;
+        }
+        Ok(self.size)
+    }
+}
+
+fn parse_copy(copy: &[u8]) -> Result<(Marker, u64), OpenError> {
+    let (fields, checksum) = copy.split_last_chunk::<4>().ok_or(OpenError::Damaged)?;
+    if copy.len() != COPY || !fields.starts_with(MAGIC) || crc32fast::hash(fields) != u32::from_le_bytes(*checksum) {
+        return Err(OpenError::Damaged);
+    }
+    let number =
+        |range: std::ops::Range<usize>| fields[range].iter().rev().fold(0, |v, byte| v << 8 | u64::from(*byte));
+    match u32::try_from(number(8..12)) {
+        Ok(FORMAT) => {
+            let mut marker = Marker::default();
+            marker.copy_from_slice(&fields[12..20]);
+            Ok((marker, number(20..28)))
+        }
+        format => Err(OpenError::Format(format.unwrap_or_default())),
+    }
+}
+
+fn first_marker(file: &File) -> io::Result<Option<Marker>> {
+    let mut bytes = [0; HEADER];
+    let read = read_up_to(file, &mut bytes, HEAD)?;
+    let marker = bytes.first_chunk::<8>().copied().unwrap_or_default();
+    Ok((read == HEADER && Header::parse(&bytes, marker).is_some()).then_some(marker))
+}
+
+fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < bytes.len() {
+        match file.read_at(&mut bytes[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}

@@ -1,0 +1,103 @@
+//! Headers of the operator's own.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use reqwest::{
+    Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+use serde::{Deserialize, Serialize};
+
+use super::config::{Encoding, Settings};
+use crate::sinks::{config::InvalidSetting, http_client};
+
+/// Headers that say how a request is made, which is not the operator's to say.
+const OURS: [&str; 5] = ["connection", "content-encoding", "content-length", "host", "transfer-encoding"];
+
+/// The value of a header.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum HeaderText {
+    /// As it stands there.
+    Plain(String),
+    /// What the file holds, read for each request; a newline at its end does not count.
+    File(FromFile),
+}
+
+/// A value that is not to be seen in the configuration.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FromFile {
+    /// The file, as Kubernetes mounts a Secret.
+    pub file: PathBuf,
+}
+
+impl HeaderText {
+    fn value(&self, name: &str) -> Result<HeaderValue, String> {
+        let (text, place) = match self {
+            Self::Plain(text) => (text.clone(), String::new()),
+            Self::File(FromFile { file }) => {
+                let place = format!(" in {}", file.display());
+                let text = fs::read_to_string(file).map_err(|cause| {
+                    format!("reading the header {name}{place}: {cause}; see `headers`, and that the Secret is mounted")
+                })?;
+                (text, place)
+            }
+        };
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        let mut value = HeaderValue::from_str(text)
+            .map_err(|_| format!("the header {name}{place} has characters that no header may have"))?;
+        value.set_sensitive(matches!(self, Self::File(_)));
+        Ok(value)
+    }
+}
+
+/// The headers with their values of now.
+///
+/// # Errors
+/// A file can't be read, or a name or value is none.
+pub(super) fn read(headers: &BTreeMap<String, HeaderText>) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    for (name, text) in headers {
+        let value = text.value(name)?;
+        let name = HeaderName::try_from(name).map_err(|_| format!("{name:?} is no header's name"))?;
+        map.insert(name, value);
+    }
+    Ok(map)
+}
+
+/// What makes no sense.
+pub(super) fn problem(settings: &Settings) -> Option<InvalidSetting> {
+    let find = || {
+        for (name, text) in &settings.headers {
+            let lower = name.to_ascii_lowercase();
+            if HeaderName::try_from(name).is_err() {
+                return Some(format!("has {name:?}, which is no header's name"));
+            }
+            let is_otlp = settings.encoding == Encoding::OtlpProto;
+            if OURS.contains(&&*lower) || is_otlp && lower == "content-type" {
+                return Some(format!("must not have {name:?}: the agent says that itself"));
+            }
+            if lower == "authorization" && settings.auth.is_some() {
+                return Some("must not have \"Authorization\" beside `auth`: one of the two".to_owned());
+            }
+            match text {
+                HeaderText::Plain(_) => {
+                    if let Err(problem) = text.value(name) {
+                        return Some(problem);
+                    }
+                }
+                HeaderText::File(FromFile { file })
+                    if Url::parse(&settings.url).is_ok_and(|url| http_client::is_clear_text(&url)) =>
+                {
+                    let file = file.display();
+                    return Some(format!("would send what is in {file} in clear text: it needs `https://` in `url`"));
+                }
+                HeaderText::File(_) => {}
+            }
+        }
+        None
+    };
+    find().map(|problem| InvalidSetting { option: "headers", problem })
+}
