@@ -81,7 +81,9 @@ mod tests {
         process::Selector,
         record::Origin,
         sinks::{
-            Settlement, Sinks, buffer::Home, file,
+            Settlement, Sinks,
+            buffer::Home,
+            file,
             testing::{LONG, batch, stream},
         },
     };
