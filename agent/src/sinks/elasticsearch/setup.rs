@@ -85,7 +85,8 @@ impl Setup {
             }
             (Step::DeadLetters, _) => {
                 let body = template::dead_letters(settings);
-                (Method::PUT, format!("_index_template/{name}-dead-letter"), Some(body))
+                let name = template::dead_letter_name(settings);
+                (Method::PUT, format!("_index_template/{name}"), Some(body))
             }
         };
         self.is_asking = true;
@@ -255,14 +256,14 @@ mod tests {
     const ELASTIC: (u16, &str) = (200, r#"{"cluster_uuid":"u","version":{"number":"8.19.0"}}"#);
     const OPEN: (u16, &str) =
         (200, r#"{"cluster_uuid":"u","version":{"number":"2.19.0","distribution":"opensearch"}}"#);
-    const RECORDS: &str = "PUT /_index_template/sidestep-elasticsearch";
-    const DEAD: &str = "PUT /_index_template/sidestep-elasticsearch-dead-letter";
+    const RECORDS: &str = "PUT /_index_template/sidestep-logs-class-date";
+    const DEAD: &str = "PUT /_index_template/sidestep-for-sidestep-dead-letter";
 
     #[test]
     fn elasticsearch_gets_a_policy_of_ilm_and_templates() {
         let (mut setup, settings) = (Setup::default(), Settings::default());
         let asked = run(&mut setup, &settings, &[ELASTIC, (200, "{}"), (200, "{}"), (200, "{}")]);
-        assert_eq!(asked, ["GET /", "PUT /_ilm/policy/sidestep-elasticsearch", RECORDS, DEAD]);
+        assert_eq!(asked, ["GET /", "PUT /_ilm/policy/sidestep-logs-class-date", RECORDS, DEAD]);
         assert!(setup.has_policy);
         setup.doubt();
         let asked = run(&mut setup, &settings, &[ELASTIC, (200, "{}"), (200, "{}"), (200, "{}")]);
@@ -274,17 +275,17 @@ mod tests {
         let (mut setup, settings) = (Setup::default(), Settings::default());
         let unknown = (400, r#"{"error":"no handler found for uri [/_plugins/_ism/policies/x] and method [GET]"}"#);
         let asked = run(&mut setup, &settings, &[OPEN, unknown, (200, "{}"), (200, "{}")]);
-        assert_eq!(asked, ["GET /", "GET /_plugins/_ism/policies/sidestep-elasticsearch", RECORDS, DEAD]);
+        assert_eq!(asked, ["GET /", "GET /_plugins/_ism/policies/sidestep-logs-class-date", RECORDS, DEAD]);
         assert!(!setup.has_policy && setup.told);
         let missing = (404, r#"{"error":{"reason":"Policy not found"},"status":404}"#);
         let mut setup = Setup::default();
         let asked = run(&mut setup, &settings, &[OPEN, missing, (201, "{}"), (200, "{}"), (200, "{}")]);
-        assert_eq!(asked[2], "PUT /_plugins/_ism/policies/sidestep-elasticsearch");
+        assert_eq!(asked[2], "PUT /_plugins/_ism/policies/sidestep-logs-class-date");
         assert!(setup.has_policy && !setup.told);
         let other = (200, r#"{"_seq_no":7,"_primary_term":2,"policy":{"description":"other"}}"#);
         let mut setup = Setup::default();
         let asked = run(&mut setup, &settings, &[OPEN, other, (200, "{}"), (200, "{}"), (200, "{}")]);
-        assert_eq!(asked[2], "PUT /_plugins/_ism/policies/sidestep-elasticsearch?if_seq_no=7&if_primary_term=2");
+        assert_eq!(asked[2], "PUT /_plugins/_ism/policies/sidestep-logs-class-date?if_seq_no=7&if_primary_term=2");
     }
 
     #[test]

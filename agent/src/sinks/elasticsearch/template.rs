@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::config::Settings;
+use crate::record::Class;
 
 /// Above what Elasticsearch has of its own for `logs-*-*`, which would make data streams of all such names.
 const PRIORITY: u64 = 500;
@@ -119,9 +120,19 @@ fn keyword() -> Value {
     json!({ "type": "keyword", "ignore_above": IGNORE_ABOVE })
 }
 
-/// The name of a sink's template and policy: two agents with the same settings make the same.
+/// Every class: the template of an index is the same whichever of them a sink sends, so that two sinks do not take each
+/// other's patterns away.
+const CLASSES: [Class; 3] = [Class::Pod, Class::Business, Class::Server];
+
+/// The name of the records' template and policy. It is made of the index alone: all who write to it make the same, while
+/// the server refuses a second template for the same indices.
 pub(super) fn name(settings: &Settings) -> String {
-    format!("sidestep-{}", settings.name.to_ascii_lowercase())
+    format!("sidestep-{}", settings.index().to_string().replace(['{', '}'], ""))
+}
+
+/// The name of the dead letters' template, by the same rule.
+pub(super) fn dead_letter_name(settings: &Settings) -> String {
+    format!("sidestep-for-{}", settings.dead_letter_index)
 }
 
 /// The index template of the records, with a policy of retention or without.
@@ -132,7 +143,7 @@ pub(super) fn records(settings: &Settings, server: &Server, has_policy: bool) ->
         template["settings"] = json!({ "index": { "lifecycle": { "name": name(settings) } } });
     }
     let mut body = json!({
-        "index_patterns": settings.index().patterns(&settings.classes),
+        "index_patterns": settings.index().patterns(&CLASSES),
         "priority": PRIORITY,
         "template": template,
         "_meta": { "description": "Records of Sidestep", "managed_by": "sidestep" },
@@ -183,7 +194,7 @@ pub(super) fn ilm(settings: &Settings) -> Value {
 
 /// A policy of ISM (a plugin of OpenSearch). The description tells whether the one that is there is the same.
 pub(super) fn ism(settings: &Settings) -> Value {
-    let (patterns, age) = (settings.index().patterns(&settings.classes), age(settings.retention));
+    let (patterns, age) = (settings.index().patterns(&CLASSES), age(settings.retention));
     let hot = if settings.data_stream {
         json!([{ "rollover": { "min_index_age": "1d", "min_primary_shard_size": "50gb" } }])
     } else {
