@@ -75,6 +75,8 @@ fn an_endless_answer_is_cut_short() {
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let server = thread::spawn(move || {
         let (mut connection, _) = listener.accept().expect("a connection");
+        // An answer before the question would be no answer.
+        assert!(connection.read(&mut [0; 4096]).is_ok_and(|length| length > 0), "a request");
         connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("writes");
         while connection.write_all(&ENDLESS).is_ok() {}
     });
