@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, Config, DEADLINE, Expected, Testbed, certificates::Authority, end_to_end, receiver::Receiver,
@@ -68,32 +68,26 @@ fn a_server_that_is_away_or_busy_costs_time_and_no_line() {
         let script = "for step in 1 2 3 4 5 6; do seq $((step * 1000)) $((step * 1000 + 999)); echo end $step; \
                       read go; done; read hold";
         let mut container = bed.container("app").shell(script).start()?;
-        let mut step = 1;
-        let mut next = |container: &mut sidestep_tests::Container| -> Result<()> {
-            container.wait_stdout(&format!("end {step}\n"))?;
-            step += 1;
-            Ok(container.stdin().write_all(b"\n")?)
-        };
         wait_error(&config, "http", &["Connection refused", "that the server runs"])?;
         ensure!(agent.get("/healthz")?.status == 200);
         server.run()?;
-        next(&mut container)?;
-        for (behaviour, error) in [
+        for (step, (behaviour, error)) in (1..).zip([
             (json!({ "status": 503, "headers": { "Retry-After": "1" } }), "503 Service Unavailable"),
             (json!({ "status": 429, "body": "slow down" }), "429 Too Many Requests: slow down"),
             (json!({ "garbage": "220 mail.example ESMTP\r\n" }), "another service may listen there"),
             (json!({ "delay": 4 }), "no complete answer in time"),
-        ] {
-            let written = container.stdout().len() as u64;
-            agent.wait_ledger(container.id(), written)?;
+        ]) {
+            container.wait_stdout(&format!("end {step}\n"))?;
+            agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
             server.behave(&behaviour)?;
-            next(&mut container)?;
+            container.stdin().write_all(b"\n")?;
             wait_error(&config, "http", &[error])?;
             server.behave(&json!({}))?;
         }
         // It takes connections and answers nothing.
+        container.wait_stdout("end 5\n")?;
         server.freeze(true)?;
-        next(&mut container)?;
+        container.stdin().write_all(b"\n")?;
         server.freeze(false)?;
         container.wait_stdout("end 6\n")?;
         let mut expected = Expected::new();
@@ -203,7 +197,7 @@ fn certificates_are_checked_on_both_sides() {
         expected.compare(&lines)?;
         wait_error(&config, "anonymous", &["tls.cert_file"])?;
         wait_error(&config, "strange", &["`tls.ca_file`"])?;
-        wait_error(&config, "expired", &["expired", "renew the server's certificate"])?;
+        wait_error(&config, "expired", &["Expired", "renew the server's certificate"])?;
         wait_error(&config, "plain", &["http"])?;
         ensure!(expired.records()?.is_empty());
         drop(agent);

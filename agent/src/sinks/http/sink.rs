@@ -30,6 +30,8 @@ use crate::{
 
 /// How long a call waits for answers before it returns.
 const ANSWER_WAIT: Duration = Duration::from_millis(200);
+/// How long a call waits for room before it says that there is none.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
 /// An answer is a few words; what is longer comes from something else.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
@@ -227,6 +229,23 @@ impl HttpSink {
         }
     }
 
+    /// Sends what waits, and waits for answers where that has to; whether there is room for more lines now.
+    fn make_room(&mut self) -> bool {
+        let until = Instant::now() + ROOM_WAIT;
+        loop {
+            self.land();
+            self.send();
+            if self.waiting.is_empty() {
+                return true;
+            }
+            let now = Instant::now();
+            if now >= until || self.pause.until(now).is_some() {
+                return false;
+            }
+            self.flights.wait(until);
+        }
+    }
+
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.flights.len() == 0
     }
@@ -256,18 +275,12 @@ impl Sink for HttpSink {
     }
 
     fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
+        let offered = queue.len();
         loop {
-            self.land();
-            self.send();
-            if !self.waiting.is_empty() {
-                if self.pause.until(Instant::now()).is_none() {
-                    self.flights.wait(Instant::now() + ANSWER_WAIT);
-                    self.land();
-                    self.send();
-                }
-                if !self.waiting.is_empty() {
-                    return Err(self.no_room());
-                }
+            if !self.make_room() {
+                // Slow is not wrong, as long as it goes on.
+                let goes_on = queue.len() < offered && self.failing.is_none() && self.given_up.is_none();
+                return if goes_on { Ok(()) } else { Err(self.no_room()) };
             }
             match queue.pop_front() {
                 Some(delivery) => self.take(delivery),
@@ -278,17 +291,22 @@ impl Sink for HttpSink {
 
     fn flush(&mut self) -> Result<(), SinkError> {
         if let Some(since) = self.filling_since {
-            // More lines wait in the queue meanwhile, and go with the next request.
-            let until = since + self.settings.linger;
-            self.work(until);
-            thread::sleep(until.saturating_duration_since(Instant::now()));
-            self.close_request();
+            let left = (since + self.settings.linger).saturating_duration_since(Instant::now());
+            // A long time is looked at again in [`Sink::tick`], so that the end does not wait for it.
+            if left <= ANSWER_WAIT {
+                // More lines wait in the queue meanwhile, and go with the next request.
+                thread::sleep(left);
+                self.close_request();
+            }
         }
         self.work(Instant::now() + ANSWER_WAIT);
         self.check()
     }
 
     fn tick(&mut self) -> Result<(), SinkError> {
+        if self.filling_since.is_some_and(|since| since.elapsed() >= self.settings.linger) {
+            self.close_request();
+        }
         self.work(Instant::now() + ANSWER_WAIT);
         self.check()
     }
