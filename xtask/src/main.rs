@@ -86,7 +86,7 @@ struct ProfileArguments {
     release: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 struct BuildArguments {
     #[command(flatten)]
     profile: ProfileArguments,
