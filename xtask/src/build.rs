@@ -34,6 +34,26 @@ pub(crate) fn build(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     Ok(workspace.program("sidestep", release))
 }
 
+/// Builds the agent with another layout of records, `sidestep-next`, which the test of an upgrade lets take over. Only the
+/// kernel programs and the agent itself are compiled once more.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_next(workspace: &Workspace, release: bool) -> Result<()> {
+    const FEATURE: &str = "--features=next-layout";
+    let tools = setup::ensure_ebpf_tools(workspace)?;
+    ui::step("building the agent with another layout of records");
+    command::run(ebpf_cargo(workspace, &tools, "build").arg(FEATURE))?;
+    let object = workspace.ebpf_object().with_file_name("sidestep-ebpf-next");
+    place(&ebpf_target(workspace).join(EBPF_TARGET).join("release/sidestep-ebpf"), &object)?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--package=sidestep", "--bin=sidestep-next", FEATURE]);
+    if release {
+        cargo.arg("--release");
+    }
+    command::run(&mut cargo)
+}
+
 /// Builds the kernel programs into [`Workspace::ebpf_object`].
 ///
 /// # Errors

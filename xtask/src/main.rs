@@ -51,7 +51,7 @@ enum Task {
     /// Find or install what the other tasks need; does nothing that is done already
     Setup(SetupArguments),
     /// Build the kernel programs, then the agent with them embedded
-    Build(ProfileArguments),
+    Build(BuildArguments),
     /// Build the agent and run it: `cargo xtask run -- run --config FILE`
     Run(RunArguments),
     /// Show the agent at work on sample containers, then clean up
@@ -88,6 +88,15 @@ struct ProfileArguments {
     /// Optimise the agent; the kernel programs always are
     #[arg(long)]
     release: bool,
+}
+
+#[derive(Args)]
+struct BuildArguments {
+    #[command(flatten)]
+    profile: ProfileArguments,
+    /// Build the agent with another layout of records as well, for the tests of an upgrade
+    #[arg(long)]
+    next: bool,
 }
 
 #[derive(Args)]
@@ -145,7 +154,11 @@ fn perform(task: Task) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
     match task {
         Task::Setup(arguments) => setup::setup(&workspace, &arguments.purposes, arguments.check),
-        Task::Build(arguments) => build::build(&workspace, arguments.release).map(drop),
+        Task::Build(arguments) => {
+            let release = arguments.profile.release;
+            build::build(&workspace, release)?;
+            if arguments.next { build::build_next(&workspace, release) } else { Ok(()) }
+        }
         Task::Run(arguments) => delegate::run(&workspace, arguments.profile.release, &arguments.arguments),
         Task::Demo(arguments) => delegate::demo(&workspace, &arguments.arguments),
         Task::Bench(arguments) => delegate::bench(&workspace, &arguments.arguments),

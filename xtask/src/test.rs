@@ -28,6 +28,7 @@ pub(crate) struct Selection<'a> {
 pub(crate) fn test(workspace: &Workspace, selection: &Selection<'_>) -> Result<()> {
     setup::ensure(workspace, Purpose::Test)?;
     let agent = build::build(workspace, selection.release)?;
+    build::build_next(workspace, selection.release)?;
     let emulated = if selection.no_vm || !selection.filters.is_empty() {
         Ok(())
     } else {

@@ -151,7 +151,11 @@ fn remove_state(directory: &Path, output: &mut impl Write) -> Result<(), Uninsta
     if left > 0 {
         writeln!(output, "left in {shown}: {left} files and directories that are no state of the agent")?;
     } else {
-        fs::remove_dir(directory).map_err(|source| UninstallError::File { path: directory.to_owned(), source })?;
+        match fs::remove_dir(directory) {
+            // A volume of a container.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            result => result.map_err(|source| UninstallError::File { path: directory.to_owned(), source })?,
+        }
     }
     Ok(())
 }

@@ -76,7 +76,12 @@ pub(super) const NAMES: [&str; 14] = [
 
 /// A map of programs that were loaded from the object.
 pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
-    ebpf.take_map(name).ok_or_else(|| failed(name)(MapError::InvalidName { name: name.to_owned() }))
+    ebpf.take_map(name).ok_or_else(|| missing(name))
+}
+
+/// The object lacks a map.
+pub(super) fn missing(name: &'static str) -> LoadError {
+    failed(name)(MapError::InvalidName { name: name.to_owned() })
 }
 
 impl KernelMaps {

@@ -193,8 +193,9 @@ impl Loaded {
         match making {
             Some(making) => making.announce()?,
             None => {
-                let mut active: Array<_, Generations> =
-                    maps::take(&mut ebpf, "ACTIVE")?.try_into().map_err(maps::failed("ACTIVE"))?;
+                // Not taken out: its descriptor has to be open until the programs are loaded.
+                let active = ebpf.map_mut("ACTIVE").ok_or_else(|| maps::missing("ACTIVE"))?;
+                let mut active: Array<_, Generations> = active.try_into().map_err(maps::failed("ACTIVE"))?;
                 let only = Generations { active: generation, lowest: generation, highest: generation };
                 active.set(0, only, 0).map_err(maps::failed("ACTIVE"))?;
             }
