@@ -46,7 +46,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     load::report::log(&kernel);
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks)?;
+    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks, false)?;
     let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes, roots));
 
     runtime.block_on(async {

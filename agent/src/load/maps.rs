@@ -2,13 +2,13 @@
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError},
 };
 use sidestep_abi::{
     container::{Container, INIT_CERTAIN, INIT_PRESUMED},
     event,
     file::{FileState, RetiredKey, Verdict},
-    kernel::Control,
+    kernel::{Control, Reader},
     stdio::{InodeKey, Stdio},
 };
 
@@ -35,9 +35,9 @@ pub struct FileMaps {
 
 /// All maps but the ring, which has a single reader.
 pub struct KernelMaps {
-    ring: Option<RingBuf<MapData>>,
+    ring: Option<MapData>,
     control: Array<MapData, Control>,
-    reader: Option<Array<MapData, u32>>,
+    reader: Option<Array<MapData, Reader>>,
     containers: HashMap<MapData, u64, Container>,
     members: HashMap<MapData, u64, u32>,
     root_index: HashMap<MapData, u64, u32>,
@@ -59,10 +59,17 @@ macro_rules! take {
     };
 }
 
+fn take_ring(ebpf: &mut Ebpf) -> Result<MapData, LoadError> {
+    match ebpf.take_map("RING") {
+        Some(Map::RingBuf(ring)) => Ok(ring),
+        _ => Err(failed("RING")(MapError::InvalidName { name: "RING".to_owned() })),
+    }
+}
+
 impl KernelMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
         Ok(Self {
-            ring: Some(take!(ebpf, "RING")?),
+            ring: Some(take_ring(ebpf)?),
             control: take!(ebpf, "CONTROL")?,
             reader: Some(take!(ebpf, "READER")?),
             containers: take!(ebpf, "CONTAINERS")?,
@@ -78,8 +85,8 @@ impl KernelMaps {
         })
     }
 
-    /// The ring and the word that says what its reader does; once, for the only reader.
-    pub fn take_ring(&mut self) -> Option<(RingBuf<MapData>, Array<MapData, u32>)> {
+    /// The ring, and where its reader says what it does; once, for the only reader.
+    pub fn take_ring(&mut self) -> Option<(MapData, Array<MapData, Reader>)> {
         Some((self.ring.take()?, self.reader.take()?))
     }
 
