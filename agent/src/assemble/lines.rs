@@ -130,6 +130,12 @@ impl Assembler {
         }
     }
 
+    /// Whether the last bytes came after `now`: the clock was set back, and [`Assembler::idle`] has to be told.
+    #[must_use]
+    pub const fn is_ahead_of(&self, now_unix_nano: u64) -> bool {
+        self.last_observed > now_unix_nano
+    }
+
     /// The end of the stream: everything comes out.
     pub fn finish(&mut self) {
         self.end_partial();

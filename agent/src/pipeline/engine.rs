@@ -30,7 +30,7 @@ use super::{
     streams::{Streams, Taken, Written},
 };
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     config::Config,
     decode::Event,
     files::event::{FileEvent, FileEvents},
@@ -140,7 +140,7 @@ impl<K: Kernel> Engine<K> {
         let id = StreamId::of(event);
         if !self.streams.contains(&id) {
             let container = self.registry.container(event.header.cgroup);
-            self.streams.open(id, &container, event.header.cgroup, event.iostream);
+            self.streams.open(id, &container, event.header.cgroup, event.iostream, &self.kernel);
         }
         let written = Written {
             position: event.position,
@@ -180,7 +180,7 @@ impl<K: Kernel> Engine<K> {
             // A stream of which the kernel knows nothing any more is entered with its first record.
             let known = self.kernel.stdio(&key).filter(|stdio| stdio.cgroup == cgroup && key.ino != 0 && !again);
             if let Some(stdio) = known {
-                self.streams.open(StreamId::new(&key, stdio.registered), &container, cgroup, iostream);
+                self.streams.open(StreamId::new(&key, stdio.registered), &container, cgroup, iostream, &self.kernel);
             }
         }
     }
@@ -233,7 +233,8 @@ impl<K: Kernel> Engine<K> {
             if self.registry.owner(stdio.cgroup).is_some() {
                 // Nothing may have come of it yet that had its identity looked for.
                 let container = self.registry.container(stdio.cgroup);
-                self.streams.open(StreamId::new(&key, stdio.registered), &container, stdio.cgroup, stdio.iostream);
+                let id = StreamId::new(&key, stdio.registered);
+                self.streams.open(id, &container, stdio.cgroup, stdio.iostream, &self.kernel);
             }
         }
     }
@@ -310,7 +311,7 @@ impl<K: Kernel> Engine<K> {
         for (container, pids) in Vec::into_iter(settled) {
             self.files.push(FileEvent::Resume { container, pids });
         }
-        let readings = self.streams.tick(now, taken, reconcile.then_some(&self.kernel));
+        let readings = self.streams.tick(now, clock::unix_nano(), taken, reconcile.then_some(&self.kernel));
         self.readings.set_streams(readings);
         self.readings.set_identities(self.registry.statistics());
     }

@@ -75,9 +75,9 @@ struct Open {
 }
 
 impl StdioStream {
-    /// A stream of which nothing was taken yet: all of it is to come, or, if it `begins_anywhere`, a part of it.
+    /// A stream of which nothing was taken yet: all of it is to come.
     #[must_use]
-    pub fn new(id: StreamId, container: Arc<Container>, cgroup: u64, iostream: u32, begins_anywhere: bool) -> Self {
+    pub fn new(id: StreamId, container: Arc<Container>, cgroup: u64, iostream: u32) -> Self {
         Self {
             id,
             container,
@@ -87,7 +87,7 @@ impl StdioStream {
             unsaved: false,
             iostream,
             key: None,
-            begins_anywhere,
+            begins_anywhere: false,
             restored: None,
             mark: Mark::default(),
             new_pieces: Vec::new(),
@@ -99,6 +99,13 @@ impl StdioStream {
             behind: None,
             booked: [0; DROP_REASONS],
         }
+    }
+
+    /// Only a part of it is to come, and nobody knows from where on: what lies before, and what was lost of it until now,
+    /// is in no account.
+    pub fn begin_anywhere(&mut self, kernel: Option<&Stdio>) {
+        self.begins_anywhere = true;
+        self.booked = kernel.map_or(self.booked, |kernel| kernel.dropped);
     }
 
     /// A stream that goes on where an agent before has left it.
@@ -113,7 +120,7 @@ impl StdioStream {
             unwanted: standing.unwanted,
             waiting_bytes: pieces.values().map(|piece| piece.bytes.len()).sum(),
             waiting: pieces,
-            ..Self::new(id, container, standing.cgroup, standing.iostream, false)
+            ..Self::new(id, container, standing.cgroup, standing.iostream)
         }
     }
 
@@ -255,16 +262,19 @@ impl StdioStream {
     }
 
     /// Gives up waiting for the rest of lines; returns whether there was something to give up. Everything that was
-    /// written up to `now` has been taken: see [`StdioStream::accept`].
-    pub fn idle(&mut self, now_unix_nano: u64) -> bool {
+    /// written up to `taken` has been taken: see [`StdioStream::accept`]. It is `now`, by a clock that may be set back.
+    pub fn idle(&mut self, taken: u64, now: u64) -> bool {
         let Some(open) = &mut self.open else { return false };
-        let pending = open.assembler.pending() > 0 && self.waiting.is_empty();
-        if pending {
-            let due = open.assembler.next_deadline().is_some_and(|deadline| deadline <= now_unix_nano);
-            open.assembler.idle(now_unix_nano);
-            return due;
+        if open.assembler.pending() == 0 || !self.waiting.is_empty() {
+            return false;
         }
-        false
+        let due = open.assembler.next_deadline().is_some_and(|deadline| deadline <= taken);
+        if due {
+            open.assembler.idle(taken);
+        } else if open.assembler.is_ahead_of(now) {
+            open.assembler.idle(now);
+        }
+        due
     }
 
     /// Takes out the lines that are ready.

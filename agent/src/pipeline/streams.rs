@@ -105,11 +105,15 @@ impl Streams {
     }
 
     /// Enters a stream that the kernel has registered for `cgroup`, which is the container's own or below that.
-    pub fn open(&mut self, id: StreamId, container: &Arc<Container>, cgroup: u64, iostream: u32) {
-        if !self.contains(&id) {
-            let begins_anywhere = id.registered < self.known_since;
-            self.enter(StdioStream::new(id, Arc::clone(container), cgroup, iostream, begins_anywhere));
+    pub fn open(&mut self, id: StreamId, container: &Arc<Container>, cgroup: u64, iostream: u32, kernel: &impl Counts) {
+        if self.contains(&id) {
+            return;
         }
+        let mut stream = StdioStream::new(id, Arc::clone(container), cgroup, iostream);
+        if id.registered < self.known_since {
+            stream.begin_anywhere(kernel.of_stream(&id).as_ref());
+        }
+        self.enter(stream);
     }
 
     /// Enters a stream where the agent before has left it.
@@ -203,8 +207,9 @@ impl Streams {
     }
 
     /// Lines and losses that time alone brings. All that was written before `taken` (nanoseconds since the Unix epoch)
-    /// has been taken. With `reconcile`, streams are compared with what the kernel has counted.
-    pub fn tick(&mut self, now: Instant, taken: u64, reconcile: Option<&impl Counts>) -> Vec<StreamReading> {
+    /// has been taken; it is `unix` by the clock of the day. With `reconcile`, streams are compared with what the kernel
+    /// has counted.
+    pub fn tick(&mut self, now: Instant, unix: u64, taken: u64, reconcile: Option<&impl Counts>) -> Vec<StreamReading> {
         let mut readings = Vec::with_capacity(self.streams.len());
         let mut moved = Vec::new();
         for (id, stream) in &mut self.streams {
@@ -212,7 +217,7 @@ impl Streams {
             if let Some(kernel) = reconcile.and_then(|kernel| kernel.of_stream(id)) {
                 has_moved = stream.reconcile(now, &kernel);
             }
-            has_moved |= stream.idle(taken);
+            has_moved |= stream.idle(taken, unix);
             if let Some(batch) = stream.take_batch() {
                 has_moved = true;
                 (self.deliver)(Arc::new(batch), self.hold.as_ref());
@@ -297,3 +302,6 @@ impl Streams {
         effects
     }
 }
+
+#[cfg(test)]
+mod tests;
