@@ -42,7 +42,7 @@ fn measure(name: &str, path: &std::path::Path, compression: &str, level: u8) {
     let batches: Vec<_> = (0..50).map(batch).collect();
     let (start, start_cpu) = (Instant::now(), cpu_time());
     for index in 0..BATCHES {
-        sinks.deliver(&batches[index % batches.len()]);
+        sinks.deliver(&batches[index % batches.len()], None);
     }
     for _ in 0..BATCHES {
         settled.recv().expect("settled");

@@ -77,6 +77,7 @@ impl Agent {
             errors: stats.errors,
             last_error: stats.last_error,
             last_success: stats.last_success,
+            figures: stats.figures.into_iter().map(|figure| (figure.name, figure.value)).collect(),
         }
     }
 }
@@ -140,6 +141,7 @@ fn probe(probe: &Probe) -> ProbeReading {
 const fn kind(sink: &SinkSettings) -> &'static str {
     match sink {
         SinkSettings::Console(_) => "console",
+        SinkSettings::Elasticsearch(_) => "elasticsearch",
         SinkSettings::File(_) => "file",
         SinkSettings::Kafka(_) => "kafka",
     }

@@ -24,6 +24,8 @@ static KERNEL_LAYOUT: KernelLayout = KernelLayout {
     task_thread_pid: 0,
     task_real_parent: 0,
     task_cgroups: 0,
+    task_group_leader: 0,
+    task_start_boottime: 0,
     task_status: 0,
     css_set_cgroup: 0,
     files_fdt: 0,
@@ -109,6 +111,7 @@ mod uring;
 
 pub(crate) use task::{
     Registers, binprm_filename, current_call_is_32_bit, current_comes_from_outside, current_is_namespace_init,
+    current_started,
 };
 pub(crate) use uring::Completion;
 

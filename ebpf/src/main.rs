@@ -4,10 +4,12 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "core::intrinsics is the only way to the BPF atomic instructions")]
 
-//! Kernel programs of Sidestep. Reading order: `probes` (attach points) -> `policy` (may it, must it) -> `emit` (ring).
+//! Kernel programs of Sidestep. Reading order: `probes` (attach points) -> `generation` (is it its turn) -> `policy`
+//! (may it, must it) -> `emit` (ring).
 
 mod emit;
 mod files;
+mod generation;
 mod kernel;
 mod maps;
 mod policy;

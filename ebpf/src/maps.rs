@@ -2,18 +2,26 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use sidestep_abi::{
     container::Container,
     file::{FileState, RetiredKey, Verdict},
-    kernel::{Control, MAX_ROOTS, Reader},
+    kernel::{Control, Generations, MAX_ROOTS, Reader},
     stdio::{InodeKey, Stdio},
 };
 
 /// All records for the agent, in the order in which their space was reserved.
 #[map]
 pub(crate) static RING: RingBuf = RingBuf::with_byte_size(16 * 1024 * 1024, 0);
+
+/// One entry: which generation of programs acts. Shared by all that are attached.
+#[map]
+pub(crate) static ACTIVE: Array<Generations> = Array::with_max_entries(1, 0);
+
+/// One entry: the generation that acts on this CPU while two are attached; see `generation`. Shared as `ACTIVE` is.
+#[map]
+pub(crate) static LATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// One entry: what may change while the programs run.
 #[map]

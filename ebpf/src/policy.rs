@@ -10,12 +10,13 @@ use aya_ebpf::{
 use sidestep_abi::{
     container::{Container, INIT_NONE},
     event,
-    kernel::{Control, Limits, MAX_ROOTS, PREFIX_SPACE, Root},
+    kernel::{Control, Limits, MAX_ROOTS, PREFIX_SPACE, Root, START_UNIT},
 };
 
 use crate::{
     emit,
-    kernel::Cgroup,
+    generation::{self, Order},
+    kernel::{self, Cgroup},
     maps::{CONTAINERS, CONTROL, DECISION_SLOTS, DECISIONS, MEMBERS, RING, ROOT_INDEX},
 };
 
@@ -39,9 +40,13 @@ pub(crate) fn control() -> Option<&'static Control> {
     Some(unsafe { &*control })
 }
 
-/// The current process, when it is below a governed root and not the agent itself.
+/// The current process, when it is below a governed root and not the agent itself, and the event is for this set of
+/// programs.
 #[inline(always)]
-pub(crate) fn governed() -> Option<Governed> {
+pub(crate) fn governed(order: Order) -> Option<Governed> {
+    if !generation::acts(order) {
+        return None;
+    }
     let control = control()?;
     // SAFETY: the helper has no arguments.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
@@ -50,10 +55,16 @@ pub(crate) fn governed() -> Option<Governed> {
     }
     let pid_tgid = bpf_get_current_pid_tgid();
     let tgid = (pid_tgid >> 32) as u32;
-    if tgid == control.agent_tgid {
+    if tgid == control.agent_tgid && is_agent(control) != 0 {
         return None;
     }
     Some(Governed { control, cgroup, tgid, tid: pid_tgid as u32 })
+}
+
+/// Whether the current process, which has the agent's number, is the agent: while none runs, the number may be another's.
+#[inline(never)]
+fn is_agent(control: &Control) -> u64 {
+    u64::from(kernel::current_started() / START_UNIT == control.agent_started)
 }
 
 /// Whether `cgroup`, the current process' own, is governed: remembered by its id, since the answer holds for as long

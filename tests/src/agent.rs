@@ -221,8 +221,11 @@ impl Agent {
     /// Kills it as the kernel would: at once.
     ///
     /// # Errors
-    /// It is gone.
+    /// It has ended by itself.
     pub fn kill(mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the agent ended: {status}\n{}", self.log());
+        }
         self.child.kill().context("killing the agent")?;
         self.child.wait().context("waiting for the agent")?;
         Ok(())

@@ -1,7 +1,9 @@
 //! A real Kafka broker, alone with itself (KRaft), and what it holds.
 
+pub mod security;
+
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs,
     path::PathBuf,
     process::Command,
@@ -14,9 +16,10 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
-    message::Headers as _,
+    message::{BorrowedMessage, Headers as _},
 };
 use rustix::process::Signal;
+use security::Security;
 
 use crate::{DEADLINE, Testbed, daemon::Daemon, http::free_port, maven, records::Record, wait_until};
 
@@ -31,6 +34,7 @@ pub struct Broker<'bed> {
     data: PathBuf,
     port: u16,
     options: String,
+    security: Option<Security>,
     daemon: Option<Daemon>,
 }
 
@@ -49,6 +53,42 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
+impl Message {
+    fn new(message: &BorrowedMessage<'_>) -> Self {
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        Self {
+            partition: message.partition(),
+            key: text(message.key()),
+            headers: headers.map(|header| (header.key.to_owned(), text(header.value))).collect(),
+            timestamp: message.timestamp().to_millis(),
+            payload: message.payload().unwrap_or_default().to_vec(),
+        }
+    }
+}
+
+/// Reads the messages of topics one after the other.
+pub struct Follower(BaseConsumer);
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Follower")
+    }
+}
+
+impl Follower {
+    /// The next message; `None` when none comes within `limit`.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn next(&self, limit: Duration) -> Result<Option<Message>> {
+        match self.0.poll(limit) {
+            None => Ok(None),
+            Some(message) => Ok(Some(Message::new(&message.context("consuming")?))),
+        }
+    }
+}
+
 impl<'bed> Broker<'bed> {
     /// Starts a broker with an empty disk, and waits until it answers.
     ///
@@ -63,12 +103,40 @@ impl<'bed> Broker<'bed> {
     /// # Errors
     /// As [`Broker::start`].
     pub fn with_options(bed: &'bed Testbed, options: &str) -> Result<Self> {
-        let data = bed.path("kafka/data")?;
-        let mut broker =
-            Self { bed, jars: maven::kafka()?, data, port: free_port()?, options: options.to_owned(), daemon: None };
+        Self::make(bed, options, None)
+    }
+
+    /// The same with all of the listeners of `security`, and an authorizer that allows everything that is not denied.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub fn with_security(bed: &'bed Testbed, options: &str, security: Security) -> Result<Self> {
+        Self::make(bed, options, Some(security))
+    }
+
+    fn make(bed: &'bed Testbed, options: &str, security: Option<Security>) -> Result<Self> {
+        let (jars, data, options) = (maven::kafka()?, bed.path("kafka/data")?, options.to_owned());
+        let mut broker = Self { bed, jars, data, port: free_port()?, options, security, daemon: None };
         broker.format()?;
         broker.run()?;
         Ok(broker)
+    }
+
+    /// The listeners with TLS and users.
+    ///
+    /// # Panics
+    /// It was started without.
+    #[must_use]
+    pub fn security(&self) -> &Security {
+        self.security.as_ref().expect("a broker with security")
+    }
+
+    /// Denies the user of [`Security`] to do anything with a topic.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub fn deny_topic(&self, topic: &str) -> Result<()> {
+        security::deny_topic(&self.address(), topic)
     }
 
     /// `127.0.0.1:port`
@@ -137,18 +205,24 @@ impl<'bed> Broker<'bed> {
     fn format(&mut self) -> Result<()> {
         let controller = free_port()?;
         let (port, data) = (self.port, self.data.display());
+        let listeners = self.security.as_ref().map(Security::listeners).unwrap_or_default();
         let mut text = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
              controller.listener.names=CONTROLLER\nlog.dirs={data}\noffsets.topic.replication.factor=1\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\nnum.partitions={PARTITIONS}\n"
         );
+        text += &self.security.as_ref().map(Security::properties).unwrap_or_default();
         writeln!(text, "{}", self.options)?;
         fs::write(self.properties(), text)?;
         let mut command = self.java();
         command.args(["kafka.tools.StorageTool", "format", "-t", "c2lkZXN0ZXAtdGVzdHMtMQ", "-c"]);
-        let output = command.arg(self.properties()).output().context("running java: apt-get install maven")?;
+        command.arg(self.properties());
+        if self.security.is_some() {
+            command.args(Security::users());
+        }
+        let output = command.output().context("running java: apt-get install maven")?;
         ensure!(output.status.success(), "formatting: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
@@ -202,18 +276,46 @@ impl<'bed> Broker<'bed> {
             let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
             let message = message.context("consuming")?;
             left -= 1;
-            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-            messages.push(Message {
-                partition: message.partition(),
-                key: text(message.key()),
-                headers: headers.map(|header| (header.key.to_owned(), text(header.value))).collect(),
-                timestamp: message.timestamp().to_millis(),
-                payload: message.payload().unwrap_or_default().to_vec(),
-            });
+            messages.push(Message::new(&message));
         }
         messages.sort_by_key(|message| message.partition);
         Ok(messages)
+    }
+
+    /// How many messages a topic holds; none when there is no such topic.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn count(&self, topic: &str) -> Result<u64> {
+        let consumer = self.client().create::<BaseConsumer>()?;
+        let limit = Duration::from_secs(10);
+        let metadata = consumer.fetch_metadata(Some(topic), limit).context("the broker's metadata")?;
+        let partitions = metadata.topics().iter().flat_map(|known| known.partitions());
+        let counts = partitions.map(|partition| {
+            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), limit)?;
+            Ok(high.abs_diff(low))
+        });
+        counts.sum()
+    }
+
+    /// Follows a topic from its end on, or from its beginning, as soon as messages come.
+    ///
+    /// # Errors
+    /// The broker does not answer, or has no such topic.
+    pub fn follow(&self, topic: &str, from: Offset) -> Result<Follower> {
+        // The broker answers as soon as there is something.
+        let mut config = self.client();
+        config.set("fetch.wait.max.ms", "100").set("fetch.min.bytes", "1");
+        let consumer = config.create::<BaseConsumer>()?;
+        let metadata =
+            consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).context("the broker's metadata")?;
+        let mut assignment = TopicPartitionList::new();
+        for partition in metadata.topics().iter().flat_map(|known| known.partitions()) {
+            assignment.add_partition_offset(topic, partition.id(), from)?;
+        }
+        ensure!(assignment.count() > 0, "there is no topic {topic}");
+        consumer.assign(&assignment)?;
+        Ok(Follower(consumer))
     }
 
     /// The records in the messages of a topic.

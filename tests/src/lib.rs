@@ -14,12 +14,14 @@ pub mod expect;
 pub mod http;
 pub mod kafka;
 pub mod kernel;
+pub mod kills;
 pub mod ledger;
 pub mod maven;
 pub mod mounts;
 pub mod python;
 pub mod records;
 pub mod rootfs;
+pub mod status;
 pub mod testbed;
 pub mod wait;
 

@@ -1,12 +1,10 @@
 //! A real Kafka broker: lines arrive once and in order, whatever the broker does meanwhile.
 
-use std::{io::Write as _, process::Command};
+use std::io::Write as _;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use sidestep_tests::{
-    Agent, Config, DEADLINE, Expected, Testbed, agent::binary, end_to_end, kafka::Broker, wait_until,
-};
+use sidestep_tests::{Agent, Config, Expected, Testbed, end_to_end, kafka::Broker, status::wait_error};
 
 /// The usual configuration with a Kafka sink beside the file sink.
 fn config(bed: &Testbed, broker: &Broker<'_>, options: &Value) -> Config {
@@ -45,26 +43,10 @@ fn lines_arrive_with_their_identity_and_in_order() {
             .all(|(record, number)| record["body"].as_str() == Some(number.to_string().as_str()));
         ensure!(in_order, "the lines of a stream are not in order");
         let header = |name: &str| stdout[0].headers.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
+        ensure!(header("position") == Some("0") && header("length") == Some("2"), "{:?}", stdout[0].headers);
         ensure!(header("k8s.pod.name") == Some("app-pod") && header("class") == Some("pod"), "{:?}", stdout[0].headers);
         agent.stop()
     });
-}
-
-/// What the sink says of itself in `sidestep status`.
-fn last_error(config: &Config) -> Result<String> {
-    let mut status = Command::new(binary()?);
-    let output = status.args(["status", "--output", "json", "--socket"]).arg(config.socket()).output()?;
-    let report: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(report["sinks"][0]["last_error"].as_str().unwrap_or_default().to_owned())
-}
-
-fn wait_error(config: &Config, part: &str) -> Result<()> {
-    let mut last = String::new();
-    wait_until(&format!("an error with {part:?}"), DEADLINE, || {
-        last = last_error(config)?;
-        Ok(last.contains(part).then_some(()))
-    })
-    .with_context(|| last)
 }
 
 #[test]
@@ -77,8 +59,7 @@ fn a_broker_that_is_away_costs_time_and_no_line() {
         let script = "seq 2000; read go; seq 2001 4000; read go; seq 4001 6000; echo end; read go";
         let mut container = bed.container("app").shell(script).start()?;
         container.wait_stdout("2000\n")?;
-        wait_error(&config, "no broker can be reached")?;
-        ensure!(last_error(&config)?.contains("Connection refused"), "{}", last_error(&config)?);
+        wait_error(&config, "kafka", &["no broker can be reached", "Connection refused", "see `brokers`"])?;
         ensure!(agent.get("/healthz")?.status == 200);
         broker.run()?;
         agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
@@ -117,8 +98,7 @@ fn a_missing_topic_holds_its_own_lines_only() {
         expected.stdout(&there, there.stdout());
         agent.wait_ledger(there.id(), expected.total(there.id()))?;
         expected.compare(&broker.records("logs.there")?)?;
-        wait_error(&config, "topic logs.missing")?;
-        ensure!(last_error(&config)?.contains("create the topic"), "{}", last_error(&config)?);
+        wait_error(&config, "kafka", &["topic logs.missing", "create the topic"])?;
         broker.create_topic("logs.missing")?;
         let mut expected = Expected::new();
         expected.stdout(&missing, missing.stdout());

@@ -1,4 +1,4 @@
-//! `run`, `demo` and `bench`: set up, build, and hand over to a program.
+//! `run`, `demo`, `bench` and `soak`: set up, build, and hand over to a program.
 
 use std::process::Command;
 
@@ -20,14 +20,22 @@ pub(crate) fn run(workspace: &Workspace, release: bool, arguments: &[String]) ->
     command::run_to_its_end(Command::new(agent).args(arguments))
 }
 
-/// Shows the agent at work (`tests/src/bin/demo.rs`).
+/// Shows the agent at work (`tests/src/bin/demo`).
 pub(crate) fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    if arguments.iter().any(|argument| argument == "--kafka") {
+        setup::ensure(workspace, Purpose::Kafka)?;
+    }
     hand_over(workspace, Purpose::Demo, "demo", arguments)
 }
 
-/// Measures the agent (`tests/src/bin/bench.rs`).
+/// Measures the agent (`tests/src/bin/bench`).
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     hand_over(workspace, Purpose::Bench, "bench", arguments)
+}
+
+/// Puts the agent under load for long (`tests/src/bin/soak`).
+pub(crate) fn soak(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    hand_over(workspace, Purpose::Bench, "soak", arguments)
 }
 
 /// Runs a program of the crate of tests, in release: what people watch and what is measured is what gets deployed.

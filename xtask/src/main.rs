@@ -31,6 +31,7 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Where to begin:
   cargo xtask demo              set up what is missing, build, and show the agent at work
+  cargo xtask demo --kafka      the same with a Kafka broker that the lines are delivered to (needs Java)
   cargo xtask test              set up what is missing, build, and run every test
   cargo xtask test drain        only tests whose name has `drain` in it
 
@@ -43,7 +44,7 @@ Environment:
   XDG_CACHE_HOME                where bpf-linker and kernels are kept, below sidestep/ (default ~/.cache)
   NO_COLOR                      no colours, also on a terminal
 
-Exit status: 0 done, 1 failed, 2 wrong use; `run`, `demo`, `bench`, `test` and `vm` pass on that of what they ran.";
+Exit status: 0 done, 1 failed, 2 wrong use; `run`, `demo`, `bench`, `soak`, `test` and `vm` pass on that of what they ran.";
 
 #[derive(Subcommand)]
 enum Task {
@@ -59,6 +60,9 @@ enum Task {
     /// Measure cost and throughput: `cargo xtask bench logs`
     #[command(after_help = "`cargo xtask bench -- --help` shows the benchmarks' own options.")]
     Bench(DelegateArguments),
+    /// Put the agent under load for long: `cargo xtask soak kills` kills it a thousand times
+    #[command(after_help = "`cargo xtask soak -- --help` shows the runs and their options.")]
+    Soak(DelegateArguments),
     /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine
     Test(TestArguments),
     /// Check formatting, clippy's lints and the dependencies
@@ -145,6 +149,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Run(arguments) => delegate::run(&workspace, arguments.profile.release, &arguments.arguments),
         Task::Demo(arguments) => delegate::demo(&workspace, &arguments.arguments),
         Task::Bench(arguments) => delegate::bench(&workspace, &arguments.arguments),
+        Task::Soak(arguments) => delegate::soak(&workspace, &arguments.arguments),
         Task::Test(arguments) => {
             let release = arguments.profile.release;
             test::test(&workspace, &Selection { no_vm: arguments.no_vm, release, filters: &arguments.filters })

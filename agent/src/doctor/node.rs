@@ -14,7 +14,7 @@ use crate::{
     attribute,
     config::{Config, ConfigError},
     control::PATH_BYTES,
-    sinks::{SinkError, SinkSettings, file, kafka},
+    sinks::{SinkError, SinkSettings, elasticsearch, file, kafka},
 };
 
 const AREA: &str = "node";
@@ -37,6 +37,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         let check = format!("sink {}", sink.name());
         findings.push(match sink {
             SinkSettings::Console(_) => Finding::healthy(AREA, check, "standard output of the agent"),
+            SinkSettings::Elasticsearch(settings) => reached(&check, elasticsearch::reach(settings)),
             SinkSettings::File(file) => file_sink(&check, &file.path, is_running),
             SinkSettings::Kafka(settings) => reached(&check, kafka::reach(settings)),
         });

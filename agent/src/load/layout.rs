@@ -76,6 +76,8 @@ pub fn kernel_layout(path: &Path) -> Result<KernelLayout, BtfError> {
         task_thread_pid: btf.offset("task_struct", "thread_pid")?,
         task_real_parent: btf.offset("task_struct", "real_parent")?,
         task_cgroups: btf.offset("task_struct", "cgroups")?,
+        task_group_leader: btf.offset("task_struct", "group_leader")?,
+        task_start_boottime: btf.offset("task_struct", "start_boottime")?,
         task_status: btf.offset("task_struct", "thread_info.status").unwrap_or_default(),
         css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?,
         files_fdt: btf.offset("files_struct", "fdt")?,

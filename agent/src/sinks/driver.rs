@@ -78,9 +78,12 @@ impl<'shared> Driver<'shared> {
             let now = Instant::now();
             if now >= self.next_tick {
                 self.next_tick = now + TICK;
-                if let Err(error) = self.sink.tick() {
-                    self.note_error(&error);
+                match self.sink.tick() {
+                    Err(error) => self.note_error(&error),
+                    Ok(()) if self.pause.is_none() && !self.unflushed => self.shared.counters.note_well(),
+                    Ok(()) => {}
                 }
+                self.shared.counters.note_figures(self.sink.figures());
             }
             if self.pause.is_none_or(|(_, until)| now >= until) {
                 self.work();

@@ -7,16 +7,21 @@
 pub mod config;
 pub mod console;
 mod driver;
+pub mod elasticsearch;
 pub mod file;
+mod flights;
 mod handover;
+pub mod http_client;
 pub mod json;
 pub mod kafka;
+pub mod otlp;
 pub mod receipt;
 mod reopen;
 mod replace;
 pub mod set;
 pub mod stats;
 mod streams;
+mod template;
 mod timestamp;
 pub mod worker;
 
@@ -56,6 +61,15 @@ pub struct SinkError {
     pub source: std::io::Error,
 }
 
+/// A figure that one kind of sink has and others have not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figure {
+    /// The metric that it is; it stands in the table of metrics, with the labels of a sink.
+    pub name: &'static str,
+    /// Its value, in the unit that the name says.
+    pub value: f64,
+}
+
 /// A destination of records. Calls come from one thread, in order.
 pub trait Sink: Send {
     /// The name in metrics and logs, as configured.
@@ -81,6 +95,11 @@ pub trait Sink: Send {
     /// The error that stopped it; it is called again.
     fn tick(&mut self) -> Result<(), SinkError> {
         Ok(())
+    }
+
+    /// The figures that only this kind of sink has, as they are now; asked for after each [`Sink::tick`].
+    fn figures(&self) -> Vec<Figure> {
+        Vec::new()
     }
 
     /// Ends the sink within `limit`, settling what can be settled.

@@ -6,6 +6,8 @@
 //! sink has acknowledged it or given it up, which is what the ledger books. A sink without a buffer on disk only settles,
 //! which is all three at once.
 
+mod lines;
+
 use std::{
     fmt,
     sync::{
@@ -15,10 +17,12 @@ use std::{
     },
 };
 
+pub use lines::{LineReceipt, Lines, rejoin};
+
 use super::stats::Counters;
 use crate::{
     ledger::Reason,
-    record::{Batch, Line, Origin, Stream},
+    record::{Batch, Origin, Stream},
 };
 
 /// What one sink did with a batch.
@@ -212,12 +216,21 @@ impl Promise {
     }
 }
 
+/// Where it is booked what becomes of a batch.
+#[derive(Debug)]
+enum Books {
+    /// With all sinks that have it.
+    Batch(Arc<Shared>),
+    /// With the other lines of the batch that it was a part of.
+    Rest(lines::Rest),
+}
+
 /// One sink's promise for one batch. Dropping it without [`Receipt::settle`] counts as dropped at shutdown, so
 /// that a forgotten batch is never taken for a delivered one; unless it is secured in a buffer on disk, where the next
 /// agent finds it.
 #[derive(Debug)]
 pub struct Receipt {
-    shared: Option<Arc<Shared>>,
+    books: Option<Books>,
     promise: Arc<Promise>,
     counters: Option<Arc<Counters>>,
 }
@@ -239,7 +252,7 @@ impl Receipt {
             Arc::new(Store { batch: Arc::clone(batch), settled: settled.clone(), void: AtomicBool::default() })
         });
         let receipt = |_| Self {
-            shared: Some(Arc::clone(&shared)),
+            books: Some(Books::Batch(Arc::clone(&shared))),
             promise: Arc::new(Promise {
                 hold: Mutex::new(hold.map(|hold| HoldGuard(Arc::clone(hold)))),
                 store: Mutex::new(store.clone()),
@@ -268,7 +281,11 @@ impl Receipt {
     }
 
     fn note(&mut self, outcome: Outcome) {
-        let Some(shared) = self.shared.take() else { return };
+        let shared = match self.books.take() {
+            None => return,
+            Some(Books::Rest(rest)) => return rest.note(outcome),
+            Some(Books::Batch(shared)) => shared,
+        };
         let (lines, span) = (shared.lines, shared.span);
         let lost = match outcome {
             Outcome::Delivered => None,
@@ -298,91 +315,6 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         self.note(Outcome::Dropped(Reason::Shutdown));
-    }
-}
-
-/// A receipt that is settled line by line, for sinks that send lines one by one: when the last [`LineReceipt`] is
-/// settled or dropped, the batch is.
-#[derive(Debug)]
-pub struct Lines {
-    batch: Arc<Batch>,
-    receipt: Option<Receipt>,
-    lost: Mutex<Option<Loss>>,
-}
-
-impl Lines {
-    /// Takes the receipt of `batch` apart. A batch without lines is delivered by that.
-    #[must_use]
-    pub fn new(batch: &Arc<Batch>, receipt: Receipt) -> Arc<Self> {
-        Arc::new(Self { batch: Arc::clone(batch), receipt: Some(receipt), lost: Mutex::default() })
-    }
-
-    /// The receipt of the line at `index`.
-    #[must_use]
-    pub fn line(self: &Arc<Self>, index: usize) -> LineReceipt {
-        LineReceipt { lines: Arc::clone(self), index, settled: false }
-    }
-
-    /// The lines.
-    #[must_use]
-    pub fn batch(&self) -> &Arc<Batch> {
-        &self.batch
-    }
-}
-
-impl Drop for Lines {
-    fn drop(&mut self) {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(receipt) = self.receipt.take() {
-            receipt.settle(lost.map_or(Outcome::Delivered, Outcome::Partly));
-        }
-    }
-}
-
-/// One sink's promise for one line. Dropping it without settling counts as dropped at shutdown.
-#[derive(Debug)]
-pub struct LineReceipt {
-    lines: Arc<Lines>,
-    index: usize,
-    settled: bool,
-}
-
-impl LineReceipt {
-    /// The line's batch.
-    #[must_use]
-    pub fn batch(&self) -> &Arc<Batch> {
-        &self.lines.batch
-    }
-
-    /// The line.
-    #[must_use]
-    pub fn line(&self) -> &Line {
-        &self.lines.batch.lines[self.index]
-    }
-
-    /// The line is acknowledged.
-    pub fn deliver(mut self) {
-        self.settled = true;
-    }
-
-    /// The line is given up.
-    pub fn give_up(mut self, reason: Reason) {
-        self.lose(reason);
-    }
-
-    fn lose(&mut self, reason: Reason) {
-        self.settled = true;
-        let loss = Loss { reason, lines: 1, span: self.line().span };
-        let mut all = self.lines.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        *all = Some(all.map_or(loss, |before| before.with(loss, u64::MAX, u64::MAX)));
-    }
-}
-
-impl Drop for LineReceipt {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.lose(Reason::Shutdown);
-        }
     }
 }
 
@@ -476,23 +408,5 @@ mod tests {
         receipts.pop().expect("one receipt").settle(Outcome::Delivered);
         let lost = next_settled(&settled).lost;
         assert_eq!(lost, Some(Loss { reason: Reason::Shutdown, lines: 1, span: 3 }));
-    }
-
-    #[test]
-    fn lines_are_settled_one_by_one() {
-        let (sender, settled) = channel();
-        let stream = Arc::clone(&batch().stream);
-        let lines = (0..3).map(|index| Line { position: index * 10, span: 10, ..Line::default() }).collect();
-        let batch = Arc::new(Batch { stream, data: bytes::Bytes::new(), lines });
-        let receipt = Receipt::for_sinks(&batch, 1, &sender, None).pop().expect("one receipt");
-        let lines = Lines::new(&batch, receipt);
-        let [first, second, third] = [0, 1, 2].map(|index| lines.line(index));
-        drop(lines);
-        second.give_up(Reason::Rejected);
-        first.deliver();
-        assert!(settled.try_recv().is_err());
-        third.deliver();
-        let lost = next_settled(&settled).lost;
-        assert_eq!(lost, Some(Loss { reason: Reason::Rejected, lines: 1, span: 10 }));
     }
 }

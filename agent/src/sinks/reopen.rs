@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{Delivery, Sink, SinkError, SinkSettings};
+use super::{Delivery, Figure, Sink, SinkError, SinkSettings};
 
 /// Stands in for the sink of a configuration until that can be had.
 pub(super) struct Reopen {
@@ -38,6 +38,10 @@ impl Sink for Reopen {
 
     fn tick(&mut self) -> Result<(), SinkError> {
         self.sink()?.tick()
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        self.sink.as_ref().map_or_else(Vec::new, |sink| sink.figures())
     }
 
     fn close(&mut self, limit: Duration) -> Result<(), SinkError> {

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{config::QueueSettings, receipt::Loss};
+use super::{Figure, config::QueueSettings, receipt::Loss};
 
 /// One reading of a sink's figures.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SinkStats {
     /// The sink's name.
     pub name: String,
@@ -39,6 +39,8 @@ pub struct SinkStats {
     pub last_success: Option<SystemTime>,
     /// For how long every call has failed, by a clock that nobody sets; `None` while it works.
     pub failing_for: Option<Duration>,
+    /// What only sinks of its kind have.
+    pub figures: Vec<Figure>,
 }
 
 /// The figures as they are counted: by one sink's thread, and by those that offer it batches.
@@ -56,6 +58,7 @@ pub(super) struct Counters {
     last_success: AtomicU64,
     last_error: Mutex<Option<String>>,
     failing_since: Mutex<Option<Instant>>,
+    figures: Mutex<Vec<Figure>>,
 }
 
 impl Counters {
@@ -82,7 +85,16 @@ impl Counters {
     pub(super) fn note_success(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_success.store(now.as_millis() as u64, Relaxed);
+        self.note_well();
+    }
+
+    /// Nothing is wrong with the sink any more, though it had nothing to write.
+    pub(super) fn note_well(&self) {
         *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) fn note_figures(&self, figures: Vec<Figure>) {
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
     }
 
     pub(super) fn note_error(&self, text: String) {
@@ -110,6 +122,7 @@ impl Counters {
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             last_success: (last_success > 0).then(|| UNIX_EPOCH + Duration::from_millis(last_success)),
             failing_for: self.failing_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed()),
+            figures: self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }

@@ -136,6 +136,11 @@ impl Families {
         self.push(&names::SINK_FAILING, each().map(|(labels, sink)| (labels, failing(sink))));
         let success = each().filter_map(|(labels, sink)| Some((labels, unix_seconds(sink.last_success?))));
         self.push(&names::SINK_LAST_SUCCESS, success);
+        for definition in names::SINK_FIGURES {
+            let figure = |sink: &SinkReading| sink.figures.iter().find(|(name, _)| *name == definition.name).copied();
+            let samples = each().filter_map(|(labels, sink)| Some((labels, figure(sink)?.1)));
+            self.push(definition, samples);
+        }
     }
 
     fn process(&mut self, snapshot: &Snapshot) {

@@ -29,6 +29,28 @@ pub struct AnyDefinition {
     pub help: &'static str,
 }
 
+/// The metrics of [`SinkReading::figures`](super::snapshot::SinkReading::figures): of one type of sink only.
+pub const SINK_FIGURES: &[Definition<2>] = &[
+    ELASTICSEARCH_REQUESTS,
+    ELASTICSEARCH_RETRIED,
+    ELASTICSEARCH_DEAD_LETTERS,
+    ELASTICSEARCH_HELD,
+    KAFKA_BROKERS,
+    KAFKA_BROKERS_UP,
+    KAFKA_BUFFERED_MESSAGES,
+    KAFKA_BUFFERED_BYTES,
+    KAFKA_REQUESTS,
+    KAFKA_ROUND_TRIP_MEDIAN,
+    KAFKA_ROUND_TRIP_P99,
+    KAFKA_THROTTLE,
+    KAFKA_TRANSMIT_ERRORS,
+    KAFKA_TRANSMIT_RETRIES,
+    KAFKA_TIMEOUTS,
+    KAFKA_TRANSMITTED,
+    KAFKA_HELD_TOPICS,
+    KAFKA_HELD_BYTES,
+];
+
 /// Declares the definitions and [`ALL`], so that none can be missing there.
 macro_rules! definitions {
     ($($constant:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
@@ -106,6 +128,44 @@ definitions! {
         "For how long every attempt of the sink has failed; 0 while it works.";
     SINK_LAST_SUCCESS: GAUGE "sidestep_sink_last_success_timestamp_seconds" ["sink", "type"]
         "Unix time of the sink's last write without an error; absent before the first.";
+
+    ELASTICSEARCH_REQUESTS: GAUGE "sidestep_elasticsearch_requests_in_flight" ["sink", "type"]
+        "Requests to servers that wait for their answers.";
+    ELASTICSEARCH_RETRIED: COUNTER "sidestep_elasticsearch_retried_records_total" ["sink", "type"]
+        "Records that the server did not take at first, one by one, and that are sent again.";
+    ELASTICSEARCH_DEAD_LETTERS: COUNTER "sidestep_elasticsearch_dead_letter_records_total" ["sink", "type"]
+        "Records that their index does not take, and that go to the dead-letter index.";
+    ELASTICSEARCH_HELD: GAUGE "sidestep_elasticsearch_held_records" ["sink", "type"]
+        "Records that are held, as their index is blocked, missing or may not be written.";
+
+    KAFKA_BROKERS: GAUGE "sidestep_kafka_brokers" ["sink", "type"]
+        "Brokers of the cluster, as far as one of them has told.";
+    KAFKA_BROKERS_UP: GAUGE "sidestep_kafka_brokers_up" ["sink", "type"]
+        "Brokers that the sink has a working connection to.";
+    KAFKA_BUFFERED_MESSAGES: GAUGE "sidestep_kafka_buffered_messages" ["sink", "type"]
+        "Messages in the producer that are not acknowledged.";
+    KAFKA_BUFFERED_BYTES: GAUGE "sidestep_kafka_buffered_bytes" ["sink", "type"]
+        "Bytes of messages in the producer that are not acknowledged.";
+    KAFKA_REQUESTS: GAUGE "sidestep_kafka_requests_in_flight" ["sink", "type"]
+        "Requests to brokers that wait for their answers.";
+    KAFKA_ROUND_TRIP_MEDIAN: GAUGE "sidestep_kafka_round_trip_median_seconds" ["sink", "type"]
+        "Time from a request to its answer, median of the last seconds, of the slowest broker.";
+    KAFKA_ROUND_TRIP_P99: GAUGE "sidestep_kafka_round_trip_p99_seconds" ["sink", "type"]
+        "Time from a request to its answer, 99th percentile of the last seconds, of the slowest broker.";
+    KAFKA_THROTTLE: GAUGE "sidestep_kafka_throttle_seconds" ["sink", "type"]
+        "The longest that a broker has asked to wait, by its quotas, in the last seconds.";
+    KAFKA_TRANSMIT_ERRORS: COUNTER "sidestep_kafka_transmit_errors_total" ["sink", "type"]
+        "Requests that could not be sent, or were answered by nothing that can be read.";
+    KAFKA_TRANSMIT_RETRIES: COUNTER "sidestep_kafka_transmit_retries_total" ["sink", "type"]
+        "Requests that were sent again.";
+    KAFKA_TIMEOUTS: COUNTER "sidestep_kafka_request_timeouts_total" ["sink", "type"]
+        "Requests that were not answered in time.";
+    KAFKA_TRANSMITTED: COUNTER "sidestep_kafka_transmitted_bytes_total" ["sink", "type"]
+        "Bytes sent to brokers, compressed as they are.";
+    KAFKA_HELD_TOPICS: GAUGE "sidestep_kafka_held_topics" ["sink", "type"]
+        "Topics that can't be written now, as they are missing or may not be written.";
+    KAFKA_HELD_BYTES: GAUGE "sidestep_kafka_held_bytes" ["sink", "type"]
+        "Bytes of lines that are held for such topics.";
 
     IDENTITY_CACHE_ENTRIES: GAUGE "sidestep_identity_cache_entries" ["cache"]
         "Entries of the cache.";

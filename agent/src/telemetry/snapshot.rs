@@ -161,4 +161,7 @@ pub struct SinkReading {
     pub last_success: Option<SystemTime>,
     /// For how long every attempt has failed, by a clock that nobody sets; `None` while it works.
     pub failing_for: Option<Duration>,
+    /// What only sinks of its type have: the metric's name (one of [`names::SINK_FIGURES`](super::names::SINK_FIGURES))
+    /// and its value.
+    pub figures: Vec<(&'static str, f64)>,
 }

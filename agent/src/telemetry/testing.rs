@@ -5,9 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::snapshot::{
-    AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, RootReading, SinkReading,
-    Snapshot, StreamReading,
+use super::{
+    names,
+    snapshot::{
+        AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, RootReading, SinkReading,
+        Snapshot, StreamReading,
+    },
 };
 use crate::{
     ledger::{Account, Ledger, Reason, Stage},
@@ -101,6 +104,7 @@ pub(crate) fn snapshot() -> Snapshot {
             last_error: None,
             last_success: Some(SystemTime::now()),
             failing_for: None,
+            figures: names::SINK_FIGURES.iter().map(|definition| (definition.name, 1.5)).collect(),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],
     }

@@ -15,6 +15,10 @@ pub struct KernelLayout {
     pub task_real_parent: u32,
     /// `task_struct.cgroups`
     pub task_cgroups: u32,
+    /// `task_struct.group_leader`
+    pub task_group_leader: u32,
+    /// `task_struct.start_boottime`
+    pub task_start_boottime: u32,
     /// `task_struct.thread_info.status`; 0 where the machine has none.
     pub task_status: u32,
     /// `css_set.dfl_cgrp`
@@ -102,7 +106,7 @@ pub struct KernelLayout {
     /// Zero.
     pub _pad: u32,
 }
-const _: () = assert!(size_of::<KernelLayout>() == 208);
+const _: () = assert!(size_of::<KernelLayout>() == 216);
 
 /// Bytes of `struct file` that are read at once.
 pub const FILE_SPAN: usize = 128;
@@ -166,8 +170,11 @@ assert_layout!(Root, size 40);
 pub struct Control {
     /// Number of valid entries in `roots`.
     pub roots_len: u32,
-    /// The agent's process: never captured.
+    /// The agent's process: never captured. While no agent runs it is the last one's, and another process may have the
+    /// number by then: `agent_started` tells.
     pub agent_tgid: u32,
+    /// When the agent's process began, since the start of the machine, in units of [`START_UNIT`].
+    pub agent_started: u64,
     /// The agent's own cgroup when it runs in a container; 0 for none.
     pub agent_cgroup: u64,
     /// What one container may hold of the ring.
@@ -180,7 +187,27 @@ pub struct Control {
     /// Governed roots.
     pub roots: [Root; MAX_ROOTS],
 }
-assert_layout!(Control, size 72 + 40 * MAX_ROOTS);
+assert_layout!(Control, size 80 + 40 * MAX_ROOTS);
+
+/// Nanoseconds of one tick of the clock in which `/proc/<pid>/stat` tells when a process began (`USER_HZ` is 100 on
+/// every machine that Linux runs on today).
+pub const START_UNIT: u64 = 10_000_000;
+
+/// Which programs act, when those of two agents are attached for the moment in which one takes over from the other.
+///
+/// Every agent that pins its programs shares this map with all that came before, whatever they are: it must never
+/// change.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Generations {
+    /// The generation of programs that acts; the agent changes it in one write.
+    pub active: u64,
+    /// The lowest generation that is attached.
+    pub lowest: u64,
+    /// The highest one; the same as the lowest while no takeover is under way.
+    pub highest: u64,
+}
+assert_layout!(Generations, size 24);
 
 /// What one container may hold of the ring with records of one kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -229,7 +256,7 @@ pub const READER_NAPPING: u32 = 1;
 /// The reader sleeps until it is woken.
 pub const READER_IDLE: u32 = 2;
 
-pod!(Control, Reader);
+pod!(Control, Generations, Reader);
 
 #[cfg(feature = "aya")]
 mod globals {

@@ -21,6 +21,14 @@ pub(crate) fn current_is_namespace_init() -> bool {
     read::<u32>(pid, upid + offset!(upid_nr)) == 1
 }
 
+/// When the current process began, in nanoseconds since the start of the machine.
+#[inline(always)]
+pub(crate) fn current_started() -> u64 {
+    // SAFETY: the helper has no arguments and always returns the current task.
+    let task = unsafe { bpf_get_current_task_btf() } as *const u8;
+    read(read_pointer(task, offset!(task_group_leader)), offset!(task_start_boottime))
+}
+
 /// Whether the current process was started from outside of `cgroup`, which is its own: so was the first process of a
 /// container, by its runtime, and nothing that this has started itself.
 #[inline(always)]

@@ -10,6 +10,7 @@ use sidestep_abi::{
 
 use crate::{
     emit,
+    generation::{self, Order},
     kernel::Cgroup,
     maps::{CONTAINERS, MEMBERS},
     policy,
@@ -17,6 +18,9 @@ use crate::{
 
 #[inline(always)]
 fn life(kind: u16, cgroup: Cgroup) -> Option<ContainerEvent> {
+    if !generation::acts(Order::OldestFirst) {
+        return None;
+    }
     let control = policy::control()?;
     if control.roots_len == 0 || !cgroup.is_v2() || !policy::is_governed(control, cgroup) {
         return None;

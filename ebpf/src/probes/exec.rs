@@ -13,6 +13,7 @@ use sidestep_abi::{
 
 use crate::{
     emit,
+    generation::Order,
     kernel::{self, File},
     maps::STDIO,
     policy,
@@ -21,7 +22,7 @@ use crate::{
 /// `sched_process_exec(task, old_pid, binprm)`: the new program is in place and has not run yet.
 #[raw_tracepoint]
 pub(crate) fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
-    let Some(governed) = policy::governed() else { return 0 };
+    let Some(governed) = policy::governed(Order::OldestFirst) else { return 0 };
     let Some(container) = policy::container(governed.cgroup) else {
         emit::lose(event::CONTAINER_STARTED);
         return 0;

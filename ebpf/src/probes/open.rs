@@ -10,6 +10,7 @@ use sidestep_abi::file::UNANNOUNCED;
 
 use crate::{
     files::{Extent, announce},
+    generation::Order,
     kernel::{self, File, Registers, number},
     maps::FILES,
     policy,
@@ -25,7 +26,7 @@ fn opened(descriptor: i64, flags: u64) {
     if flags & O_WRITES == 0 {
         return;
     }
-    if policy::governed().is_none() {
+    if policy::governed(Order::OldestFirst).is_none() {
         return;
     }
     let Some(file) = File::of_current(descriptor as u64) else { return };
@@ -74,7 +75,7 @@ on_exit! {
 #[raw_tracepoint]
 pub(crate) fn raw_exit_open(ctx: RawTracePointContext) -> i32 {
     let descriptor = ctx.arg::<u64>(1) as i64;
-    if descriptor < 0 || policy::governed().is_none() || kernel::current_call_is_32_bit() {
+    if descriptor < 0 || policy::governed(Order::OldestFirst).is_none() || kernel::current_call_is_32_bit() {
         return 0;
     }
     let registers = Registers::of_current();

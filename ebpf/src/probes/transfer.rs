@@ -11,6 +11,7 @@ use sidestep_abi::{file::UNANNOUNCED, stdio::DROP_UNREADABLE};
 use crate::{
     emit,
     files::{self, Extent, announce},
+    generation::Order,
     kernel::{self, File, Registers, number},
     maps::{FILES, STDIO},
     policy,
@@ -19,7 +20,7 @@ use crate::{
 
 #[inline(always)]
 fn transferred(target: u64, result: i64) {
-    if policy::governed().is_none() {
+    if policy::governed(Order::OldestFirst).is_none() {
         return;
     }
     let Some(file) = File::of_current(target) else { return };

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{EbpfContext, macros::tracepoint, programs::TracePointContext};
 
-use crate::{kernel::Completion, policy, probes::transfer::arrived};
+use crate::{generation::Order, kernel::Completion, policy, probes::transfer::arrived};
 
 /// `IORING_OP_*` of `linux/io_uring.h` that put bytes into a file or pipe.
 const WRITEV: u8 = 2;
@@ -15,7 +15,7 @@ const TEE: u8 = 33;
 /// `io_uring:io_uring_complete`, in a thread of the process that asked for it.
 #[tracepoint]
 pub(crate) fn io_uring_complete(ctx: TracePointContext) -> u32 {
-    if policy::governed().is_none() {
+    if policy::governed(Order::OldestFirst).is_none() {
         return 0;
     }
     let Some(completion) = Completion::of(ctx.as_ptr().cast()) else { return 0 };

@@ -20,6 +20,7 @@ use sidestep_abi::{
 use crate::{
     emit,
     files::{self, Extent, announce},
+    generation::Order,
     kernel::{self, Description, File, Registers, number},
     maps::{FILES, STDIO, VERDICTS},
     policy::{self, Governed, Share},
@@ -184,7 +185,7 @@ macro_rules! on_exit {
             pub(crate) fn $tracepoint(ctx: TracePointContext) -> u32 {
                 let result = tracepoint_result(&ctx);
                 if result > 0
-                    && let Some(governed) = policy::governed()
+                    && let Some(governed) = policy::governed(Order::OldestFirst)
                 {
                     returned(&governed, $call, Registers::of_current(), result);
                 }
@@ -196,7 +197,7 @@ macro_rules! on_exit {
                 // SAFETY: the wrapper takes one pointer and returns a long: two words of context.
                 let result = unsafe { ctx.as_ptr().cast::<i64>().add(1).read_volatile() };
                 if result > 0
-                    && let Some(governed) = policy::governed()
+                    && let Some(governed) = policy::governed(Order::NewestFirst)
                 {
                     returned(&governed, $call, Registers::of_current(), result);
                 }
@@ -221,7 +222,7 @@ pub(crate) fn raw_exit_write(ctx: RawTracePointContext) -> i32 {
     if result <= 0 {
         return 0;
     }
-    let Some(governed) = policy::governed() else { return 0 };
+    let Some(governed) = policy::governed(Order::OldestFirst) else { return 0 };
     if kernel::current_call_is_32_bit() {
         return 0;
     }

@@ -11,6 +11,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Run the tests on this machine's kernel.
     Test,
+    /// Run a Kafka broker beside the demo (`demo --kafka`).
+    Kafka,
     /// Run the benchmarks.
     Bench,
     /// Check the sources.
@@ -19,7 +21,7 @@ pub(crate) enum Purpose {
     Vm,
 }
 
-use Purpose::{Bench, Build, Demo, Lint, Test, Vm};
+use Purpose::{Bench, Build, Demo, Kafka, Lint, Test, Vm};
 
 /// How it is known that a package's content is there, however it was installed.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,12 @@ pub(crate) struct Package {
 pub(crate) const PACKAGES: &[Package] = &[
     package("gcc", Evidence::Program("cc"), &[Build], "links the agent"),
     package("libc6-dev", Evidence::File("/usr/include/stdio.h"), &[Build], "links the agent"),
+    // librdkafka is built with the agent: its configure script, its C and its C++ part, with these two libraries.
+    package("g++", Evidence::Program("c++"), &[Build], "compiles librdkafka"),
+    package("make", Evidence::Program("make"), &[Build], "builds librdkafka"),
+    package("pkg-config", Evidence::Program("pkg-config"), &[Build], "finds the libraries of librdkafka"),
+    package("libssl-dev", Evidence::File("/usr/include/openssl/ssl.h"), &[Build], "TLS of librdkafka"),
+    package("zlib1g-dev", Evidence::File("/usr/include/zlib.h"), &[Build], "gzip of librdkafka"),
     package("rust-web-clippy", Evidence::File("/usr/bin/clippy-driver"), &[Lint], "checks the kernel programs"),
     package("runc", Evidence::Program("runc"), &[Demo, Test, Bench, Vm], "runs sample containers"),
     package("busybox-static", Evidence::File("/bin/busybox"), &[Demo, Test, Bench, Vm], "is in every sample container"),
@@ -54,8 +62,9 @@ pub(crate) const PACKAGES: &[Package] = &[
     package("docker.io", Evidence::Program("dockerd"), &[Test], "containers of Docker are tested"),
     package("containerd", Evidence::Program("containerd"), &[Test], "containers of containerd are tested"),
     package("python3", Evidence::Program("python3"), &[Test], "Python's logging and its rotation are tested"),
-    package("default-jre-headless", Evidence::Program("java"), &[Test], "log4j2's appenders are tested"),
-    package("maven", Evidence::Program("mvn"), &[Test], "fetches log4j2"),
+    package("default-jre-headless", Evidence::Program("java"), &[Test, Kafka], "runs the Kafka broker and log4j2"),
+    package("maven", Evidence::Program("mvn"), &[Test, Kafka], "fetches Kafka and log4j2"),
+    package("openssl", Evidence::Program("openssl"), &[Test], "makes certificates for the broker"),
     package("golang-go", Evidence::Program("go"), &[Test], "Go's log package is tested"),
     package("nodejs", Evidence::Program("node"), &[Test], "Node's streams are tested"),
     package("nginx-light", Evidence::Program("nginx"), &[Test], "nginx's logs are tested"),

@@ -7,7 +7,7 @@ use crate::config::{
     EXAMPLE, Environment, Raw, raw,
     tree::{Node, Value},
 };
-use crate::sinks::{SinkSettings, console, file};
+use crate::sinks::{SinkSettings, config::Tls, console, elasticsearch, file, kafka};
 
 /// The options of a file as paths, lists as `[]`.
 fn option_paths(text: &str) -> BTreeSet<String> {
@@ -68,7 +68,20 @@ fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option(
     let missing: Vec<_> =
         option_paths(&serialized).difference(&option_paths(&text)).filter(|path| !inherited(path)).cloned().collect();
     assert!(missing.is_empty(), "the example does not name {missing:?}");
-    let defaults = [SinkSettings::Console(console::Settings::default()), SinkSettings::File(file::Settings::default())];
+    let brokers = vec!["kafka-0.kafka.example:9092".to_owned()];
+    let elasticsearch = elasticsearch::Settings {
+        // It has no default.
+        urls: vec!["https://logs.example.com:9200".to_owned()],
+        // The same as none.
+        tls: Some(Tls::default()),
+        ..elasticsearch::Settings::default()
+    };
+    let defaults = [
+        SinkSettings::Console(console::Settings::default()),
+        SinkSettings::File(file::Settings::default()),
+        SinkSettings::Kafka(kafka::Settings { brokers, ..kafka::Settings::default() }),
+        SinkSettings::Elasticsearch(elasticsearch),
+    ];
     assert_eq!(raw.sinks, defaults);
     let pattern = &raw.lines.multiline.patterns[0];
     assert!(pattern.start.is_some() && pattern.continuation.is_some());

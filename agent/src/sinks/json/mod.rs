@@ -19,7 +19,7 @@ pub const BODY_BASE64: &str = "sidestep.body.base64";
 /// Attributes of a structured body whose names begin with one of these get the last of them in front, so that a
 /// Pod can neither forge an attribute of ours nor hide one of its own.
 const RESERVED_PREFIXES: [&str; 3] = ["log.", "sidestep.", "parsed."];
-const PARSED: &str = "parsed.";
+pub(super) const PARSED: &str = "parsed.";
 
 /// How many streams' constant parts are kept; about 600 bytes each.
 const STREAMS: usize = 2048;
@@ -133,15 +133,23 @@ fn append_number(number: u64, out: &mut Vec<u8>) {
 fn append_flags(flags: LineFlags, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"flags\":[");
     let mut separator: &[u8] = b"\"";
-    for (flag, name) in FLAGS {
-        if flags.contains(flag) {
-            out.extend_from_slice(separator);
-            out.extend_from_slice(name.as_bytes());
-            out.push(b'"');
-            separator = b",\"";
-        }
+    for name in flag_names(flags) {
+        out.extend_from_slice(separator);
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'"');
+        separator = b",\"";
     }
     out.push(b']');
+}
+
+/// The names of the flags that are set.
+pub(super) fn flag_names(flags: LineFlags) -> impl Iterator<Item = &'static str> {
+    FLAGS.into_iter().filter(move |(flag, _)| flags.contains(*flag)).map(|(_, name)| name)
+}
+
+/// Whether an attribute of a structured body may not have this name.
+pub(super) fn is_reserved(name: &str) -> bool {
+    RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn append_base64(body: &[u8], out: &mut Vec<u8>) {
@@ -155,8 +163,7 @@ fn append_base64(body: &[u8], out: &mut Vec<u8>) {
 
 fn append_attributes(attributes: &Attributes, out: &mut Vec<u8>) {
     for (name, value) in attributes {
-        let reserved = RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        append_name(name, if reserved { PARSED } else { "" }, out);
+        append_name(name, if is_reserved(name) { PARSED } else { "" }, out);
         match value {
             serde_json::Value::String(text) => {
                 out.push(b'"');
@@ -207,6 +214,13 @@ fn open_object(start: usize, out: &mut Vec<u8>) {
 }
 
 fn append_resource(resource: &Resource, out: &mut Vec<u8>) {
+    for (name, value) in resource_fields(resource) {
+        append_field(name, value, out);
+    }
+}
+
+/// What is known of a resource, by the names of records.
+pub(super) fn resource_fields(resource: &Resource) -> impl Iterator<Item = (&'static str, &str)> {
     let in_kubernetes = resource.pod.is_some();
     let fields = [
         ("host.name", &resource.host_name),
@@ -221,11 +235,7 @@ fn append_resource(resource: &Resource, out: &mut Vec<u8>) {
         // The path names the container only where nothing better does.
         ("process.linux.cgroup", if resource.container_id.is_none() { &resource.cgroup } else { &None }),
     ];
-    for (name, value) in fields {
-        if let Some(value) = value {
-            append_field(name, value, out);
-        }
-    }
+    fields.into_iter().filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
 }
 
 /// Appends `,"name":"value"`.

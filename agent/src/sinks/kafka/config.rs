@@ -41,7 +41,8 @@ pub struct Settings {
     /// A larger message is dropped, and counted with reason `oversize`; default 1000000, as brokers take by default.
     #[serde(with = "units::size")]
     pub max_message_bytes: ByteSize,
-    /// Whether the identity of a record's container goes into the message's headers too; default yes.
+    /// Whether the identity of a record's container, and its place in its stream, go into the message's headers too;
+    /// default yes.
     pub headers: bool,
     /// For how long lines of a topic that is missing, or may not be written, are held and tried again before they are
     /// dropped; default 5 minutes.

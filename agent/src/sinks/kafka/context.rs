@@ -16,8 +16,15 @@ use rdkafka::{
     producer::ProducerContext,
 };
 
-use super::failure::{Fate, fate, remedy};
-use crate::{ledger::Reason, sinks::receipt::LineReceipt};
+use super::{
+    certificate,
+    failure::{Fate, fate, remedy, remedy_of},
+    figures::{brokers_up, figures},
+};
+use crate::{
+    ledger::Reason,
+    sinks::{Figure, receipt::LineReceipt},
+};
 
 /// A line that was not acknowledged and is to be sent again.
 #[derive(Debug)]
@@ -37,8 +44,6 @@ pub(super) struct Context {
     waiting: AtomicBool,
     /// `state.failing` is set: it is looked at for each message.
     failing: AtomicBool,
-    /// What is left is given up: the sink is being closed.
-    closing: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -48,10 +53,14 @@ struct State {
     failing: Option<String>,
     /// The last thing that went wrong with one connection: more telling than that all are down.
     connection: Option<(Code, String)>,
+    /// A broker whose certificate is not accepted, until it is looked at.
+    unverified: Option<String>,
+    /// The last one that was looked at, and what is wrong with it.
+    fault: Option<(String, String)>,
     /// The last line that was given up, and why, until it is told.
     given_up: Option<String>,
-    /// Brokers with a connection, of all.
-    brokers: (usize, usize),
+    /// The last statistics.
+    statistics: Option<Statistics>,
 }
 
 impl Context {
@@ -74,16 +83,15 @@ impl Context {
         self.lock().given_up.take()
     }
 
+    /// The figures of the last statistics; none before the first.
+    pub(super) fn figures(&self, held: (usize, usize)) -> Vec<Figure> {
+        self.lock().statistics.as_ref().map_or_else(Vec::new, |statistics| figures(statistics, held))
+    }
+
     /// Notes that a line is given up.
     pub(super) fn note_given_up(&self, topic: &str, code: Code) {
         let text = format!("a line for topic {topic} is dropped: {code}; {}", remedy(code));
         self.lock().given_up = Some(text);
-    }
-
-    /// From now on, what comes back is dropped.
-    pub(super) fn close(&self) {
-        self.closing.store(true, Relaxed);
-        self.lock().returned.clear();
     }
 
     /// Waits at most `limit` until a message has left the buffer.
@@ -95,26 +103,49 @@ impl Context {
         drop(state);
     }
 
+    /// A broker whose certificate is to be looked at, once for each failure.
+    pub(super) fn take_unverified(&self) -> Option<String> {
+        if self.failing.load(Relaxed) { self.lock().unverified.take() } else { None }
+    }
+
+    /// Notes what is wrong with the certificate of the broker at `address`.
+    pub(super) fn note_fault(&self, address: String, fault: String) {
+        let mut state = self.lock();
+        state.failing = Some(format!("{address}: {fault}"));
+        state.fault = Some((address, fault));
+    }
+
     fn fail(&self, text: String) {
         let mut state = self.lock();
         state.failing = Some(text);
         self.failing.store(true, Relaxed);
     }
 
+    /// Says what is wrong with a connection, and what to do about it.
+    fn explain(&self, code: Code, reason: &str) -> String {
+        if let Some(address) = certificate::address(reason).filter(|_| reason.contains("verify failed")) {
+            let mut state = self.lock();
+            match &state.fault {
+                Some((known, fault)) if known == address => return format!("{address}: {fault}"),
+                _ => state.unverified = Some(address.to_owned()),
+            }
+        }
+        match remedy_of(code, reason) {
+            "" => reason.to_owned(),
+            remedy => format!("{reason}; {remedy}"),
+        }
+    }
+
     fn recover(&self) {
         if self.failing.load(Relaxed) {
             let mut state = self.lock();
-            state.failing = None;
+            (state.failing, state.connection, state.fault) = (None, None, None);
             self.failing.store(false, Relaxed);
         }
     }
 
     /// A line was not acknowledged.
     pub(super) fn came_back(&self, receipt: LineReceipt, topic: &str, code: Code) {
-        if self.closing.load(Relaxed) {
-            // Dropping the receipt says why.
-            return;
-        }
         let held_for = match fate(code) {
             Fate::GiveUp(reason) => {
                 self.note_given_up(topic, code);
@@ -137,29 +168,26 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        // The bootstrap entries are no brokers; they stand in for them until one has answered.
-        let known = statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
-        let up = statistics.brokers.values().filter(|broker| broker.state == "UP").count();
-        self.lock().brokers = (up, known.count());
-        if up > 0 {
+        if brokers_up(&statistics) > 0 {
             self.recover();
         }
+        self.lock().statistics = Some(statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        let explain = |code: Code, reason: &str| match remedy(code) {
-            "" => reason.to_owned(),
-            remedy => format!("{reason}; {remedy}"),
-        };
         match code {
-            Code::Authentication | Code::SSL => self.fail(explain(code, reason)),
             Code::AllBrokersDown => {
                 let last = self.lock().connection.clone();
                 let (code, reason) = last.unwrap_or((code, reason.to_owned()));
-                self.fail(format!("no broker can be reached: {}", explain(code, &reason)));
+                self.fail(format!("no broker can be reached: {}", self.explain(code, &reason)));
             }
-            _ => self.lock().connection = Some((code, reason.to_owned())),
+            _ => {
+                self.lock().connection = Some((code, reason.to_owned()));
+                if matches!(code, Code::Authentication | Code::SSL) {
+                    self.fail(self.explain(code, reason));
+                }
+            }
         }
     }
 }

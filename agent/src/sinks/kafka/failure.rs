@@ -30,6 +30,28 @@ pub(super) const fn fate(code: Code) -> Fate {
     }
 }
 
+/// What the text of an error tells beside its code, and what the operator can do about that.
+const HINTS: [(&str, &str); 6] = [
+    ("alert certificate expired", "renew the agent's certificate in `tls.cert_file`"),
+    (
+        "alert unknown ca",
+        "the brokers do not know the authority that signed the agent's certificate in `tls.cert_file`",
+    ),
+    ("alert bad certificate", WANTS_CERTIFICATE),
+    ("alert certificate required", WANTS_CERTIFICATE),
+    ("connecting to a PLAINTEXT broker", NO_TLS),
+    ("wrong version number", NO_TLS),
+];
+
+const WANTS_CERTIFICATE: &str = "the brokers want a certificate of the agent: see `tls.cert_file` and `tls.key_file`";
+const NO_TLS: &str = "the broker knows no TLS at this port: leave `tls` out, or name the port for TLS in `brokers`";
+
+/// What the operator can do about an error that comes with a text; empty when time will tell.
+pub(super) fn remedy_of(code: Code, text: &str) -> &'static str {
+    let hint = HINTS.iter().find(|(part, _)| text.contains(part));
+    hint.map_or_else(|| remedy(code), |(_, remedy)| remedy)
+}
+
 /// What the operator can do about an error; empty when time will tell.
 pub(super) const fn remedy(code: Code) -> &'static str {
     match code {

@@ -45,6 +45,11 @@ impl Held {
         self.topics.is_empty()
     }
 
+    /// How many topics have trouble.
+    pub(super) fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
     /// Bytes of the lines that are held.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -89,6 +94,12 @@ impl Held {
             }
         }
         due
+    }
+
+    /// Takes out all lines.
+    pub(super) fn take_all(&mut self) -> Vec<LineReceipt> {
+        self.bytes = 0;
+        self.topics.drain().flat_map(|(_, topic)| topic.returned.into_iter().chain(topic.waiting)).collect()
     }
 
     /// Forgets topics of which nothing has come back for as long as an attempt takes.

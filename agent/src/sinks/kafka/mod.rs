@@ -5,15 +5,19 @@
 //! not before. Brokers that are away cost nothing but time: messages wait in the producer's buffer, and when that is
 //! full, in the queue in front of the sink, by its rule.
 
+mod certificate;
 pub mod config;
 mod context;
 mod failure;
+mod figures;
 mod held;
+mod producer;
 mod sink;
 mod topic;
 
 pub use config::Settings;
-pub use sink::{KafkaSink, reach};
+pub use producer::reach;
+pub use sink::KafkaSink;
 
 #[cfg(test)]
 mod tests;

@@ -8,10 +8,9 @@ use std::{
 };
 
 use rdkafka::{
-    config::FromClientConfigAndContext as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer},
+    producer::{BaseRecord, Producer as _},
 };
 
 use super::{
@@ -19,13 +18,14 @@ use super::{
     context::{Context, HELD_TOO_LONG},
     failure::{Fate, fate, remedy},
     held::Held,
+    producer::{self, Producer},
 };
 use crate::{
-    record::{Origin, Stream},
+    record::{Line, Origin, Stream},
     sinks::{
-        Delivery, Sink, SinkError,
+        Delivery, Figure, Sink, SinkError,
         json::Encoder,
-        receipt::{LineReceipt, Lines},
+        receipt::{LineReceipt, Lines, rejoin},
     },
 };
 
@@ -38,7 +38,9 @@ const ATTEMPT: Duration = Duration::from_secs(15);
 /// The Kafka sink.
 pub struct KafkaSink {
     settings: Settings,
-    producer: ThreadedProducer<Context>,
+    producer: Producer,
+    /// What the producer was made of, beside the settings.
+    credentials: u64,
     encoder: Encoder,
     payload: Vec<u8>,
     /// Lines that were taken from the queue, or came back, and that the producer does not have yet, in order.
@@ -64,9 +66,11 @@ impl KafkaSink {
     /// # Errors
     /// An option that librdkafka does not take, or a file that can't be read.
     pub fn new(settings: Settings) -> Result<Self, SinkError> {
-        let producer = producer(&settings)?;
+        let credentials = producer::credentials(&settings);
+        let producer = producer::make(&settings)?;
         Ok(Self {
             settings,
+            credentials,
             producer,
             encoder: Encoder::default(),
             payload: Vec::new(),
@@ -151,13 +155,14 @@ impl KafkaSink {
         let stream = Arc::clone(&receipt.batch().stream);
         self.payload.clear();
         self.encoder.append_line(receipt.batch(), receipt.line(), &mut self.payload);
+        let headers = route.headers.as_ref().map(|headers| place(headers, receipt.line()));
         let milliseconds = i64::try_from(receipt.line().time_unix_nano / 1_000_000).unwrap_or_default();
         let mut record = BaseRecord::with_opaque_to(&route.topic, Box::new(receipt))
             .key(&*stream.key)
             .payload(&self.payload)
             .timestamp(milliseconds);
-        if let Some(headers) = &route.headers {
-            record = record.headers(headers.clone());
+        if let Some(headers) = headers {
+            record = record.headers(headers);
         }
         self.producer.send(record).map_err(|(error, record)| {
             let code = match error {
@@ -190,16 +195,23 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// After some errors the producer is of no use any more: what it has comes back, to another one.
+    /// After some errors the producer is of no use any more, and one that can't say who it is may by now: what it has
+    /// comes back, to another one.
     fn renew(&mut self) -> Result<(), SinkError> {
-        let Some((code, reason)) = self.producer.client().fatal_error() else { return Ok(()) };
-        let next = producer(&self.settings)?;
+        let reason = if let Some((code, reason)) = self.producer.client().fatal_error() {
+            format!("{code}: {reason}")
+        } else if self.context().failing().is_some() && producer::credentials(&self.settings) != self.credentials {
+            "a file with a password or certificates has changed".to_owned()
+        } else {
+            return Ok(());
+        };
+        let credentials = producer::credentials(&self.settings);
+        let next = producer::make(&self.settings)?;
+        self.credentials = credentials;
         let old = std::mem::replace(&mut self.producer, next);
-        old.purge(PurgeConfig::default().queue().inflight());
-        // Every message comes back at once, as it waits for nobody.
-        let flushed = old.flush(Duration::from_secs(1));
+        producer::take_apart(&old);
         let returned = old.client().context().take_returned();
-        tracing::warn!(sink = self.settings.name, %code, reason, ?flushed, lines = returned.len(), "a new producer");
+        tracing::warn!(sink = self.settings.name, reason, lines = returned.len(), "a new producer");
         for returned in returned.into_iter().rev() {
             let route = self.route(&returned.receipt.batch().stream);
             self.next.push_front((route, returned.receipt));
@@ -208,28 +220,7 @@ impl KafkaSink {
     }
 }
 
-fn producer(settings: &Settings) -> Result<ThreadedProducer<Context>, SinkError> {
-    let config = settings.client()?;
-    ThreadedProducer::from_config_and_context(&config, Context::default())
-        .map_err(|cause| error(format!("making the producer: {cause}; see the options of this sink")))
-}
-
-/// Asks the brokers who they are.
-///
-/// # Errors
-/// The options can't be used, or no broker answers within three seconds, and why.
-pub fn reach(settings: &Settings) -> Result<String, SinkError> {
-    let producer = producer(settings)?;
-    match producer.client().fetch_metadata(None, Duration::from_secs(3)) {
-        Ok(metadata) => Ok(format!("a cluster of {} brokers answers", metadata.brokers().len())),
-        Err(cause) => {
-            let why = producer.client().context().failing().unwrap_or_else(|| cause.to_string());
-            Err(error(format!("{}: {why}", settings.brokers.join(", "))))
-        }
-    }
-}
-
-fn error(why: String) -> SinkError {
+pub(super) fn error(why: String) -> SinkError {
     SinkError { action: "sending to Kafka".to_owned(), source: io::Error::other(why) }
 }
 
@@ -251,6 +242,15 @@ fn headers(stream: &Stream) -> OwnedHeaders {
     ];
     let known = fields.iter().filter_map(|(key, value)| value.map(|value| (*key, value)));
     known.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+}
+
+/// The headers of a stream, with the place of a line in it: with the key, a consumer knows a repeat by that.
+fn place(headers: &OwnedHeaders, line: &Line) -> OwnedHeaders {
+    let (mut position, mut length) = (itoa::Buffer::new(), itoa::Buffer::new());
+    headers
+        .clone()
+        .insert(Header { key: "position", value: Some(position.format(line.position)) })
+        .insert(Header { key: "length", value: Some(length.format(line.span)) })
 }
 
 impl Sink for KafkaSink {
@@ -277,22 +277,37 @@ impl Sink for KafkaSink {
 
     fn flush(&mut self) -> Result<(), SinkError> {
         // The producer sends on its own, and settles what is acknowledged.
-        self.send_next()
+        self.send_next()?;
+        self.check()
     }
 
     fn tick(&mut self) -> Result<(), SinkError> {
+        producer::examine(self.context(), &self.settings);
         self.renew()?;
         self.take_up_again();
         self.send_next()?;
         self.check()
     }
 
+    fn figures(&self) -> Vec<Figure> {
+        self.context().figures((self.held.topics(), self.held.bytes()))
+    }
+
     fn close(&mut self, limit: Duration) -> Result<(), SinkError> {
         let sent = self.send_next();
         let flushed = self.producer.flush(limit);
-        self.context().close();
-        self.producer.purge(PurgeConfig::default().queue().inflight());
+        if flushed.is_err() {
+            producer::take_apart(&self.producer);
+        }
         sent?;
-        flushed.map_err(|cause| error(format!("waiting for the brokers' acknowledgements: {cause}")))
+        let why = |cause| self.context().failing().unwrap_or_else(|| format!("not within {limit:?}: {cause}"));
+        flushed.map_err(|cause| error(format!("waiting for the brokers' acknowledgements: {}", why(cause))))
+    }
+
+    fn give_back(&mut self) -> VecDeque<Delivery> {
+        let mut left: Vec<_> = self.context().take_returned().into_iter().map(|returned| returned.receipt).collect();
+        left.extend(self.held.take_all());
+        left.extend(self.next.drain(..).map(|(_, receipt)| receipt));
+        rejoin(left)
     }
 }

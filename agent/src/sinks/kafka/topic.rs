@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::Stream;
+use crate::{
+    record::Stream,
+    sinks::template::{Part, Rules, STREAM_FIELDS, StreamField},
+};
 
 /// A topic's name with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`.
 ///
@@ -13,51 +16,15 @@ use crate::record::Stream;
 #[serde(try_from = "String", into = "String")]
 pub struct TopicTemplate {
     text: String,
-    parts: Vec<Part>,
+    parts: Vec<Part<StreamField>>,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Part {
-    Text(String),
-    Field(Field),
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Field {
-    Class,
-    Namespace,
-    Pod,
-    Container,
-    Node,
-}
-
-const FIELDS: [(&str, Field); 5] = [
-    ("class", Field::Class),
-    ("namespace", Field::Namespace),
-    ("pod", Field::Pod),
-    ("container", Field::Container),
-    ("node", Field::Node),
-];
+/// What is in a template, and what a topic may be.
+const RULES: Rules<'_, StreamField> =
+    Rules { what: "a topic", fields: &STREAM_FIELDS, is_allowed, allowed: "letters, digits, `.`, `_` and `-`" };
 
 /// The most characters of a topic's name (`org.apache.kafka.common.internals.Topic`).
 const MAX_LENGTH: usize = 249;
-
-/// Stands for what is not known, such as the namespace of the node's own files.
-const UNKNOWN: &str = "none";
-
-impl Field {
-    fn of(self, stream: &Stream) -> &str {
-        let resource = &stream.resource;
-        let value = match self {
-            Self::Class => return stream.class.as_str(),
-            Self::Namespace => &resource.namespace,
-            Self::Pod => &resource.pod,
-            Self::Container => &resource.container_name,
-            Self::Node => &resource.host_name,
-        };
-        value.as_deref().filter(|value| !value.is_empty()).unwrap_or(UNKNOWN)
-    }
-}
 
 impl TopicTemplate {
     /// The topic for the records of `stream`: always a name that Kafka takes.
@@ -85,30 +52,7 @@ impl FromStr for TopicTemplate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (before, after) = rest.split_once('{').map_or((rest, None), |(before, after)| (before, Some(after)));
-            if let Some(char) = before.chars().find(|char| !is_allowed(*char)) {
-                return Err(format!(
-                    "a topic may not have the character {char:?}, only letters, digits, `.`, `_` and `-`"
-                ));
-            }
-            if !before.is_empty() {
-                parts.push(Part::Text(before.to_owned()));
-            }
-            let Some(after) = after else { break };
-            let (name, after) = after.split_once('}').ok_or("a `{` without its `}`")?;
-            let Some((_, field)) = FIELDS.iter().find(|(known, _)| *known == name) else {
-                let known: Vec<_> = FIELDS.iter().map(|(name, _)| format!("`{{{name}}}`")).collect();
-                return Err(format!("`{{{name}}}` is not known; there are {}", known.join(", ")));
-            };
-            parts.push(Part::Field(*field));
-            rest = after;
-        }
-        if parts.is_empty() {
-            return Err("a topic needs a name".to_owned());
-        }
+        let parts = RULES.parse(text)?;
         Ok(Self { text: text.to_owned(), parts })
     }
 }
@@ -135,7 +79,7 @@ impl fmt::Display for TopicTemplate {
 
 impl Default for TopicTemplate {
     fn default() -> Self {
-        let parts = vec![Part::Text("logs.".to_owned()), Part::Field(Field::Class)];
+        let parts = vec![Part::Text("logs.".to_owned()), Part::Field(StreamField::Class)];
         Self { text: "logs.{class}".to_owned(), parts }
     }
 }

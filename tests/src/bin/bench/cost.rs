@@ -10,7 +10,7 @@ use sidestep_tests::Testbed;
 use crate::{
     process::{cpu_seconds, wait_idle},
     report::{Figure, Target},
-    rsyslog::Chain,
+    rsyslog::{Chain, Output},
     session::{self, Session},
     worker::{Job, Took},
     writer::Writer,
@@ -64,11 +64,11 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
     report(session, plain, compressed, alone, rsyslogd, copier)
 }
 
-fn gigabytes(took: Took) -> f64 {
+pub(crate) fn gigabytes(took: Took) -> f64 {
     took.bytes as f64 / 1e9
 }
 
-fn per_gigabyte(took: Took) -> f64 {
+pub(crate) fn per_gigabyte(took: Took) -> f64 {
     took.cpu.as_secs_f64() / gigabytes(took)
 }
 
@@ -108,7 +108,7 @@ fn with_agent(
 /// Seconds for a GB of rsyslogd, of the writer, and of the copier.
 fn beside_rsyslog(bed: &Testbed, job: Job) -> Result<(f64, f64, f64)> {
     let (reader, stdout) = io::pipe()?;
-    let chain = Chain::start(bed, reader)?;
+    let chain = Chain::start(bed, reader, Output::File)?;
     let mut writer = Writer::start(bed, "rsyslog", stdout.into())?;
     wait_idle(chain.rsyslogd(), IDLE)?;
     let used = |pid: Pid| cpu_seconds(pid);

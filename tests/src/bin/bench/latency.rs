@@ -24,7 +24,7 @@ use crate::{
     writer::Writer,
 };
 
-const LINES_PER_SECOND: u64 = 1000;
+pub(crate) const LINES_PER_SECOND: u64 = 1000;
 
 /// p99, in milliseconds.
 const TARGET: f64 = 20.0;
@@ -154,7 +154,7 @@ impl Follower {
 }
 
 /// The time that a record's body begins with, in milliseconds.
-fn written_at(record: &str) -> Option<f64> {
+pub(crate) fn written_at(record: &str) -> Option<f64> {
     let (_, body) = record.split_once("\"body\":\"")?;
     Some(body.split(' ').next()?.parse::<u64>().ok()? as f64 / 1e6)
 }

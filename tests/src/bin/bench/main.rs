@@ -4,6 +4,7 @@
 
 mod copier;
 mod cost;
+mod delivery;
 mod latency;
 mod machine;
 mod memory;
@@ -48,6 +49,17 @@ enum Suite {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Delivery to a log center, from the write to the store's acknowledgement.
+    Delivery {
+        /// What to measure; everything when none is named.
+        names: Vec<Delivered>,
+        /// A short run, under two minutes: shows that all works; its figures are rough.
+        #[arg(long)]
+        quick: bool,
+        /// Writes the figures with all samples to this file as well.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// The writer that is measured: runs in a container and takes its orders from a socket.
     #[command(hide = true)]
     Worker {
@@ -77,11 +89,25 @@ enum Benchmark {
     Memory,
 }
 
+/// One group of figures of delivery.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Delivered {
+    /// CPU per GB to Kafka, beside rsyslog with omkafka.
+    Kafka,
+    /// Lines per second to Kafka without a drop, the broker on the same cores.
+    Throughput,
+    /// From the write to a consumer of Kafka.
+    Latency,
+    /// From the start of an agent to the first record delivered.
+    Restart,
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().suite {
         Suite::Worker { socket } => worker::run(&socket).map(|()| ExitCode::SUCCESS),
         Suite::Copier { file } => copier::run(&file).map(|()| ExitCode::SUCCESS),
-        Suite::Logs { names, quick, json } => logs(&names, quick, json),
+        Suite::Logs { names, quick, json } => measure(&names, quick, json, logs),
+        Suite::Delivery { names, quick, json } => measure(&names, quick, json, delivery::run),
     };
     result.unwrap_or_else(|error| {
         eprintln!("bench: {error:#}");
@@ -89,22 +115,33 @@ fn main() -> ExitCode {
     })
 }
 
+fn logs(benchmark: Benchmark, session: &mut Session) -> Result<()> {
+    match benchmark {
+        Benchmark::Writes => writes::run(session),
+        Benchmark::Cpu => cost::run(session),
+        Benchmark::Throughput => throughput::run(session),
+        Benchmark::Latency => latency::run(session),
+        Benchmark::Memory => memory::run(session),
+    }
+}
+
 /// Runs the benchmarks one after the other; one that fails leaves the others their turn.
-fn logs(names: &[Benchmark], quick: bool, json: Option<PathBuf>) -> Result<ExitCode> {
+fn measure<B>(
+    names: &[B],
+    quick: bool,
+    json: Option<PathBuf>,
+    run: fn(B, &mut Session) -> Result<()>,
+) -> Result<ExitCode>
+where
+    B: ValueEnum + Copy + PartialEq + std::fmt::Debug,
+{
     let mut session = Session::new(quick)?;
     let mut failed = false;
-    for benchmark in Benchmark::value_variants() {
+    for benchmark in B::value_variants() {
         if session.interrupted() || !(names.is_empty() || names.contains(benchmark)) {
             continue;
         }
-        let result = match benchmark {
-            Benchmark::Writes => writes::run(&mut session),
-            Benchmark::Cpu => cost::run(&mut session),
-            Benchmark::Throughput => throughput::run(&mut session),
-            Benchmark::Latency => latency::run(&mut session),
-            Benchmark::Memory => memory::run(&mut session),
-        };
-        if let Err(error) = result {
+        if let Err(error) = run(*benchmark, &mut session) {
             eprintln!("bench: {benchmark:?}: {error:#}");
             failed = true;
         }

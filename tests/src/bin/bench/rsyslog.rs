@@ -1,5 +1,5 @@
-//! What we compare with: rsyslog that follows the runtime's file and writes JSON, with a configuration, a work
-//! directory and a pid file of its own; the system's rsyslog is not touched.
+//! What we compare with: rsyslog that follows the runtime's file and writes JSON, to a file or to Kafka, with a
+//! configuration, a work directory and a pid file of its own; the system's rsyslog is not touched.
 
 use std::{
     fs::{self, File},
@@ -42,6 +42,15 @@ impl Drop for Helper {
     }
 }
 
+/// Where rsyslog writes to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Output<'a> {
+    /// A file beside its configuration.
+    File,
+    /// A topic of the broker at this address.
+    Kafka { broker: &'a str, topic: &'a str },
+}
+
 /// A copier that stands for the runtime, and an rsyslog behind it.
 pub(crate) struct Chain {
     copier: Helper,
@@ -50,11 +59,11 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Starts both; what comes out of `source` ends as JSON in a file.
+    /// Starts both; what comes out of `source` ends as JSON in `output`.
     ///
     /// # Errors
     /// rsyslogd isn't installed, or refuses its configuration.
-    pub(crate) fn start(bed: &Testbed, source: PipeReader) -> Result<Self> {
+    pub(crate) fn start(bed: &Testbed, source: PipeReader, output: Output<'_>) -> Result<Self> {
         let directory = bed.directory().join("rsyslog");
         fs::create_dir_all(directory.join("work"))?;
         let container_log = directory.join("container.log");
@@ -65,12 +74,12 @@ impl Chain {
         let copier = Helper::spawn(copier)?;
 
         let config = directory.join("rsyslog.conf");
-        fs::write(&config, configuration(&directory))?;
+        fs::write(&config, configuration(&directory, output))?;
         let errors = directory.join("stderr");
         let mut rsyslogd = Command::new("rsyslogd");
         rsyslogd.arg("-n").arg("-f").arg(&config).arg("-i").arg(directory.join("pid"));
         rsyslogd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&errors)?);
-        let mut rsyslogd = Helper::spawn(rsyslogd).context("apt-get install rsyslog")?;
+        let mut rsyslogd = Helper::spawn(rsyslogd).context("apt-get install rsyslog rsyslog-kafka")?;
         let pid_file = directory.join("pid");
         wait_until("the start of rsyslogd", sidestep_tests::DEADLINE, || {
             if let Some(status) = rsyslogd.0.try_wait()? {
@@ -91,7 +100,7 @@ impl Chain {
         self.rsyslogd.pid()
     }
 
-    /// Waits until this many lines have come out.
+    /// Waits until this many lines have come out into the file.
     ///
     /// # Errors
     /// Not in time.
@@ -115,11 +124,25 @@ impl Chain {
 }
 
 /// Tuned in its favour: large batches and buffers, no rotation, no compression, and no identity beyond the file's name.
-fn configuration(directory: &Path) -> String {
+fn configuration(directory: &Path, output: Output<'_>) -> String {
     let at = directory.display();
+    let (module, action) = match output {
+        Output::File => {
+            (String::new(), format!(r#"type="omfile" file="{at}/out.json" template="json" ioBufferSize="64k""#))
+        }
+        Output::Kafka { broker, topic } => (
+            r#"module(load="omkafka")"#.to_owned(),
+            format!(
+                r#"type="omkafka" broker="{broker}" topic="{topic}" template="json" partitions.auto="on"
+    confParam=["compression.codec=zstd", "acks=all", "enable.idempotence=true", "linger.ms=5",
+               "queue.buffering.max.messages=200000"]"#
+            ),
+        ),
+    };
     format!(
         r#"global(workDirectory="{at}/work" maxMessageSize="64k")
 module(load="imfile" mode="inotify")
+{module}
 template(name="json" type="list") {{
   constant(value="{{\"timestamp\":\"") property(name="timegenerated" dateFormat="rfc3339")
   constant(value="\",\"body\":\"") property(name="msg" format="json")
@@ -131,7 +154,7 @@ template(name="json" type="list") {{
 main_queue(queue.type="LinkedList" queue.size="100000" queue.dequeueBatchSize="2048")
 input(type="imfile" file="{at}/container.log" tag="pod" addMetadata="on" ruleset="out")
 ruleset(name="out") {{
-  action(type="omfile" file="{at}/out.json" template="json" ioBufferSize="64k")
+  action({action})
 }}
 "#
     )

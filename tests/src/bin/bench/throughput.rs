@@ -22,11 +22,11 @@ const LOWEST: f64 = 20_000.0;
 
 /// What happened to the lines of one run.
 #[derive(Debug)]
-struct Run {
+pub(crate) struct Run {
     /// Lines a second that the writer wrote.
     written: f64,
     /// Lines a second that came out, until the last was out.
-    delivered: f64,
+    pub(crate) delivered: f64,
     /// Share of the bytes that were dropped.
     dropped: f64,
 }
@@ -41,8 +41,8 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
     session.step("throughput: lines of 200 B by one writer");
     let bed = Testbed::new()?;
     let mut writer = Writer::drained(&bed, "writer", None)?;
-    let time = session.choose(Duration::from_secs(5), Duration::from_secs(1));
-    let flood = Job::Lines { size: LINE, per_second: None, time };
+    let time = flood_time(session);
+    let flood = flood(time);
     let unobserved = writer.perform_one(flood)?;
     let unobserved = unobserved.calls as f64 / unobserved.wall.as_secs_f64();
     // Old files go, so that their memory is used again, as on a node that has run for a while: the host of a virtual
@@ -50,12 +50,7 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
     let config = bed.config().with("/sinks/0/max_file_bytes", json!("32MiB")).with("/sinks/0/quota", json!("256MiB"));
     let agent = session.agent(&bed, &config)?;
     session.step(&format!("  the agent is pid {}", agent.pid().as_raw_nonzero()));
-    let mut floods = Vec::new();
-    for _ in 0..session.choose(3, 1) {
-        session.check()?;
-        floods.push(measure(&agent, &mut writer, flood)?);
-    }
-    let sustained = search(session, &agent, &mut writer, &floods)?;
+    let (floods, sustained) = sustained(session, &agent, &mut writer)?;
     agent.stop()?;
 
     let of = |value: fn(&Run) -> f64| floods.iter().map(value).collect::<Vec<_>>();
@@ -90,6 +85,25 @@ fn measure(agent: &Agent, writer: &mut Writer, job: Job) -> Result<Run> {
     };
     eprintln!("  {run:.0?}, {:?}", ledger.dropped);
     Ok(run)
+}
+
+/// Floods, and the highest rate of lines without a drop.
+pub(crate) fn sustained(session: &Session, agent: &Agent, writer: &mut Writer) -> Result<(Vec<Run>, f64)> {
+    let mut floods = Vec::new();
+    for _ in 0..session.choose(3, 1) {
+        session.check()?;
+        floods.push(measure(agent, writer, flood(flood_time(session)))?);
+    }
+    let sustained = search(session, agent, writer, &floods)?;
+    Ok((floods, sustained))
+}
+
+fn flood(time: Duration) -> Job {
+    Job::Lines { size: LINE, per_second: None, time }
+}
+
+fn flood_time(session: &Session) -> Duration {
+    session.choose(Duration::from_secs(5), Duration::from_secs(1))
 }
 
 /// The highest rate without a drop: that of the writer at full speed, or one found by halving.

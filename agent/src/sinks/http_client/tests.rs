@@ -1,0 +1,145 @@
+//! Against small servers that answer what a test says.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    thread,
+};
+
+use super::*;
+
+fn options() -> Options<'static> {
+    Options {
+        sink: "test",
+        tls: None,
+        connect_timeout: Duration::from_secs(5),
+        request_timeout: Duration::from_secs(1),
+        max_answer_bytes: 1000,
+    }
+}
+
+/// Asks a server that takes one connection and answers `answer`; `None` for no answer. Also what it was asked.
+fn ask(answer: Option<&'static [u8]>, scheme: &str, auth: Option<&Auth>) -> (Result<Answer, Failure>, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("{scheme}://{}/path", listener.local_addr().expect("bound"));
+    let server = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().expect("a connection");
+        let mut asked = vec![0; 4096];
+        let length = connection.read(&mut asked).expect("a request");
+        match answer {
+            Some(answer) => connection.write_all(answer).expect("writes"),
+            // The end of the connection is the client's.
+            None => while connection.read(&mut [0; 1024]).is_ok_and(|length| length > 0) {},
+        }
+        String::from_utf8_lossy(&asked[..length]).into_owned()
+    });
+    let client = HttpClient::new(&options()).expect("a client");
+    let result = client.ask(Request::new(Method::GET, url.parse().expect("a URL"), auth));
+    (result, server.join().expect("no panic"))
+}
+
+fn failure(answer: Option<&'static [u8]>, scheme: &str) -> Failure {
+    ask(answer, scheme, None).0.expect_err("no answer")
+}
+
+#[test]
+fn an_answer_is_whole() {
+    let (answer, asked) =
+        ask(Some(b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 6\r\n\r\nlat\ner"), "http", None);
+    let answer = answer.expect("an answer");
+    assert_eq!((answer.status, answer.is_success(), answer.excerpt().as_str()), (503, false, "lat er"));
+    assert_eq!(answer.retry_after(), Some(Duration::from_secs(7)));
+    assert!(asked.starts_with("GET /path HTTP/1.1\r\n") && asked.contains("user-agent: sidestep/"), "{asked}");
+}
+
+#[test]
+fn what_is_no_answer_says_why() {
+    for (answer, scheme, kind, part) in [
+        (&b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\nshort"[..], "http", FailureKind::Broken, "server's own log"),
+        (b"", "http", FailureKind::Broken, "tried again"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "http", FailureKind::Garbage, "another service"),
+        (b"HTTP/1.1 400 No TLS here\r\n\r\n", "https", FailureKind::Tls, "write `http://`"),
+    ] {
+        let failure = failure(Some(answer), scheme);
+        assert_eq!(failure.kind, kind, "{failure}");
+        assert!(failure.text.contains(part) && failure.text.contains("127.0.0.1:"), "{failure}");
+    }
+    let silent = failure(None, "http");
+    assert_eq!(silent.kind, FailureKind::Timeout, "{silent}");
+}
+
+#[test]
+fn an_endless_answer_is_cut_short() {
+    const ENDLESS: [u8; 4096] = [b' '; 4096];
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let server = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().expect("a connection");
+        connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("writes");
+        while connection.write_all(&ENDLESS).is_ok() {}
+    });
+    let client = HttpClient::new(&options()).expect("a client");
+    let result = client.ask(Request::new(Method::GET, url.parse().expect("a URL"), None));
+    assert_eq!(result.expect_err("too long").kind, FailureKind::TooLong);
+    server.join().expect("no panic");
+}
+
+#[test]
+fn nobody_there_is_told_with_the_remedy() {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let client = HttpClient::new(&options()).expect("a client");
+    let refused = client.ask(Request::new(Method::GET, format!("http://{free}").parse().expect("a URL"), None));
+    let refused = refused.expect_err("nobody there");
+    assert_eq!(refused.kind, FailureKind::Connect);
+    assert!(refused.text.contains("Connection refused") && refused.text.contains("that the server runs"), "{refused}");
+    let unknown = Request::new(Method::GET, "http://no-such-host.invalid".parse().expect("a URL"), None);
+    let unknown = client.ask(unknown).expect_err("no such host");
+    assert!(matches!(unknown.kind, FailureKind::Resolve | FailureKind::Connect), "{unknown}");
+}
+
+#[test]
+fn secrets_are_read_for_each_request() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("secret");
+    let basic = Auth::Basic { username: "agent".to_owned(), password_file: file.clone() };
+    let missing = basic.header().expect_err("no file");
+    assert_eq!(missing.kind, FailureKind::Credentials);
+    assert!(missing.text.contains(&*file.to_string_lossy()), "{missing}");
+    fs::write(&file, "pass\n").expect("writes");
+    let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let (_, asked) = ask(Some(ok), "http", Some(&basic));
+    assert!(asked.contains("authorization: Basic YWdlbnQ6cGFzcw=="), "{asked}");
+    fs::write(&file, "key").expect("writes");
+    assert_eq!(Auth::ApiKey { key_file: file.clone() }.header().expect("a key"), "ApiKey key");
+    assert_eq!(Auth::Bearer { token_file: file }.header().expect("a token"), "Bearer key");
+}
+
+#[test]
+fn files_of_tls_that_cannot_be_used_are_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("ca.pem");
+    fs::write(&file, "no certificate").expect("writes");
+    for (ca_file, part) in [(file, "there is none in PEM"), (directory.path().join("none"), "No such file")] {
+        let tls = Tls { ca_file: Some(ca_file.clone()), ..Tls::default() };
+        let error = HttpClient::new(&Options { tls: Some(&tls), ..options() }).expect_err("not usable").to_string();
+        assert!(error.contains("tls.ca_file") && error.contains(&*ca_file.to_string_lossy()), "{error}");
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn urls_that_make_no_sense_are_told() {
+    let auth = Auth::Bearer { token_file: "/run/secrets/token".into() };
+    for (url, part) in [
+        ("logs:9200", "http://host:port"),
+        ("/logs", "is no URL"),
+        ("https://agent:pass@logs", "use `auth`"),
+        ("http://logs:9200", "in clear text to http://logs:9200"),
+    ] {
+        let problem = url_problem("urls", url, Some(&auth)).expect(url).problem;
+        assert!(problem.contains(part), "{problem}");
+    }
+    assert_eq!(url_problem("urls", "http://logs:9200", None), None);
+    assert_eq!(url_problem("urls", "http://[::1]:9200", Some(&auth)), None);
+    assert_eq!(url_problem("urls", "https://logs:9200/prefix", Some(&auth)), None);
+}
