@@ -59,6 +59,8 @@ pub enum Reason {
     DiskFull,
     /// A reload took the sink away before it had taken everything.
     SinkRemoved,
+    /// An agent of another build has left it, in a layout that this one can't read.
+    Layout,
 }
 
 impl Stage {
@@ -80,7 +82,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,
@@ -95,6 +97,7 @@ impl Reason {
         Self::Rejected,
         Self::DiskFull,
         Self::SinkRemoved,
+        Self::Layout,
     ];
 
     /// The metric label.
@@ -115,6 +118,7 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::DiskFull => "disk_full",
             Self::SinkRemoved => "sink_removed",
+            Self::Layout => "layout",
         }
     }
 }

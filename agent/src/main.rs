@@ -33,6 +33,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(doctor) => return Ok(doctor.execute(&Environment::current(), output)?),
         Command::Logs(logs) => return Ok(logs.execute()),
         Command::Status(status) => return Ok(status.execute()),
+        Command::Uninstall(uninstall) => return Ok(uninstall.execute(&Environment::current(), output)),
         Command::Completions(completions) => completions.execute(output)?,
         Command::Man(man) => man.execute(output)?,
         Command::Version(version) => version.execute(output)?,

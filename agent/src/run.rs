@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     cli::run::RunArgs,
-    config::{Attach, Config, LogFormat},
+    config::{Attach, Config, LogFormat, WhenStopped},
     control::{self, Tap},
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
@@ -46,7 +46,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     load::report::log(&kernel);
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks, false)?;
+    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks, programs.pinned.is_some())?;
     let agent = Arc::new(Agent::new(&config, &pipeline, &programs.probes, roots));
 
     runtime.block_on(async {
@@ -65,7 +65,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let limit = config.shutdown_timeout;
     // The sockets end in the background: a client that reads slowly must not take the time of the last lines.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    let left = pipeline.stop(limit, move || drop(programs));
+    let leaves = programs.pinned.as_ref().is_some_and(load::Pinned::keeps);
+    let left = pipeline.stop(limit, leaves, move || drop(programs));
     if left > 0 {
         tracing::warn!(bytes = left, limit = ?limit, "stopped before everything was delivered");
     } else {
@@ -135,6 +136,10 @@ fn load_settings(config: &Config) -> load::Settings {
             Attach::Tracepoint => Some(AttachPoint::Tracepoint),
             Attach::RawTracepoint => Some(AttachPoint::RawTracepoint),
         },
+        pins: capture.pin.as_ref().map(|directory| load::pins::Settings {
+            directory: directory.clone(),
+            keep: capture.when_stopped == WhenStopped::Keep,
+        }),
     }
 }
 

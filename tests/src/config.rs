@@ -37,6 +37,7 @@ impl Config {
             "capture": {
                 "cgroup_roots": [bed.cgroup_root()],
                 "ring_size": "16MiB",
+                "pin": null,
                 "files": { "include": ["/var/log/**", "**/*.log"] },
             },
             "identity": {

@@ -8,6 +8,7 @@ pub mod man;
 pub mod run;
 pub mod socket;
 pub mod status;
+pub mod uninstall;
 pub mod version;
 
 use std::{io, process::ExitCode};
@@ -54,6 +55,8 @@ pub enum Command {
     Logs(logs::LogsArgs),
     /// Show each container's streams and its ledger
     Status(status::StatusArgs),
+    /// Remove what the agent leaves on the node: pinned programs and maps, and its files
+    Uninstall(uninstall::UninstallArgs),
     /// Print a script that completes commands in a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual, or write its pages into a directory

@@ -25,6 +25,10 @@ pub enum Part {
     ContainerShare,
     /// `capture.attach`
     Attach,
+    /// `capture.pin`
+    Pin,
+    /// `capture.when_stopped`
+    WhenStopped,
     /// `capture.terminals`
     Terminals,
     /// `capture.files`
@@ -49,7 +53,7 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the file.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::NodeName,
         Self::StateDir,
         Self::Socket,
@@ -59,6 +63,8 @@ impl Part {
         Self::RingSize,
         Self::ContainerShare,
         Self::Attach,
+        Self::Pin,
+        Self::WhenStopped,
         Self::Terminals,
         Self::Files,
         Self::Rules,
@@ -84,6 +90,8 @@ impl Part {
             Self::RingSize => "capture.ring_size",
             Self::ContainerShare => "capture.container_share",
             Self::Attach => "capture.attach",
+            Self::Pin => "capture.pin",
+            Self::WhenStopped => "capture.when_stopped",
             Self::Terminals => "capture.terminals",
             Self::Files => "capture.files",
             Self::Rules => "capture.rules",
@@ -118,6 +126,8 @@ impl Part {
             | Self::RingSize
             | Self::ContainerShare
             | Self::Attach
+            | Self::Pin
+            | Self::WhenStopped
             | Self::Identity
             | Self::TelemetryListen
             | Self::LogFormat => false,
@@ -135,6 +145,8 @@ impl Part {
             Self::RingSize => old.capture.ring_size != new.capture.ring_size,
             Self::ContainerShare => old.capture.container_share != new.capture.container_share,
             Self::Attach => old.capture.attach != new.capture.attach,
+            Self::Pin => old.capture.pin != new.capture.pin,
+            Self::WhenStopped => old.capture.when_stopped != new.capture.when_stopped,
             Self::Terminals => old.capture.terminals != new.capture.terminals,
             Self::Files => old.capture.files != new.capture.files,
             Self::Rules => old.capture.rules != new.capture.rules,
@@ -159,6 +171,8 @@ impl Part {
             Self::RingSize => to.capture.ring_size = from.capture.ring_size,
             Self::ContainerShare => to.capture.container_share = from.capture.container_share,
             Self::Attach => to.capture.attach = from.capture.attach,
+            Self::Pin => to.capture.pin = from.capture.pin.clone(),
+            Self::WhenStopped => to.capture.when_stopped = from.capture.when_stopped,
             Self::Terminals => to.capture.terminals = from.capture.terminals,
             Self::Files => to.capture.files = from.capture.files.clone(),
             Self::Rules => to.capture.rules = from.capture.rules.clone(),

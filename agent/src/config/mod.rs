@@ -23,7 +23,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Dura
 pub use changes::{Changes, Part};
 pub use load::{Environment, MAX_FILE_BYTES, display_name, read_text};
 pub use patterns::{CgroupPattern, Globs, Slash};
-pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt};
+pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt, WhenStopped};
 pub use report::{ConfigError, Problem, Report};
 pub use units::Percent;
 
@@ -38,6 +38,9 @@ pub const DEFAULT_PATH: &str = "/etc/sidestep/sidestep.yaml";
 
 /// Where the agent answers, unless `socket` names another place.
 pub const DEFAULT_SOCKET: &str = "/run/sidestep/sidestep.sock";
+
+/// Where programs and maps are pinned, unless `capture.pin` names another place.
+pub const DEFAULT_PIN: &str = "/sys/fs/bpf/sidestep";
 
 /// Every option with its default and what it is for; a valid configuration.
 pub const EXAMPLE: &str = include_str!("example.yaml");
@@ -89,6 +92,10 @@ pub struct Capture {
     pub container_share: Percent,
     /// How the probes are attached.
     pub attach: Attach,
+    /// Where programs and maps are pinned, on a BPF file system; `None` when they end with the agent.
+    pub pin: Option<PathBuf>,
+    /// What becomes of the pinned programs when the agent stops.
+    pub when_stopped: WhenStopped,
     /// Whether terminals count as stdout.
     pub terminals: bool,
     /// Log files of containers for which no rule says otherwise.

@@ -55,6 +55,10 @@ pub struct Capture {
     pub container_share: Percent,
     /// How the probes are attached.
     pub attach: Attach,
+    /// Where programs and maps are pinned; `null` when they end with the agent.
+    pub pin: Option<PathBuf>,
+    /// What becomes of the pinned programs when the agent stops.
+    pub when_stopped: WhenStopped,
     /// Whether terminals count as stdout.
     pub terminals: bool,
     /// Log files in containers.
@@ -76,6 +80,17 @@ pub enum Attach {
     Tracepoint,
     /// The raw tracepoint `sys_exit`.
     RawTracepoint,
+}
+
+/// What becomes of pinned programs when the agent stops.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenStopped {
+    /// They go on collecting into the ring, for the next agent.
+    #[default]
+    Keep,
+    /// They are detached and removed.
+    Unload,
 }
 
 /// Which log files of a container are read.
@@ -243,6 +258,8 @@ impl Default for Capture {
             ring_size: 16 << 20,
             container_share: super::validate::DEFAULT_SHARE,
             attach: Attach::Auto,
+            pin: Some(super::DEFAULT_PIN.into()),
+            when_stopped: WhenStopped::Keep,
             terminals: true,
             files: Files::default(),
             rules: Vec::new(),

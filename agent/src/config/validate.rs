@@ -123,6 +123,9 @@ impl Check {
         if let Some(mount) = &capture.cgroup_mount {
             self.path("capture.cgroup_mount", mount);
         }
+        if let Some(pin) = &capture.pin {
+            self.path("capture.pin", pin);
+        }
         let ring_size = self.ring_size(capture.ring_size);
         let files = self.files("capture.files", &capture.files.include, &capture.files.exclude, capture.files.start_at);
         let rules: Vec<_> = capture.rules.iter().enumerate().map(|(index, rule)| self.rule(index, rule, raw)).collect();
@@ -132,6 +135,8 @@ impl Check {
             ring_size: ring_size?,
             container_share: capture.container_share,
             attach: capture.attach,
+            pin: capture.pin.clone(),
+            when_stopped: capture.when_stopped,
             terminals: capture.terminals,
             files: files?,
             rules: rules.into_iter().collect::<Option<_>>()?,

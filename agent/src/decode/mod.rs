@@ -1,5 +1,7 @@
 //! From the bytes of the ring to events. Pure: nothing is looked up here, and every length is checked.
 
+pub mod foreign;
+
 use std::{mem::size_of, sync::Arc};
 
 use sidestep_abi::{

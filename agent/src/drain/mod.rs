@@ -5,12 +5,13 @@
 //! the kernel wakes it for the next record.
 
 pub mod ring;
+mod source;
 mod wakeup;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
         mpsc::Receiver,
     },
     time::{Duration, Instant},
@@ -19,12 +20,11 @@ use std::{
 use aya::maps::{Array, MapData};
 use sidestep_abi::kernel::{READER_BUSY, READER_IDLE, READER_NAPPING, Reader};
 
-use self::ring::Ring;
-pub use self::wakeup::Wakeup;
+use self::source::Taken;
+pub use self::{source::Source, wakeup::Wakeup};
 use crate::{
     clock::{self, Clock},
     config::Config,
-    decode::{DecodeError, Event},
     pipeline::{
         engine::{Engine, Kernel, Reached},
         readings::Readings,
@@ -47,52 +47,32 @@ const NICE: i32 = -10;
 
 /// Tells the draining thread to come to its end.
 #[derive(Debug, Default)]
-pub struct Stop(AtomicU8);
+pub struct Stop {
+    state: AtomicU8,
+    leaves: AtomicBool,
+}
 
 impl Stop {
     /// Asks to drain what is in the ring and then to stop.
     pub fn after_draining(&self) {
-        self.0.store(1, Relaxed);
+        self.state.store(1, Relaxed);
     }
 
     /// Asks to stop at once.
     pub fn at_once(&self) {
-        self.0.store(2, Relaxed);
+        self.state.store(2, Relaxed);
+    }
+
+    /// Asks to stop after this round: the programs go on, and what is in the ring, or unfinished, is the next agent's.
+    pub fn leave(&self) {
+        self.leaves.store(true, Relaxed);
+        self.state.store(3, Relaxed);
     }
 
     /// Whether it is asked to stop at once.
     #[must_use]
     pub fn is_at_once(&self) -> bool {
-        self.0.load(Relaxed) == 2
-    }
-}
-
-/// Reads a record by the layout of the programs that have written it.
-pub type Decoder = fn(&[u8]) -> Result<Event<'_>, DecodeError>;
-
-/// One ring and how its records are read.
-pub struct Source {
-    ring: Ring,
-    decode: Decoder,
-    /// What was in it at the start lies before.
-    start: u64,
-}
-
-impl Source {
-    /// A ring whose records `decode` reads.
-    #[must_use]
-    pub fn new(ring: Ring, decode: Decoder) -> Self {
-        Self { start: ring.produced(), ring, decode }
-    }
-
-    /// When its oldest record was written (nanoseconds of `CLOCK_MONOTONIC`), if anything was ever let go of; what was
-    /// written before this is nowhere. 0 when the ring holds everything.
-    #[must_use]
-    pub fn known_since(&mut self) -> u64 {
-        if self.ring.position() == 0 {
-            return 0;
-        }
-        self.ring.peek().ok().flatten().and_then(time_of).unwrap_or_else(clock::monotonic_nano)
+        self.state.load(Relaxed) == 2
     }
 }
 
@@ -144,11 +124,6 @@ fn release(sources: &mut [Source], places: &[Place]) {
     }
 }
 
-/// `sidestep_abi::Header::time` of a record.
-fn time_of(record: &[u8]) -> Option<u64> {
-    Some(u64::from_ne_bytes(record.get(8..16)?.try_into().ok()?))
-}
-
 impl<K: Kernel> Drain<K> {
     /// Drains until it is stopped, then brings the stages behind the ring to their end.
     #[must_use]
@@ -164,7 +139,7 @@ impl<K: Kernel> Drain<K> {
             while let Ok(config) = self.reloads.try_recv() {
                 self.engine.reload(&config);
             }
-            match self.stop.0.load(Relaxed) {
+            match self.stop.state.load(Relaxed) {
                 0 => {}
                 1 if bytes > 0 || self.engine.is_waiting() => continue,
                 _ => return self.finish(),
@@ -178,7 +153,7 @@ impl<K: Kernel> Drain<K> {
     }
 
     fn finish(mut self) -> Remains {
-        self.engine.finish(self.rounds.are_held());
+        self.engine.finish(self.rounds.are_held() && self.stop.leaves.load(Relaxed));
         self.end_round();
         // The file thread may be held up by a sink; what it is not told it finds in the files.
         while self.engine.is_waiting() && !self.stop.is_at_once() {
@@ -199,7 +174,7 @@ impl<K: Kernel> Drain<K> {
         let mut records = 0;
         let mut newest = None;
         loop {
-            let record = match source.ring.read() {
+            let record = match source.read() {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
                 Err(error) => {
@@ -208,17 +183,18 @@ impl<K: Kernel> Drain<K> {
                     continue;
                 }
             };
-            bytes += record.len();
+            bytes += record.length;
             records += 1;
-            match (source.decode)(record) {
-                Ok(event) => self.engine.take(event),
-                Err(error) => {
+            newest = record.time.or(newest);
+            match record.taken {
+                Taken::Event(event) => self.engine.take(event),
+                Taken::Unreadable(bytes) => self.engine.lose_unreadable(bytes),
+                Taken::Undecoded(error) => {
                     if self.readings.undecoded.fetch_add(1, Relaxed) == 0 {
                         tracing::error!(%error, "a record of the kernel programs can't be read");
                     }
                 }
             }
-            newest = time_of(record).or(newest);
             if bytes > ROUND_BYTES {
                 break;
             }
@@ -257,6 +233,7 @@ impl<K: Kernel> Drain<K> {
             release(&mut self.sources, &released.places);
             self.engine.forget(&released.ended);
         }
+        self.sources.iter_mut().for_each(Source::remove_if_done);
         self.readings.ring_held.store(self.sources.iter().map(|source| source.ring.held()).sum(), Relaxed);
     }
 

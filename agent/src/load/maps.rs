@@ -7,12 +7,12 @@ use aya::{
 use sidestep_abi::{
     container::{Container, INIT_CERTAIN, INIT_PRESUMED},
     event,
-    file::{FileState, RetiredKey, Verdict},
+    file::{FileState, PENDING, RetiredKey, UNANNOUNCED, Verdict},
     kernel::{Control, Reader},
     stdio::{InodeKey, Stdio},
 };
 
-use super::LoadError;
+use super::{LoadError, OlderRing};
 
 /// Events of the ring that carry no bytes of a log.
 const ANNOUNCEMENTS: [(u16, &str); 5] = [
@@ -22,6 +22,9 @@ const ANNOUNCEMENTS: [(u16, &str); 5] = [
     (event::CGROUP_EMPTY, "cgroup_empty"),
     (event::CGROUP_REMOVED, "cgroup_removed"),
 ];
+
+/// For an update of a map: only an entry that is there, `bpf(2)`.
+const BPF_EXIST: u64 = 2;
 
 /// What the kernel programs know of files, and the agent's verdicts on them.
 pub struct FileMaps {
@@ -36,6 +39,9 @@ pub struct FileMaps {
 /// All maps but the ring, which has a single reader.
 pub struct KernelMaps {
     ring: Option<MapData>,
+    pub(super) older: Vec<OlderRing>,
+    /// Whether another agent has filled them so far.
+    pub(super) takes_over: bool,
     control: Array<MapData, Control>,
     reader: Option<Array<MapData, Reader>>,
     containers: HashMap<MapData, u64, Container>,
@@ -46,43 +52,73 @@ pub struct KernelMaps {
     lost_events: Array<MapData, u64>,
 }
 
-fn failed(name: &'static str) -> impl Fn(MapError) -> LoadError {
+pub(super) fn failed(name: &'static str) -> impl Fn(MapError) -> LoadError {
     move |source| LoadError::Map { name, source: Box::new(source) }
 }
 
-macro_rules! take {
-    ($ebpf:expr, $name:literal) => {
-        $ebpf
-            .take_map($name)
-            .ok_or_else(|| failed($name)(MapError::InvalidName { name: $name.to_owned() }))
-            .and_then(|map| map.try_into().map_err(failed($name)))
-    };
+/// Every map that programs of one set share with the agent, or with the next set.
+pub(super) const NAMES: [&str; 14] = [
+    "ACTIVE",
+    "LATCH",
+    "RING",
+    "READER",
+    "CONTROL",
+    "CONTAINERS",
+    "MEMBERS",
+    "ROOT_INDEX",
+    "DECISIONS",
+    "STDIO",
+    "FILES",
+    "RETIRED",
+    "VERDICTS",
+    "LOST_EVENTS",
+];
+
+/// A map of programs that were loaded from the object.
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+    ebpf.take_map(name).ok_or_else(|| failed(name)(MapError::InvalidName { name: name.to_owned() }))
 }
 
-fn take_ring(ebpf: &mut Ebpf) -> Result<MapData, LoadError> {
-    match ebpf.take_map("RING") {
-        Some(Map::RingBuf(ring)) => Ok(ring),
+fn ring(map: Map) -> Result<MapData, LoadError> {
+    match map {
+        Map::RingBuf(ring) => Ok(ring),
         _ => Err(failed("RING")(MapError::InvalidName { name: "RING".to_owned() })),
     }
 }
 
 impl KernelMaps {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+    /// Takes all maps from where they are.
+    pub(super) fn new(mut map: impl FnMut(&'static str) -> Result<Map, LoadError>) -> Result<Self, LoadError> {
+        macro_rules! take {
+            ($name:literal) => {
+                map($name)?.try_into().map_err(failed($name))?
+            };
+        }
         Ok(Self {
-            ring: Some(take_ring(ebpf)?),
-            control: take!(ebpf, "CONTROL")?,
-            reader: Some(take!(ebpf, "READER")?),
-            containers: take!(ebpf, "CONTAINERS")?,
-            members: take!(ebpf, "MEMBERS")?,
-            root_index: take!(ebpf, "ROOT_INDEX")?,
-            stdio: take!(ebpf, "STDIO")?,
-            files: Some(FileMaps {
-                states: take!(ebpf, "FILES")?,
-                retired: take!(ebpf, "RETIRED")?,
-                verdicts: take!(ebpf, "VERDICTS")?,
-            }),
-            lost_events: take!(ebpf, "LOST_EVENTS")?,
+            older: Vec::new(),
+            takes_over: false,
+            ring: Some(ring(map("RING")?)?),
+            control: take!("CONTROL"),
+            reader: Some(take!("READER")),
+            containers: take!("CONTAINERS"),
+            members: take!("MEMBERS"),
+            root_index: take!("ROOT_INDEX"),
+            stdio: take!("STDIO"),
+            files: Some(FileMaps { states: take!("FILES"), retired: take!("RETIRED"), verdicts: take!("VERDICTS") }),
+            lost_events: take!("LOST_EVENTS"),
         })
+    }
+
+    /// Rings of programs that are detached, in the order in which they are to be drained, before the ring of those that
+    /// run; once, for the only reader.
+    pub fn take_older_rings(&mut self) -> Vec<OlderRing> {
+        std::mem::take(&mut self.older)
+    }
+
+    /// Whether another agent has filled the maps so far.
+    #[must_use]
+    pub const fn takes_over(&self) -> bool {
+        self.takes_over
     }
 
     /// The ring, and where its reader says what it does; once, for the only reader.
@@ -160,6 +196,24 @@ impl KernelMaps {
     pub fn remove_container(&mut self, cgroup: u64) {
         let _ = self.containers.remove(&cgroup);
         let _ = self.members.remove(&cgroup);
+    }
+
+    /// Notes that another agent has filled the maps, and makes the kernel programs announce every file again that it has
+    /// heard of: this one has not.
+    pub(super) fn take_over(&mut self) {
+        self.takes_over = true;
+        let Some(files) = &mut self.files else { return };
+        let known: Vec<_> = files.states.iter().flatten().collect();
+        for (key, state) in known {
+            // Another update may have come first, or the entry may be gone.
+            if state.verdict == PENDING && files.verdicts.get(&key, 0).is_err() {
+                // The announcement may wait in the ring; a second one does no harm.
+                let _ = files.states.insert(key, FileState { verdict: UNANNOUNCED, captured: 0, ..state }, BPF_EXIST);
+            } else if state.verdict != UNANNOUNCED {
+                let _ = files.verdicts.remove(&key);
+                let _ = files.states.remove(&key);
+            }
+        }
     }
 
     /// The files; once, for the only judge: see `policy`.

@@ -4,17 +4,20 @@ pub mod btf;
 pub mod cgroups;
 pub mod layout;
 pub mod maps;
+pub mod pins;
 pub mod probes;
 pub mod report;
 pub mod running;
 
 use std::path::{Path, PathBuf};
 
-use aya::{Ebpf, EbpfLoader};
-use sidestep_abi::kernel::{Control, Limits};
+use aya::{EbpfLoader, maps::Array, programs::links::FdLink};
+use sha2::{Digest, Sha256};
+use sidestep_abi::kernel::{Control, Generations, Limits};
 
 pub use cgroups::{CgroupError, RootPattern};
 pub use maps::{FileMaps, KernelMaps};
+pub use pins::{OlderRing, PinError, Pinned};
 pub use probes::{AttachPoint, Health, Probe};
 
 /// The kernel programs, compiled for BPF and embedded.
@@ -33,6 +36,8 @@ pub struct Settings {
     pub container_share: u32,
     /// Attach point for finished writes; the best that works when `None`.
     pub attach: Option<AttachPoint>,
+    /// Where programs and maps are pinned; `None` when they end with the agent.
+    pub pins: Option<pins::Settings>,
 }
 
 /// Why the kernel programs could not be loaded.
@@ -52,6 +57,9 @@ pub enum LoadError {
         "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.17 or a kernel with the same features"
     )]
     Object(#[source] Box<aya::EbpfError>),
+    /// The pins can't be used.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// A map of the object is not as expected.
     #[error("map {name}: {source}")]
     Map {
@@ -78,7 +86,7 @@ impl LoadError {
     }
 }
 
-/// The loaded programs. Dropping it detaches and unloads them.
+/// The loaded programs. Dropping it detaches and unloads them, unless they are pinned to stay.
 pub struct Kernel {
     /// The programs and their links.
     pub programs: Programs,
@@ -88,15 +96,19 @@ pub struct Kernel {
     pub roots: Roots,
 }
 
-/// The programs and their links: they run as long as this lives.
+/// The programs and their links: they run as long as this lives, or the pins do.
 pub struct Programs {
-    _ebpf: Ebpf,
+    /// Links that are not pinned.
+    _links: Vec<(String, FdLink)>,
     /// What is attached where.
     pub probes: Vec<Probe>,
+    /// What is pinned.
+    pub pinned: Option<Pinned>,
 }
 
 impl Kernel {
-    /// Loads and attaches everything, and registers the containers that already run.
+    /// Loads and attaches everything, or goes on with what an agent before has pinned, and registers the containers that
+    /// already run.
     ///
     /// # Errors
     /// When something that nothing works without is missing; the text says what to do.
@@ -108,27 +120,101 @@ impl Kernel {
             Some(path) => path.clone(),
             None => cgroups::find_mount()?,
         };
+        let roots = Roots { settings: settings.clone(), mount };
+        let Some(pins) = &settings.pins else {
+            let loaded = Loaded::new(&roots, None)?;
+            let programs = Programs { _links: loaded.links, probes: loaded.probes, pinned: None };
+            return Ok(Self { programs, maps: loaded.maps, roots });
+        };
+        let object = data_encoding::HEXLOWER.encode(&Sha256::digest(OBJECT));
+        let wanted = pins::Wanted { settings, object: &object };
+        match pins::reuse(pins::look(pins)?, &wanted, pins.keep)? {
+            Ok(reused) => Self::go_on(reused, roots),
+            Err(found) => Self::replace(pins::make(*found, &wanted)?, &wanted, pins.keep, roots),
+        }
+    }
+
+    /// Takes over programs that run.
+    fn go_on(reused: pins::Reused, roots: Roots) -> Result<Self, LoadError> {
+        let mut maps = KernelMaps::new(|name| reused.map(name))?;
+        let known = maps.control()?;
+        maps.set_control(&Control { generation: known.generation, ..roots.control()? })?;
+        maps.take_over();
+        if let Err(error) = roots.register(&mut maps) {
+            tracing::warn!(%error, "not every container that runs already is captured");
+        }
+        let pins::Reused { pinned, older, probes } = reused;
+        maps.older = older;
+        Ok(Self { programs: Programs { _links: Vec::new(), probes, pinned: Some(pinned) }, maps, roots })
+    }
+
+    /// Loads this agent's programs, pins them, and lets them take the place of those that run, if any do.
+    fn replace(making: pins::Making, wanted: &pins::Wanted<'_>, keep: bool, roots: Roots) -> Result<Self, LoadError> {
+        let loaded = match Loaded::new(&roots, Some(&making)) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                making.abandon();
+                return Err(error);
+            }
+        };
+        let Loaded { mut maps, probes, links } = loaded;
+        let (pinned, older) = making.finish(wanted, &probes, links, keep)?;
+        maps.older = older;
+        Ok(Self { programs: Programs { _links: Vec::new(), probes, pinned: Some(pinned) }, maps, roots })
+    }
+}
+
+/// Programs that are loaded and attached.
+struct Loaded {
+    maps: KernelMaps,
+    probes: Vec<Probe>,
+    links: Vec<(String, FdLink)>,
+}
+
+impl Loaded {
+    fn new(roots: &Roots, making: Option<&pins::Making>) -> Result<Self, LoadError> {
+        let settings = &roots.settings;
         let layout = layout::kernel_layout(Path::new(layout::BTF_PATH))?;
         let numbers = layout::syscall_numbers();
+        let generation = making.map_or(1, pins::Making::generation);
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
             .override_global("KERNEL_LAYOUT", &layout, true)
             .override_global("SYSCALL_NUMBERS", &numbers, true)
+            .override_global("GENERATION", &generation, true)
             .map_max_entries("RING", settings.ring_size);
+        if let Some(making) = making {
+            for name in maps::NAMES {
+                loader.map_pin_path(name, making.map_path(name));
+            }
+        }
         let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
-        let mut maps = KernelMaps::take(&mut ebpf)?;
-        let roots = Roots { settings: settings.clone(), mount };
+        match making {
+            Some(making) => making.announce()?,
+            None => {
+                let mut active: Array<_, Generations> =
+                    maps::take(&mut ebpf, "ACTIVE")?.try_into().map_err(maps::failed("ACTIVE"))?;
+                let only = Generations { active: generation, lowest: generation, highest: generation };
+                active.set(0, only, 0).map_err(maps::failed("ACTIVE"))?;
+            }
+        }
+        let mut maps = KernelMaps::new(|name| maps::take(&mut ebpf, name))?;
         maps.set_control(&roots.control()?)?;
+        if making.is_some_and(pins::Making::takes_over) {
+            maps.take_over();
+        }
 
         // Births first, then those that were born before, then their writes: none falls between.
-        let mut probes = probes::attach_life(&mut ebpf)?;
+        let mut attaching = probes::Attaching::new(&mut ebpf);
+        let mut probes = probes::attach_life(&mut attaching)?;
         if let Err(error) = roots.register(&mut maps) {
             tracing::warn!(%error, "not every container that runs already is captured");
         }
-        probes.extend(probes::attach_writes(&mut ebpf, settings.attach, &layout)?);
+        probes.extend(probes::attach_writes(&mut attaching, settings.attach, &layout)?);
+        let links = attaching.links;
         release_memory();
-        Ok(Self { programs: Programs { _ebpf: ebpf, probes }, maps, roots })
+        Ok(Self { maps, probes, links })
     }
 }
 
@@ -190,6 +276,7 @@ impl Roots {
     fn control(&self) -> Result<Control, CgroupError> {
         let mut control = Control {
             agent_tgid: std::process::id(),
+            agent_started: running::started(std::process::id()).unwrap_or_default(),
             agent_cgroup: cgroups::of_process(&self.mount, std::process::id()).unwrap_or_default(),
             ..Control::default()
         };

@@ -4,7 +4,7 @@ use std::{fmt, path::Path, time::Instant};
 
 use aya::{
     Btf, Ebpf,
-    programs::{FExit, ProgramError, RawTracePoint, TracePoint},
+    programs::{FExit, ProgramError, RawTracePoint, TracePoint, links::FdLink},
 };
 
 use sidestep_abi::kernel::KernelLayout;
@@ -94,6 +94,10 @@ pub struct Probe {
     pub required: bool,
 }
 
+/// Tracepoints of the life of containers.
+const LIFE: [&str; 4] = ["sched_process_exec", "cgroup_mkdir", "cgroup_notify_populated", "cgroup_rmdir"];
+/// The tracepoint of io_uring, and its program.
+const URING: &str = "io_uring_complete";
 /// Tracepoints of system calls.
 const SYSCALLS: &str = "syscalls";
 /// System calls whose finished writes carry bytes.
@@ -116,27 +120,56 @@ const OTHERS: [(&str, &str, &str, &str); 7] = [
     ("openat", "sys_exit_openat", "exit_openat", OPEN_MISSED),
 ];
 
-fn raw(ebpf: &mut Ebpf, program: &str, point: &str) -> Result<(), String> {
-    let program: &mut RawTracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
-    load_once(point, || program.load())?;
-    program.attach(point).map_err(text)?;
-    Ok(())
+/// Programs, and the links that attach them.
+pub(super) struct Attaching<'a> {
+    /// The programs.
+    ebpf: &'a mut Ebpf,
+    /// Links by the program's name: dropping one detaches its program.
+    pub(super) links: Vec<(String, FdLink)>,
 }
 
-fn tracepoint(ebpf: &mut Ebpf, program: &str, category: &str, point: &str) -> Result<(), String> {
-    let program: &mut TracePoint = ebpf.program_mut(program).ok_or("not in the object")?.try_into().map_err(text)?;
-    load_once(point, || program.load())?;
-    program.attach(category, point).map_err(text)?;
-    Ok(())
+impl<'a> Attaching<'a> {
+    /// Attaches nothing yet.
+    pub(super) const fn new(ebpf: &'a mut Ebpf) -> Self {
+        Self { ebpf, links: Vec::new() }
+    }
+
+    fn raw(&mut self, name: &str, point: &str) -> Result<(), String> {
+        let program: &mut RawTracePoint =
+            self.ebpf.program_mut(name).ok_or("not in the object")?.try_into().map_err(text)?;
+        load_once(point, || program.load())?;
+        let id = program.attach(point).map_err(text)?;
+        let link = program.take_link(id).map_err(text)?;
+        self.links.push((name.to_owned(), link.into()));
+        Ok(())
+    }
+
+    fn tracepoint(&mut self, name: &str, category: &str, point: &str) -> Result<(), String> {
+        let program: &mut TracePoint =
+            self.ebpf.program_mut(name).ok_or("not in the object")?.try_into().map_err(text)?;
+        load_once(point, || program.load())?;
+        let id = program.attach(category, point).map_err(text)?;
+        let link = program.take_link(id).map_err(text)?;
+        self.links.push((name.to_owned(), link.try_into().map_err(text)?));
+        Ok(())
+    }
+
+    fn fexit(&mut self, call: &str, btf: &Btf) -> Result<(), String> {
+        let name = format!("fexit_{call}");
+        let program: &mut FExit = self.ebpf.program_mut(&name).ok_or("not in the object")?.try_into().map_err(text)?;
+        let function = layout::wrapper(call);
+        load_once(&function, || program.load(&function, btf))?;
+        let id = program.attach().map_err(text)?;
+        let link = program.take_link(id).map_err(text)?;
+        self.links.push((name, link.into()));
+        Ok(())
+    }
 }
 
-fn fexit(ebpf: &mut Ebpf, call: &str, btf: &Btf) -> Result<(), String> {
-    let program: &mut FExit =
-        ebpf.program_mut(&format!("fexit_{call}")).ok_or("not in the object")?.try_into().map_err(text)?;
-    let function = layout::wrapper(call);
-    load_once(&function, || program.load(&function, btf))?;
-    program.attach().map_err(text)?;
-    Ok(())
+/// The name of a probe as this agent has it.
+pub(super) fn name(text: &str) -> Option<&'static str> {
+    let others = OTHERS.iter().map(|(name, ..)| *name);
+    LIFE.into_iter().chain(WRITES).chain(others).chain([URING, "transfer"]).find(|name| *name == text)
 }
 
 /// Loads a program unless it is loaded. Most of the agent's start is the verifier's time, so it is told.
@@ -155,7 +188,7 @@ fn load_once(point: &str, load: impl FnOnce() -> Result<(), ProgramError>) -> Re
 }
 
 /// An error with its causes. The verifier's log is long, and its end is what matters.
-fn text(error: impl std::error::Error) -> String {
+pub(super) fn text(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -173,10 +206,9 @@ fn text(error: impl std::error::Error) -> String {
 }
 
 /// Attaches what tells the life of containers. Nothing works without these.
-pub(super) fn attach_life(ebpf: &mut Ebpf) -> Result<Vec<Probe>, LoadError> {
-    ["sched_process_exec", "cgroup_mkdir", "cgroup_notify_populated", "cgroup_rmdir"]
-        .into_iter()
-        .map(|name| match raw(ebpf, name, name) {
+pub(super) fn attach_life(attaching: &mut Attaching<'_>) -> Result<Vec<Probe>, LoadError> {
+    LIFE.into_iter()
+        .map(|name| match attaching.raw(name, name) {
             Ok(()) => Ok(healthy(name, AttachPoint::RawTracepoint)),
             Err(reason) => Err(LoadError::Probe { name: name.to_owned(), reason }),
         })
@@ -189,7 +221,7 @@ fn healthy(name: &'static str, attached: AttachPoint) -> Probe {
 
 /// Attaches the probes of finished writes at the best point that works, or at the one that is asked for.
 pub(super) fn attach_writes(
-    ebpf: &mut Ebpf,
+    attaching: &mut Attaching<'_>,
     wanted: Option<AttachPoint>,
     layout: &KernelLayout,
 ) -> Result<Vec<Probe>, LoadError> {
@@ -200,14 +232,14 @@ pub(super) fn attach_writes(
     let mut refused = Vec::new();
     for point in candidates {
         let attached = match point {
-            AttachPoint::Fexit => attach_fexit(ebpf),
+            AttachPoint::Fexit => attach_fexit(attaching),
             AttachPoint::Tracepoint => {
                 ensure_tracefs();
                 WRITES.iter().try_for_each(|call| {
-                    tracepoint(ebpf, &format!("exit_{call}"), SYSCALLS, &format!("sys_exit_{call}"))
+                    attaching.tracepoint(&format!("exit_{call}"), SYSCALLS, &format!("sys_exit_{call}"))
                 })
             }
-            AttachPoint::RawTracepoint => raw(ebpf, "raw_exit_write", "sys_exit"),
+            AttachPoint::RawTracepoint => attaching.raw("raw_exit_write", "sys_exit"),
         };
         match attached {
             Ok(()) => {
@@ -217,12 +249,12 @@ pub(super) fn attach_writes(
                     .into_iter()
                     .map(|name| Probe { name, attached: Some(point), health, reason: reason.clone(), required: true })
                     .collect();
-                probes.extend(attach_others(ebpf, point));
-                probes.push(attach_uring(ebpf, layout));
+                probes.extend(attach_others(attaching, point));
+                probes.push(attach_uring(attaching, layout));
                 return Ok(probes);
             }
             Err(reason) => {
-                detach_writes(ebpf, point);
+                detach_writes(attaching, point);
                 refused.push(format!("{point}: {reason}"));
             }
         }
@@ -230,23 +262,25 @@ pub(super) fn attach_writes(
     Err(LoadError::Probe { name: "write".to_owned(), reason: refused.join("; ") })
 }
 
-fn attach_fexit(ebpf: &mut Ebpf) -> Result<(), String> {
+fn attach_fexit(attaching: &mut Attaching<'_>) -> Result<(), String> {
     let btf = Btf::from_sys_fs().map_err(text)?;
-    WRITES.iter().try_for_each(|call| fexit(ebpf, call, &btf))
+    WRITES.iter().try_for_each(|call| attaching.fexit(call, &btf))
 }
 
 /// Takes back a half-made attachment, or every write would be seen twice.
-fn detach_writes(ebpf: &mut Ebpf, point: AttachPoint) {
+fn detach_writes(attaching: &mut Attaching<'_>, point: AttachPoint) {
     for call in WRITES {
+        let names = [format!("fexit_{call}"), format!("exit_{call}")];
+        attaching.links.retain(|(name, _)| !names.contains(name));
         match point {
             AttachPoint::Fexit => {
-                let program = ebpf.program_mut(&format!("fexit_{call}")).map(<&mut FExit>::try_from);
+                let program = attaching.ebpf.program_mut(&names[0]).map(<&mut FExit>::try_from);
                 if let Some(Ok(program)) = program {
                     let _ = program.unload();
                 }
             }
             AttachPoint::Tracepoint => {
-                let program = ebpf.program_mut(&format!("exit_{call}")).map(<&mut TracePoint>::try_from);
+                let program = attaching.ebpf.program_mut(&names[1]).map(<&mut TracePoint>::try_from);
                 if let Some(Ok(program)) = program {
                     let _ = program.unload();
                 }
@@ -257,12 +291,12 @@ fn detach_writes(ebpf: &mut Ebpf, point: AttachPoint) {
 }
 
 /// Attaches what sees bytes moved between descriptors, and files opened.
-fn attach_others(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
+fn attach_others(attaching: &mut Attaching<'_>, writes: AttachPoint) -> Vec<Probe> {
     if writes == AttachPoint::RawTracepoint {
         let programs = [("transfer", "raw_exit_transfer", TRANSFER_MISSED), ("open", "raw_exit_open", OPEN_MISSED)];
         return programs
             .into_iter()
-            .map(|(name, program, missed)| match raw(ebpf, program, "sys_exit") {
+            .map(|(name, program, missed)| match attaching.raw(program, "sys_exit") {
                 Ok(()) => healthy(name, AttachPoint::RawTracepoint),
                 Err(reason) => unseen(name, &reason, missed),
             })
@@ -271,7 +305,7 @@ fn attach_others(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
     ensure_tracefs();
     OTHERS
         .into_iter()
-        .map(|(name, point, program, missed)| match tracepoint(ebpf, program, SYSCALLS, point) {
+        .map(|(name, point, program, missed)| match attaching.tracepoint(program, SYSCALLS, point) {
             Ok(()) => healthy(name, AttachPoint::Tracepoint),
             Err(reason) => unseen(name, &reason, missed),
         })
@@ -279,14 +313,13 @@ fn attach_others(ebpf: &mut Ebpf, writes: AttachPoint) -> Vec<Probe> {
 }
 
 /// Attaches what sees writes by io_uring.
-fn attach_uring(ebpf: &mut Ebpf, layout: &KernelLayout) -> Probe {
-    const NAME: &str = "io_uring_complete";
+fn attach_uring(attaching: &mut Attaching<'_>, layout: &KernelLayout) -> Probe {
     if layout.uring_req == 0 {
-        return unseen(NAME, "this kernel does not say whose request is done (Linux 5.17 does)", URING_MISSED);
+        return unseen(URING, "this kernel does not say whose request is done (Linux 5.17 does)", URING_MISSED);
     }
-    match tracepoint(ebpf, NAME, "io_uring", NAME) {
-        Ok(()) => healthy(NAME, AttachPoint::Tracepoint),
-        Err(reason) => unseen(NAME, &reason, URING_MISSED),
+    match attaching.tracepoint(URING, "io_uring", URING) {
+        Ok(()) => healthy(URING, AttachPoint::Tracepoint),
+        Err(reason) => unseen(URING, &reason, URING_MISSED),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the agent's log says about probes and governed cgroups at the start: a summary, and what is not as it should be.
 
-use super::{Health, Kernel, Probe, Roots};
+use super::{Health, Kernel, Pinned, Probe, Roots, pins::Origin};
 
 /// How many probes are in each state, such as `17 probes: 12 healthy, 5 degraded`.
 #[must_use]
@@ -18,8 +18,30 @@ pub fn summary(states: impl IntoIterator<Item = Health>) -> String {
 
 /// Logs what is attached, and where.
 pub fn log(kernel: &Kernel) {
+    if let Some(pinned) = &kernel.programs.pinned {
+        pins(pinned);
+    }
     roots(&kernel.roots);
     probes(&kernel.programs.probes);
+}
+
+/// Logs how the agent came to its programs.
+fn pins(pinned: &Pinned) {
+    let (directory, generation) = (pinned.directory().display(), pinned.generation());
+    match pinned.origin {
+        Origin::New => tracing::info!(%directory, generation, "programs and maps are pinned"),
+        Origin::TakenOver => tracing::info!(
+            %directory,
+            generation,
+            version = pinned.version,
+            "took over the programs and maps that an agent before has pinned; what they have collected since is drained first"
+        ),
+        Origin::Replaced => tracing::info!(
+            %directory,
+            generation,
+            "this agent's programs have replaced those that an agent before has pinned"
+        ),
+    }
 }
 
 /// Logs the probes: one line for all, and one for each cause of a lesser state.

@@ -101,6 +101,11 @@ impl Process {
     }
 }
 
+/// When a process began, since the start of the machine, in ticks of the clock; `None` when it has ended.
+pub(super) fn started(pid: u32) -> Option<u64> {
+    Process::read(pid).map(|process| process.started)
+}
+
 /// The last number of `NSpid` in `/proc/<pid>/status`, when there is more than one.
 fn namespace_pid(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -23,7 +23,7 @@ use self::files::ToFiles;
 pub use self::kernel::{Kernel, Loaded};
 use super::{
     container::Container,
-    journal::{State, StreamId},
+    journal::{Saved, State, StreamId},
     readings::Readings,
     registry::Registry,
     rounds::Effects,
@@ -34,6 +34,7 @@ use crate::{
     config::Config,
     decode::Event,
     files::event::{FileEvent, FileEvents},
+    ledger::Reason,
     sinks::Hold,
 };
 
@@ -242,9 +243,25 @@ impl<K: Kernel> Engine<K> {
     /// Enters the containers that run already, and what the agent before has left.
     pub fn start(&mut self, left: State) {
         self.enter_containers();
+        let left = if self.kernel.takes_over() { left } else { self.give_up(left) };
         // Before all streams that the kernel knows, since these begin where they are left.
         self.restore(left);
         self.enter_streams();
+    }
+
+    /// The programs and their maps are new: what the agent before has not finished will never be.
+    fn give_up(&mut self, left: State) -> State {
+        let pieces = |saved: &Saved| saved.pieces.values().map(|piece| piece.bytes.len()).sum::<usize>();
+        let bytes: usize = left.streams.values().map(|saved| saved.unfinished.len() + pieces(saved)).sum();
+        if bytes > 0 {
+            tracing::warn!(
+                bytes,
+                "the agent before has left unfinished lines, and its kernel programs are gone: they are lost"
+            );
+            self.registry.lose_of_node(Reason::Shutdown, bytes as u64);
+        }
+        self.streams.forget(left.streams.into_keys().collect());
+        State::default()
     }
 
     /// Enters what the agent before has left, after what runs now: containers that have ended since are named by it.
@@ -319,6 +336,12 @@ impl<K: Kernel> Engine<K> {
     /// Hands events to the file thread if its queue has room.
     pub fn send_files(&mut self) {
         self.files.send(self.hold.as_ref());
+    }
+
+    /// Counts bytes of records that an agent of another build has left, and that this one can't read, on the node's
+    /// account: nothing tells whose they are.
+    pub fn lose_unreadable(&mut self, bytes: u64) {
+        self.registry.lose_of_node(Reason::Layout, bytes);
     }
 
     /// The end: unfinished lines come out, or are left to the next agent. [`Engine::send_files`] brings the file thread

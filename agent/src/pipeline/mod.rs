@@ -34,7 +34,6 @@ use self::{
 use crate::{
     attribute::{HostFiles, Identities},
     config::{Config, Part},
-    decode::decode,
     drain::{Drain, Remains, Source, Stop, Wakeup, ring::Ring},
     files::{self, Tailer},
     ledger::Ledger,
@@ -158,10 +157,11 @@ impl Pipeline {
         let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;
         let ring = Ring::open(ring)?;
         let wakeup = Wakeup::new(&ring)?;
-        let mut source = Source::new(ring, decode);
+        let mut source = Source::new(ring);
         let (journal, restored) = if kept { open_journal(config) } else { (None, Restored::default()) };
         // Of a stream that a journal does not know nothing was ever let go of; without one, nobody knows.
         let known_since = if restored.complete { 0 } else { source.known_since() };
+        let older = maps.take_older_rings().into_iter().map(Source::older).collect::<io::Result<Vec<_>>>()?;
         let deliver_to = Arc::clone(&outlet);
         let streams = Streams::new(Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)), known_since);
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
@@ -177,7 +177,7 @@ impl Pipeline {
         let (reloads, new_configurations) = mpsc::channel();
         let stop = Arc::new(Stop::default());
         let drain = Drain {
-            sources: vec![source],
+            sources: older.into_iter().chain([source]).collect(),
             reader,
             wakeup,
             engine,
@@ -225,17 +225,22 @@ impl Pipeline {
     }
 
     /// Ends all stages in the order of the data, within `limit` in all; returns the bytes that were not delivered.
+    /// When the programs go on (`leaves`), the ring is the next agent's, and nothing more is taken from it.
     /// `detach` is called when nothing is taken from the kernel any more: the kernel takes its time to let go of
     /// programs, so that is done on the side.
     #[must_use]
-    pub fn stop(self, limit: Duration, detach: impl FnOnce() + Send + 'static) -> u64 {
+    pub fn stop(self, limit: Duration, leaves: bool, detach: impl FnOnce() + Send + 'static) -> u64 {
         let start = Instant::now();
         let deadline = start + limit;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         // A sink that takes nothing holds the threads: after half of the time nobody waits for it any more, and what it
         // has no room for is dropped, and counted, or stays in the files.
         self.outlet.limit_waits(start + limit / 2);
-        self.stop.after_draining();
+        if leaves {
+            self.stop.leave();
+        } else {
+            self.stop.after_draining();
+        }
         let drained = self.drain.recv_timeout(limit / 2).or_else(|_| {
             self.stop.at_once();
             self.drain.recv_timeout(left(start + limit * 3 / 4).max(LEAST))

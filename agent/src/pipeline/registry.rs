@@ -14,8 +14,9 @@ use super::{
 use crate::{
     attribute::{self, HostFiles, Identities, Identity, Statistics},
     config::{Capture, Lines},
-    ledger::Ledger,
+    ledger::{Ledger, Reason, Stage},
     load::{RootPattern, Roots, cgroups},
+    record::Resource,
 };
 
 /// An account stays in the ledger for so long after its container's end, for whoever reads metrics seldom.
@@ -230,6 +231,13 @@ impl Registry {
             }
             keep
         });
+    }
+
+    /// Books bytes that were captured and are lost, and of which nothing tells whose they are.
+    pub fn lose_of_node(&self, reason: Reason, bytes: u64) {
+        let account = self.ledger.open(0, &Arc::new(Resource::default()));
+        account.produce(bytes);
+        account.drop_bytes(Stage::Capture, reason, bytes);
     }
 
     /// Counts as known what is known now, because its streams can't wait any longer.

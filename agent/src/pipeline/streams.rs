@@ -281,6 +281,11 @@ impl Streams {
         self.dirty.clear();
     }
 
+    /// Streams that the journal knows and that will never come again.
+    pub fn forget(&mut self, ids: Vec<StreamId>) {
+        self.ended.changes.extend(ids.into_iter().map(Change::StreamEnded));
+    }
+
     /// Containers of all streams.
     #[must_use]
     pub fn containers(&self) -> HashSet<u64> {

@@ -9,6 +9,7 @@ pub mod container;
 pub mod event;
 pub mod file;
 pub mod kernel;
+pub mod layout;
 pub mod log;
 pub mod stdio;
 

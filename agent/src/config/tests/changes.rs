@@ -34,6 +34,8 @@ fn every_part_is_seen_and_copied() {
         (Part::RingSize, "capture: {ring_size: 1MiB}"),
         (Part::ContainerShare, "capture: {container_share: 1%}"),
         (Part::Attach, "capture: {attach: fexit}"),
+        (Part::Pin, "capture: {pin: null}"),
+        (Part::WhenStopped, "capture: {when_stopped: unload}"),
         (Part::Terminals, "capture: {terminals: false}"),
         (Part::Files, "capture: {files: {start_at: beginning}}"),
         (Part::Rules, "capture: {rules: [{match: {pod: [x]}}]}"),

@@ -9,6 +9,8 @@ use crate::{
 
 /// The kernel's side of streams and containers.
 pub trait Kernel: Counts + Send {
+    /// Whether another agent has filled the maps so far.
+    fn takes_over(&self) -> bool;
     /// Every registered stream.
     fn all_stdio(&self) -> Vec<(InodeKey, Stdio)>;
     /// Forgets a stream whose container is gone.
@@ -46,6 +48,10 @@ impl Counts for Loaded {
 }
 
 impl Kernel for Loaded {
+    fn takes_over(&self) -> bool {
+        self.maps.takes_over()
+    }
+
     fn all_stdio(&self) -> Vec<(InodeKey, Stdio)> {
         self.maps.all_stdio().collect()
     }
