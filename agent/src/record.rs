@@ -69,7 +69,7 @@ pub enum Origin {
 }
 
 /// Who wrote: the resource of the OpenTelemetry log data model. Everything unknown is `None` and left out of records.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Resource {
     /// `host.name`: the node.
     pub host_name: Option<Arc<str>>,

@@ -52,7 +52,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     load::report::log(&kernel);
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks)?;
+    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks, programs.pinned.is_some())?;
     let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots));
 
     runtime.block_on(async {

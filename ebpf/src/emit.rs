@@ -3,7 +3,7 @@
 use core::{ffi::c_void, intrinsics, mem::MaybeUninit, ptr::addr_of_mut};
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS},
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
         generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user},
@@ -77,23 +77,27 @@ pub(crate) fn header(kind: u16, cgroup: u64, tgid: u32, tid: u32) -> Header {
 #[inline(always)]
 pub(crate) fn wakeup(urgent: bool) -> u64 {
     let Some(reader) = READER.get_ptr_mut(0) else { return 0 };
-    // SAFETY: a map value of one word; two CPUs that both wake do no harm.
+    // SAFETY: a map value, of which only words are read and written; two CPUs that both wake do no harm.
     unsafe {
-        match reader.read_volatile() {
+        let state = &raw mut (*reader).state;
+        match state.read_volatile() {
             READER_BUSY => u64::from(BPF_RB_NO_WAKEUP),
-            READER_NAPPING if !urgent && !filling() => u64::from(BPF_RB_NO_WAKEUP),
+            READER_NAPPING if !urgent && !filling((&raw const (*reader).read).read_volatile()) => {
+                u64::from(BPF_RB_NO_WAKEUP)
+            }
             _ => {
-                reader.write_volatile(READER_BUSY);
+                state.write_volatile(READER_BUSY);
                 u64::from(BPF_RB_FORCE_WAKEUP)
             }
         }
     }
 }
 
-/// Whether the ring holds more than a napping reader should leave in it.
+/// Whether the ring holds more than a napping reader should leave in it, behind the position up to which it has `read`:
+/// it keeps what it has read in the ring until that is safe elsewhere.
 #[inline(always)]
-fn filling() -> bool {
-    RING.query(u64::from(BPF_RB_AVAIL_DATA)) > 1024 * 1024
+fn filling(read: u64) -> bool {
+    RING.query(u64::from(BPF_RB_PROD_POS)).wrapping_sub(read) > 1024 * 1024
 }
 
 /// What the ring puts before each record (`BPF_RINGBUF_HDR_SZ`); all its sizes are multiples of 8.

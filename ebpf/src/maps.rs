@@ -7,7 +7,7 @@ use aya_ebpf::{
 use sidestep_abi::{
     container::Container,
     file::{FileState, RetiredKey, Verdict},
-    kernel::{Control, Generations, MAX_ROOTS},
+    kernel::{Control, Generations, MAX_ROOTS, Reader},
     stdio::{InodeKey, Stdio},
 };
 
@@ -27,9 +27,9 @@ pub(crate) static LATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 
-/// One entry: what the reader of the ring is doing (`READER_*`).
+/// One entry: what the reader of the ring is doing.
 #[map]
-pub(crate) static READER: Array<u32> = Array::with_max_entries(1, 0);
+pub(crate) static READER: Array<Reader> = Array::with_max_entries(1, 0);
 
 /// Containers by cgroup id.
 #[map]

@@ -15,21 +15,21 @@ const MAX_HINT_BYTES: usize = 256 * 1024;
 /// unfinished is bounded here.
 #[derive(Debug)]
 pub struct Assembler {
-    settings: Arc<Compiled>,
+    pub(super) settings: Arc<Compiled>,
     /// Lines that are ready, then the lines that `joiner` holds, then the partial line. Between the last ready line
     /// and the end, the bytes are contiguous in the stream.
-    data: Vec<u8>,
+    pub(super) data: Vec<u8>,
     /// Where in `data` the line begins that has no end yet.
-    partial_start: usize,
+    pub(super) partial_start: usize,
     /// When the write came that began it.
-    partial_time: u64,
+    pub(super) partial_time: u64,
     /// What the next line has gone through already.
-    next_flags: LineFlags,
+    pub(super) next_flags: LineFlags,
     /// Position in the stream of the next byte; `None` before the first.
-    position: Option<u64>,
+    pub(super) position: Option<u64>,
     /// When the last bytes came.
-    last_observed: u64,
-    joiner: Option<Joiner>,
+    pub(super) last_observed: u64,
+    pub(super) joiner: Option<Joiner>,
     ready: Ready,
     /// How large the last batch was: how much the next arena is set up for.
     hint: usize,
@@ -130,6 +130,12 @@ impl Assembler {
         }
     }
 
+    /// Whether the last bytes came after `now`: the clock was set back, and [`Assembler::idle`] has to be told.
+    #[must_use]
+    pub const fn is_ahead_of(&self, now_unix_nano: u64) -> bool {
+        self.last_observed > now_unix_nano
+    }
+
     /// The end of the stream: everything comes out.
     pub fn finish(&mut self) {
         self.end_partial();
@@ -201,7 +207,7 @@ impl Assembler {
     }
 
     /// Position in the stream of a byte behind the ready lines.
-    fn position_of(&self, offset: usize) -> u64 {
+    pub(super) fn position_of(&self, offset: usize) -> u64 {
         self.position.unwrap_or(0).saturating_sub((self.data.len() - offset) as u64)
     }
 

@@ -15,7 +15,9 @@ mod parse;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 pub use lines::Assembler;
 pub use multiline::Language;
 pub use settings::{Compiled, Format, Multiline, Parse, Pattern, Settings, SettingsError};
+pub use unfinished::{Mark, Unfinished, Update};

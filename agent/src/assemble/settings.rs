@@ -198,6 +198,8 @@ pub struct Compiled {
     pub(super) max_line_bytes: usize,
     pub(super) idle_flush_nanos: u64,
     pub(super) multiline: Option<Arc<Rules>>,
+    /// Tells the rules from others, also those of another agent.
+    pub(super) rules_digest: u32,
     pub(super) parser: Option<Parser>,
 }
 
@@ -242,6 +244,7 @@ impl Settings {
             max_line_bytes: usize::try_from(max_line_bytes.as_u64()).unwrap_or(usize::MAX),
             idle_flush_nanos: nanos(*idle_flush),
             multiline: rules.map(Arc::new),
+            rules_digest: serde_json::to_vec(multiline).map_or(0, |text| crc32fast::hash(&text)),
             parser: Parser::new(parse),
         }))
     }

@@ -8,7 +8,7 @@ use super::Runtime;
 const MAX_ID: usize = 128;
 
 /// A Pod's quality of service.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum Qos {
     /// Limits equal requests.
     Guaranteed,

@@ -30,7 +30,7 @@ pub use settings::Settings;
 use crate::record::Resource;
 
 /// The program that made a container.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
 pub enum Runtime {
     /// containerd, through CRI, `ctr` or nerdctl.
     Containerd,
@@ -64,8 +64,8 @@ impl Runtime {
 /// What is known of the container behind a cgroup, and what the pipeline needs to find its logs.
 ///
 /// Paths are as the node sees them, absolute and without `..`; an agent that has the node's root mounted elsewhere
-/// opens them below [`Settings::host_root`].
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+/// opens them below [`Settings::host_root`]. The journal of streams holds it: a change needs another version of that.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Identity {
     /// What goes into records.
     pub resource: Arc<Resource>,

@@ -157,7 +157,7 @@ pub struct Server {
 
 impl Lines {
     /// Checks and compiles `settings`.
-    fn new(settings: assemble::Settings) -> Result<Self, Vec<assemble::SettingsError>> {
+    pub(crate) fn new(settings: assemble::Settings) -> Result<Self, Vec<assemble::SettingsError>> {
         settings.compile().map(|compiled| Self { settings, compiled })
     }
 

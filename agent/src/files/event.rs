@@ -7,15 +7,17 @@ use std::{ops::Range, sync::Arc};
 
 use sidestep_abi::stdio::InodeKey;
 
-use crate::pipeline::container::Container;
+use crate::{pipeline::container::Container, sinks::Hold};
 
 /// Events of one round of draining, in order, and the bytes that they carry.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct FileEvents {
     /// Bytes of all [`FileEvent::Data`].
     pub bytes: Vec<u8>,
     /// The events.
     pub events: Vec<FileEvent>,
+    /// Keep their records in the kernel's ring, for as long as they are nowhere else.
+    pub holds: Vec<Hold>,
 }
 
 impl FileEvents {

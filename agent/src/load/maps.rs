@@ -2,13 +2,13 @@
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError},
 };
 use sidestep_abi::{
     container::{Container, INIT_CERTAIN, INIT_PRESUMED},
     event,
     file::{FileState, PENDING, RetiredKey, UNANNOUNCED, Verdict},
-    kernel::Control,
+    kernel::{Control, Reader},
     stdio::{InodeKey, Stdio},
 };
 
@@ -38,12 +38,12 @@ pub struct FileMaps {
 
 /// All maps but the ring, which has a single reader.
 pub struct KernelMaps {
-    ring: Option<RingBuf<MapData>>,
+    ring: Option<MapData>,
     pub(super) older: Vec<OlderRing>,
     /// Whether another agent has filled them so far.
     pub(super) takes_over: bool,
     control: Array<MapData, Control>,
-    reader: Option<Array<MapData, u32>>,
+    reader: Option<Array<MapData, Reader>>,
     containers: HashMap<MapData, u64, Container>,
     members: HashMap<MapData, u64, u32>,
     root_index: HashMap<MapData, u64, u32>,
@@ -84,6 +84,13 @@ pub(super) fn missing(name: &'static str) -> LoadError {
     failed(name)(MapError::InvalidName { name: name.to_owned() })
 }
 
+fn ring(map: Map) -> Result<MapData, LoadError> {
+    match map {
+        Map::RingBuf(ring) => Ok(ring),
+        _ => Err(failed("RING")(MapError::InvalidName { name: "RING".to_owned() })),
+    }
+}
+
 impl KernelMaps {
     /// Takes all maps from where they are.
     pub(super) fn new(mut map: impl FnMut(&'static str) -> Result<Map, LoadError>) -> Result<Self, LoadError> {
@@ -95,7 +102,7 @@ impl KernelMaps {
         Ok(Self {
             older: Vec::new(),
             takes_over: false,
-            ring: Some(take!("RING")),
+            ring: Some(ring(map("RING")?)?),
             control: take!("CONTROL"),
             reader: Some(take!("READER")),
             containers: take!("CONTAINERS"),
@@ -119,8 +126,8 @@ impl KernelMaps {
         self.takes_over
     }
 
-    /// The ring and the word that says what its reader does; once, for the only reader.
-    pub fn take_ring(&mut self) -> Option<(RingBuf<MapData>, Array<MapData, u32>)> {
+    /// The ring, and where its reader says what it does; once, for the only reader.
+    pub fn take_ring(&mut self) -> Option<(MapData, Array<MapData, Reader>)> {
         Some((self.ring.take()?, self.reader.take()?))
     }
 

@@ -14,6 +14,7 @@ use sidestep_abi::{
 };
 
 use super::{KernelMaps, LoadError, RootPattern, cgroups};
+use crate::clock;
 
 /// Registers every container below the governed roots that is not registered, and voids what the kernel programs have
 /// decided so far on who is governed. The first refusal is returned when all have been tried: a map is full.
@@ -47,7 +48,9 @@ pub(super) fn register(mount: &Path, roots: &[RootPattern], maps: &mut KernelMap
 fn register_container(cgroup: u64, pid: u32, init: u32, maps: &mut KernelMaps) -> Result<(), LoadError> {
     for (descriptor, iostream) in [(1, STDOUT), (2, STDERR)] {
         if let Some(key) = stdio_of(pid, descriptor) {
-            maps.add_stdio(key, Stdio { cgroup, written: 0, dropped: [0; DROP_REASONS], iostream, _pad: 0 })?;
+            let registered = clock::monotonic_nano();
+            let dropped = [0; DROP_REASONS];
+            maps.add_stdio(key, Stdio { cgroup, registered, written: 0, dropped, iostream, _pad: 0 })?;
         }
     }
     maps.add_container(cgroup, init)

@@ -7,11 +7,14 @@
 
 pub mod container;
 pub mod engine;
+pub mod journal;
 pub mod outlet;
 pub mod readings;
 pub mod registry;
+pub mod rounds;
 pub(crate) mod settle;
 pub mod stdio;
+pub mod streams;
 
 use std::{
     io,
@@ -19,11 +22,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{engine::Engine, outlet::Outlet, readings::Readings, registry::Registry};
+use self::{
+    engine::{Engine, Loaded},
+    journal::{Journal, Restored},
+    outlet::Outlet,
+    readings::Readings,
+    registry::Registry,
+    rounds::Rounds,
+    streams::Streams,
+};
 use crate::{
     attribute::{HostFiles, Identities},
     config::{Config, Part},
-    drain::{Drain, Fill, Older, Stop, Wakeup},
+    drain::{Drain, Remains, Source, Stop, Wakeup, ring::Ring},
     files::{self, Tailer},
     ledger::Ledger,
     load::{KernelMaps, Roots},
@@ -42,6 +53,8 @@ const OPEN_FILES: std::ops::RangeInclusive<u64> = 256..=65_536;
 const LEAST: Duration = Duration::from_millis(100);
 /// How long after the sinks' end the last of what they settled is booked.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Another one each time that the machine starts, `random(4)`.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The node's own account in the ledger.
 const NODE: u64 = 0;
 
@@ -107,14 +120,15 @@ pub struct Pipeline {
     stop: Arc<Stop>,
     reloads: mpsc::Sender<Arc<Config>>,
     /// Told when the stages behind the ring have come to their end.
-    drain: mpsc::Receiver<()>,
+    drain: mpsc::Receiver<Remains>,
     files: files::Handle,
     /// Closed when everything is booked.
     settle: mpsc::Receiver<()>,
 }
 
 impl Pipeline {
-    /// Starts all threads behind the sinks.
+    /// Starts all threads behind the sinks. `kept` says that the ring and the map of streams outlive the agent: then it
+    /// goes on where the one before has stopped, and leaves what is not safe to the next one.
     ///
     /// # Errors
     /// What keeps a stage from starting.
@@ -123,6 +137,7 @@ impl Pipeline {
         mut maps: KernelMaps,
         roots: Roots,
         sinks: StartedSinks,
+        kept: bool,
     ) -> Result<Self, PipelineError> {
         let StartedSinks { outlet, settlements, ledger } = sinks;
         let readings = Arc::new(Readings::default());
@@ -133,7 +148,7 @@ impl Pipeline {
             file_settings(config, &roots, &ledger),
             events,
             Box::new(KernelVerdicts::new(verdicts)),
-            Box::new(move |batch| deliver_to.deliver(&batch, None)),
+            Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)),
         )?;
         let settle = settle::spawn(settlements, Arc::clone(files.progress()))?;
 
@@ -145,27 +160,34 @@ impl Pipeline {
         let registry =
             Registry::new(&roots, identities, Arc::clone(&ledger), config.capture.clone(), config.lines.clone());
         let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;
+        let ring = Ring::open(ring)?;
+        let wakeup = Wakeup::new(&ring)?;
+        let mut source = Source::new(ring);
+        let (journal, restored) = if kept { open_journal(config) } else { (None, Restored::default()) };
+        // Of a stream that a journal does not know nothing was ever let go of; without one, nobody knows.
+        let known_since = if restored.complete { 0 } else { source.known_since() };
+        let older = maps.take_older_rings().into_iter().map(Source::older).collect::<io::Result<Vec<_>>>()?;
+        let deliver_to = Arc::clone(&outlet);
+        let streams = Streams::new(Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)), known_since);
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
-        let older = Older::new(maps.take_older_rings());
         let mut engine = Engine::new(
-            maps,
-            roots,
+            Loaded { maps, roots },
             registry,
-            Arc::clone(&outlet),
+            streams,
             Arc::clone(&readings),
             file_events,
             config.capture.terminals,
         );
-        engine.scan();
+        engine.start(restored.state);
         let (reloads, new_configurations) = mpsc::channel();
         let stop = Arc::new(Stop::default());
         let drain = Drain {
-            wakeup: Wakeup::new(&ring)?,
-            fill: Fill::new(&ring)?,
-            ring,
-            older,
+            sources: older.into_iter().chain([source]).collect(),
             reader,
+            wakeup,
             engine,
+            rounds: Rounds::new(journal),
+            outlet: Arc::clone(&outlet),
             readings: Arc::clone(&readings),
             stop: Arc::clone(&stop),
             reloads: new_configurations,
@@ -173,8 +195,7 @@ impl Pipeline {
         let (ended, drained) = mpsc::sync_channel(1);
         std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
             // Nobody waits for it when the agent could not start.
-            drain.run();
-            let _ = ended.send(());
+            let _ = ended.send(drain.run());
         })?;
         Ok(Self { ledger, readings, outlet, stop, reloads, drain: drained, files, settle })
     }
@@ -231,7 +252,7 @@ impl Pipeline {
             self.drain.recv_timeout(left(start + limit * 3 / 4).max(LEAST))
         });
         let mut complete = true;
-        if let Err(error) = drained {
+        if let Err(error) = &drained {
             tracing::error!(%error, "the draining thread did not come to its end");
             complete = false;
         }
@@ -247,6 +268,9 @@ impl Pipeline {
         let mut bytes = self.outlet.close(left(deadline));
         // Nothing is ever sent: it returns when the thread has ended. A sink that is stuck keeps it from that.
         let _ = self.settle.recv_timeout(left(deadline + SETTLE).max(LEAST));
+        if let Ok(remains) = drained {
+            remains.release();
+        }
         match stopped {
             Ok(stopped) => {
                 let unread = stopped.leftover.unread + stopped.leftover.unfinished;
@@ -286,6 +310,12 @@ impl Reloader {
         let _ = self.engine.send(Arc::new(new.clone()));
         Ok(())
     }
+}
+
+fn open_journal(config: &Config) -> (Option<Journal>, Restored) {
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    let (journal, restored) = Journal::open(&config.state_dir, &boot);
+    (Some(journal), restored)
 }
 
 /// As many as the process may have, which is asked for: 1,024 are given to a process by default.

@@ -37,6 +37,8 @@ pub struct RingReading {
     pub capacity: u64,
     /// Bytes that wait to be drained.
     pub fill: u64,
+    /// Bytes that were drained and that it keeps until they are safe elsewhere.
+    pub held: u64,
     /// How often the kernel woke the agent.
     pub wakeups: u64,
     /// Records drained.
@@ -56,6 +58,8 @@ pub struct Readings {
     pub ring_capacity: AtomicU64,
     /// Bytes that waited in the ring when it was last looked into.
     pub ring_fill: AtomicU64,
+    /// Bytes that were drained and not let go of.
+    pub ring_held: AtomicU64,
     /// How often the kernel woke the reader.
     pub wakeups: AtomicU64,
     /// Records drained.
@@ -76,6 +80,7 @@ impl Readings {
         RingReading {
             capacity: self.ring_capacity.load(Relaxed),
             fill: self.ring_fill.load(Relaxed),
+            held: self.ring_held.load(Relaxed),
             wakeups: self.wakeups.load(Relaxed),
             records: self.records.load(Relaxed),
             lag: Duration::from_nanos(self.lag_nano.load(Relaxed)),

@@ -7,9 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::container::{Container, Settled};
+use super::{
+    container::{Container, Settled},
+    journal::Change,
+};
 use crate::{
-    attribute::{self, HostFiles, Identities, Statistics},
+    attribute::{self, HostFiles, Identities, Identity, Statistics},
     config::{Capture, Lines},
     ledger::{Ledger, Reason, Stage},
     load::{RootPattern, Roots, cgroups},
@@ -33,6 +36,8 @@ pub struct Registry {
     by_path: HashMap<Arc<str>, u64>,
     /// Containers whose identity is still looked for.
     unsettled: Vec<u64>,
+    /// What the journal does not know.
+    changes: Vec<Change>,
     /// Containers whose cgroup is gone, in the order of their ends.
     gone: Vec<(Instant, u64)>,
 }
@@ -62,6 +67,7 @@ impl Registry {
             cgroups: HashMap::new(),
             by_path: HashMap::new(),
             unsettled: Vec::new(),
+            changes: Vec::new(),
             gone: Vec::new(),
         }
     }
@@ -151,6 +157,28 @@ impl Registry {
         self.owner(cgroup).filter(|container| container.cgroup == cgroup)
     }
 
+    /// Enters containers that another agent knew and whose cgroups are gone; returns those.
+    pub fn restore(&mut self, containers: HashMap<u64, (Arc<str>, Box<Identity>)>) -> Vec<u64> {
+        let mut gone = Vec::new();
+        for (cgroup, (path, identity)) in containers {
+            if self.cgroups.contains_key(&cgroup) {
+                continue;
+            }
+            let container = Container::new(cgroup);
+            let account = self.ledger.open(cgroup, &identity.resource);
+            container.settle(Settled::new(Arc::new(*identity), account, &self.capture, &self.lines));
+            self.by_path.insert(Arc::clone(&path), cgroup);
+            self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
+            gone.push(cgroup);
+        }
+        gone
+    }
+
+    /// What the journal has to know of containers, since it was asked last.
+    pub fn changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
     /// A cgroup is gone.
     pub fn removed(&mut self, cgroup: u64, now: Instant) {
         let Some(entry) = self.cgroups.remove(&cgroup) else { return };
@@ -158,6 +186,7 @@ impl Registry {
         if entry.container.cgroup == cgroup {
             self.identities.exited(cgroup, now);
             self.gone.push((now, cgroup));
+            self.changes.push(Change::ContainerGone(cgroup));
             if entry.container.settled().is_none() && self.unsettled.contains(&cgroup) {
                 self.settle(&entry.container, &entry.path, entry.process, now, true);
             }
@@ -242,6 +271,10 @@ impl Registry {
         if found.settled || at_once {
             let identity = Arc::clone(found.identity);
             let account = self.ledger.open(container.cgroup, &identity.resource);
+            if self.cgroups.contains_key(&container.cgroup) {
+                let (cgroup, path, identity) = (container.cgroup, path.into(), Box::new(Identity::clone(&identity)));
+                self.changes.push(Change::Container { cgroup, path, identity });
+            }
             container.settle(Settled::new(identity, account, &self.capture, &self.lines));
             self.unsettled.retain(|cgroup| *cgroup != container.cgroup);
         }

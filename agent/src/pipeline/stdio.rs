@@ -10,14 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use sidestep_abi::stdio::{
-    DROP_FAULT, DROP_MAP_FULL, DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, DROP_RING_FULL, DROP_UNREADABLE, InodeKey,
-    STDERR, Stdio,
+    DROP_FAULT, DROP_MAP_FULL, DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, DROP_RING_FULL, DROP_UNREADABLE, STDERR, Stdio,
 };
 
-use super::container::{Container, Settled};
+use super::{
+    container::{Container, Settled},
+    journal::{Change, Piece, Saved, Standing, StreamId},
+};
 use crate::{
-    assemble::Assembler,
+    assemble::{Assembler, Mark, Unfinished, Update},
     ledger::{Reason, Stage},
     record::{Batch, Class, IoStream, Origin, Stream},
 };
@@ -31,19 +34,29 @@ const MAX_WAITING: usize = 4 * 1024 * 1024;
 
 /// One stream. Not `Sync`: it belongs to the thread that drains the ring.
 pub struct StdioStream {
-    /// The pipe or terminal.
-    pub key: InodeKey,
+    /// Which one.
+    pub id: StreamId,
     /// Whose stream it is.
     pub container: Arc<Container>,
     /// The cgroup that the kernel has registered it for: the container's own, or one below that.
     pub cgroup: u64,
     /// Whether it has something new in this round of draining.
     pub dirty: bool,
-    iostream: IoStream,
+    /// Whether it has something that the journal does not know.
+    pub unsaved: bool,
+    iostream: u32,
     /// Not wanted (a terminal, where the configuration leaves these out): nothing of it is in any account.
     unwanted: bool,
-    /// Tells streams of one agent's life from those of the next, where the kernel counts from 0 again.
-    epoch: u64,
+    /// The key in its records, once its container is known; it stays, whatever is found out later.
+    key: Option<Arc<str>>,
+    /// Nobody knows what was taken of it before: it begins with the first piece that comes.
+    begins_anywhere: bool,
+    /// What another agent has not finished, until its container is known.
+    restored: Option<Unfinished>,
+    /// What of the unfinished is in the journal.
+    mark: Mark,
+    /// Pieces that are not in the journal.
+    new_pieces: Vec<u64>,
     /// Position of the next byte that goes to the assembler.
     next: u64,
     open: Option<Open>,
@@ -61,23 +74,23 @@ struct Open {
     assembler: Assembler,
 }
 
-struct Piece {
-    time_unix_nano: u64,
-    bytes: Vec<u8>,
-}
-
 impl StdioStream {
-    /// A stream of which nothing was seen yet.
+    /// A stream of which nothing was taken yet: all of it is to come.
     #[must_use]
-    pub fn new(key: InodeKey, container: Arc<Container>, cgroup: u64, iostream: u32, epoch: u64) -> Self {
+    pub fn new(id: StreamId, container: Arc<Container>, cgroup: u64, iostream: u32) -> Self {
         Self {
-            key,
+            id,
             container,
             cgroup,
             unwanted: false,
             dirty: false,
-            iostream: if iostream == STDERR { IoStream::Stderr } else { IoStream::Stdout },
-            epoch,
+            unsaved: false,
+            iostream,
+            key: None,
+            begins_anywhere: false,
+            restored: None,
+            mark: Mark::default(),
+            new_pieces: Vec::new(),
             next: 0,
             open: None,
             waiting: BTreeMap::new(),
@@ -88,16 +101,73 @@ impl StdioStream {
         }
     }
 
+    /// Only a part of it is to come, and nobody knows from where on: what lies before, and what was lost of it until now,
+    /// is in no account.
+    pub fn begin_anywhere(&mut self, kernel: Option<&Stdio>) {
+        self.begins_anywhere = true;
+        self.booked = kernel.map_or(self.booked, |kernel| kernel.dropped);
+    }
+
+    /// A stream that goes on where an agent before has left it.
+    #[must_use]
+    pub fn restore(id: StreamId, container: Arc<Container>, saved: Saved) -> Self {
+        let Saved { standing, unfinished, pieces } = saved;
+        Self {
+            key: standing.key,
+            restored: Some(unfinished),
+            next: standing.next,
+            booked: standing.booked,
+            unwanted: standing.unwanted,
+            waiting_bytes: pieces.values().map(|piece| piece.bytes.len()).sum(),
+            waiting: pieces,
+            ..Self::new(id, container, standing.cgroup, standing.iostream)
+        }
+    }
+
+    /// What the journal has to know of it that it does not know yet; nothing before it has begun. To be asked when no
+    /// line is ready.
+    pub fn save(&mut self) -> Option<Change> {
+        self.unsaved = false;
+        if self.begins_anywhere {
+            return None;
+        }
+        let standing = Standing {
+            cgroup: self.cgroup,
+            container: self.container.cgroup,
+            iostream: self.iostream,
+            key: self.key.clone(),
+            next: self.next,
+            booked: self.booked,
+            unwanted: self.unwanted,
+        };
+        let unfinished = match (&self.open, &self.restored) {
+            (Some(open), _) => open.assembler.unfinished(&mut self.mark),
+            (None, Some(restored)) => restored.clone().into_update(),
+            (None, None) => Update::default(),
+        };
+        let piece = |position| self.waiting.get(&position).map(|piece| (position, piece.clone()));
+        let pieces = std::mem::take(&mut self.new_pieces).into_iter().filter_map(piece).collect();
+        Some(Change::Stream { id: self.id, standing, unfinished, pieces })
+    }
+
     /// Takes one piece.
     pub fn take(&mut self, position: u64, time_unix_nano: u64, bytes: &[u8]) {
         if std::mem::take(&mut self.unwanted) {
             self.next = self.next.max(position);
         }
+        if std::mem::take(&mut self.begins_anywhere) {
+            self.next = position;
+        }
         if position == self.next && self.waiting.is_empty() && self.ensure_open() {
             self.accept(time_unix_nano, bytes);
         } else if position >= self.next {
             self.waiting_bytes += bytes.len();
-            self.waiting.insert(position, Piece { time_unix_nano, bytes: bytes.to_vec() });
+            let piece = Piece { time_unix_nano, bytes: Bytes::copy_from_slice(bytes) };
+            match self.waiting.insert(position, piece) {
+                // The ring has told it to the agent before.
+                Some(known) => self.waiting_bytes -= known.bytes.len(),
+                None => self.new_pieces.push(position),
+            }
         }
     }
 
@@ -108,12 +178,8 @@ impl StdioStream {
             self.finish(None);
             self.unwanted = true;
         }
+        self.begins_anywhere = false;
         self.next = self.next.max(position.saturating_add(len));
-    }
-
-    /// Begins with the next piece, unless there was one: what came before was an earlier agent's.
-    pub fn begin_with_next(&mut self) {
-        self.unwanted |= self.next == 0 && self.waiting.is_empty();
     }
 
     /// Whether pieces wait, so that [`StdioStream::settle`] has something to do.
@@ -150,11 +216,13 @@ impl StdioStream {
         self.hole_since = None;
     }
 
-    /// Books what the kernel counted as lost behind the last piece, while nothing comes that would show the hole.
-    pub fn reconcile(&mut self, now: Instant, kernel: &Stdio) {
-        if self.unwanted || !self.waiting.is_empty() || kernel.written <= self.next || !self.ensure_open() {
+    /// Books what the kernel counted as lost behind the last piece, while nothing comes that would show the hole; returns
+    /// whether there was something.
+    pub fn reconcile(&mut self, now: Instant, kernel: &Stdio) -> bool {
+        let settled = !self.unwanted && !self.begins_anywhere && self.waiting.is_empty();
+        if !settled || kernel.written <= self.next || !self.ensure_open() {
             self.behind = None;
-            return;
+            return false;
         }
         let missing = kernel.written - self.next;
         match self.behind {
@@ -163,10 +231,12 @@ impl StdioStream {
                 if lost && now.saturating_duration_since(since) >= GIVE_UP {
                     self.lose(missing, Some(kernel));
                     self.behind = None;
+                    return true;
                 }
             }
             _ => self.behind = Some((self.next, now)),
         }
+        false
     }
 
     /// The end of the container: everything that waits comes out, and what the kernel counted and never handed over
@@ -182,6 +252,7 @@ impl StdioStream {
         }
         if let Some(kernel) = kernel
             && kernel.written > self.next
+            && !self.begins_anywhere
         {
             self.lose(kernel.written - self.next, Some(kernel));
         }
@@ -190,11 +261,20 @@ impl StdioStream {
         }
     }
 
-    /// Gives up waiting for the rest of lines.
-    pub fn idle(&mut self, now_unix_nano: u64) {
-        if let Some(open) = &mut self.open {
-            open.assembler.idle(now_unix_nano);
+    /// Gives up waiting for the rest of lines; returns whether there was something to give up. Everything that was
+    /// written up to `taken` has been taken: see [`StdioStream::accept`]. It is `now`, by a clock that may be set back.
+    pub fn idle(&mut self, taken: u64, now: u64) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        if open.assembler.pending() == 0 || !self.waiting.is_empty() {
+            return false;
         }
+        let due = open.assembler.next_deadline().is_some_and(|deadline| deadline <= taken);
+        if due {
+            open.assembler.idle(taken);
+        } else if open.assembler.is_ahead_of(now) {
+            open.assembler.idle(now);
+        }
+        due
     }
 
     /// Takes out the lines that are ready.
@@ -220,10 +300,16 @@ impl StdioStream {
         if self.open.is_none()
             && let Some(settled) = self.container.settled()
         {
-            self.open = Some(Open {
-                stream: Arc::new(self.stream(&settled)),
-                assembler: Assembler::new(settled.lines.compiled()),
-            });
+            let stream = Arc::new(self.stream(&settled));
+            self.key = Some(Arc::clone(&stream.key));
+            let assembler = match self.restored.take() {
+                Some(unfinished) => {
+                    stream.account.produce(unfinished.len() as u64);
+                    Assembler::restore(settled.lines.compiled(), &unfinished)
+                }
+                None => Assembler::new(settled.lines.compiled()),
+            };
+            self.open = Some(Open { stream, assembler });
         }
         self.open.is_some()
     }
@@ -234,18 +320,24 @@ impl StdioStream {
             Some(id) if id.bytes().all(|byte| byte.is_ascii_alphanumeric()) => id.to_string(),
             _ => format!("cgroup-{}", self.container.cgroup),
         };
-        let key = format!("{owner}/{}/{:x}.{}", self.iostream.as_str(), self.epoch, self.key.ino);
+        let iostream = if self.iostream == STDERR { IoStream::Stderr } else { IoStream::Stdout };
+        let made = || format!("{owner}/{}/{:x}.{}", iostream.as_str(), self.id.registered, self.id.ino).into();
         Stream {
-            key: key.into(),
+            key: self.key.clone().unwrap_or_else(made),
             class: Class::Pod,
-            origin: Origin::Stdio(self.iostream),
+            origin: Origin::Stdio(iostream),
             resource: Arc::clone(resource),
             account: Arc::clone(&settled.account),
         }
     }
 
+    /// Whether a line was given up before its rest came is decided by the times of the writes: an agent that takes them
+    /// out of the ring once more, after the one before was killed, cuts the same lines.
     fn accept(&mut self, time_unix_nano: u64, bytes: &[u8]) {
         let Some(open) = &mut self.open else { return };
+        if open.assembler.next_deadline().is_some_and(|deadline| deadline <= time_unix_nano) {
+            open.assembler.idle(time_unix_nano);
+        }
         open.stream.account.produce(bytes.len() as u64);
         open.assembler.push(time_unix_nano, time_unix_nano, self.next, bytes);
         self.next += bytes.len() as u64;

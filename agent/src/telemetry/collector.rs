@@ -120,6 +120,7 @@ impl Families {
         let ring = &snapshot.ring;
         self.single(&names::RING_CAPACITY, number(ring.capacity));
         self.single(&names::RING_FILL, number(ring.fill));
+        self.single(&names::RING_HELD, number(ring.held));
         self.single(&names::RING_WAKEUPS, number(ring.wakeups));
         self.single(&names::RING_RECORDS, number(ring.records));
         self.single(&names::RING_LAG, ring.lag.as_secs_f64());

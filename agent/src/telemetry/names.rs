@@ -98,6 +98,8 @@ definitions! {
         "Size of the ring buffer between kernel and agent.";
     RING_FILL: GAUGE "sidestep_ring_fill_bytes" []
         "Bytes in the ring buffer that wait to be drained.";
+    RING_HELD: GAUGE "sidestep_ring_held_bytes" []
+        "Bytes in the ring buffer that were drained and are kept there until sinks or their buffers have them.";
     RING_WAKEUPS: COUNTER "sidestep_ring_wakeups_total" []
         "How often the kernel woke the agent to drain the ring buffer.";
     RING_RECORDS: COUNTER "sidestep_ring_records_total" []

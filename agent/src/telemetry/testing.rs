@@ -88,6 +88,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ring: RingReading {
             capacity: 64 << 20,
             fill: 12345,
+            held: 54321,
             wakeups: 77,
             records: 9001,
             lag: Duration::from_millis(2),

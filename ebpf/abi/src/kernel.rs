@@ -234,6 +234,21 @@ impl Limits {
     }
 }
 
+/// What the reader of the ring does, and how far it has come. Written by the agent; a kernel program that wakes it sets
+/// `state`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Reader {
+    /// One of the `READER_*`.
+    pub state: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// Position in the ring up to which it has read. It lets go of what it has read later, so the consumer's position
+    /// does not tell.
+    pub read: u64,
+}
+assert_layout!(Reader, size 16);
+
 /// The reader is draining: do not wake it.
 pub const READER_BUSY: u32 = 0;
 /// The reader sleeps for a few milliseconds: wake it only when the ring fills.
@@ -241,7 +256,7 @@ pub const READER_NAPPING: u32 = 1;
 /// The reader sleeps until it is woken.
 pub const READER_IDLE: u32 = 2;
 
-pod!(Control, Generations);
+pod!(Control, Generations, Reader);
 
 #[cfg(feature = "aya")]
 mod globals {

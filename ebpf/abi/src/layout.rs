@@ -134,7 +134,7 @@ const fn container(name: &'static str) -> Shape {
 /// Keys and values of the maps that one set of programs can take over from another, by the map's name.
 pub const VALUES: [Shape; 8] = [
     shape!("CONTAINERS", Container, newer, older, mark, unasked, init),
-    shape!("STDIO", Stdio, cgroup, written, dropped, iostream),
+    shape!("STDIO", Stdio, cgroup, registered, written, dropped, iostream),
     shape!("STDIO key", InodeKey, ino, dev),
     shape!("FILES", FileState, verdict, name_hash, announced, captured, written, reach),
     shape!("FILES key", InodeKey, ino, dev),

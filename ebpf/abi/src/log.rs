@@ -33,7 +33,7 @@ pub struct LogEvent {
     pub iostream: u32,
     /// Place of the first byte: in the stream as counted by the kernel, or the offset in the file.
     pub position: u64,
-    /// Names the open file description (its kernel address); 0 for standard streams.
+    /// Names the open file description (its kernel address). Of a standard stream: [`crate::stdio::Stdio::registered`].
     pub description: u64,
 }
 #[cfg(not(feature = "next-layout"))]

@@ -41,6 +41,9 @@ assert_layout!(InodeKey, size 16);
 pub struct Stdio {
     /// Cgroup of the container whose stream it is.
     pub cgroup: u64,
+    /// When it was registered: `CLOCK_MONOTONIC`, nanoseconds. With the inode it names the stream, however often the
+    /// inode's number is used again.
+    pub registered: u64,
     /// Bytes written so far by finished writes, captured or not: the position of the next write.
     pub written: u64,
     /// Bytes that no record holds, by reason.
@@ -50,6 +53,6 @@ pub struct Stdio {
     /// Zero.
     pub _pad: u32,
 }
-assert_layout!(Stdio, size 72);
+assert_layout!(Stdio, size 80);
 
 pod!(InodeKey, Stdio);

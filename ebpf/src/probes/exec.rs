@@ -1,6 +1,10 @@
 //! The first process of a container: its standard streams are the container's log.
 
-use aya_ebpf::{helpers::bpf_probe_read_kernel_str_bytes, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
 use sidestep_abi::{
     container::{ContainerEvent, INIT_CERTAIN, INIT_NONE, INIT_PRESUMED, INIT_UNREGISTERED},
     event,
@@ -75,7 +79,9 @@ fn register(cgroup: u64, fd: u64, iostream: u32, registered: &mut bool) -> Inode
     if STDIO.get_ptr(&key).is_some_and(|known| unsafe { (*known).cgroup } == cgroup) {
         return key;
     }
-    let stream = Stdio { cgroup, written: 0, dropped: [0; DROP_REASONS], iostream, _pad: 0 };
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let stream = Stdio { cgroup, registered: now, written: 0, dropped: [0; DROP_REASONS], iostream, _pad: 0 };
     *registered &= STDIO.insert(&key, &stream, 0).is_ok();
     key
 }

@@ -62,8 +62,9 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
     let key = file.key();
     let Some(stream) = STDIO.get_ptr_mut(&key) else { return };
     // SAFETY: a map value, checked by the verifier.
-    let (cgroup, iostream, written, dropped) =
-        unsafe { ((*stream).cgroup, (*stream).iostream, &raw mut (*stream).written, &raw mut (*stream).dropped) };
+    let (cgroup, registered, iostream) = unsafe { ((*stream).cgroup, (*stream).registered, (*stream).iostream) };
+    // SAFETY: as above.
+    let (written, dropped) = unsafe { (&raw mut (*stream).written, &raw mut (*stream).dropped) };
     let position = emit::add(written, write.written);
     let mut header = emit::header(event::STDIO_DATA, cgroup, governed.tgid, governed.tid);
     if file.is_device() {
@@ -75,7 +76,7 @@ fn stdio(governed: &Governed, file: &File, write: &Write) {
         dev: key.dev,
         iostream,
         position,
-        description: 0,
+        description: registered,
         #[cfg(feature = "next-layout")]
         added: u64::MAX,
     };

@@ -5,7 +5,7 @@ use super::{
     text::{is_entry, number_then},
 };
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(in super::super) enum State {
     /// Behind the reason, or further lines of it.
     Head { message_lines: u8 },

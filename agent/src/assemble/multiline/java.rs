@@ -5,7 +5,7 @@ use super::{
     text::{indented, is_at_frame, is_entry, number_then, qualified_type},
 };
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(in super::super) enum State {
     /// Behind the name of an exception, or lines of its message.
     Head {

@@ -27,7 +27,42 @@ pub(in super::super) struct Joiner {
     since: u64,
 }
 
+/// A record under way, without its lines.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+pub(in super::super) struct UnderWay {
+    state: Option<State>,
+    confirmed: usize,
+    flags: u8,
+    since: u64,
+}
+
 impl Joiner {
+    /// What another joiner needs, besides the lines, to go on.
+    pub(in super::super) fn under_way(&self) -> UnderWay {
+        let Self { state, confirmed, flags, since, .. } = *self;
+        UnderWay { state, confirmed, flags: flags.0, since }
+    }
+
+    /// The lines of the record under way.
+    pub(in super::super) fn held(&self) -> &[Line] {
+        &self.held
+    }
+
+    /// Goes on where another joiner of the same rules was; `false` when that makes no sense.
+    pub(in super::super) fn go_on(&mut self, under_way: UnderWay, held: Vec<Line>) -> bool {
+        let UnderWay { state, confirmed, flags, since } = under_way;
+        if state.is_some() == held.is_empty() || confirmed > held.len() {
+            return false;
+        }
+        self.state = state;
+        self.held_bytes = held.iter().map(|line| line.span).sum();
+        self.held = held;
+        self.confirmed = confirmed;
+        self.flags = LineFlags(flags);
+        self.since = since;
+        true
+    }
+
     pub(in super::super) fn new(rules: &Arc<Rules>) -> Self {
         Self {
             rules: Arc::clone(rules),

@@ -16,7 +16,7 @@ mod tests;
 mod text;
 
 pub(super) use self::{
-    joiner::Joiner,
+    joiner::{Joiner, UnderWay},
     rules::{Limits, Rules},
 };
 pub use rules::Language;

@@ -5,7 +5,7 @@ use super::{
     text::{indented, is_at_frame, is_carets, is_entry, names_exception},
 };
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(in super::super) enum State {
     /// Behind the place that an uncaught exception begins with, or the source shown below it.
     Place { source_lines: u8 },

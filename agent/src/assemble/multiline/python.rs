@@ -5,7 +5,7 @@ use super::{
     text::{indented, is_entry},
 };
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(in super::super) enum State {
     /// Behind `Exception in thread`, which a traceback follows.
     Thread,

@@ -5,7 +5,7 @@ use super::{
     text::{indented, is_carets, is_entry},
 };
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(in super::super) enum State {
     /// Behind the message, or further lines of it, or the source that `error_highlight` shows.
     Head { message_lines: u8 },

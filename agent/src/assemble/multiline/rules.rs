@@ -50,8 +50,9 @@ impl<S> Step<S> {
     }
 }
 
-/// Which record is under way, and where in it the last line was.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Which record is under way, and where in it the last line was. It is kept on disk over restarts of the agent: a change
+/// here, or of a language's states, needs another version of the journal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(super) enum State {
     Java(java::State),
     Python(python::State),

@@ -29,10 +29,10 @@ impl Tailer {
     pub(super) fn replace(&mut self, id: &Id, announced: Announced, container: &Arc<Container>, now: u64) {
         if let Some(open) = self.files.get_mut(id) {
             open.log.finish();
-            let (progress, deliver) = (&self.progress, &self.deliver);
+            let (progress, deliver, hold) = (&self.progress, &self.deliver, self.guards.oldest());
             open.log.take_batches(|batch| {
                 progress.delivering(&batch);
-                deliver(batch);
+                deliver(batch, hold);
             });
         }
         self.close_replaced(id, now);
@@ -106,8 +106,8 @@ impl Tailer {
         give(&mut log, candidate);
         log.finish();
         log.settle(written);
-        let deliver = &self.deliver;
-        log.take_batches(deliver);
+        let (deliver, hold) = (&self.deliver, self.guards.oldest());
+        log.take_batches(|batch| deliver(batch, hold));
     }
 
     /// Where to begin in a file that is seen for the first time by this agent, and in which incarnation.

@@ -1,6 +1,6 @@
 //! What the thread does with each event.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use sidestep_abi::{
     log::{FLAG_APPEND, FLAG_POSITIONED},
@@ -46,6 +46,7 @@ impl Tailer {
     /// Takes the events of one round, then reads what they leave to be read.
     pub(super) fn round(&mut self, round: &FileEvents) {
         let now = unix_nano();
+        self.guards.take(&round.holds, Instant::now());
         for event in &round.events {
             match event {
                 FileEvent::Seen { key, announced, path, tgid, fd, position, name_hash, container } => {

@@ -3,6 +3,7 @@
 mod account;
 mod admit;
 mod events;
+mod guards;
 mod look;
 mod node;
 mod positions;
@@ -21,6 +22,7 @@ use sidestep_abi::stdio::InodeKey;
 
 use self::{
     account::{Search, go_on},
+    guards::Guards,
     look::{look, reopen},
     positions::pending,
 };
@@ -37,12 +39,14 @@ use crate::{
     pipeline::container::Container,
     policy::Verdicts,
     record::{Batch, Class},
+    sinks::Hold,
 };
 
 pub(super) use self::positions::Pending;
 
-/// Takes batches of all streams. May wait: that holds up the files, and what the ring brings meanwhile is read later.
-pub type Deliver = Box<dyn Fn(Arc<Batch>) + Send>;
+/// Takes batches of all streams, and what keeps their bytes in the ring when the file can't. May wait: that holds up the
+/// files, and what the ring brings meanwhile is read later.
+pub type Deliver = Box<dyn Fn(Arc<Batch>, Option<&Hold>) + Send>;
 
 /// How often everything is looked after.
 const TICK: Duration = Duration::from_millis(100);
@@ -86,6 +90,7 @@ pub struct Tailer {
     readings: Arc<Readings>,
     files: HashMap<Id, Open>,
     candidates: Candidates,
+    guards: Guards,
     /// Where files stood that were closed, or that the checkpoint knows; with the time of the entry.
     remembered: HashMap<Id, (u64, Pending)>,
     /// Logs by their name in its directory, and the search for files of such names that were not announced.
@@ -145,6 +150,7 @@ impl Tailer {
             readings: Arc::clone(readings),
             files: HashMap::new(),
             candidates: Candidates::default(),
+            guards: Guards::default(),
             remembered,
             search: Search::default(),
             queue: VecDeque::new(),
@@ -190,6 +196,7 @@ impl Tailer {
                 }
             }
             self.turns(TURNS);
+            self.guards.let_go(!self.candidates.is_empty(), Instant::now());
             if Instant::now() >= next_tick {
                 self.tick();
                 next_tick = Instant::now() + TICK;
@@ -215,9 +222,10 @@ impl Tailer {
                 open.log.finish();
             }
             let (progress, deliver) = (&self.progress, &self.deliver);
+            let hold = self.guards.oldest().filter(|_| open.log.is_deleted());
             open.log.take_batches(|batch| {
                 progress.delivering(&batch);
-                deliver(batch);
+                deliver(batch, hold);
             });
             open.log.take_ended_streams().for_each(|key| progress.close(&key));
             if behind {
@@ -315,9 +323,10 @@ impl Tailer {
         let mut leftover = Leftover::default();
         for open in self.files.values_mut() {
             let (progress, deliver) = (&self.progress, &self.deliver);
+            let hold = self.guards.oldest().filter(|_| open.log.is_deleted());
             open.log.take_batches(|batch| {
                 progress.delivering(&batch);
-                deliver(batch);
+                deliver(batch, hold);
             });
             leftover.unfinished += open.log.pending();
             leftover.unread += open.log.reading().pending - open.log.pending();

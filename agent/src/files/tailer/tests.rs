@@ -89,13 +89,16 @@ impl Agent {
         let verdicts = FakeVerdicts::default();
         let out = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&out);
-        let deliver: Deliver = Box::new(move |batch| sink.lock().unwrap_or_else(PoisonError::into_inner).push(batch));
+        let deliver: Deliver =
+            Box::new(move |batch, _| sink.lock().unwrap_or_else(PoisonError::into_inner).push(batch));
         let handle = Tailer::spawn(settings, receiver, Box::new(verdicts.clone()), deliver).expect("thread");
         Self { events, handle, verdicts, out }
     }
 
     fn send(&self, bytes: &[u8], event: FileEvent) {
-        self.events.send(FileEvents { bytes: bytes.to_vec(), events: vec![event] }).expect("the thread runs");
+        self.events
+            .send(FileEvents { bytes: bytes.to_vec(), events: vec![event], holds: Vec::new() })
+            .expect("the thread runs");
     }
 
     /// The content of all streams whose path ends so, in the order of delivery.
@@ -355,7 +358,7 @@ fn a_clock_set_back_stops_nothing() {
     let path = directory.path().join("node.log");
     let out = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&out);
-    let deliver: Deliver = Box::new(move |batch| sink.lock().unwrap_or_else(PoisonError::into_inner).push(batch));
+    let deliver: Deliver = Box::new(move |batch, _| sink.lock().unwrap_or_else(PoisonError::into_inner).push(batch));
     let verdicts = Box::new(FakeVerdicts::default());
     let settings = config(directory.path(), &["/*.log"]);
     let mut tailer = Tailer::new(settings, verdicts, deliver, &Arc::default(), &Arc::default());

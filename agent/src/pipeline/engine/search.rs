@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::Engine;
+use super::{Engine, Kernel};
 use crate::{events::Event, files::event::FileEvent};
 
-impl Engine {
+impl<K: Kernel> Engine<K> {
     pub(super) fn refresh_roots(&mut self) {
-        match self.roots.refresh(&mut self.maps) {
+        match self.kernel.refresh_roots() {
             Ok(false) => {}
             Ok(true) => self.scan(),
             Err(error) => tracing::warn!(%error, "new cgroups can't be governed"),
@@ -16,11 +16,11 @@ impl Engine {
 
     /// Finds what announcements were about that the ring, or a map, did not take.
     pub(super) fn find_lost(&mut self) {
-        let events = self.maps.lost_events();
+        let events = self.kernel.lost_events();
         let lost = events.iter().map(|(_, count)| count).sum();
-        let lost_files = self.maps.lost_files();
+        let lost_files = self.kernel.lost_files();
         if lost_files != std::mem::replace(&mut self.lost_files, lost_files) {
-            self.file_events.events.push(FileEvent::Unannounced);
+            self.files.push(FileEvent::Unannounced);
         }
         self.readings.set_lost_events(events);
         if lost != self.lost || self.full {
@@ -39,7 +39,7 @@ impl Engine {
 
     /// Enters the containers that the kernel programs have no room for as soon as there is some.
     fn register(&mut self) {
-        let result = self.roots.register(&mut self.maps);
+        let result = self.kernel.register();
         if let Err(error) = &result
             && !self.full
         {

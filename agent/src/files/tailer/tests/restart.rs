@@ -34,7 +34,8 @@ impl Still {
     fn new(settings: Settings) -> Self {
         let out = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&out);
-        let deliver: Deliver = Box::new(move |batch| sink.lock().unwrap_or_else(PoisonError::into_inner).push(batch));
+        let deliver: Deliver =
+            Box::new(move |batch, _| sink.lock().unwrap_or_else(PoisonError::into_inner).push(batch));
         let readings = Arc::new(Readings::default());
         let verdicts = Box::new(FakeVerdicts::default());
         let tailer = Tailer::new(settings, verdicts, deliver, &Arc::default(), &readings);
@@ -43,7 +44,7 @@ impl Still {
 
     fn round(&mut self, events: Vec<(Vec<u8>, FileEvent)>) {
         for (bytes, event) in events {
-            self.tailer.round(&FileEvents { bytes, events: vec![event] });
+            self.tailer.round(&FileEvents { bytes, events: vec![event], holds: Vec::new() });
         }
     }
 

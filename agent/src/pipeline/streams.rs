@@ -1,0 +1,312 @@
+//! All standard streams, from the records of the ring to batches of lines.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use rustc_hash::FxBuildHasher;
+use sidestep_abi::stdio::{InodeKey, Stdio};
+
+use super::{
+    container::Container,
+    journal::{Change, Saved, StreamId},
+    readings::StreamReading,
+    rounds::Effects,
+    stdio::StdioStream,
+};
+use crate::{record::Batch, sinks::Hold};
+
+/// Ready bytes of one stream above which its lines go out before the round is over.
+const FULL_BATCH: usize = 1024 * 1024;
+
+/// Takes batches; may wait.
+pub type Deliver = Box<dyn Fn(Arc<Batch>, Option<&Hold>) + Send>;
+
+/// What the kernel knows of standard streams.
+pub trait Counts {
+    /// A registered stream and its counters.
+    fn stdio(&self, key: &InodeKey) -> Option<Stdio>;
+
+    /// The same, as long as its number was not used again.
+    fn of_stream(&self, id: &StreamId) -> Option<Stdio> {
+        self.stdio(&id.key()).filter(|stdio| stdio.registered == id.registered)
+    }
+}
+
+/// What one piece has brought about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Taken {
+    /// It is taken.
+    Yes,
+    /// So much waits that the container's identity can't be waited for: settle it, then call [`Streams::settle`].
+    Overdue,
+}
+
+/// A piece of a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'a> {
+    /// Place of the first byte.
+    pub position: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub time_unix_nano: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+    /// Whether the configuration leaves it out.
+    pub unwanted: bool,
+}
+
+/// The streams.
+pub struct Streams {
+    deliver: Deliver,
+    /// Guard of the round that is under way.
+    hold: Option<Hold>,
+    streams: HashMap<StreamId, StdioStream, FxBuildHasher>,
+    /// Streams with something new in this round.
+    dirty: Vec<StreamId>,
+    /// Streams with something that the journal does not know.
+    unsaved: Vec<StreamId>,
+    /// Streams by the container's cgroup.
+    of_container: HashMap<u64, Vec<StreamId>>,
+    /// Of streams that have ended.
+    ended: Effects,
+    /// A stream that was registered before this time and that nobody has told of was taken in part by an agent that has
+    /// left no journal: nanoseconds of `CLOCK_MONOTONIC`.
+    known_since: u64,
+}
+
+impl Streams {
+    /// No streams yet. `known_since`: of a stream that was registered before, a part may have been taken by an agent that
+    /// has not told of it.
+    #[must_use]
+    pub fn new(deliver: Deliver, known_since: u64) -> Self {
+        Self {
+            deliver,
+            hold: None,
+            streams: HashMap::default(),
+            dirty: Vec::new(),
+            unsaved: Vec::new(),
+            of_container: HashMap::new(),
+            ended: Effects::default(),
+            known_since,
+        }
+    }
+
+    /// Begins a round: what goes out from here on has its guard.
+    pub fn begin_round(&mut self, hold: Option<Hold>) {
+        self.hold = hold;
+    }
+
+    /// Whether a stream is known.
+    #[must_use]
+    pub fn contains(&self, id: &StreamId) -> bool {
+        self.streams.contains_key(id)
+    }
+
+    /// Enters a stream that the kernel has registered for `cgroup`, which is the container's own or below that.
+    pub fn open(&mut self, id: StreamId, container: &Arc<Container>, cgroup: u64, iostream: u32, kernel: &impl Counts) {
+        if self.contains(&id) {
+            return;
+        }
+        let mut stream = StdioStream::new(id, Arc::clone(container), cgroup, iostream);
+        if id.registered < self.known_since {
+            stream.begin_anywhere(kernel.of_stream(&id).as_ref());
+        }
+        self.enter(stream);
+    }
+
+    /// Enters a stream where the agent before has left it.
+    pub fn restore(&mut self, id: StreamId, container: &Arc<Container>, saved: Saved) {
+        if !self.contains(&id) {
+            self.enter(StdioStream::restore(id, Arc::clone(container), saved));
+            self.note(id);
+        }
+    }
+
+    fn enter(&mut self, stream: StdioStream) {
+        self.of_container.entry(stream.container.cgroup).or_default().push(stream.id);
+        self.streams.insert(stream.id, stream);
+    }
+
+    /// The container of a stream.
+    #[must_use]
+    pub fn container(&self, id: &StreamId) -> Option<Arc<Container>> {
+        self.streams.get(id).map(|stream| Arc::clone(&stream.container))
+    }
+
+    /// The stream is looked at when the round ends, and told to the journal.
+    fn note(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if !std::mem::replace(&mut stream.dirty, true) {
+            self.dirty.push(id);
+        }
+        if !std::mem::replace(&mut stream.unsaved, true) {
+            self.unsaved.push(id);
+        }
+    }
+
+    /// Takes a piece of a stream that is known.
+    pub fn take(&mut self, id: StreamId, written: Written<'_>) -> Taken {
+        let Some(stream) = self.streams.get_mut(&id) else { return Taken::Yes };
+        let is_new = !(stream.dirty && stream.unsaved);
+        let mut taken = Taken::Yes;
+        if written.unwanted {
+            stream.pass_over(written.position, written.bytes.len() as u64);
+        } else {
+            stream.take(written.position, written.time_unix_nano, written.bytes);
+            if stream.ready_bytes() > FULL_BATCH {
+                if let Some(batch) = stream.take_batch() {
+                    (self.deliver)(Arc::new(batch), self.hold.as_ref());
+                }
+            } else if stream.is_overdue() {
+                taken = Taken::Overdue;
+            }
+        }
+        if is_new {
+            self.note(id);
+        }
+        taken
+    }
+
+    /// Closes the holes of a stream that are known to be losses.
+    pub fn settle(&mut self, id: &StreamId, now: Instant, kernel: &impl Counts) {
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.settle(now, kernel.of_stream(id).as_ref());
+        }
+    }
+
+    /// The end of a round: lines that are ready go out.
+    pub fn end_round(&mut self, now: Instant, kernel: &impl Counts) {
+        let mut waiting = Vec::new();
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            stream.dirty = false;
+            let waited = stream.is_waiting();
+            if waited {
+                stream.settle(now, kernel.of_stream(&id).as_ref());
+            }
+            if stream.is_waiting() {
+                stream.dirty = true;
+                waiting.push(id);
+            }
+            if waited && !stream.is_waiting() && !std::mem::replace(&mut stream.unsaved, true) {
+                self.unsaved.push(id);
+            }
+            if let Some(batch) = stream.take_batch() {
+                (self.deliver)(Arc::new(batch), self.hold.as_ref());
+            }
+        }
+        self.dirty = waiting;
+    }
+
+    /// Whether a stream waits for what time alone brings.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Lines and losses that time alone brings. All that was written before `taken` (nanoseconds since the Unix epoch)
+    /// has been taken; it is `unix` by the clock of the day. With `reconcile`, streams are compared with what the kernel
+    /// has counted.
+    pub fn tick(&mut self, now: Instant, unix: u64, taken: u64, reconcile: Option<&impl Counts>) -> Vec<StreamReading> {
+        let mut readings = Vec::with_capacity(self.streams.len());
+        let mut moved = Vec::new();
+        for (id, stream) in &mut self.streams {
+            let mut has_moved = false;
+            if let Some(kernel) = reconcile.and_then(|kernel| kernel.of_stream(id)) {
+                has_moved = stream.reconcile(now, &kernel);
+            }
+            has_moved |= stream.idle(taken, unix);
+            if let Some(batch) = stream.take_batch() {
+                has_moved = true;
+                (self.deliver)(Arc::new(batch), self.hold.as_ref());
+            }
+            if has_moved {
+                moved.push(*id);
+            }
+            if let Some((shared, position, pending)) = stream.reading() {
+                readings.push(StreamReading {
+                    cgroup_id: stream.container.cgroup,
+                    key: Arc::clone(&shared.key),
+                    class: shared.class,
+                    origin: shared.origin.clone(),
+                    position,
+                    pending,
+                });
+            }
+        }
+        moved.into_iter().for_each(|id| self.note(id));
+        readings
+    }
+
+    /// Whether a container has streams.
+    #[must_use]
+    pub fn has_container(&self, cgroup: u64) -> bool {
+        self.of_container.contains_key(&cgroup)
+    }
+
+    /// The end of a container: all that waits comes out. When it is `gone`, its streams are forgotten. `certain` says
+    /// that what the kernel has counted and no record holds is lost; else it may be in the ring still.
+    pub fn finish(&mut self, cgroup: u64, gone: bool, certain: bool, kernel: &impl Counts) {
+        for id in self.of_container.get(&cgroup).cloned().unwrap_or_default() {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            stream.finish(kernel.of_stream(&id).filter(|_| certain).as_ref());
+            if let Some(batch) = stream.take_batch() {
+                (self.deliver)(Arc::new(batch), self.hold.as_ref());
+            }
+            if gone {
+                self.streams.remove(&id);
+                self.ended.changes.push(Change::StreamEnded(id));
+                self.ended.ended.push(id);
+            } else {
+                self.note(id);
+            }
+        }
+        if gone {
+            self.of_container.remove(&cgroup);
+        }
+    }
+
+    /// The agent stops: unfinished lines come out, unless the next agent goes on with them.
+    pub fn stop(&mut self, leave: bool, kernel: &impl Counts) {
+        for (id, stream) in &mut self.streams {
+            if !leave {
+                stream.finish(kernel.of_stream(id).as_ref());
+            }
+            if let Some(batch) = stream.take_batch() {
+                (self.deliver)(Arc::new(batch), self.hold.as_ref());
+            }
+        }
+        self.dirty.clear();
+    }
+
+    /// Streams that the journal knows and that will never come again.
+    pub fn forget(&mut self, ids: Vec<StreamId>) {
+        self.ended.changes.extend(ids.into_iter().map(Change::StreamEnded));
+    }
+
+    /// Containers of all streams.
+    #[must_use]
+    pub fn containers(&self) -> HashSet<u64> {
+        self.of_container.keys().copied().collect()
+    }
+
+    /// What the journal has to know when the round is safe. To be asked when no line is ready: after
+    /// [`Streams::end_round`] and [`Streams::tick`].
+    pub fn effects(&mut self) -> Effects {
+        let mut effects = std::mem::take(&mut self.ended);
+        let mut changes = Vec::with_capacity(self.unsaved.len());
+        for id in std::mem::take(&mut self.unsaved) {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                changes.extend(stream.save());
+            }
+        }
+        // A stream never comes again once it has ended, so their order does not matter.
+        effects.changes.extend(changes);
+        effects
+    }
+}
+
+#[cfg(test)]
+mod tests;
