@@ -79,18 +79,22 @@ struct Writer {
 }
 
 impl Load {
-    /// Starts the writers, each with `rate` lines a second.
+    /// Starts the writers, each with `rate` lines a second, under a first agent, which is killed then: what was written
+    /// to a pipe before there was any agent, nobody has.
     ///
     /// # Errors
-    /// A container can't be started.
-    pub fn start(bed: &Testbed, rate: u32) -> Result<Self> {
+    /// The agent or a container can't be started.
+    pub fn start(bed: &Testbed, config: &Config, rate: u32) -> Result<Self> {
+        let agent = Agent::start(bed, config)?;
         let writers = [("pipe", "pod", ""), ("file", "business", LOG)].map(|(name, class, log)| -> Result<Writer> {
             let control = bed.path(format!("control-{name}/stop"))?.with_file_name("");
             let program = WRITER.replace("RATE", &rate.to_string()).replace("MODE", log);
             let container = bed.container(name).python(&program).bind(&control, "/control").start()?;
             Ok(Writer { container, class, control })
         });
-        Ok(Self { writers: writers.into_iter().collect::<Result<_>>()? })
+        let load = Self { writers: writers.into_iter().collect::<Result<_>>()? };
+        agent.kill()?;
+        Ok(load)
     }
 
     /// Ends the writers in order; returns how many lines there are of each class.

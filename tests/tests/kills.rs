@@ -15,8 +15,9 @@ fn fifty_kills_cost_no_line() {
     end_to_end(|bed| {
         let broker = Broker::start(bed)?;
         ["logs.pod", "logs.business"].iter().try_for_each(|topic| broker.create_topic(topic))?;
-        let config = bed.config().with("/sinks", json!([{ "type": "kafka", "brokers": [broker.address()] }]));
-        let load = Load::start(bed, 500)?;
+        let config = bed.config().with("/capture/pin", json!(bed.pins()));
+        let config = config.with("/sinks", json!([{ "type": "kafka", "brokers": [broker.address()] }]));
+        let load = Load::start(bed, &config, 500)?;
         let mut ready = 0;
         kill_again_and_again(bed, &config, &load, KILLS, Moments::new(KILLS.into()), |_, was_ready| {
             ready += u32::from(was_ready);

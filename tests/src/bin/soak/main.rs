@@ -62,8 +62,9 @@ fn kills_in(bed: &Testbed, kills: u32, rate: u32, seed: u64) -> Result<()> {
     eprintln!("starting a Kafka broker");
     let broker = Broker::start(bed)?;
     ["logs.pod", "logs.business"].iter().try_for_each(|topic| broker.create_topic(topic))?;
-    let config = bed.config().with("/sinks", json!([{ "type": "kafka", "brokers": [broker.address()] }]));
-    let load = Load::start(bed, rate)?;
+    let config = bed.config().with("/capture/pin", json!(bed.pins()));
+    let config = config.with("/sinks", json!([{ "type": "kafka", "brokers": [broker.address()] }]));
+    let load = Load::start(bed, &config, rate)?;
     let start = Instant::now();
     let mut ready = 0;
     let every = if std::io::stderr().is_terminal() { 1 } else { 50 };
