@@ -218,8 +218,7 @@ impl<'shared> Driver<'shared> {
     fn note(&mut self, result: Result<(), SinkError>) -> bool {
         let Err(error) = result else {
             if self.pause.take().is_some() {
-                tracing::info!(sink = self.sink.name(), "the sink works again");
-                self.last_log = None;
+                self.note_recovery();
             }
             self.shared.counters.note_success();
             return true;

@@ -88,6 +88,7 @@ pub struct Saved {
 }
 
 /// One change. A change of a stream says what is new since the one before.
+#[expect(clippy::large_enum_variant, reason = "nearly all changes are of streams")]
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Change {
     /// A stream has moved.

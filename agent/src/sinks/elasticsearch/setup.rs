@@ -18,6 +18,8 @@ use crate::sinks::http_client::Answer;
 /// How often it is looked whether the server is still the same: one that was started anew with an empty disk in an instant
 /// shows by nothing else.
 const CHECK: Duration = Duration::from_secs(60);
+/// After so long without an answer the server may have been started again, with an empty disk: quicker than that none is.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// One request.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,12 +50,20 @@ pub(super) struct Setup {
     told: bool,
     /// All of it is done, and when it was last looked.
     done: Option<Instant>,
+    /// When a server last answered anything.
+    heard: Option<Instant>,
 }
 
 impl Setup {
     /// Whether records may be sent.
     pub(super) fn is_done(&self, now: Instant) -> bool {
-        !self.is_asking && self.todo.is_empty() && self.done.is_some_and(|done| now.duration_since(done) < CHECK)
+        let is_fresh = |at: Option<Instant>, limit| at.is_some_and(|at| now.duration_since(at) < limit);
+        !self.is_asking && self.todo.is_empty() && is_fresh(self.done, CHECK) && is_fresh(self.heard, SILENCE)
+    }
+
+    /// A server has answered.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = Some(now);
     }
 
     /// The server may be another one.
@@ -110,6 +120,7 @@ impl Setup {
         now: Instant,
     ) -> Result<(), String> {
         self.is_asking = false;
+        self.heard = Some(now);
         if matches!(answer.status, 429 | 500..=599) {
             return Err(format!("{} {}; it is tried again", answer.status, answer.excerpt()));
         }

@@ -236,6 +236,7 @@ impl ElasticsearchSink {
     fn answered(&mut self, server: usize, landing: Landing, now: Instant) -> Option<Answer> {
         match landing {
             Ok(answer) => {
+                self.setup.heard(now);
                 self.servers.answer(server);
                 Some(answer)
             }

@@ -56,7 +56,7 @@ impl Server {
             .map_err(|cause| format!("`GET /` is not answered as Elasticsearch and OpenSearch do: {cause}"))?;
         // OpenSearch can be told to say 7.10.2 and no distribution (`compatibility.override_main_response_version`).
         let is_open = root.version.distribution == "opensearch" || root.tagline.contains("OpenSearch");
-        let is_known = is_open && !root.version.distribution.is_empty() || !is_open;
+        let is_known = !is_open || !root.version.distribution.is_empty();
         let mut numbers = root.version.number.split(['.', '-']).map_while(|number| number.parse().ok());
         let mut next = || numbers.next().unwrap_or(0);
         let version = (next(), next());
@@ -172,7 +172,7 @@ pub(super) fn dead_letters(settings: &Settings) -> Value {
 /// The age in the servers' units.
 fn age(retention: Duration) -> String {
     let seconds = retention.as_secs();
-    if seconds % 86400 == 0 { format!("{}d", seconds / 86400) } else { format!("{seconds}s") }
+    if seconds.is_multiple_of(86400) { format!("{}d", seconds / 86400) } else { format!("{seconds}s") }
 }
 
 /// A policy of ILM (Elasticsearch).

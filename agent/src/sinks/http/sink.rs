@@ -126,7 +126,7 @@ impl HttpSink {
             let Some((_, load)) = self.waiting.pop_first() else { return };
             match self.request(&load) {
                 Ok(request) => self.flights.start(request, load),
-                Err(why) => self.hold(load, why, now),
+                Err(why) => self.hold(load, &why, now),
             }
         }
     }
@@ -169,7 +169,7 @@ impl HttpSink {
                     self.failing = Some(why);
                     self.waiting.insert(load.first, load);
                 }
-                Verdict::Hold { why } => self.hold(load, why, now),
+                Verdict::Hold { why } => self.hold(load, &why, now),
                 Verdict::Refused { why } => self.divide(load, Reason::Rejected, &why),
                 Verdict::TooLarge { why } => self.divide(load, Reason::Oversize, &why),
             }
@@ -184,7 +184,7 @@ impl HttpSink {
     }
 
     /// Keeps a request for a while that the server turns away.
-    fn hold(&mut self, load: Load, why: String, now: Instant) {
+    fn hold(&mut self, load: Load, why: &str, now: Instant) {
         let since = *self.held_since.get_or_insert(now);
         if now.duration_since(since) < self.settings.give_up_after {
             self.pause.begin(now, None);

@@ -116,7 +116,7 @@ impl Rest {
         match outcome {
             Outcome::Delivered => {}
             Outcome::Dropped(reason) => {
-                self.lines.lose(Loss { reason, lines: self.amount.lines, span: self.amount.span })
+                self.lines.lose(Loss { reason, lines: self.amount.lines, span: self.amount.span });
             }
             Outcome::Partly(loss) => self.lines.lose(loss),
         }

@@ -21,7 +21,10 @@ pub(super) fn bodies(content_type: Option<&str>, content_encoding: Option<&str>,
     match content_type {
         Some("application/x-ndjson") => {
             let lines = plain.split_inclusive(|&byte| byte == b'\n');
-            lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).expect("JSON")).map(json_body).collect()
+            lines
+                .map(|line| serde_json::from_slice::<serde_json::Value>(line).expect("JSON"))
+                .map(|record| json_body(&record))
+                .collect()
         }
         Some("application/x-protobuf") => {
             let request = ExportLogsServiceRequest::decode(&plain[..]).expect("a request");
@@ -32,7 +35,7 @@ pub(super) fn bodies(content_type: Option<&str>, content_encoding: Option<&str>,
     }
 }
 
-fn json_body(record: serde_json::Value) -> String {
+fn json_body(record: &serde_json::Value) -> String {
     record["body"].as_str().expect("text").to_owned()
 }
 
