@@ -9,7 +9,7 @@ use sidestep::{
     run,
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     dispatch(Cli::parse().command).unwrap_or_else(|error| {
         eprintln!("error: {}", with_causes(&error));
         ExitCode::FAILURE
