@@ -62,8 +62,13 @@ pub(crate) const PACKAGES: &[Package] = &[
     package("docker.io", Evidence::Program("dockerd"), &[Test], "containers of Docker are tested"),
     package("containerd", Evidence::Program("containerd"), &[Test], "containers of containerd are tested"),
     package("python3", Evidence::Program("python3"), &[Test], "Python's logging and its rotation are tested"),
-    package("default-jre-headless", Evidence::Program("java"), &[Test, Kafka], "runs the Kafka broker and log4j2"),
-    package("maven", Evidence::Program("mvn"), &[Test, Kafka], "fetches Kafka and log4j2"),
+    package(
+        "default-jre-headless",
+        Evidence::Program("java"),
+        &[Test, Kafka, Bench],
+        "runs the Kafka broker and log4j2",
+    ),
+    package("maven", Evidence::Program("mvn"), &[Test, Kafka, Bench], "fetches Kafka and log4j2"),
     package("openssl", Evidence::Program("openssl"), &[Test], "makes certificates for servers"),
     package("python3-pip", Evidence::Program("pip3"), &[Test], "fetches OpenTelemetry's messages for Python"),
     package("golang-go", Evidence::Program("go"), &[Test], "Go's log package is tested"),
@@ -71,6 +76,12 @@ pub(crate) const PACKAGES: &[Package] = &[
     package("nginx-light", Evidence::Program("nginx"), &[Test], "nginx's logs are tested"),
     package("logrotate", Evidence::Program("logrotate"), &[Test], "rotation with copytruncate is tested"),
     package("rsyslog", Evidence::Program("rsyslogd"), &[Bench], "is what we compare with"),
+    package(
+        "rsyslog-kafka",
+        Evidence::File("/usr/share/doc/rsyslog-kafka/copyright"),
+        &[Bench],
+        "is what delivery to Kafka is compared with",
+    ),
     package("qemu-system-x86", Evidence::Program("qemu-system-x86_64"), &[Vm], "emulates a machine"),
 ];
 
