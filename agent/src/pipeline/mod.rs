@@ -162,11 +162,12 @@ impl Pipeline {
         let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;
         let ring = Ring::open(ring)?;
         let wakeup = Wakeup::new(&ring)?;
-        let mut source = Source::new(ring);
+        let older = maps.take_older_rings().into_iter().map(Source::older).collect::<io::Result<Vec<_>>>()?;
+        let mut sources: Vec<_> = older.into_iter().chain([Source::new(ring)]).collect();
         let (journal, restored) = if kept { open_journal(config) } else { (None, Restored::default()) };
         // Of a stream that a journal does not know nothing was ever let go of; without one, nobody knows.
-        let known_since = if restored.complete { 0 } else { source.known_since() };
-        let older = maps.take_older_rings().into_iter().map(Source::older).collect::<io::Result<Vec<_>>>()?;
+        let known = sources.iter_mut().map(Source::known_since).max().unwrap_or_default();
+        let known_since = if restored.complete { 0 } else { known };
         let deliver_to = Arc::clone(&outlet);
         let streams = Streams::new(Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)), known_since);
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
@@ -182,7 +183,7 @@ impl Pipeline {
         let (reloads, new_configurations) = mpsc::channel();
         let stop = Arc::new(Stop::default());
         let drain = Drain {
-            sources: older.into_iter().chain([source]).collect(),
+            sources,
             reader,
             wakeup,
             engine,

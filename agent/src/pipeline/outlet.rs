@@ -80,8 +80,11 @@ impl Outlet {
         if !batch.lines.is_empty() {
             self.watch.watch(batch);
         }
-        if let Some(sinks) = self.sinks() {
-            sinks.deliver_part(batch, covers, hold);
+        match (self.sinks(), hold) {
+            (Some(sinks), hold) => sinks.deliver_part(batch, covers, hold),
+            // The sinks have ended before who delivers: the ring keeps it for the next agent.
+            (None, Some(hold)) => mem::forget(Arc::clone(hold)),
+            (None, None) => {}
         }
     }
 

@@ -144,6 +144,19 @@ struct Shared {
     settled: Sender<Settlement>,
 }
 
+impl Shared {
+    fn new(covers: Span, amount: Amount, settled: &Sender<Settlement>) -> Arc<Self> {
+        Arc::new(Self {
+            covers,
+            amount,
+            lost: Mutex::default(),
+            kept: AtomicBool::default(),
+            kept_span: AtomicU64::default(),
+            settled: settled.clone(),
+        })
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -285,14 +298,7 @@ impl Receipt {
         settled: &Sender<Settlement>,
         hold: Option<&Hold>,
     ) -> Vec<Self> {
-        let shared = Arc::new(Shared {
-            covers: covers.clone(),
-            amount,
-            lost: Mutex::default(),
-            kept: AtomicBool::default(),
-            kept_span: AtomicU64::default(),
-            settled: settled.clone(),
-        });
+        let shared = Shared::new(covers.clone(), amount, settled);
         let is_file = matches!(covers.stream.origin, Origin::File { .. });
         let store = is_file
             .then(|| Arc::new(Store { covers: covers.clone(), settled: settled.clone(), void: AtomicBool::default() }));
@@ -308,6 +314,20 @@ impl Receipt {
             counters: None,
         };
         parts.iter().map(receipt).collect()
+    }
+
+    /// A receipt for a batch that a sink has read back from its buffer on disk. It says nothing of positions in files: who
+    /// put the batch there has said it for this sink, and other sinks may not have theirs.
+    pub(super) fn read_back(batch: &Arc<Batch>, settled: &Sender<Settlement>) -> Self {
+        let covers = Span { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() };
+        let amount = Amount::of(batch);
+        let promise = Arc::new(Promise {
+            hold: Mutex::default(),
+            store: Mutex::default(),
+            secured: AtomicBool::new(true),
+            settled: AtomicBool::default(),
+        });
+        Self { books: Some(Books::Batch(Shared::new(covers, amount, settled))), amount, promise, counters: None }
     }
 
     /// A receipt for the sink behind a buffer: `report` is called once, on whatever thread settles or drops it. The
@@ -491,6 +511,24 @@ mod tests {
         drop(receipt());
         let told: Vec<_> = told.try_iter().collect();
         assert_eq!(told, [Outcome::Delivered, Outcome::Dropped(Reason::Shutdown)]);
+    }
+
+    #[test]
+    fn what_is_read_back_from_a_buffer_moves_no_position() {
+        let (sender, settled) = channel();
+        let batch = batch_of(Origin::File { path: "/a".into() });
+        let mut receipts = Receipt::for_sinks(&batch, 2, &sender, None);
+        let (buffered, other) = (receipts.pop().expect("two"), receipts.pop().expect("one"));
+        buffered.promise().store();
+        drop(buffered);
+        let again = Receipt::read_back(&batch, &sender);
+        assert!(again.promise().is_secured());
+        again.settle(Outcome::Delivered);
+        let Ok(Settlement::Settled(got)) = settled.try_recv() else { panic!("booked") };
+        assert_eq!((got.span, got.lost, got.kept), (3, None, false));
+        assert!(settled.try_recv().is_err(), "the other sink does not have it");
+        other.settle(Outcome::Delivered);
+        assert!(settled.try_iter().any(|settlement| matches!(settlement, Settlement::Stored(_))));
     }
 
     #[test]

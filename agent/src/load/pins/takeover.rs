@@ -125,7 +125,8 @@ pub(in crate::load) fn look(settings: &Settings) -> Result<Found, PinError> {
         set::remove(&path)?;
     }
     let next = sets.last().map_or(0, |set| set.generation) + 1;
-    let active = sets.iter().find_map(active);
+    // A set that waits to be drained only may have words of its own.
+    let active = sets.iter().rev().find_map(active);
     let current = sets.iter().position(|set| Some(set.generation) == active);
     let current = current.map(|index| sets.remove(index)).map(|set| {
         let about = set.about().inspect_err(|error| {
@@ -191,9 +192,9 @@ pub(in crate::load) fn reuse(
     let Some(probes) = about.probes.iter().map(ProbeAbout::to_probe).collect::<Option<Vec<_>>>() else {
         return Ok(Err(Box::new(Found { directory, current: Some((set, Some(about))), others, next })));
     };
-    let older = retire(others, &set)?;
-    // The agent before may have ended in the middle of a takeover.
+    // The agent before may have ended in the middle of a takeover: these programs act alone before others are detached.
     set_generations(&set, &|_| alone(set.generation))?;
+    let older = retire(others, &set)?;
     let pinned = Pinned {
         directory,
         keep,

@@ -269,10 +269,8 @@ impl Buffered {
             batch.stream.account.produce(batch.span());
             self.counters.note_taken(batch.lines.len() as u64);
         }
-        let mut receipts = Receipt::for_sinks(&batch, 1, self.home.settled(), None);
-        let mut receipt = receipts.pop()?;
+        let mut receipt = Receipt::read_back(&batch, self.home.settled());
         receipt.count_for(&self.counters);
-        receipt.promise().secure();
         Some((meta.sequence, Delivery { batch, receipt }))
     }
 

@@ -330,6 +330,9 @@ impl ElasticsearchSink {
 
     /// A request that is too large for the server goes in halves, to the line that is too large on its own.
     fn divide(&mut self, bulk: Bulk, answer: &Answer) -> Vec<Bulk> {
+        // It answers, and to the point.
+        self.pause.end();
+        self.failing = None;
         let Bulk { mut entries, .. } = bulk;
         let later = entries.split_off(entries.len() / 2);
         if entries.is_empty() {

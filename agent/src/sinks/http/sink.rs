@@ -165,6 +165,8 @@ impl HttpSink {
                     load.settle(rejected);
                 }
                 Verdict::Again { why, after } => {
+                    // It is not turned away now.
+                    self.held_since = None;
                     self.pause.begin(now, after);
                     self.failing = Some(why);
                     self.waiting.insert(load.first, load);
