@@ -159,6 +159,8 @@ pub struct Account {
     pending: AtomicI64,
     /// What will be booked as delivered or lost too much: batches that several buffers on disk hold are booked by each.
     overbooked: AtomicU64,
+    /// What came as delivered while nothing was pending.
+    excess: AtomicU64,
     dropped: [[AtomicU64; Reason::ALL.len()]; Stage::ALL.len()],
 }
 
@@ -207,11 +209,17 @@ impl Account {
         self.pending.fetch_add(bytes.cast_signed(), Relaxed);
     }
 
-    /// Books pending bytes as acknowledged by every sink.
+    /// Books pending bytes as acknowledged by every sink. What is more than is pending was delivered by several sinks, from
+    /// their buffers: it is kept for [`Account::overbook`], which tells of it when the last of them is heard of.
     pub fn deliver(&self, bytes: u64, lines: u64) {
-        self.pending.fetch_sub(bytes.cast_signed(), Relaxed);
-        self.delivered.fetch_add(bytes, Relaxed);
-        self.delivered_lines.fetch_add(lines, Relaxed);
+        let most = |pending: i64| bytes.min(pending.max(0).cast_unsigned());
+        let before = self.pending.fetch_update(Relaxed, Relaxed, |pending| Some(pending - most(pending).cast_signed()));
+        let booked = before.map_or(0, most);
+        self.excess.fetch_add(bytes - booked, Relaxed);
+        self.delivered.fetch_add(booked, Relaxed);
+        if booked > 0 || bytes == 0 {
+            self.delivered_lines.fetch_add(lines, Relaxed);
+        }
     }
 
     /// Books pending bytes as lost.
@@ -220,15 +228,15 @@ impl Account {
         self.dropped[stage as usize][reason as usize].fetch_add(bytes, Relaxed);
     }
 
-    /// Notes bytes that will be booked once too often.
+    /// Notes bytes that will be booked once too often, or have been.
     pub fn overbook(&self, bytes: u64) {
-        self.overbooked.fetch_add(bytes, Relaxed);
+        let been = take(&self.excess, bytes);
+        self.overbooked.fetch_add(bytes - been, Relaxed);
     }
 
     /// How many of `bytes` that are to be booked are not, since they are booked elsewhere.
     pub fn take_overbooked(&self, bytes: u64) -> u64 {
-        let taken = self.overbooked.fetch_update(Relaxed, Relaxed, |left| Some(left - left.min(bytes)));
-        taken.map_or(0, |before| before.min(bytes))
+        take(&self.overbooked, bytes)
     }
 
     /// The figures now. They are read one after the other: a reading under load may be off by what moved meanwhile.
@@ -251,6 +259,12 @@ impl Account {
             dropped,
         }
     }
+}
+
+/// Takes up to `bytes` out of a counter; returns how many.
+fn take(counter: &AtomicU64, bytes: u64) -> u64 {
+    let before = counter.fetch_update(Relaxed, Relaxed, |left| Some(left - left.min(bytes)));
+    before.map_or(0, |before| before.min(bytes))
 }
 
 /// All accounts by the container's cgroup id; 0 is the node itself.
@@ -299,6 +313,34 @@ mod tests {
         assert_eq!(balance.pending, 10);
         assert_eq!(balance.dropped, [(Stage::Capture, Reason::RingFull, 30)]);
         assert_eq!(balance.difference(), 0);
+    }
+
+    #[test]
+    fn what_several_buffers_deliver_is_booked_once_in_whatever_order() {
+        // Four sinks have the same 100 bytes on disk; the batch is over when the last of them has let go of it.
+        for told_after in 0..=4 {
+            let account = Account::default();
+            account.produce(100);
+            for delivery in 0..4 {
+                if delivery == told_after {
+                    account.overbook(300);
+                }
+                let elsewhere = account.take_overbooked(100);
+                account.deliver(100 - elsewhere, 1);
+            }
+            if told_after == 4 {
+                account.overbook(300);
+            }
+            let balance = account.balance();
+            assert_eq!(
+                (balance.delivered, balance.pending, balance.difference()),
+                (100, 0, 0),
+                "told after {told_after}"
+            );
+            account.produce(50);
+            account.deliver(50 - account.take_overbooked(50), 1);
+            assert_eq!(account.balance().delivered, 150);
+        }
     }
 
     #[test]
