@@ -14,7 +14,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sidestep_tests::{Agent, Config, Expected, Testbed, end_to_end, kafka::Broker, status::wait_error, wait_until};
+use sidestep_tests::{
+    Agent, Config, Container, Expected, Testbed, end_to_end, kafka::Broker, status::wait_error, wait_until,
+};
 
 fn config(bed: &Testbed, address: &str, options: &Value) -> Config {
     let mut sink = json!({ "type": "kafka", "brokers": [address] });
@@ -116,20 +118,23 @@ fn a_broker_that_comes_back_empty_gets_all_that_it_has_not_acknowledged() {
         let script =
             "seq 1000; read go; seq 1001 2000; read go; seq 2001 4000; read go; seq 4001 5000; echo end; read go";
         let mut container = bed.container("app").shell(script).start()?;
-        let mut settled = |lines: &str| {
+        let settled = |container: &Container, lines: &str| -> Result<()> {
             container.wait_stdout(lines)?;
             let ledger = agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
             ensure!(ledger.dropped_total() == 0, "{ledger:?}");
-            Ok(container.stdin().write_all(b"\n")?)
+            Ok(())
         };
         // Its partitions have seen several leaders when it is lost, and the new one begins to count anew.
-        settled("1000\n")?;
+        settled(&container, "1000\n")?;
+        container.stdin().write_all(b"\n")?;
         for _ in 0..2 {
             broker.stop();
             broker.run()?;
         }
-        settled("2000\n")?;
+        settled(&container, "2000\n")?;
+        // Nothing that comes now is acknowledged before the disk is lost.
         broker.stop();
+        container.stdin().write_all(b"\n")?;
         container.wait_stdout("4000\n")?;
         wait_error(&first, "kafka", &["no broker can be reached"])?;
         // The sink is replaced while nobody takes what it has.
