@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::Offset;
 use serde_json::Value;
 
-use crate::{Agent, Config, Container, DEADLINE, Testbed, kafka::Broker, wait_until};
+use crate::{Agent, Config, Container, DEADLINE, Testbed, kafka::Broker, random::Xorshift, wait_until};
 
 /// The longest life of an agent before it is killed.
 const LIFE: Duration = Duration::from_millis(1500);
@@ -151,21 +151,17 @@ impl Load {
 
 /// Moments of kills: any seed gives the same ones again.
 #[derive(Clone, Copy, Debug)]
-pub struct Moments(u64);
+pub struct Moments(Xorshift);
 
 impl Moments {
     /// From a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(Xorshift::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
     fn next(&mut self) -> Duration {
-        // Marsaglia's xorshift64.
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_micros(self.0 % LIFE.as_micros() as u64)
+        Duration::from_micros(self.0.next() % LIFE.as_micros() as u64)
     }
 }
 

@@ -21,6 +21,7 @@ pub mod maven;
 pub mod mounts;
 pub mod opensearch;
 pub mod python;
+pub mod random;
 pub mod receiver;
 pub mod records;
 pub mod rootfs;

@@ -40,11 +40,10 @@ fn who_is_who_is_said_and_what_is_wrong_is_told() {
         let (right, wrong) = (bed.path("right")?, bed.path("wrong")?);
         fs::write(&right, format!("{PASSWORD}\n"))?;
         fs::write(&wrong, "guessed")?;
-        let file = |name| security.file(name);
-        let tls = json!({ "ca_file": file("ca.pem") });
-        let strange = json!({ "ca_file": file("stranger.pem") });
+        let tls = json!({ "ca_file": security.ca() });
+        let strange = json!({ "ca_file": security.stranger() });
         let certified =
-            json!({ "ca_file": file("ca.pem"), "cert_file": file("client.pem"), "key_file": file("client.key") });
+            json!({ "ca_file": security.ca(), "cert_file": security.client().0, "key_file": security.client().1 });
         let (with_sasl, mutual) = (security.sasl(), security.mutual());
         let secured = |mechanism: &str| json!({ "tls": tls, "sasl": sasl(mechanism, &right) });
         let mut sinks = vec![
@@ -149,7 +148,7 @@ fn a_topic_that_may_not_be_written_loses_its_own_lines_only() {
         let options = json!({
             "topic": "logs.{container}",
             "give_up_after": "5s",
-            "tls": { "ca_file": broker.security().file("ca.pem") },
+            "tls": { "ca_file": broker.security().ca() },
             "sasl": sasl("SCRAM-SHA-512", &password),
         });
         let config = with_sinks(bed, &[sink("kafka", &broker.security().sasl(), &options)]);

@@ -79,6 +79,12 @@ pub struct Span {
     pub end: u64,
 }
 
+impl Span {
+    fn of(batch: &Batch) -> Self {
+        Span { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() }
+    }
+}
+
 /// A settled batch.
 #[derive(Debug)]
 pub struct Settled {
@@ -193,7 +199,7 @@ impl Drop for Store {
 
 /// How safe one sink has made one batch. Who keeps a copy of the batch on disk has this beside the [`Receipt`], which
 /// goes on with the batch; whatever is left to say is said when that is settled.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Promise {
     hold: Mutex<Option<HoldGuard>>,
     store: Mutex<Option<Arc<Store>>>,
@@ -284,9 +290,8 @@ impl Receipt {
     /// Receipts for `count` sinks that take the same batch. `hold` is let go of when all of them have secured it.
     #[must_use]
     pub fn for_sinks(batch: &Arc<Batch>, count: usize, settled: &Sender<Settlement>, hold: Option<&Hold>) -> Vec<Self> {
-        let covers = Span { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() };
         let amount = Amount::of(batch);
-        Self::for_parts(&covers, amount, &vec![amount; count], settled, hold)
+        Self::for_parts(&Span::of(batch), amount, &vec![amount; count], settled, hold)
     }
 
     /// Receipts for sinks that each take a part of what is in a span, `amount` in all.
@@ -308,8 +313,7 @@ impl Receipt {
             promise: Arc::new(Promise {
                 hold: Mutex::new(hold.map(|hold| HoldGuard(Arc::clone(hold)))),
                 store: Mutex::new(store.clone()),
-                secured: AtomicBool::default(),
-                settled: AtomicBool::default(),
+                ..Promise::default()
             }),
             counters: None,
         };
@@ -319,30 +323,23 @@ impl Receipt {
     /// A receipt for a batch that a sink has read back from its buffer on disk. It says nothing of positions in files: who
     /// put the batch there has said it for this sink, and other sinks may not have theirs.
     pub(super) fn read_back(batch: &Arc<Batch>, settled: &Sender<Settlement>) -> Self {
-        let covers = Span { stream: Arc::clone(&batch.stream), start: batch.start(), end: batch.end() };
         let amount = Amount::of(batch);
-        let promise = Arc::new(Promise {
-            hold: Mutex::default(),
-            store: Mutex::default(),
-            secured: AtomicBool::new(true),
-            settled: AtomicBool::default(),
-        });
-        Self { books: Some(Books::Batch(Shared::new(covers, amount, settled))), amount, promise, counters: None }
+        let promise = Arc::new(Promise { secured: AtomicBool::new(true), ..Promise::default() });
+        Self {
+            books: Some(Books::Batch(Shared::new(Span::of(batch), amount, settled))),
+            amount,
+            promise,
+            counters: None,
+        }
     }
 
     /// A receipt for the sink behind a buffer: `report` is called once, on whatever thread settles or drops it. The
     /// buffer itself answers to the pipeline.
     pub(super) fn for_buffer(report: impl FnOnce(Outcome) + Send + Sync + 'static) -> Self {
-        let promise = Arc::new(Promise {
-            hold: Mutex::default(),
-            store: Mutex::default(),
-            secured: AtomicBool::default(),
-            settled: AtomicBool::default(),
-        });
         Self {
             books: Some(Books::Buffer(Report(Box::new(report)))),
             amount: Amount { lines: 0, span: 0 },
-            promise,
+            promise: Arc::default(),
             counters: None,
         }
     }

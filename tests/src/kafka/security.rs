@@ -4,13 +4,12 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    path::{Path, PathBuf},
-    process::Command,
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{DEADLINE, Testbed, http::free_port};
+use crate::{DEADLINE, Testbed, certificates::Authority, http::free_port};
 
 /// The user that the listener with SASL knows.
 pub const USER: &str = "agent";
@@ -21,7 +20,11 @@ pub const PASSWORD: &str = "right one";
 /// Listeners of a broker beside the plain one, and the files that clients need for them.
 #[derive(Debug)]
 pub struct Security {
-    directory: PathBuf,
+    authority: Authority,
+    stranger: Authority,
+    client: (PathBuf, PathBuf),
+    listener: PathBuf,
+    outdated: PathBuf,
     sasl: u16,
     mutual: u16,
     expired: u16,
@@ -29,26 +32,41 @@ pub struct Security {
 }
 
 impl Security {
-    /// Makes an authority, certificates by it, and a client's certificate by another authority.
+    /// Makes two authorities, and certificates by the first.
     ///
     /// # Errors
     /// There is no `openssl`, or no space.
     pub fn new(bed: &Testbed) -> Result<Self> {
-        let directory = bed.path("certificates/ca.pem")?.parent().context("a parent")?.to_owned();
-        let [sasl, mutual, expired, plain_sasl] = [free_port()?, free_port()?, free_port()?, free_port()?];
-        let security = Self { directory, sasl, mutual, expired, plain_sasl };
-        security.authority("ca")?;
-        security.authority("stranger")?;
-        security.certificate("broker", "ca", 2)?;
-        security.certificate("expired", "ca", -1)?;
-        security.certificate("client", "ca", 2)?;
-        Ok(security)
+        let authority = Authority::new(bed, "ca")?;
+        Ok(Self {
+            stranger: Authority::new(bed, "stranger")?,
+            client: authority.issue("client", 2)?,
+            listener: listener(&authority, "broker", 2)?,
+            outdated: listener(&authority, "expired", -1)?,
+            authority,
+            sasl: free_port()?,
+            mutual: free_port()?,
+            expired: free_port()?,
+            plain_sasl: free_port()?,
+        })
     }
 
-    /// A file of the test's certificates: `ca.pem`, `stranger.pem`, `client.pem`, `client.key`.
+    /// The certificate of the authority that has signed all others.
     #[must_use]
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+    pub fn ca(&self) -> PathBuf {
+        self.authority.file()
+    }
+
+    /// The certificate of an authority that has signed none.
+    #[must_use]
+    pub fn stranger(&self) -> PathBuf {
+        self.stranger.file()
+    }
+
+    /// A client's certificate and its key.
+    #[must_use]
+    pub fn client(&self) -> &(PathBuf, PathBuf) {
+        &self.client
     }
 
     /// The listener with TLS that asks for user and password (PLAIN, SCRAM).
@@ -86,8 +104,8 @@ impl Security {
     pub(super) fn properties(&self) -> String {
         let module = "org.apache.kafka.common.security";
         let scram = format!("{module}.scram.ScramLoginModule required;");
-        let file = |name: &str| self.file(name).display().to_string();
-        let (broker, expired, ca) = (file("broker.both"), file("expired.both"), file("ca.pem"));
+        let ca = self.ca();
+        let (broker, expired, ca) = (self.listener.display(), self.outdated.display(), ca.display());
         format!(
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL,MUTUAL:SSL,\
              EXPIRED:SSL,SASLPLAIN:SASL_PLAINTEXT\n\
@@ -112,40 +130,18 @@ impl Security {
         let user = |mechanism| format!("SCRAM-SHA-{mechanism}=[name={USER},password={PASSWORD}]");
         ["--add-scram".to_owned(), user(256), "--add-scram".to_owned(), user(512)]
     }
+}
 
-    fn authority(&self, name: &str) -> Result<()> {
-        let key = format!("{name}.key");
-        let subject = format!("/CN=test authority {name}");
-        openssl(&self.directory, &["req", "-x509", "-subj", &subject, "-days", "2", "-keyout", &key], &[name, "pem"])
-    }
-
-    /// A certificate for `127.0.0.1`, valid for so many days from now.
-    fn certificate(&self, name: &str, authority: &str, days: i32) -> Result<()> {
-        let [key, request, certificate] = ["key", "csr", "pem"].map(|extension| format!("{name}.{extension}"));
-        let subject = format!("/CN={name}");
-        let names = "subjectAltName=IP:127.0.0.1";
-        openssl(&self.directory, &["req", "-subj", &subject, "-addext", names, "-keyout", &key], &[name, "csr"])?;
-        let (ca, ca_key, days) = (format!("{authority}.pem"), format!("{authority}.key"), days.to_string());
-        let sign = ["x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-days", &days];
-        openssl(&self.directory, &[&sign[..], &["-copy_extensions", "copy"]].concat(), &[name, "pem"])?;
-        let both = [fs::read(self.file(&key))?, fs::read(self.file(&certificate))?].concat();
-        fs::write(self.file(&format!("{name}.both")), both).context("writing key and certificate")
-    }
+/// Key and certificate of a listener in one file, as the broker reads them.
+fn listener(authority: &Authority, name: &str, days: i32) -> Result<PathBuf> {
+    let (certificate, key) = authority.issue(name, days)?;
+    let both = certificate.with_extension("both");
+    fs::write(&both, [fs::read(key)?, fs::read(certificate)?].concat()).context("writing key and certificate")?;
+    Ok(both)
 }
 
 fn address(port: u16) -> String {
     format!("127.0.0.1:{port}")
-}
-
-fn openssl(directory: &Path, arguments: &[&str], out: &[&str; 2]) -> Result<()> {
-    let mut command = Command::new("openssl");
-    command.current_dir(directory).args(arguments).arg("-out").arg(out.join("."));
-    if arguments[0] == "req" {
-        command.args(["-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    }
-    let output = command.output().context("running openssl: apt-get install openssl")?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// Denies [`USER`] to do anything with a topic (`CreateAcls`, version 1), at the plain listener `broker`.

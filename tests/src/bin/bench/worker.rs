@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use sidestep_tests::random::Xorshift;
 
 /// The log file that a writer in a container writes to.
 const LOG_FILE: &str = "/var/log/bench.log";
@@ -196,7 +197,7 @@ fn nanoseconds(time: rustix::time::Timespec) -> u64 {
 /// compressor has neither nothing nor everything to do.
 struct Lines {
     line: Vec<u8>,
-    state: u64,
+    random: Xorshift,
 }
 
 /// Where the digits stand that change.
@@ -212,17 +213,13 @@ impl Lines {
         line.extend(words.iter().cycle().take(size.saturating_sub(line.len() + 1)));
         line.truncate(size - 1);
         line.push(b'\n');
-        Self { line, state: 0x9e37_79b9_7f4a_7c15 }
+        Self { line, random: Xorshift::new(0x9e37_79b9_7f4a_7c15) }
     }
 
     fn next(&mut self) -> &[u8] {
         let end = DIGITS.end.min(self.line.len() - 1);
         for eight in self.line[DIGITS.start..end].chunks_mut(8) {
-            // Marsaglia's xorshift64.
-            self.state ^= self.state << 13;
-            self.state ^= self.state >> 7;
-            self.state ^= self.state << 17;
-            for (digit, byte) in eight.iter_mut().zip(self.state.to_le_bytes()) {
+            for (digit, byte) in eight.iter_mut().zip(self.random.next().to_le_bytes()) {
                 *digit = b'a' + (byte & 15);
             }
         }
