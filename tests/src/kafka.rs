@@ -90,9 +90,15 @@ impl Follower {
     /// # Errors
     /// The broker does not answer.
     pub fn next(&self, limit: Duration) -> Result<Option<Message>> {
-        match self.0.poll(limit) {
-            None => Ok(None),
-            Some(message) => Ok(Some(Message::new(&message.context("consuming")?))),
+        let deadline = Instant::now() + limit;
+        loop {
+            // It returns without a message also when it had something else to do.
+            if let Some(message) = self.0.poll(deadline.saturating_duration_since(Instant::now())) {
+                return Ok(Some(Message::new(&message.context("consuming")?)));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
         }
     }
 }

@@ -248,6 +248,11 @@ impl Promise {
             // Never let go of, on purpose.
             std::mem::forget(hold);
         }
+        self.stay();
+    }
+
+    /// The position in its file stays where it is, unless the batch is stored.
+    fn stay(&self) {
         if let Some(store) = self.store.lock().unwrap_or_else(PoisonError::into_inner).take() {
             store.void.store(true, Relaxed);
         }
@@ -377,6 +382,8 @@ impl Receipt {
             if self.promise.is_secured() {
                 shared.kept.store(true, Relaxed);
                 shared.kept_span.fetch_add(span, Relaxed);
+                // A disk that could not be synced in time may not have it.
+                self.promise.stay();
                 return;
             }
             self.promise.leave();
@@ -478,9 +485,16 @@ mod tests {
         buffered.promise().store();
         let Ok(Settlement::Stored(span)) = settled.try_recv() else { panic!("stored") };
         assert_eq!((span.start, span.end), (7, 10));
-        drop(Receipt::for_sinks(&batch, 1, &sender, None));
-        assert!(matches!(settled.try_recv(), Ok(Settlement::Settled(_))), "what is left is read again");
-        assert!(settled.try_recv().is_err());
+        let is_kept = |promise: fn(&Promise)| {
+            let receipt = Receipt::for_sinks(&batch, 1, &sender, None).remove(0);
+            promise(receipt.promise());
+            drop(receipt);
+            let told: Vec<_> = settled.try_iter().collect();
+            let [Settlement::Settled(left)] = &told[..] else { panic!("read again: {told:?}") };
+            left.kept
+        };
+        assert!(!is_kept(|_| {}));
+        assert!(is_kept(Promise::secure), "not synced, the disk may not have it");
     }
 
     #[test]

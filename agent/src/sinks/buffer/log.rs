@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -21,6 +21,9 @@ use crate::sinks::SinkError;
 
 /// Smallest and largest size of a segment; between them a sixteenth of the log.
 const SEGMENT_BYTES: (u64, u64) = (64 * 1024, 32 * 1024 * 1024);
+
+/// How long what can't be read is tried again.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a frame was not appended.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,8 @@ pub(super) struct Log {
     /// The next sequence that was never used.
     next: u64,
     cursor: Cursor,
+    /// Since when the frame at the cursor can't be read.
+    unreadable_since: Option<Instant>,
     max_bytes: u64,
     segment_bytes: u64,
     /// Bytes of all segments.
@@ -103,6 +108,7 @@ impl Log {
             open: false,
             next: 1,
             cursor: Cursor { segment: 0, offset: HEAD, sequence: 0 },
+            unreadable_since: None,
             max_bytes,
             segment_bytes: (max_bytes / 16).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1),
             size: 0,
@@ -263,22 +269,36 @@ impl Log {
         self.segments.partition_point(|segment| segment.first < self.cursor.segment)
     }
 
-    /// Reads the next frame.
-    pub(super) fn read(&mut self) -> Option<Read> {
+    /// Reads the next frame; `None` when there is none.
+    ///
+    /// # Errors
+    /// What keeps it from being read. It is tried again by the next call, and given up after [`PATIENCE`].
+    pub(super) fn read(&mut self) -> io::Result<Option<Read>> {
         loop {
             let index = self.cursor_index();
-            let segment = self.segments.get(index)?;
+            let Some(segment) = self.segments.get(index) else { return Ok(None) };
             if segment.first != self.cursor.segment {
                 (self.cursor.segment, self.cursor.offset) = (segment.first, HEAD);
             }
             let place = self.cursor.offset;
-            let (found, next) = segment.read(place).unwrap_or_else(|error| {
-                tracing::error!(
-                    file = %segment.path.display(), offset = place, %error,
-                    "the buffer can't be read: the rest of this file is lost"
-                );
-                (Found::Damage(None), segment.size)
-            });
+            let (found, next) = match segment.read(place) {
+                Ok(read) => {
+                    self.unreadable_since = None;
+                    read
+                }
+                Err(error) => {
+                    if self.unreadable_since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+                        return Err(error);
+                    }
+                    self.unreadable_since = None;
+                    let (found, next) = segment.pass_over(place);
+                    tracing::error!(
+                        file = %segment.path.display(), offset = place, bytes = next - place, %error,
+                        "the buffer can't be read here: this part of the file is lost"
+                    );
+                    (found, next)
+                }
+            };
             (self.cursor.offset, self.cursor.segment) = (next, segment.first);
             let (size, path) = (segment.size, segment.path.clone());
             if let Some(after) = self.segments.get(index + 1).filter(|_| next >= size) {
@@ -288,7 +308,7 @@ impl Log {
                 Found::Frame(header, _) if header.meta.sequence < self.cursor.sequence => {}
                 Found::Frame(header, payload) => {
                     self.cursor.sequence = header.meta.sequence + 1;
-                    return Some(Read::Frame(header.meta, payload));
+                    return Ok(Some(Read::Frame(header.meta, payload)));
                 }
                 Found::Damage(header) => {
                     let meta = header.map(|header| header.meta);
@@ -303,9 +323,9 @@ impl Log {
                     if let Some(meta) = meta {
                         self.cursor.sequence = meta.sequence + 1;
                     }
-                    return Some(Read::Damaged(meta));
+                    return Ok(Some(Read::Damaged(meta)));
                 }
-                Found::End if index + 1 == self.segments.len() => return None,
+                Found::End if index + 1 == self.segments.len() => return Ok(None),
                 Found::End => {}
             }
         }

@@ -154,6 +154,15 @@ impl Segment {
         Ok((found, end))
     }
 
+    /// What is lost at `offset` when it can't be read, and the next place: one frame where its header says how long it is.
+    pub(super) fn pass_over(&self, offset: u64) -> (Found, u64) {
+        let mut bytes = [0; HEADER];
+        let read = self.file.read_exact_at(&mut bytes, offset);
+        let header = read.ok().and_then(|()| Header::parse(&bytes, self.marker));
+        let end = header.as_ref().map_or(self.size, |header| offset + (HEADER + header.length) as u64);
+        (Found::Damage(header), end)
+    }
+
     /// The highest sequence of its frames; payloads are not looked at.
     pub(super) fn last_sequence(&self) -> io::Result<Option<u64>> {
         let (mut offset, mut last) = (HEAD, None);

@@ -36,8 +36,6 @@ use crate::{
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// How often what is acknowledged is noted on disk.
 const NOTES: Duration = Duration::from_millis(100);
-/// Lines of files whose positions wait for the disk: above that the files wait too.
-const MAX_WAITING: u64 = 65_536;
 /// What a sink that fails gets to come to its end: all that it has is on disk.
 const FAILING_LIMIT: Duration = Duration::from_millis(500);
 /// What the disk gets at least for the last of it.
@@ -61,6 +59,8 @@ pub struct Buffered {
     next_call: Option<Instant>,
     pause: Duration,
     seen: Progress,
+    /// What neither the sink nor the disk had taken when the buffer was closed.
+    returned: VecDeque<Delivery>,
 }
 
 impl fmt::Debug for Buffered {
@@ -119,6 +119,7 @@ impl Buffered {
             next_call: None,
             pause: LOOKS.0,
             seen: Progress::default(),
+            returned: VecDeque::new(),
         };
         buffered.publish();
         buffered.next_call = buffered.log.has_unread().then(Instant::now);
@@ -172,9 +173,6 @@ impl Buffered {
     /// Puts a delivery on disk only, and lets go of it.
     fn store(&mut self, delivery: Delivery) -> Result<(), Refused> {
         let refused = |delivery, error| Err(Refused { delivery, error });
-        if self.syncer.waiting() >= MAX_WAITING {
-            return refused(delivery, self.error("the disk does not keep up: lines wait to be synced", None));
-        }
         // What comes before it in the log has to be there before it.
         if let Err(error) = self.spill(Duration::ZERO, false) {
             return refused(delivery, error);
@@ -217,6 +215,9 @@ impl Buffered {
 
     /// Puts on disk what the sink has had for longer than `age`, and all that came after that.
     fn spill(&mut self, age: Duration, force: bool) -> Result<(), SinkError> {
+        if !force && self.syncer.is_behind() {
+            return Err(self.error("the disk does not keep up: batches wait to be synced", None));
+        }
         for late in self.table.unsecured(age) {
             let is_read = !self.log.has_unread();
             self.append(late.sequence, &late.batch, force).map_err(|error| self.full(error))?;
@@ -235,13 +236,15 @@ impl Buffered {
     }
 
     /// Gives the sink what waits on disk, as far as it has room.
-    fn feed(&mut self) {
+    fn feed(&mut self) -> Result<(), SinkError> {
         while self.log.has_unread() && self.has_room(Size::default()) {
-            let Some(read) = self.log.read() else { break };
+            let read = self.log.read().map_err(|error| self.error("reading back", Some(error)))?;
+            let Some(read) = read else { break };
             if let Some((sequence, Delivery { batch, receipt })) = self.revive(read) {
                 self.send(sequence, batch, receipt, true);
             }
         }
+        Ok(())
     }
 
     /// A delivery of what was read from disk; what can't be understood is booked as lost.
@@ -291,12 +294,15 @@ impl Buffered {
     /// Drops the oldest segment that the sink has nothing of; false when there is none.
     fn drop_oldest(&mut self) -> bool {
         let before = self.log.size();
-        while self.log.has_unread() {
+        let mut is_readable = true;
+        while is_readable && self.log.has_unread() {
             let segment = self.log.reading();
             self.log.close_segment();
             let mut dropped = 0;
             while self.log.has_unread() && self.log.reading() == segment {
-                let Some(read) = self.log.read() else { break };
+                let read = self.log.read();
+                is_readable = read.is_ok();
+                let Ok(Some(read)) = read else { break };
                 if let Some((_, Delivery { batch, receipt })) = self.revive(read) {
                     dropped += batch.lines.len() as u64;
                     receipt.settle(Outcome::Dropped(Reason::BufferFull));
@@ -327,11 +333,11 @@ impl Buffered {
     fn maintain(&mut self) -> Result<(), SinkError> {
         let retired = self.retire();
         let spilled = self.spill(self.settings.spill_after, false);
-        self.feed();
+        let fed = self.feed();
         if let Some(source) = self.syncer.take_error() {
             return Err(self.error("forcing to the disk", Some(source)));
         }
-        retired.and(spilled)
+        retired.and(spilled).and(fed)
     }
 
     /// When to look again, and the figures.
@@ -453,16 +459,23 @@ impl Sink for Buffered {
         self.publish();
         let left = self.unbooked.start.max(self.log.read_up_to())..self.unbooked.end;
         self.home.leave_unbooked(&self.path, left);
-        let lost = self.table.clear();
+        self.returned = self.table.clear();
         if self.log.size() > 0 {
             tracing::info!(
                 buffer = %self.path.display(), bytes = self.log.size(), records = self.log.records(),
                 "left in the buffer for the next agent"
             );
         }
-        if lost > 0 {
-            tracing::error!(batches = lost, "the buffer could not take what the sink has not acknowledged");
+        if !self.returned.is_empty() {
+            tracing::error!(
+                buffer = %self.path.display(), batches = self.returned.len(),
+                "the buffer could not take what the sink has not acknowledged"
+            );
         }
         spilled.and(retired)
+    }
+
+    fn give_back(&mut self) -> VecDeque<Delivery> {
+        std::mem::take(&mut self.returned)
     }
 }

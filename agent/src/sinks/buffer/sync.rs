@@ -13,6 +13,9 @@ use std::{
 
 use crate::sinks::{Promise, Receipt};
 
+/// The most batches that wait for the disk.
+const MAX_WAITING: u64 = 65_536;
+
 /// Who is told when it is on the disk.
 #[derive(Debug)]
 pub(super) enum Waiting {
@@ -98,6 +101,13 @@ impl Shared {
 }
 
 impl Waiting {
+    fn matters(&self) -> bool {
+        match self {
+            Self::Promise(promise) => !promise.is_settled(),
+            Self::Receipt(_) => true,
+        }
+    }
+
     fn store(self) {
         match self {
             Self::Promise(promise) => promise.store(),
@@ -134,9 +144,16 @@ impl Syncer {
         }
     }
 
-    /// How many wait to be told.
-    pub(super) fn waiting(&self) -> u64 {
-        self.shared.waiting.load(Relaxed)
+    /// Whether so many wait to be told that no more may; those whom it does not matter to any more are let go of then.
+    pub(super) fn is_behind(&self) -> bool {
+        if self.shared.waiting.load(Relaxed) < MAX_WAITING {
+            return false;
+        }
+        let mut state = self.shared.lock();
+        let before = state.waiting.len();
+        state.waiting.retain(Waiting::matters);
+        let left = self.shared.waiting.fetch_sub((before - state.waiting.len()) as u64, Relaxed);
+        left - (before - state.waiting.len()) as u64 >= MAX_WAITING
     }
 
     /// The last error, once.

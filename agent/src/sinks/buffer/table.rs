@@ -1,7 +1,7 @@
 //! What the sink behind a buffer has and has not settled.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 use crate::{
     ledger::Reason,
     record::Batch,
-    sinks::{Outcome, Promise, Receipt, worker::Size},
+    sinks::{Delivery, Outcome, Promise, Receipt, worker::Size},
 };
 
 /// The most batches that the sink has at once.
@@ -151,13 +151,13 @@ impl Table {
         sequences.start < end && state.entries.range(sequences.start..end).next().is_some()
     }
 
-    /// Lets go of all: what is on disk is kept there, the rest counts as dropped at shutdown. Returns how many were in
-    /// memory only.
-    pub(super) fn clear(&self) -> usize {
+    /// Lets go of all that is on disk, which is kept there, and takes out what is in memory only.
+    pub(super) fn clear(&self) -> VecDeque<Delivery> {
         let mut state = self.lock();
         let entries = std::mem::take(&mut state.entries);
         state.memory = 0;
         drop(state);
-        entries.values().filter(|entry| entry.batch.is_some()).count()
+        let in_memory = |entry: Entry| entry.batch.map(|batch| Delivery { batch, receipt: entry.receipt });
+        entries.into_values().filter_map(in_memory).collect()
     }
 }

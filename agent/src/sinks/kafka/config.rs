@@ -38,9 +38,9 @@ pub struct Settings {
     pub topic: TopicTemplate,
     /// What a message is; default `json`.
     pub encoding: Encoding,
-    /// How messages are compressed; default `zstd`.
+    /// How messages are compressed; default `zstd`, at its level 1, which costs the least.
     pub compression: Compression,
-    /// How long the producer waits for more messages of a partition before it sends; default 5 ms.
+    /// How long the producer waits for more messages of a partition before it sends; default 20 ms.
     #[serde(with = "units::duration")]
     pub linger: Duration,
     /// The most bytes of messages that wait in the producer for the brokers' acknowledgement; default 32 MiB.
@@ -49,7 +49,7 @@ pub struct Settings {
     /// A larger message is dropped, and counted with reason `oversize`; default 1000000, as brokers take by default.
     #[serde(with = "units::size")]
     pub max_message_bytes: ByteSize,
-    /// Whether the identity of a record's container, and its place in its stream, go into the message's headers too;
+    /// Whether the identity of a record's container, and its position in its stream, go into the message's headers too;
     /// default yes.
     pub headers: bool,
     /// For how long lines of a topic that is missing, or may not be written, are held and tried again before they are
@@ -152,7 +152,7 @@ impl Default for Settings {
             topic: TopicTemplate::default(),
             encoding: Encoding::default(),
             compression: Compression::default(),
-            linger: Duration::from_millis(5),
+            linger: Duration::from_millis(20),
             producer_buffer: ByteSize::mib(32),
             max_message_bytes: ByteSize::b(1_000_000),
             headers: true,
@@ -256,6 +256,9 @@ impl Settings {
                 .set("sasl.mechanism", sasl.mechanism.as_str())
                 .set("sasl.username", &sasl.username)
                 .set("sasl.password", password.strip_suffix('\n').unwrap_or(&password));
+        }
+        if self.compression == Compression::Zstd {
+            config.set("compression.level", "1");
         }
         for (option, value) in &self.options {
             config.set(option, value);

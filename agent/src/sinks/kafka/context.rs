@@ -26,6 +26,9 @@ use crate::{
     sinks::{Figure, receipt::LineReceipt},
 };
 
+/// How long the acknowledgements of one request may take to come, after the first.
+const ROOM_FOR_MORE: Duration = Duration::from_millis(2);
+
 /// A line that was not acknowledged and is to be sent again.
 #[derive(Debug)]
 pub(super) struct Returned {
@@ -108,13 +111,19 @@ impl Context {
         self.lock().given_up = Some(text);
     }
 
-    /// Waits at most `limit` until a message has left the buffer.
-    pub(super) fn wait_for_room(&self, limit: Duration) {
+    /// Waits at most `limit` until messages have left the buffer; false when none has.
+    pub(super) fn wait_for_room(&self, limit: Duration) -> bool {
         let state = self.lock();
         self.waiting.store(true, Relaxed);
-        let (state, _) = self.room.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
+        let (state, waited) = self.room.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
         self.waiting.store(false, Relaxed);
         drop(state);
+        if waited.timed_out() {
+            return false;
+        }
+        // Brokers acknowledge many at once: room for one of them is not worth waking up for.
+        std::thread::sleep(ROOM_FOR_MORE);
+        true
     }
 
     /// A broker whose certificate is to be looked at, once for each failure.

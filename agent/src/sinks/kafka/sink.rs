@@ -21,7 +21,7 @@ use super::{
     producer::{self, Producer},
 };
 use crate::{
-    record::{Line, Origin, Stream},
+    record::{Line, Stream},
     sinks::{
         Delivery, Figure, Sink, SinkError, json, otlp,
         receipt::{LineReceipt, Lines, rejoin},
@@ -30,6 +30,10 @@ use crate::{
 
 /// How long a call waits for room in the producer's buffer before it says that there is none.
 const ROOM_WAIT: Duration = Duration::from_millis(200);
+/// How soon it is asked again after that.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
+/// How long one call hands lines over at most while brokers are slower than lines come.
+const WRITE: Duration = Duration::from_secs(1);
 /// How long nothing may come back of a topic after an attempt before it counts as mended; longer than
 /// `topic.metadata.propagation.max.ms`, for which librdkafka waits for a topic that was just made.
 const ATTEMPT: Duration = Duration::from_secs(15);
@@ -248,21 +252,18 @@ pub(super) fn error(why: String) -> SinkError {
     SinkError { action: "sending to Kafka".to_owned(), source: io::Error::other(why) }
 }
 
-/// The identity of a stream's container, under the names of its records.
+/// The identity of a stream's container, under the names of its records. Only what consumers route and tell repeats by:
+/// each header costs its part of a microsecond with every message, and the payload has all.
 fn headers(stream: &Stream) -> OwnedHeaders {
     let resource = &stream.resource;
-    let origin = match &stream.origin {
-        Origin::Stdio(iostream) => ("log.iostream", Some(iostream.as_str())),
-        Origin::File { path } => ("log.file.path", Some(&**path)),
-    };
     let fields = [
         ("class", Some(stream.class.as_str())),
         ("host.name", resource.host_name.as_deref()),
         ("k8s.namespace.name", resource.namespace.as_deref()),
         ("k8s.pod.name", resource.pod.as_deref()),
         ("container.name", resource.container_name.as_deref()),
-        ("container.id", resource.container_id.as_deref()),
-        origin,
+        // A Pod and the name of its container say as much.
+        ("container.id", resource.container_id.as_deref().filter(|_| resource.pod.is_none())),
     ];
     let known = fields.iter().filter_map(|(key, value)| value.map(|value| (*key, value)));
     known.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
@@ -270,11 +271,8 @@ fn headers(stream: &Stream) -> OwnedHeaders {
 
 /// The headers of a stream, with the place of a line in it: with the key, a consumer knows a repeat by that.
 fn place(headers: &OwnedHeaders, line: &Line) -> OwnedHeaders {
-    let (mut position, mut length) = (itoa::Buffer::new(), itoa::Buffer::new());
-    headers
-        .clone()
-        .insert(Header { key: "position", value: Some(position.format(line.position)) })
-        .insert(Header { key: "length", value: Some(length.format(line.span)) })
+    let mut position = itoa::Buffer::new();
+    headers.clone().insert(Header { key: "position", value: Some(position.format(line.position)) })
 }
 
 impl Sink for KafkaSink {
@@ -285,11 +283,17 @@ impl Sink for KafkaSink {
     fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
         self.renew()?;
         self.take_up_again();
+        let deadline = Instant::now() + WRITE;
+        let before = queue.len();
         loop {
             if let Err(error) = self.send_next() {
-                self.context().wait_for_room(ROOM_WAIT);
+                let goes_on = self.context().wait_for_room(ROOM_WAIT);
                 if self.send_next().is_err() {
-                    return Err(error);
+                    if goes_on && Instant::now() < deadline {
+                        continue;
+                    }
+                    // Brokers that are slow are no failure.
+                    return if queue.len() < before { self.check() } else { Err(error) };
                 }
             }
             match queue.pop_front() {
@@ -311,6 +315,11 @@ impl Sink for KafkaSink {
         self.take_up_again();
         self.send_next()?;
         self.check()
+    }
+
+    fn next_call(&self) -> Option<Instant> {
+        // There is room again as soon as brokers answer: a pause as after an error would leave them idle.
+        (!self.next.is_empty() && self.context().failing().is_none()).then(|| Instant::now() + ROOM_PAUSE)
     }
 
     fn figures(&self) -> Vec<Figure> {

@@ -29,7 +29,7 @@ fn open(directory: &Path) -> Log {
 /// What can be read, and how many places can't.
 fn read_all(log: &mut Log) -> (Vec<(Meta, Vec<u8>)>, usize) {
     let (mut frames, mut damaged) = (Vec::new(), 0);
-    while let Some(read) = log.read() {
+    while let Some(read) = log.read().expect("readable") {
         match read {
             Read::Frame(meta, payload) => frames.push((meta, payload)),
             Read::Damaged(_) => damaged += 1,
@@ -183,7 +183,7 @@ fn the_limit_holds_and_what_is_done_makes_room() {
     let on_disk: u64 = segments(directory.path()).iter().map(|path| fs::metadata(path).expect("there").len()).sum();
     assert_eq!(on_disk, log.size());
     // Half is read and done: its segments go.
-    (0..written / 2).for_each(|_| drop(log.read()));
+    (0..written / 2).for_each(|_| drop(log.read().expect("readable")));
     log.retire(None, |_| false).expect("retired");
     assert!(log.size() < MAX * 6 / 10, "{} bytes", log.size());
     append(&mut log, 10_000).expect("there is room again");
@@ -247,7 +247,7 @@ proptest! {
                 Step::Read => {
                     // After a reopening some are read again that were acknowledged.
                     loop {
-                        let read = log.read();
+                        let read = log.read().expect("readable");
                         let Some(Read::Frame(found, bytes)) = read else {
                             prop_assert!(read.is_none() && unread.is_empty(), "{read:?}, {unread:?}");
                             break;
