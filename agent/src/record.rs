@@ -4,7 +4,7 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use crate::ledger::Account;
+use crate::{files::Source, ledger::Account};
 
 /// The three classes of the log center.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
@@ -106,6 +106,8 @@ pub struct Stream {
     pub resource: Arc<Resource>,
     /// The account that the stream's bytes are booked on.
     pub account: Arc<Account>,
+    /// Where its bytes can be read again; `None` for a pipe, and for what comes from a buffer on disk.
+    pub source: Option<Source>,
 }
 
 /// `SeverityNumber` of the OpenTelemetry log data model, by its six ranges (`TRACE` = 1, `DEBUG` = 5, ...).

@@ -9,7 +9,10 @@ use super::{
     multiline::{Language, Limits, Rules},
     parse::Parser,
 };
-use crate::config::units::{self, byte_size};
+use crate::{
+    config::units::{self, byte_size},
+    record::Line,
+};
 
 /// How the bytes of a stream become lines.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -201,6 +204,15 @@ pub struct Compiled {
     /// Tells the rules from others, also those of another agent.
     pub(super) rules_digest: u32,
     pub(super) parser: Option<Parser>,
+}
+
+impl Compiled {
+    /// Adds to a line what its body says, where bodies are parsed.
+    pub fn parse(&self, body: &[u8], line: &mut Line) {
+        if let Some(parser) = &self.parser {
+            parser.parse(body, line);
+        }
+    }
 }
 
 impl Settings {

@@ -23,6 +23,7 @@ pub(super) fn stream() -> Arc<Stream> {
         origin: Origin::Stdio(IoStream::Stdout),
         resource: Arc::default(),
         account: Arc::default(),
+        source: None,
     })
 }
 

@@ -214,6 +214,7 @@ mod tests {
             origin: Origin::Stdio(IoStream::Stdout),
             resource: Arc::default(),
             account: Arc::default(),
+            source: None,
         })
     }
 

@@ -105,7 +105,7 @@ mod tests {
 
     fn stream(class: Class, resource: Arc<Resource>) -> Stream {
         let origin = Origin::Stdio(IoStream::Stdout);
-        Stream { key: "k".into(), class, origin, resource, account: Arc::default() }
+        Stream { key: "k".into(), class, origin, resource, account: Arc::default(), source: None }
     }
 
     fn list(patterns: &[&str]) -> Vec<String> {

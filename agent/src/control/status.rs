@@ -228,6 +228,8 @@ pub struct BufferStatus {
     pub oldest_seconds: Option<u64>,
     /// Places that could not be read.
     pub damaged: u64,
+    /// Bytes of log files that are left there until the buffer has room for them.
+    pub in_files: u64,
 }
 
 /// One identity cache.
@@ -387,6 +389,7 @@ impl SinkStatus {
                 records: buffer.records,
                 oldest_seconds: buffer.oldest.map(|oldest| oldest.as_secs()),
                 damaged: buffer.damaged,
+                in_files: buffer.in_files,
             }),
         }
     }

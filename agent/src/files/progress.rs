@@ -96,6 +96,7 @@ mod tests {
             origin: Origin::File { path: "/a".into() },
             resource: Arc::default(),
             account: Arc::default(),
+            source: None,
         });
         let line = Line { position: start, span: end - start, ..Line::default() };
         Batch { stream, data: bytes::Bytes::new(), lines: vec![line] }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     ledger::Stage,
-    process::{ProcessorSettings, ProcessorStats, Processors},
+    process::{InForce, ProcessorSettings, ProcessorStats, Processors},
     record::Batch,
     sinks::{Hold, Leftover, SinkError, SinkSettings, SinkStats, Sinks, buffer::Home},
 };
@@ -30,6 +30,7 @@ pub struct Outlet {
     current: RwLock<Current>,
     /// One replacement at a time.
     replacing: Mutex<()>,
+    processors: InForce,
     watch: Arc<dyn Watch>,
 }
 
@@ -37,8 +38,6 @@ pub struct Outlet {
 struct Current {
     /// `None` once they are ended.
     sinks: Option<Arc<Sinks>>,
-    /// `None` while none is configured.
-    processors: Option<Arc<Processors>>,
     /// When waiting for them is over, once the agent stops.
     patience: Option<Instant>,
 }
@@ -55,19 +54,20 @@ impl Outlet {
     /// # Errors
     /// The first sink that can't be started.
     pub fn start(settings: &[SinkSettings], home: Home, watch: Arc<dyn Watch>) -> Result<Self, SinkError> {
-        Ok(Self::with_sinks(Sinks::start(settings, home)?, watch))
+        let processors = home.processors().clone();
+        Ok(Self { processors, ..Self::with_sinks(Sinks::start(settings, home)?, watch) })
     }
 
     fn with_sinks(sinks: Sinks, watch: Arc<dyn Watch>) -> Self {
-        let current = RwLock::new(Current { sinks: Some(Arc::new(sinks)), processors: None, patience: None });
-        Self { current, replacing: Mutex::new(()), watch }
+        let current = RwLock::new(Current { sinks: Some(Arc::new(sinks)), patience: None });
+        Self { current, replacing: Mutex::default(), processors: InForce::default(), watch }
     }
 
     /// Takes a batch through the processors, and gives what is left to whoever watches and to every sink that wants it;
     /// waits for a sink whose rule says so. `hold` keeps what it was made of until it is safe.
     pub fn deliver(&self, batch: &Arc<Batch>, hold: Option<&Hold>) {
         // Not held any longer: those who replace them wait for it.
-        let processed = self.processors().and_then(|processors| processors.apply(batch));
+        let processed = self.processors.get().and_then(|processors| processors.apply(batch));
         let covers = batch.start()..batch.end();
         let Some(processed) = processed else { return self.hand_on(batch, covers, hold) };
         for (reason, bytes) in processed.dropped {
@@ -94,13 +94,14 @@ impl Outlet {
     /// The processor that does not compile, which a checked configuration does not have.
     pub fn process_with(&self, settings: &[ProcessorSettings]) -> Result<(), SinkError> {
         let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Processors::new(settings, self.processors().as_deref()).map_err(|(index, problem)| SinkError {
-            action: format!("starting `processors[{index}].{}`", problem.option),
-            source: io::Error::other(problem.problem),
-        })?;
+        let next =
+            Processors::new(settings, self.processors.get().as_deref()).map_err(|(index, problem)| SinkError {
+                action: format!("starting `processors[{index}].{}`", problem.option),
+                source: io::Error::other(problem.problem),
+            })?;
         let next = Arc::new(next);
         let new = (!settings.is_empty()).then(|| Arc::clone(&next));
-        if let Some(before) = mem::replace(&mut self.write().processors, new) {
+        if let Some(before) = self.processors.replace(new) {
             let last = Instant::now() + ON_THE_WAY;
             while Arc::strong_count(&before) > 1 && Instant::now() < last {
                 thread::sleep(PAUSE);
@@ -113,7 +114,7 @@ impl Outlet {
     /// Tells what was suppressed of streams that have fallen silent. Called now and then, with the time in nanoseconds
     /// since the Unix epoch.
     pub fn tick(&self, now: u64) {
-        if let Some(processors) = self.processors() {
+        if let Some(processors) = self.processors.get() {
             self.tell(processors.due(Some(now)));
         }
     }
@@ -129,7 +130,7 @@ impl Outlet {
     /// The figures of each processor.
     #[must_use]
     pub fn processor_stats(&self) -> Vec<ProcessorStats> {
-        self.processors().map(|processors| processors.stats()).unwrap_or_default()
+        self.processors.get().map(|processors| processors.stats()).unwrap_or_default()
     }
 
     /// The figures of each sink.
@@ -173,15 +174,11 @@ impl Outlet {
 
     /// Ends the sinks for good; returns the bytes that were left. Nothing is settled after this.
     pub fn close(&self, limit: Duration) -> u64 {
-        if let Some(processors) = self.processors() {
+        if let Some(processors) = self.processors.get() {
             self.tell(processors.due(None));
         }
         let ending = self.write().sinks.take();
         ending.map_or(0, |ending| report(&ending.close(limit)))
-    }
-
-    fn processors(&self) -> Option<Arc<Processors>> {
-        self.read().processors.as_ref().map(Arc::clone)
     }
 
     fn sinks(&self) -> Option<Arc<Sinks>> {

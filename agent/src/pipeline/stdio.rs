@@ -328,6 +328,7 @@ impl StdioStream {
             origin: Origin::Stdio(iostream),
             resource: Arc::clone(resource),
             account: Arc::clone(&settled.account),
+            source: None,
         }
     }
 

@@ -18,7 +18,7 @@ mod work;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 pub use limit::Workload;
@@ -46,9 +46,58 @@ const STREAMS: usize = 4096;
 /// The processors of a configuration, in order.
 #[derive(Default)]
 pub struct Processors {
-    steps: Vec<Step>,
+    steps: Arc<[Step]>,
     /// Which steps are for each stream, a bit each.
     streams: Mutex<StreamCache<u64, STREAMS>>,
+}
+
+/// The processors that are in force.
+#[derive(Clone, Debug, Default)]
+pub struct InForce(Arc<RwLock<Option<Arc<Processors>>>>);
+
+impl InForce {
+    /// `None` while none is configured.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<Processors>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts others in their place, and returns those before.
+    pub fn replace(&self, next: Option<Arc<Processors>>) -> Option<Arc<Processors>> {
+        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), next)
+    }
+
+    /// What they do to lines that were read again.
+    #[must_use]
+    pub fn redo(&self) -> Option<Redo> {
+        self.get().map(|processors| Redo(Arc::clone(&processors.steps)))
+    }
+}
+
+/// Does to lines that were read again what was done to them before: they are redacted and get their fields. Which of them
+/// stay was decided then.
+#[derive(Clone)]
+pub struct Redo(Arc<[Step]>);
+
+impl Redo {
+    /// The lines as they were then.
+    #[must_use]
+    pub fn apply(&self, batch: &Arc<Batch>) -> Arc<Batch> {
+        let mut work = Work::new(batch);
+        for step in &*self.0 {
+            let changes_lines = matches!(step.action, Action::Redact(_) | Action::AddFields(_));
+            if changes_lines && step.selection.matches_stream(&batch.stream) {
+                step.apply(&mut work);
+            }
+        }
+        work.finish().map_or_else(|| Arc::clone(batch), |processed| processed.batch)
+    }
+}
+
+impl fmt::Debug for Redo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|step| &step.name)).finish()
+    }
 }
 
 /// What became of a batch.

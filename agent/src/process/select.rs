@@ -204,6 +204,7 @@ mod tests {
             origin: Origin::Stdio(IoStream::Stdout),
             resource: std::sync::Arc::default(),
             account: std::sync::Arc::default(),
+            source: None,
         });
         assert!(!selection(json!({"pod": ["*"]})).matches_stream(&unknown));
         let grave = selection(json!({"severity_at_least": "warn"}));

@@ -230,6 +230,12 @@ impl Promise {
         drop(self.store.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Whether the ring keeps the bytes that the batch was made of.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Whether [`Promise::secure`] was called.
     #[must_use]
     pub fn is_secured(&self) -> bool {
@@ -429,6 +435,7 @@ mod tests {
             origin,
             resource: Arc::default(),
             account: Arc::default(),
+            source: None,
         });
         let line = Line { body: 0..2, position: 7, span: 3, ..Line::default() };
         Arc::new(Batch { stream, data: "hi\n".into(), lines: vec![line] })

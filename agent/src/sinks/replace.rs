@@ -25,7 +25,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Sinks that are in the configuration no more.
 #[derive(Debug)]
-pub struct Removed(Vec<Arc<Member>>);
+pub struct Removed {
+    members: Vec<Arc<Member>>,
+    home: Home,
+}
 
 /// What becomes of one entry of the new configuration.
 struct Step<'new> {
@@ -66,7 +69,11 @@ impl Sinks {
             restore(&mut steps, &self.home);
             return Err(error);
         }
-        Ok((Self { members: hand_over(steps, deadline), home: self.home.clone() }, Removed(removed)))
+        let members = hand_over(steps, deadline);
+        for settings in new.iter().filter(|settings| settings.buffer().is_none()) {
+            self.home.forget_owed(settings.name());
+        }
+        Ok((Self { members, home: self.home.clone() }, Removed { members: removed, home: self.home.clone() }))
     }
 
     /// Finds the running sink that each new one goes on with: that of its name, else one that is gone from the
@@ -215,12 +222,18 @@ impl Removed {
     #[must_use]
     pub fn close(self, before: &Arc<Sinks>, limit: Duration) -> Vec<(String, Leftover)> {
         let last = Instant::now() + ON_THE_WAY;
-        while !self.0.is_empty() && Arc::strong_count(before) > 1 && Instant::now() < last {
+        while !self.members.is_empty() && Arc::strong_count(before) > 1 && Instant::now() < last {
             thread::sleep(PAUSE);
         }
         let deadline = Instant::now() + limit;
-        self.0.iter().for_each(|member| member.worker.begin_close(deadline, Reason::SinkRemoved));
-        self.0.iter().map(|member| (member.worker.name().to_owned(), member.worker.finish_close())).collect()
+        self.members.iter().for_each(|member| member.worker.begin_close(deadline, Reason::SinkRemoved));
+        let close = |member: &Arc<Member>| {
+            let name = member.worker.name();
+            let leftover = member.worker.finish_close();
+            self.home.forget_owed(name);
+            (name.to_owned(), leftover)
+        };
+        self.members.iter().map(close).collect()
     }
 }
 

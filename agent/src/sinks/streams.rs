@@ -54,6 +54,7 @@ mod tests {
             origin: Origin::File { path: "/a".into() },
             resource: Arc::default(),
             account: Arc::default(),
+            source: None,
         })
     }
 

@@ -30,7 +30,14 @@ pub(crate) fn stream(class: Class, origin: Origin, namespace: &str, pod: &str, c
         container_name: Some(container.into()),
         ..Resource::default()
     };
-    Arc::new(Stream { key: "test/stream".into(), class, origin, resource: Arc::new(resource), account: Arc::default() })
+    Arc::new(Stream {
+        key: "test/stream".into(),
+        class,
+        origin,
+        resource: Arc::new(resource),
+        account: Arc::default(),
+        source: None,
+    })
 }
 
 /// A batch of lines, the first at `position`.

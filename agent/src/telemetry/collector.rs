@@ -169,6 +169,7 @@ impl Families {
         self.push(&names::SINK_BUFFER_RECORDS, buffers().map(|(labels, buffer)| (labels, number(buffer.records))));
         let age = |buffer: BufferStats| buffer.oldest.unwrap_or_default().as_secs_f64();
         self.push(&names::SINK_BUFFER_AGE, buffers().map(|(labels, buffer)| (labels, age(buffer))));
+        self.push(&names::SINK_BUFFER_IN_FILES, buffers().map(|(labels, buffer)| (labels, number(buffer.in_files))));
         self.push(&names::SINK_BUFFER_DAMAGED, buffers().map(|(labels, buffer)| (labels, number(buffer.damaged))));
     }
 

@@ -150,6 +150,8 @@ definitions! {
         "Records in the sink's buffer on disk that the sink has not acknowledged.";
     SINK_BUFFER_AGE: GAUGE "sidestep_sink_buffer_oldest_seconds" ["sink", "type"]
         "Age of the oldest file of the sink's buffer; 0 while it is empty.";
+    SINK_BUFFER_IN_FILES: GAUGE "sidestep_sink_buffer_in_files_bytes" ["sink", "type"]
+        "Bytes of log files that are left there until the sink's buffer has room for them.";
     SINK_BUFFER_DAMAGED: COUNTER "sidestep_sink_buffer_damaged_total" ["sink", "type"]
         "Places in the sink's buffer on disk that could not be read.";
 

@@ -123,6 +123,7 @@ pub(crate) fn snapshot() -> Snapshot {
                 records: 70,
                 oldest: Some(Duration::from_secs(3)),
                 damaged: 0,
+                in_files: 5000,
             }),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],

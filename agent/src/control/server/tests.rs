@@ -45,6 +45,7 @@ fn seen_at(nanos: u64, pod: &str, body: impl AsRef<[u8]>) -> Arc<Batch> {
         origin: Origin::Stdio(IoStream::Stdout),
         resource: Arc::new(resource),
         account: Arc::default(),
+        source: None,
     });
     let line = Line {
         time_unix_nano: nanos,

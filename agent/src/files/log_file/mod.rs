@@ -13,6 +13,7 @@ use super::{
     open::{Whereabouts, birth},
     position::{Action, Place, Record},
     readings::{Readings, StreamReading},
+    source::Source,
     tally::Tally,
 };
 use crate::{
@@ -75,7 +76,7 @@ pub(super) struct LogFile {
     pub(super) about: About,
     /// What led to it.
     pub(super) whereabouts: Whereabouts,
-    file: Option<File>,
+    file: Option<Arc<File>>,
     birth: u64,
     incarnation: u64,
     place: Place,
@@ -110,10 +111,11 @@ impl LogFile {
         let birth = file.as_ref().map_or(0, birth);
         let mut place = Place::new(position);
         place.set_blind(file.is_none());
+        let file = file.map(Arc::new);
         Self {
             head: file.as_ref().map_or_else(Head::default, |file| Head::read(file, position)),
             assembler: Assembler::new(&about.lines),
-            stream: stream(&about, birth, incarnation),
+            stream: stream(&about, file.clone(), birth, incarnation),
             about,
             whereabouts: Whereabouts::default(),
             file,
@@ -141,18 +143,25 @@ impl LogFile {
     /// The held descriptor.
     #[must_use]
     pub(super) fn file(&self) -> Option<&File> {
-        self.file.as_ref()
+        self.file.as_deref()
     }
 
     /// Closes the descriptor; [`LogFile::reopened`] gives it back.
     pub(super) fn close(&mut self) {
-        self.file = None;
+        self.hold(None);
+    }
+
+    fn hold(&mut self, file: Option<Arc<File>>) {
+        if let Some(source) = &self.stream.source {
+            source.set_file(file.clone());
+        }
+        self.file = file;
     }
 
     /// Gives back a descriptor of the same file, or none when it is found no more: then what the ring brings is all
     /// there is. Another file that has got the same inode number is not taken.
     pub(super) fn reopened(&mut self, file: Option<File>) {
-        self.file = file.filter(|file| self.birth == birth(file) || self.place.is_blind());
+        self.hold(file.filter(|file| self.birth == birth(file) || self.place.is_blind()).map(Arc::new));
         self.place.set_blind(self.file.is_none());
     }
 
@@ -347,7 +356,7 @@ impl LogFile {
         self.readings.count_restart();
         self.incarnation = now_unix_nano.max(self.incarnation + 1);
         self.ended.push(Arc::clone(&self.stream.key));
-        self.stream = stream(&self.about, self.birth, self.incarnation);
+        self.stream = stream(&self.about, self.file.clone(), self.birth, self.incarnation);
         self.assembler = Assembler::new(&self.about.lines);
         self.head = Head::default();
         self.place.restart();
@@ -355,7 +364,7 @@ impl LogFile {
     }
 }
 
-fn stream(about: &About, birth: u64, incarnation: u64) -> Arc<Stream> {
+fn stream(about: &About, file: Option<Arc<File>>, birth: u64, incarnation: u64) -> Arc<Stream> {
     let InodeKey { ino, dev, .. } = about.key;
     Arc::new(Stream {
         key: format!("file/{dev:x}:{ino}:{birth:x}:{incarnation:x}").into(),
@@ -363,6 +372,7 @@ fn stream(about: &About, birth: u64, incarnation: u64) -> Arc<Stream> {
         origin: Origin::File { path: Arc::clone(&about.path) },
         resource: Arc::clone(&about.resource),
         account: Arc::clone(&about.account),
+        source: Some(Source::new(file, &about.lines)),
     })
 }
 

@@ -227,6 +227,7 @@ fn expected(truth: &[Truth], settings: &Arc<Compiled>) -> BTreeMap<u64, Said> {
         origin: Origin::Stdio(IoStream::Stdout),
         resource: Arc::default(),
         account: Arc::default(),
+        source: None,
     });
     let Some(batch) = assembler.take_batch(&stream) else { return BTreeMap::new() };
     batch.lines.iter().map(|line| (line.position, (batch.body(line).to_vec(), line.span, line.flags))).collect()

@@ -21,7 +21,8 @@ pub struct BufferSettings {
     /// 32 MiB. One batch is given to it however large it is.
     #[serde(with = "units::size")]
     pub max_unacknowledged: ByteSize,
-    /// What happens when the buffer, or its disk, is full; default `block`.
+    /// What happens to lines of pipes when the buffer, or its disk, is full; default `drop_newest`. Lines of files stay in
+    /// their files, and the sink goes back for them.
     pub when_full: WhenFull,
     /// How long a batch may wait for its acknowledgement before it is written to disk as well; default 200 ms.
     #[serde(with = "units::duration")]
@@ -35,11 +36,11 @@ pub struct BufferSettings {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// The sink's queue fills, then by its own rule everyone waits: files wait unread, the ring holds what it can.
-    #[default]
-    Block,
     /// The new batch is dropped, with reason `buffer_full`.
+    #[default]
     DropNewest,
+    /// The sink's queue fills, then by its own rule everyone waits: files wait unread, the ring holds what it can.
+    Block,
     /// The oldest part of the buffer, about a sixteenth, is dropped, with reason `buffer_full`.
     DropOldest,
 }
@@ -50,7 +51,7 @@ impl Default for BufferSettings {
             enabled: true,
             max_bytes: ByteSize::gib(1),
             max_unacknowledged: ByteSize::mib(32),
-            when_full: WhenFull::Block,
+            when_full: WhenFull::default(),
             spill_after: Duration::from_millis(200),
             sync_interval: Duration::from_millis(500),
         }

@@ -24,6 +24,8 @@ pub struct BufferStats {
     pub oldest: Option<Duration>,
     /// Places in the buffer that could not be read, since the agent started.
     pub damaged: u64,
+    /// Bytes of log files that are left there until the buffer has room for them.
+    pub in_files: u64,
 }
 
 /// The figures as they are noted.
@@ -32,6 +34,7 @@ pub(in crate::sinks) struct Figures {
     pub(super) bytes: AtomicU64,
     pub(super) records: AtomicU64,
     pub(super) damaged: AtomicU64,
+    pub(super) in_files: AtomicU64,
     /// Seconds since the Unix epoch; 0 for none.
     pub(super) oldest: AtomicU64,
     capacity: u64,
@@ -45,6 +48,7 @@ impl Figures {
             bytes: AtomicU64::default(),
             records: AtomicU64::default(),
             damaged: AtomicU64::default(),
+            in_files: AtomicU64::default(),
             oldest: AtomicU64::default(),
             capacity,
             sink: Arc::clone(sink),
@@ -60,6 +64,7 @@ impl Figures {
             records: self.records.load(Relaxed),
             oldest: (oldest > 0).then(|| SystemTime::now().duration_since(since).unwrap_or_default()),
             damaged: self.damaged.load(Relaxed),
+            in_files: self.in_files.load(Relaxed),
         }
     }
 }

@@ -7,8 +7,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError, mpsc::Sender},
 };
 
+use super::owed::Owed;
 use crate::{
-    ledger::{Account, Ledger},
+    ledger::{Account, Ledger, Reason},
+    process::InForce,
     record::Resource,
     sinks::Settlement,
 };
@@ -25,19 +27,29 @@ pub struct Home {
     settled: Sender<Settlement>,
     /// Of each buffer that this process had open: the sequences that it has found there and not booked yet.
     unbooked: Arc<Mutex<HashMap<PathBuf, Range<u64>>>>,
+    /// Of each buffer that this process had open: what its sink is owed.
+    owed: Arc<Mutex<HashMap<PathBuf, Owed>>>,
+    processors: InForce,
 }
 
 impl Home {
     /// No buffers; what becomes of batches is told to `settled`.
     #[must_use]
     pub fn none(settled: Sender<Settlement>) -> Self {
-        Self { directory: None, ledger: Arc::default(), settled, unbooked: Arc::default() }
+        Self {
+            directory: None,
+            ledger: Arc::default(),
+            settled,
+            unbooked: Arc::default(),
+            owed: Arc::default(),
+            processors: InForce::default(),
+        }
     }
 
     /// Buffers below `state_dir`. What is found there is booked in `ledger`.
     #[must_use]
     pub fn new(state_dir: &Path, ledger: Arc<Ledger>, settled: Sender<Settlement>) -> Self {
-        Self { directory: Some(state_dir.join("buffers")), ledger, settled, unbooked: Arc::default() }
+        Self { directory: Some(state_dir.join("buffers")), ledger, ..Self::none(settled) }
     }
 
     /// The directory of a sink's buffer.
@@ -79,6 +91,31 @@ impl Home {
     /// Notes that for the next sink that opens it.
     pub(super) fn leave_unbooked(&self, path: &Path, sequences: Range<u64>) {
         self.unbooked.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), sequences);
+    }
+
+    /// What the sink before was owed.
+    pub(super) fn take_owed(&self, path: &Path) -> Owed {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).remove(path).unwrap_or_default()
+    }
+
+    /// Leaves that to the next sink that opens the buffer.
+    pub(super) fn leave_owed(&self, path: &Path, owed: Owed) {
+        if !owed.is_empty() {
+            self.owed.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), owed);
+        }
+    }
+
+    /// Gives up what a sink is owed that has no buffer any more.
+    pub(in crate::sinks) fn forget_owed(&self, name: &str) {
+        if let Some(path) = self.of_sink(name) {
+            self.take_owed(&path).drop_for(Reason::SinkRemoved);
+        }
+    }
+
+    /// The processors that all sinks are behind.
+    #[must_use]
+    pub const fn processors(&self) -> &InForce {
+        &self.processors
     }
 
     /// Says what lies in buffers of sinks that are not configured any more.

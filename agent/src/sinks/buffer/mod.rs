@@ -19,6 +19,7 @@ mod frame;
 mod home;
 mod log;
 mod mark;
+mod owed;
 mod revive;
 mod segment;
 mod sink;

@@ -43,7 +43,7 @@ impl Reviver {
         let (key, class, origin, cgroup) = (Arc::clone(&head.key), head.class, head.origin(), head.cgroup);
         let resource = Arc::new(head.resource());
         let account = home.account(cgroup, &resource);
-        let stream = Arc::new(Stream { key, class, origin, resource, account });
+        let stream = Arc::new(Stream { key, class, origin, resource, account, source: None });
         if self.streams.len() >= MAX_STREAMS {
             self.streams.clear();
         }

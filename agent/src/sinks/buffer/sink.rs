@@ -17,11 +17,13 @@ use super::{
     frame::{HEADER, Meta},
     home::Home,
     log::{AppendError, Log, Read},
+    owed::Owed,
     revive::Reviver,
     sync::{Syncer, Waiting},
     table::{Progress, Table},
 };
 use crate::{
+    events::Event,
     ledger::Reason,
     record::{Batch, Origin},
     sinks::{
@@ -34,6 +36,8 @@ use crate::{
 
 /// First and longest pause between two looks at a sink that has all that it may have, while more waits on disk.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// The most batches that are fetched from files before new ones have their turn.
+const BACK: usize = 64;
 /// How often what is acknowledged is noted on disk.
 const NOTES: Duration = Duration::from_millis(100);
 /// What a sink that fails gets to come to its end: all that it has is on disk.
@@ -59,6 +63,8 @@ pub struct Buffered {
     next_call: Option<Instant>,
     pause: Duration,
     seen: Progress,
+    /// What came when the buffer was full, and is in its files still.
+    owed: Owed,
     /// What neither the sink nor the disk had taken when the buffer was closed.
     returned: VecDeque<Delivery>,
 }
@@ -104,7 +110,7 @@ impl Buffered {
         }
         let figures = Arc::new(Figures::new(settings.max_bytes.as_u64(), inner.counters()));
         let mut buffered = Self {
-            path,
+            path: path.clone(),
             settings: settings.clone(),
             log,
             syncer,
@@ -119,6 +125,7 @@ impl Buffered {
             next_call: None,
             pause: LOOKS.0,
             seen: Progress::default(),
+            owed: home.take_owed(&path),
             returned: VecDeque::new(),
         };
         buffered.publish();
@@ -144,30 +151,70 @@ impl Buffered {
         drop(self.inner.try_offer(Delivery { batch, receipt }));
     }
 
-    /// Takes deliveries: straight to the sink if it has room and nothing waits before them, else to the disk.
+    /// Takes deliveries; what there is no room for stays in its file if it has one, else the rule decides.
     fn accept(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
         let mut result = Ok(());
-        while let Some(Delivery { batch, receipt }) = queue.pop_front() {
-            if !self.log.has_unread() && self.has_room(Size::of(&batch)) {
-                let sequence = self.log.take_sequence();
-                self.send(sequence, batch, receipt, false);
-                continue;
-            }
-            let Err(mut refused) = self.store(Delivery { batch, receipt }) else { continue };
-            if self.settings.when_full == WhenFull::DropOldest && self.drop_oldest() {
-                match self.store(refused.delivery) {
-                    Ok(()) => continue,
-                    Err(again) => refused = again,
+        while let Some(delivery) = queue.pop_front() {
+            // Behind what is owed of its stream it keeps its place.
+            let is_behind = self.owed.has(&delivery.batch.stream);
+            let put = if is_behind { Err(self.refuse(delivery)) } else { self.put(delivery) };
+            let Err(Refused { delivery, error }) = put else { continue };
+            result = Err(error);
+            let Err(delivery) = self.owed.owe(delivery, self.home.processors().redo()) else { continue };
+            let when_full = self.settings.when_full;
+            let delivery = match when_full {
+                WhenFull::Block => {
+                    queue.push_front(delivery);
+                    break;
                 }
-            }
-            result = Err(refused.error);
-            if self.settings.when_full == WhenFull::Block {
-                queue.push_front(refused.delivery);
-                break;
-            }
-            refused.delivery.receipt.settle(Outcome::Dropped(Reason::BufferFull));
+                WhenFull::DropOldest if !is_behind && self.drop_oldest() => match self.put(delivery) {
+                    Ok(()) => continue,
+                    Err(refused) => refused.delivery,
+                },
+                WhenFull::DropOldest | WhenFull::DropNewest => delivery,
+            };
+            delivery.receipt.settle(Outcome::Dropped(Reason::BufferFull));
         }
         result
+    }
+
+    fn refuse(&self, delivery: Delivery) -> Refused {
+        Refused { delivery, error: self.full(AppendError::Full) }
+    }
+
+    /// Takes a delivery: straight to the sink if it has room and nothing waits before it, else to the disk.
+    fn put(&mut self, delivery: Delivery) -> Result<(), Refused> {
+        if self.log.has_unread() || !self.has_room(Size::of(&delivery.batch)) {
+            return self.store(delivery);
+        }
+        let sequence = self.log.take_sequence();
+        self.send(sequence, delivery.batch, delivery.receipt, false);
+        Ok(())
+    }
+
+    /// Goes back for what was left in files, once there is room.
+    fn go_back(&mut self) -> Result<(), SinkError> {
+        for _ in 0..BACK {
+            let has_room = self.has_room(Size::default()) && !self.log.has_unread();
+            if !has_room && self.log.size() > self.settings.max_bytes.as_u64() / 4 * 3 {
+                break;
+            }
+            let Some((places, receipt)) = self.owed.take() else { break };
+            match places.read() {
+                Ok(batch) => {
+                    if let Err(refused) = self.put(Delivery { batch, receipt }) {
+                        self.owed.put_back(places, refused.delivery.receipt);
+                        return Err(refused.error);
+                    }
+                }
+                Err(reason) => {
+                    let error = "it was cut off, written anew or can't be read, before a sink had all of it";
+                    Event::FileUnreadable { path: places.path(), error: &error }.report();
+                    receipt.settle(Outcome::Dropped(reason));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Puts a delivery on disk only, and lets go of it.
@@ -333,7 +380,7 @@ impl Buffered {
     fn maintain(&mut self) -> Result<(), SinkError> {
         let retired = self.retire();
         let spilled = self.spill(self.settings.spill_after, false);
-        let fed = self.feed();
+        let fed = self.feed().and_then(|()| self.go_back());
         if let Some(source) = self.syncer.take_error() {
             return Err(self.error("forcing to the disk", Some(source)));
         }
@@ -350,6 +397,7 @@ impl Buffered {
             self.log.has_unread().then(|| now + self.pause),
             self.table.oldest_unsecured().map(|since| (since + self.settings.spill_after).max(now + LOOKS.0)),
             (self.log.size() > 0).then(|| now + NOTES),
+            (!self.owed.is_empty()).then(|| now + self.pause),
         ];
         self.next_call = looks.into_iter().flatten().min();
         self.publish();
@@ -360,15 +408,19 @@ impl Buffered {
         figures.bytes.store(self.log.size(), Relaxed);
         figures.records.store(self.log.records(), Relaxed);
         figures.damaged.store(self.log.damaged(), Relaxed);
+        figures.in_files.store(self.owed.bytes(), Relaxed);
         figures.oldest.store(self.log.oldest().unwrap_or(0), Relaxed);
         self.counters.set_buffer(Some(&self.figures));
     }
 
     fn full(&self, error: AppendError) -> SinkError {
         let rule = match self.settings.when_full {
-            WhenFull::Block => "new lines wait in their files, or in the kernel's ring as far as it holds them",
-            WhenFull::DropNewest => "new lines are dropped",
-            WhenFull::DropOldest => "and nothing in it can be dropped now, so new lines are",
+            WhenFull::Block => {
+                "new lines stay in their files; those of pipes stay in the kernel's ring as far as it holds them, and \
+                 all sinks wait"
+            }
+            WhenFull::DropNewest => "new lines stay in their files, those of pipes are dropped",
+            WhenFull::DropOldest => "new lines stay in their files, and for those of pipes the oldest are dropped",
         };
         match error {
             AppendError::Full => self.error(
@@ -459,6 +511,7 @@ impl Sink for Buffered {
         self.publish();
         let left = self.unbooked.start.max(self.log.read_up_to())..self.unbooked.end;
         self.home.leave_unbooked(&self.path, left);
+        self.home.leave_owed(&self.path, std::mem::take(&mut self.owed));
         self.returned = self.table.clear();
         if self.log.size() > 0 {
             tracing::info!(

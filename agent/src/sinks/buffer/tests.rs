@@ -50,7 +50,7 @@ fn settings() -> BufferSettings {
 fn stream(ledger: &Ledger, origin: Origin) -> Arc<Stream> {
     let resource = Arc::new(Resource { container_id: Some("c0ffee".into()), ..Resource::default() });
     let account = ledger.open(42, &resource);
-    Arc::new(Stream { key: "c0ffee/stdout".into(), class: Class::Pod, origin, resource, account })
+    Arc::new(Stream { key: "c0ffee/stdout".into(), class: Class::Pod, origin, resource, account, source: None })
 }
 
 impl Node {
@@ -292,6 +292,66 @@ fn a_full_buffer_waits_where_the_rule_says_so() {
     assert_eq!(node.positions(), (0..3000).collect::<Vec<_>>());
     assert_eq!(node.account().balance().dropped_total(), 0);
     node.settle_until("a working sink", |node| node.stats().failing_for.is_none());
+}
+
+#[test]
+fn a_full_buffer_leaves_files_where_they_are_and_goes_back_for_them() {
+    for when_full in [WhenFull::DropNewest, WhenFull::Block] {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("app.log");
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        fs::write(&path, line.repeat(3000)).expect("a log");
+        let settings = BufferSettings { max_bytes: ByteSize::mib(1), when_full, ..settings() };
+        let node = Node::start(directory.path(), &settings, blocked).expect("starts");
+        let lines = crate::assemble::Settings::default().compile().expect("compiles");
+        let file = Some(Arc::new(fs::File::open(&path).expect("opens")));
+        let source = Some(crate::files::Source::new(file, &lines));
+        let origin = Origin::File { path: "/app.log".into() };
+        let Stream { key, class, resource, account, .. } =
+            Arc::into_inner(stream(&node.ledger, origin.clone())).expect("one");
+        let stream = Arc::new(Stream { key, class, origin, resource, account, source });
+        let positions = || (0..3000).map(|line| line * 1000);
+        positions().for_each(|position| node.deliver_to(&stream, position, None));
+        node.settle_until("an end of the queue", |node| node.stats().queued_batches == 0);
+        node.settle_until("lines left in the file", |node| node.buffer().in_files > 1_500_000);
+        assert!(node.stats().last_error.is_some_and(|error| error.contains("stay in their files")));
+        // What is left there goes over to the next sink of that name.
+        let seat = Seat::new(&node.worker).expect("a thread");
+        node.worker.release(Instant::now() + LONG);
+        assert!(node.worker.wait_released(Instant::now() + LONG));
+        node.script.with(|state| state.blocked = false);
+        let build = || Ok(node.script.sink());
+        let next = Buffered::open("scripted", &settings, &node.home, node.worker.counters(), build).expect("opens");
+        seat.take(Box::new(next), &QueueSettings::default());
+        node.settle_until("all of it", |node| node.account().balance().pending == 0);
+        assert_eq!(node.account().balance().dropped_total(), 0);
+        // The sink before was stuck with some, and takes them now as well.
+        let mut seen = std::collections::HashSet::new();
+        let first = node.positions().into_iter().filter(|position| seen.insert(*position));
+        assert!(first.eq(positions()), "all of them, in order");
+        assert_eq!(node.buffer().in_files, 0);
+    }
+}
+
+#[test]
+fn what_neither_the_sink_nor_the_disk_has_goes_back_to_the_queue() {
+    let directory = TempDir::new().expect("a directory");
+    let settings = BufferSettings { max_bytes: ByteSize::mib(1), when_full: WhenFull::Block, ..settings() };
+    let node = Node::start(directory.path(), &settings, blocked).expect("starts");
+    // No file can be made there any more.
+    let buffer = directory.path().join("buffers/scripted");
+    fs::rename(&buffer, directory.path().join("away")).expect("renamed");
+    let hold: Hold = Arc::new(());
+    node.deliver(0..20, Some(&hold));
+    node.script.wait("a sink that has something", |state| state.stuck);
+    node.worker.release(Instant::now() + Duration::from_millis(50));
+    node.worker.wait_released(Instant::now() + LONG);
+    assert_eq!(node.stats().queued_batches, 20);
+    assert_eq!(Arc::strong_count(&hold), 21);
+    node.worker.begin_close(Instant::now(), Reason::SinkRemoved);
+    let _ = node.worker.finish_close();
+    assert_eq!(Arc::strong_count(&hold), 1, "the ring goes on");
+    node.script.with(|state| state.blocked = false);
 }
 
 #[test]

@@ -12,6 +12,7 @@ fn stream(origin: Origin, resource: Resource) -> Arc<Stream> {
         origin,
         resource: Arc::new(resource),
         account: Arc::default(),
+        source: None,
     })
 }
 

@@ -34,6 +34,7 @@ fn full_stream(origin: Origin, pod: &str) -> Arc<Stream> {
         origin,
         resource: Arc::new(resource),
         account: Arc::default(),
+        source: None,
     })
 }
 

@@ -39,7 +39,7 @@ fn stream() -> impl Strategy<Value = Stream> {
     ("[a-z0-9:/]{1,30}", class, origin, resource(), any::<u64>()).prop_map(|(key, class, origin, resource, cgroup)| {
         let resource = Arc::new(resource);
         let account = Arc::new(Account::new(cgroup, Arc::clone(&resource)));
-        Stream { key: key.as_str().into(), class, origin, resource, account }
+        Stream { key: key.as_str().into(), class, origin, resource, account, source: None }
     })
 }
 

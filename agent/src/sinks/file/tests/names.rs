@@ -144,6 +144,7 @@ fn what_is_unknown_has_a_name_that_no_pod_can_have() {
         origin: Origin::File { path: "/var/log/syslog".into() },
         resource: Arc::default(),
         account: Arc::default(),
+        source: None,
     });
     let target = Target::of(&stream);
     assert_eq!(target.directories, ["server", "_", "_", "_"]);
