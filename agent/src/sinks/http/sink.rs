@@ -15,7 +15,7 @@ use super::{
     config::{Compression, Encoding, Settings},
     headers,
     load::{Filler, Load},
-    verdict::{Verdict, verdict},
+    verdict::{Verdict, held, verdict},
 };
 use crate::{
     ledger::Reason,
@@ -48,8 +48,6 @@ pub struct HttpSink {
     pause: Pause,
     /// Why nothing gets through.
     failing: Option<String>,
-    /// Since when the server has turned away what it is sent for a reason that time does not mend.
-    held_since: Option<Instant>,
     /// What was given up last and why, until it is told.
     given_up: Option<String>,
 }
@@ -77,7 +75,6 @@ impl HttpSink {
             waiting: BTreeMap::new(),
             pause: Pause::default(),
             failing: None,
-            held_since: None,
             given_up: None,
         })
     }
@@ -126,7 +123,7 @@ impl HttpSink {
             let Some((_, load)) = self.waiting.pop_first() else { return };
             match self.request(&load) {
                 Ok(request) => self.flights.start(request, load),
-                Err(why) => self.hold(load, &why, now),
+                Err(why) => self.put_back(load, held(&why), None, now),
             }
         }
     }
@@ -164,14 +161,7 @@ impl HttpSink {
                     }
                     load.settle(rejected);
                 }
-                Verdict::Again { why, after } => {
-                    // It is not turned away now.
-                    self.held_since = None;
-                    self.pause.begin(now, after);
-                    self.failing = Some(why);
-                    self.waiting.insert(load.first, load);
-                }
-                Verdict::Hold { why } => self.hold(load, &why, now),
+                Verdict::Again { why, after } => self.put_back(load, why, after, now),
                 Verdict::Refused { why } => self.divide(load, Reason::Rejected, &why),
                 Verdict::TooLarge { why } => self.divide(load, Reason::Oversize, &why),
             }
@@ -182,24 +172,13 @@ impl HttpSink {
     fn recover(&mut self) {
         self.pause.end();
         self.failing = None;
-        self.held_since = None;
     }
 
-    /// Keeps a request for a while that the server turns away.
-    fn hold(&mut self, load: Load, why: &str, now: Instant) {
-        let since = *self.held_since.get_or_insert(now);
-        if now.duration_since(since) < self.settings.give_up_after {
-            self.pause.begin(now, None);
-            self.failing = Some(format!("{why}; lines are held and tried again"));
-            self.waiting.insert(load.first, load);
-        } else {
-            // The next one is tried at once: what waits behind it shall not wait for as long.
-            self.pause.end();
-            self.failing = None;
-            let held = humantime::format_duration(self.settings.give_up_after);
-            self.given_up = Some(format!("{} lines are dropped after {held}: {why}", load.lines.len()));
-            load.give_up(Reason::Rejected);
-        }
+    /// Keeps a request that is to be sent again, after a pause.
+    fn put_back(&mut self, load: Load, why: String, wish: Option<Duration>, now: Instant) {
+        self.pause.begin(now, wish);
+        self.failing = Some(why);
+        self.waiting.insert(load.first, load);
     }
 
     /// Finds the line that the server does not take.
@@ -394,9 +373,7 @@ pub fn reach(settings: &Settings) -> Result<String, SinkError> {
         _ if !by_post && matches!(status, 400 | 404 | 405 | 411 | 501) => {
             Ok(format!("{} answers; whether it takes logs shows with the first request", place(&url)))
         }
-        Verdict::Again { why, .. } | Verdict::Hold { why } | Verdict::Refused { why } | Verdict::TooLarge { why } => {
-            Err(error(why))
-        }
+        Verdict::Again { why, .. } | Verdict::Refused { why } | Verdict::TooLarge { why } => Err(error(why)),
     }
 }
 
