@@ -25,6 +25,7 @@ pub mod stats;
 pub(crate) mod streams;
 mod template;
 mod timestamp;
+mod uptime;
 mod wants;
 pub mod worker;
 
