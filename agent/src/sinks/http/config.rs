@@ -12,7 +12,7 @@ use crate::{
     record::Class,
     sinks::{
         buffer::BufferSettings,
-        config::{InvalidSetting, QueueSettings, Tls, all_classes},
+        config::{Common, InvalidSetting, QueueSettings, Tls, all_classes},
         http_client::{self, Auth},
     },
 };
@@ -108,6 +108,17 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What it has as every sink.
+    pub(in crate::sinks) const fn common(&self) -> Common<'_> {
+        Common {
+            name: &self.name,
+            classes: &self.classes,
+            filter: &self.filter,
+            queue: &self.queue,
+            buffer: Some(&self.buffer),
+        }
+    }
+
     /// Every option that makes no sense.
     pub(crate) fn problems(&self) -> Vec<InvalidSetting> {
         let is_timeout = |value| (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&value);

@@ -150,6 +150,30 @@ fn a_server_that_cannot_now_gets_it_later() {
 }
 
 #[test]
+fn a_server_that_is_back_is_noticed_by_the_sinks_own_calls() {
+    let server = Server::start(|number| if number < 4 { Reply::status(503) } else { Reply::status(200) });
+    let mut sink = HttpSink::new(settings(&server)).expect("a sink");
+    let (mut queue, settled) = deliveries(&[numbered(3)]);
+    // Taken, and nothing more is asked of it.
+    while !queue.is_empty() {
+        let _ = sink.write(&mut queue);
+    }
+    let end = Instant::now() + LONG;
+    let settled = loop {
+        let at = sink.next_call().expect("it wants to be called as long as something waits");
+        assert!(at <= Instant::now() + Duration::from_secs(10) && Instant::now() < end);
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        let called = sink.call();
+        let settled = all_settled(&settled);
+        if !settled.is_empty() {
+            called.expect("all is well again");
+            break settled;
+        }
+    };
+    assert_eq!((lost(&settled), server.got().len(), sink.next_call()), ((0, None), 5, None));
+}
+
+#[test]
 fn the_line_that_the_server_refuses_is_dropped_alone() {
     let server = Server::answering(|got| {
         let bad = got.bodies().iter().any(|body| body.contains('7'));
