@@ -94,6 +94,7 @@ fn batch(seed: usize) -> Arc<Batch> {
         origin: Origin::Stdio(IoStream::Stdout),
         resource: Arc::new(resource),
         account: Arc::default(),
+        source: None,
     });
     let mut data = Vec::new();
     let mut lines = Vec::new();

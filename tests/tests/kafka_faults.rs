@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
-    Agent, Config, Container, Expected, Testbed, end_to_end, kafka::Broker, status::wait_error, wait_until,
+    Agent, Config, Container, DEADLINE, Expected, Testbed, end_to_end, kafka::Broker, status::wait_error, wait_until,
 };
 
 fn config(bed: &Testbed, address: &str, options: &Value) -> Config {
@@ -175,16 +175,50 @@ fn a_line_over_the_brokers_limit_is_dropped_alone() {
         // Nothing is compressed away, and many lines wait for one batch.
         let options = json!({ "compression": "none", "linger": "500ms", "max_message_bytes": 500_000 });
         let agent = Agent::start(bed, &config(bed, &broker.address(), &options))?;
-        let script = "seq 1000; head -c 60000 /dev/zero | tr '\\0' x; echo; seq 1001 2000; read hold";
-        let container = bed.container("app").shell(script).start()?;
+        let script =
+            "seq 1000; head -c 60000 /dev/zero | tr '\\0' x; echo; seq 1001 2000; read go; seq 2001 2020; read hold";
+        let mut container = bed.container("app").shell(script).start()?;
         container.wait_stdout("2000\n")?;
         let ledger = agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
         ensure!(ledger.dropped_for("sink", "oversize") == 60_001 && ledger.dropped_total() == 60_001, "{ledger:?}");
+        // The line is found, so that others need no small batches any more.
+        ensure!(agent.log().contains("the next ones have at most"), "no batch was refused");
+        wait_until("large batches", DEADLINE, || {
+            Ok(agent.log().contains("batches are as large as before").then_some(()))
+        })?;
+        container.stdin().write_all(b"\n")?;
+        container.wait_stdout("2020\n")?;
+        let ledger = agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
+        ensure!(ledger.dropped_total() == 60_001, "{ledger:?}");
         let mut found = numbers(&broker, "logs.pod")?;
         // What was on its way while the batches became smaller may come twice.
         found.sort_unstable();
         found.dedup();
-        ensure!(found.into_iter().eq(1..=2000), "a line is missing");
+        ensure!(found.into_iter().eq(1..=2020), "a line is missing");
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_topic_that_is_made_after_an_outage_gets_its_lines_though_patience_would_be_over() {
+    end_to_end(|bed| {
+        let mut broker = Broker::with_options(bed, "auto.create.topics.enable=false")?;
+        let config = config(bed, &broker.address(), &json!({ "give_up_after": "15s" }));
+        let agent = Agent::start(bed, &config)?;
+        let container = bed.container("app").shell("seq 500; read hold").start()?;
+        container.wait_stdout("500\n")?;
+        wait_error(&config, "kafka", &["topic logs.pod", "create the topic"])?;
+        broker.stop();
+        wait_error(&config, "kafka", &["no broker can be reached"])?;
+        wait_until("an outage longer than the sink's patience", DEADLINE * 2, || {
+            let failing = agent.metrics()?.of_sink("sidestep_sink_failing_seconds", "kafka");
+            Ok((failing > Some(25.0)).then_some(()))
+        })?;
+        broker.run()?;
+        broker.create_topic("logs.pod")?;
+        let ledger = agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
+        ensure!(ledger.dropped_total() == 0, "{ledger:?}");
+        ensure!(numbers(&broker, "logs.pod")?.into_iter().eq(1..=500), "a line is missing or not in its place");
         agent.stop()
     });
 }

@@ -37,7 +37,7 @@ use self::{
 use crate::{
     ledger::Reason,
     record::{Attributes, Batch, Line, LineFlags},
-    sinks::streams::StreamCache,
+    sinks::stream_cache::StreamCache,
 };
 
 /// How many streams' answers are kept.

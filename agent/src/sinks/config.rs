@@ -85,6 +85,18 @@ impl Tls {
     }
 }
 
+/// What the settings of every sink have. They are fields of each, as serde can't tell unknown options from known ones in
+/// flattened parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Common<'settings> {
+    pub(super) name: &'settings String,
+    pub(super) classes: &'settings Vec<Class>,
+    pub(super) filter: &'settings Selector,
+    pub(super) queue: &'settings QueueSettings,
+    /// `None` for a kind of sink that has none.
+    pub(super) buffer: Option<&'settings BufferSettings>,
+}
+
 /// A setting that reads well but makes no sense.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InvalidSetting {
@@ -95,64 +107,45 @@ pub struct InvalidSetting {
 }
 
 impl SinkSettings {
+    /// What every sink has.
+    const fn common(&self) -> Common<'_> {
+        match self {
+            Self::Console(settings) => settings.common(),
+            Self::Elasticsearch(settings) => settings.common(),
+            Self::File(settings) => settings.common(),
+            Self::Http(settings) => settings.common(),
+            Self::Kafka(settings) => settings.common(),
+        }
+    }
+
     /// The sink's name in metrics and logs.
     #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Console(settings) => &settings.name,
-            Self::Elasticsearch(settings) => &settings.name,
-            Self::File(settings) => &settings.name,
-            Self::Http(settings) => &settings.name,
-            Self::Kafka(settings) => &settings.name,
-        }
+    pub const fn name(&self) -> &str {
+        self.common().name.as_str()
     }
 
     /// The classes of records that the sink wants.
     #[must_use]
-    pub fn classes(&self) -> &[Class] {
-        match self {
-            Self::Console(settings) => &settings.classes,
-            Self::Elasticsearch(settings) => &settings.classes,
-            Self::File(settings) => &settings.classes,
-            Self::Http(settings) => &settings.classes,
-            Self::Kafka(settings) => &settings.classes,
-        }
+    pub const fn classes(&self) -> &[Class] {
+        self.common().classes.as_slice()
     }
 
     /// Which lines of these classes the sink wants.
     #[must_use]
     pub const fn filter(&self) -> &Selector {
-        match self {
-            Self::Console(settings) => &settings.filter,
-            Self::Elasticsearch(settings) => &settings.filter,
-            Self::File(settings) => &settings.filter,
-            Self::Http(settings) => &settings.filter,
-            Self::Kafka(settings) => &settings.filter,
-        }
+        self.common().filter
     }
 
     /// The queue in front of the sink.
     #[must_use]
     pub const fn queue(&self) -> &QueueSettings {
-        match self {
-            Self::Console(settings) => &settings.queue,
-            Self::Elasticsearch(settings) => &settings.queue,
-            Self::File(settings) => &settings.queue,
-            Self::Http(settings) => &settings.queue,
-            Self::Kafka(settings) => &settings.queue,
-        }
+        self.common().queue
     }
 
     /// The buffer on disk in front of the sink; `None` for a sink without one.
     #[must_use]
     pub fn buffer(&self) -> Option<&BufferSettings> {
-        let buffer = match self {
-            Self::Console(_) | Self::File(_) => return None,
-            Self::Elasticsearch(settings) => &settings.buffer,
-            Self::Http(settings) => &settings.buffer,
-            Self::Kafka(settings) => &settings.buffer,
-        };
-        buffer.enabled.then_some(buffer)
+        self.common().buffer.filter(|buffer| buffer.enabled)
     }
 
     /// The folder that the sink has to itself.

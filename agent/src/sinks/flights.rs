@@ -1,19 +1,13 @@
-//! Requests that are under way at once, what each of them carries, and pauses after one that went wrong; for sinks that
-//! send by HTTP.
+//! Requests that are under way at once, and what each of them carries; for sinks that send by HTTP.
 
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Condvar, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::http_client::{Answer, Failure, HttpClient, Request};
-
-/// First and longest pause after an attempt that went wrong.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// A server that wants to be left alone for longer is asked again after this.
-const LONGEST_WISH: Duration = Duration::from_secs(300);
 
 /// How a request went.
 pub(super) type Landing = Result<Answer, Failure>;
@@ -91,85 +85,5 @@ impl<Load> Flights<Load> {
     /// Gives up all that are under way, and gives back what they carry. What a server has of them it may keep.
     pub(super) fn cancel(&mut self) -> Vec<Load> {
         std::mem::take(&mut self.loads).into_values().collect()
-    }
-}
-
-/// The pause after attempts that went wrong: longer each time, and as long as the server wants where it says so.
-#[derive(Debug, Default)]
-pub(super) struct Pause {
-    last: Option<Duration>,
-    until: Option<Instant>,
-    /// The server wants it so.
-    is_wished: bool,
-}
-
-impl Pause {
-    /// An attempt went wrong. Several that were under way at once count as one.
-    pub(super) fn begin(&mut self, now: Instant, wish: Option<Duration>) {
-        if self.until.is_none_or(|until| until <= now) {
-            let length = self.last.map_or(PAUSE.0, |last| (last * 2).min(PAUSE.1));
-            self.last = Some(length);
-            self.until = Some(now + length);
-            self.is_wished = false;
-        }
-        if let Some(wish) = wish {
-            self.is_wished = true;
-            let wish = now + wish.min(LONGEST_WISH);
-            self.until = Some(self.until.map_or(wish, |until| until.max(wish)));
-        }
-    }
-
-    /// An attempt went well.
-    pub(super) fn end(&mut self) {
-        *self = Self::default();
-    }
-
-    /// The end is near: it is tried once more at once, unless the server wants to be left alone.
-    pub(super) fn hurry(&mut self) {
-        if !self.is_wished {
-            self.until = None;
-        }
-    }
-
-    /// Nothing is to be sent before this.
-    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
-        self.until.filter(|until| *until > now)
-    }
-
-    /// Whether nothing has gone well since something went wrong: one attempt at a time is enough then.
-    pub(super) const fn is_trying(&self) -> bool {
-        self.last.is_some()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_and_follow_the_servers_wish() {
-        let start = Instant::now();
-        let mut pause = Pause::default();
-        assert!(!pause.is_trying() && pause.until(start).is_none());
-        pause.begin(start, None);
-        pause.begin(start, None);
-        assert_eq!(pause.until(start), Some(start + PAUSE.0), "both were under way at once");
-        let mut now = start;
-        for _ in 0..20 {
-            now = pause.until(now).expect("a pause");
-            assert!(pause.until(now).is_none() && pause.is_trying());
-            pause.begin(now, None);
-        }
-        assert_eq!(pause.until(now), Some(now + PAUSE.1));
-        pause.end();
-        pause.begin(now, Some(Duration::from_secs(7)));
-        assert_eq!(pause.until(now), Some(now + Duration::from_secs(7)));
-        pause.begin(now, Some(Duration::MAX));
-        pause.hurry();
-        assert_eq!(pause.until(now), Some(now + LONGEST_WISH));
-        pause.end();
-        pause.begin(now, None);
-        pause.hurry();
-        assert!(pause.until(now).is_none() && pause.is_trying());
     }
 }

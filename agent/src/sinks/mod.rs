@@ -4,6 +4,7 @@
 //! [`Receipt`] when the record is as safe as the sink can make it, at once or much later: a file sink after the
 //! write, Kafka after the broker's acknowledgement.
 
+mod attempts;
 pub mod buffer;
 pub mod config;
 pub mod console;
@@ -22,9 +23,10 @@ mod reopen;
 mod replace;
 pub mod set;
 pub mod stats;
-pub(crate) mod streams;
+pub(crate) mod stream_cache;
 mod template;
 mod timestamp;
+mod uptime;
 mod wants;
 pub mod worker;
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{SinkError, SinkSettings, streams::StreamCache};
+use super::{SinkError, SinkSettings, stream_cache::StreamCache};
 use crate::{
     process::{Selection, keep_lines},
     record::{Batch, Class},

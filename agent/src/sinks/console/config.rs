@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     process::Selector,
     record::Class,
-    sinks::config::{QueueSettings, all_classes},
+    sinks::config::{Common, QueueSettings, all_classes},
 };
 
 /// Settings of the console sink.
@@ -64,5 +64,12 @@ impl Default for Settings {
             color: Color::default(),
             raw: false,
         }
+    }
+}
+
+impl Settings {
+    /// What it has as every sink.
+    pub(in crate::sinks) const fn common(&self) -> Common<'_> {
+        Common { name: &self.name, classes: &self.classes, filter: &self.filter, queue: &self.queue, buffer: None }
     }
 }

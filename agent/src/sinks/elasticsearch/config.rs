@@ -12,7 +12,7 @@ use crate::{
     record::Class,
     sinks::{
         buffer::BufferSettings,
-        config::{InvalidSetting, QueueSettings, Tls, all_classes},
+        config::{Common, InvalidSetting, QueueSettings, Tls, all_classes},
         http_client::{Auth, url_problem},
     },
 };
@@ -111,6 +111,17 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What it has as every sink.
+    pub(in crate::sinks) const fn common(&self) -> Common<'_> {
+        Common {
+            name: &self.name,
+            classes: &self.classes,
+            filter: &self.filter,
+            queue: &self.queue,
+            buffer: Some(&self.buffer),
+        }
+    }
+
     /// The template of the index, given or not.
     pub(super) fn index(&self) -> IndexTemplate {
         let default = if self.data_stream { "logs-{class}-default" } else { "logs-{class}-{date}" };

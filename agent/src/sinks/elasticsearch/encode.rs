@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, Write as _},
-    time::Instant,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     record::{Line, Stream},
-    sinks::{json::Encoder, receipt::LineReceipt, streams::StreamCache, timestamp::Rfc3339},
+    sinks::{json::Encoder, receipt::LineReceipt, stream_cache::StreamCache, timestamp::Rfc3339},
 };
 
 /// How many streams' constant parts are kept.
@@ -36,8 +36,8 @@ pub(super) struct Entry {
     pub(super) receipt: LineReceipt,
     /// Why its own index does not take it: then it goes to the dead-letter index.
     pub(super) rejection: Option<Box<Rejection>>,
-    /// Since when it is held and tried again, as its index takes nothing.
-    pub(super) held_since: Option<Instant>,
+    /// Since when it is held and tried again, as its index takes nothing: by [`Uptime`](crate::sinks::uptime::Uptime).
+    pub(super) held_since: Option<Duration>,
 }
 
 impl Entry {

@@ -1,24 +1,19 @@
 //! Lines of indices that take nothing now: held, and tried again, while all other indices go on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{config::Settings, encode::Entry};
-use crate::sinks::flights::Pause;
+use super::encode::Entry;
+use crate::sinks::{attempts::Pause, uptime::Uptime};
 
 /// All such lines.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    lines: Vec<Line>,
+    lines: Vec<Entry>,
     bytes: usize,
     pause: Pause,
+    uptime: Uptime,
     /// Why the last one is held.
     why: Option<String>,
-}
-
-#[derive(Debug)]
-struct Line {
-    entry: Entry,
-    is_blocked: bool,
 }
 
 impl Held {
@@ -38,24 +33,38 @@ impl Held {
         Some(format!("{} lines are held and tried again: {why}", self.lines.len()))
     }
 
-    /// Keeps a line.
-    pub(super) fn keep(&mut self, mut entry: Entry, why: String, is_blocked: bool, now: Instant) {
-        self.pause.begin(now, None);
-        entry.held_since.get_or_insert(now);
-        self.bytes += size(&entry);
-        self.why = Some(why);
-        self.lines.push(Line { entry, is_blocked });
+    /// Notes whether the server has answered to the point: no line is given up because of an outage.
+    pub(super) fn note_server(&mut self, answers: bool, now: Instant) {
+        if answers { self.uptime.answered(now) } else { self.uptime.failed() }
     }
 
-    /// Lines that are given up: held for too long, and not because of a block.
-    pub(super) fn overdue(&mut self, settings: &Settings, now: Instant) -> Vec<Entry> {
-        let is_overdue = |line: &mut Line| {
-            let since = line.entry.held_since.unwrap_or(now);
-            !line.is_blocked && now.duration_since(since) >= settings.give_up_after
-        };
-        let overdue: Vec<_> = self.lines.extract_if(.., is_overdue).map(|line| line.entry).collect();
-        self.bytes -= overdue.iter().map(size).sum::<usize>();
-        overdue
+    /// Keeps a line; gives it back when it is to be given up, as the server has turned it away for as long as `limit`.
+    /// Lines of a blocked index are kept for ever.
+    pub(super) fn keep(
+        &mut self,
+        mut entry: Entry,
+        why: String,
+        is_blocked: bool,
+        limit: Duration,
+        now: Instant,
+    ) -> Option<Entry> {
+        let uptime = self.uptime.reading();
+        let since = *entry.held_since.get_or_insert(uptime);
+        if is_blocked {
+            entry.held_since = Some(uptime);
+        } else if uptime - since >= limit {
+            return Some(entry);
+        }
+        self.pause.begin(now, None);
+        self.bytes += size(&entry);
+        self.why = Some(why);
+        self.lines.push(entry);
+        None
+    }
+
+    /// When held lines are tried again.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        (!self.lines.is_empty()).then(|| self.pause.until(now).unwrap_or(now))
     }
 
     /// Takes out all lines when it is time to try them again.
@@ -71,10 +80,10 @@ impl Held {
     /// Takes out all lines.
     pub(super) fn take_all(&mut self) -> Vec<Entry> {
         self.bytes = 0;
-        std::mem::take(&mut self.lines).into_iter().map(|line| line.entry).collect()
+        std::mem::take(&mut self.lines)
     }
 }
 
 fn size(entry: &Entry) -> usize {
-    entry.receipt.line().body.len() + size_of::<Line>()
+    entry.receipt.line().body.len() + size_of::<Entry>()
 }

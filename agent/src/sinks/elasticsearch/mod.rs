@@ -10,6 +10,7 @@ pub mod config;
 mod encode;
 mod held;
 mod index;
+mod reach;
 mod reply;
 mod servers;
 mod setup;
@@ -20,4 +21,5 @@ mod template;
 mod tests;
 
 pub use config::Settings;
-pub use sink::{ElasticsearchSink, reach};
+pub use reach::reach;
+pub use sink::ElasticsearchSink;

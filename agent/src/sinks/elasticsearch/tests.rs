@@ -252,6 +252,44 @@ fn lines_of_an_index_that_takes_nothing_are_held_and_others_are_not() {
 }
 
 #[test]
+fn an_outage_is_no_reason_to_give_up_what_is_held() {
+    let server = Server::start(|number, documents| match number {
+        0 => reply(documents, |_, _| (404, "index_not_found_exception")),
+        1..=4 => Some((503, String::new())),
+        _ => reply(documents, |_, _| (201, "")),
+    });
+    let mut sink = sink(&server, |settings| settings.give_up_after = Duration::from_millis(500));
+    let (mut queue, settled) = deliveries(&[b"one"]);
+    let begin = Instant::now();
+    let (lost, errors) = work(&mut sink, &mut queue, &settled);
+    assert!(begin.elapsed() > Duration::from_millis(500), "it was away for longer than there is patience");
+    assert_eq!(lost, None, "{errors}");
+}
+
+#[test]
+fn a_server_that_is_back_is_noticed_by_the_sinks_own_calls() {
+    let server =
+        Server::start(
+            |number, documents| {
+                if number < 4 { Some((503, String::new())) } else { reply(documents, |_, _| (201, "")) }
+            },
+        );
+    let mut sink = sink(&server, |_| {});
+    let (mut queue, settled) = deliveries(&[b"one", b"two"]);
+    while !queue.is_empty() {
+        let _ = sink.write(&mut queue);
+    }
+    let end = Instant::now() + LONG;
+    while all_settled(&settled).is_empty() {
+        let at = sink.next_call().expect("it wants to be called as long as something waits");
+        assert!(at <= Instant::now() + Duration::from_secs(10) && Instant::now() < end);
+        thread::sleep(at.saturating_duration_since(Instant::now()));
+        let _ = sink.call();
+    }
+    assert_eq!((server.sizes(), sink.next_call()), (vec![2; 5], None));
+}
+
+#[test]
 fn what_is_not_acknowledged_is_given_back() {
     let server = Server::start(|_, _| None);
     let mut sink = sink(&server, |_| {});

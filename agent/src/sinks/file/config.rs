@@ -9,7 +9,7 @@ use crate::{
     config::units::{self, byte_size},
     process::Selector,
     record::Class,
-    sinks::config::{InvalidSetting, QueueSettings, all_classes},
+    sinks::config::{Common, InvalidSetting, QueueSettings, all_classes},
 };
 
 /// Settings of the file sink.
@@ -118,6 +118,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What it has as every sink.
+    pub(in crate::sinks) const fn common(&self) -> Common<'_> {
+        Common { name: &self.name, classes: &self.classes, filter: &self.filter, queue: &self.queue, buffer: None }
+    }
+
     /// Every option that makes no sense, and why.
     pub(crate) fn problems(&self) -> Vec<InvalidSetting> {
         let level_max = match self.compression {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     record::{Batch, Stream},
-    sinks::{Delivery, Outcome, Sink, SinkError, json, streams::StreamCache},
+    sinks::{Delivery, Outcome, Sink, SinkError, json, stream_cache::StreamCache},
 };
 
 /// Deliveries of one stream are gathered up to this before they are written.

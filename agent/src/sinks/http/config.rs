@@ -12,7 +12,7 @@ use crate::{
     record::Class,
     sinks::{
         buffer::BufferSettings,
-        config::{InvalidSetting, QueueSettings, Tls, all_classes},
+        config::{Common, InvalidSetting, QueueSettings, Tls, all_classes},
         http_client::{self, Auth},
     },
 };
@@ -58,10 +58,6 @@ pub struct Settings {
     pub linger: Duration,
     /// The most requests that are under way at once; default 2. With 1 the lines of a stream never change their order.
     pub max_in_flight: usize,
-    /// For how long requests are held and tried again that the server turns away because of the agent's configuration or
-    /// rights, before their lines are dropped; default 5 minutes.
-    #[serde(with = "units::duration")]
-    pub give_up_after: Duration,
 }
 
 /// What a request is made of.
@@ -107,12 +103,22 @@ impl Default for Settings {
             max_request_bytes: ByteSize::mib(2),
             linger: Duration::from_millis(50),
             max_in_flight: 2,
-            give_up_after: Duration::from_secs(300),
         }
     }
 }
 
 impl Settings {
+    /// What it has as every sink.
+    pub(in crate::sinks) const fn common(&self) -> Common<'_> {
+        Common {
+            name: &self.name,
+            classes: &self.classes,
+            filter: &self.filter,
+            queue: &self.queue,
+            buffer: Some(&self.buffer),
+        }
+    }
+
     /// Every option that makes no sense.
     pub(crate) fn problems(&self) -> Vec<InvalidSetting> {
         let is_timeout = |value| (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&value);

@@ -7,11 +7,13 @@
 pub mod config;
 mod headers;
 mod load;
+mod reach;
 mod sink;
 mod verdict;
 
 pub use config::Settings;
-pub use sink::{HttpSink, reach};
+pub use reach::reach;
+pub use sink::HttpSink;
 
 #[cfg(test)]
 mod tests;

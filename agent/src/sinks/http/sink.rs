@@ -2,38 +2,37 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt, io, thread,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
 use reqwest::{
-    Method, Url,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
+    Url,
+    header::{CONTENT_ENCODING, HeaderValue},
 };
 
 use super::{
-    config::{Compression, Encoding, Settings},
-    headers,
+    config::{Compression, Settings},
     load::{Filler, Load},
-    verdict::{Verdict, verdict},
+    reach::{client, error, place, request},
+    verdict::{Verdict, held, verdict},
 };
 use crate::{
     ledger::Reason,
     sinks::{
         Delivery, Sink, SinkError,
-        flights::{Flights, Pause},
-        http_client::{HttpClient, Options, Request},
+        attempts::Attempts,
+        flights::Flights,
+        http_client::Request,
         otlp::Fit,
         receipt::{LineReceipt, Lines, rejoin},
     },
 };
 
-/// How long a call waits for answers before it returns.
+/// How long a flush waits for answers before it returns.
 const ANSWER_WAIT: Duration = Duration::from_millis(200);
 /// How long a call waits for room before it says that there is none.
 const ROOM_WAIT: Duration = Duration::from_secs(1);
-/// An answer is a few words; what is longer comes from something else.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// The HTTP sink.
 pub struct HttpSink {
@@ -45,13 +44,7 @@ pub struct HttpSink {
     filling_since: Option<Instant>,
     /// Requests that are to be sent, by the number of their first line.
     waiting: BTreeMap<u64, Load>,
-    pause: Pause,
-    /// Why nothing gets through.
-    failing: Option<String>,
-    /// Since when the server has turned away what it is sent for a reason that time does not mend.
-    held_since: Option<Instant>,
-    /// What was given up last and why, until it is told.
-    given_up: Option<String>,
+    attempts: Attempts,
 }
 
 impl fmt::Debug for HttpSink {
@@ -75,10 +68,7 @@ impl HttpSink {
             url,
             filling_since: None,
             waiting: BTreeMap::new(),
-            pause: Pause::default(),
-            failing: None,
-            held_since: None,
-            given_up: None,
+            attempts: Attempts::default(),
         })
     }
 
@@ -95,7 +85,7 @@ impl HttpSink {
                 }
             }
             debug_assert_eq!(fit, Fit::TooLarge);
-            self.given_up = Some(format!(
+            self.attempts.give_up(format!(
                 "a line of {} bytes is dropped: it makes more than `max_request_bytes`; raise that, or lower \
                  `lines.max_line_bytes`",
                 line.line().body.len()
@@ -118,15 +108,11 @@ impl HttpSink {
     /// Sends what waits, as far as it may be sent.
     fn send(&mut self) {
         let now = Instant::now();
-        // While nothing gets through, one at a time finds out whether something does.
-        while self.flights.has_room()
-            && self.pause.until(now).is_none()
-            && !(self.pause.is_trying() && self.flights.len() > 0)
-        {
+        while self.flights.has_room() && self.attempts.may_send(self.flights.len(), now) {
             let Some((_, load)) = self.waiting.pop_first() else { return };
             match self.request(&load) {
                 Ok(request) => self.flights.start(request, load),
-                Err(why) => self.hold(load, &why, now),
+                Err(why) => self.put_back(load, held(&why), None, now),
             }
         }
     }
@@ -151,10 +137,10 @@ impl HttpSink {
             let now = Instant::now();
             match verdict(self.settings.encoding, &place(&self.url), &landing) {
                 Verdict::Taken { rejected, message } => {
-                    self.recover();
+                    self.attempts.succeed();
                     let message = message.unwrap_or_default();
                     if rejected > 0 {
-                        self.given_up = Some(format!(
+                        self.attempts.give_up(format!(
                             "{}: {rejected} of {} lines are dropped, as the server refuses them: {message}",
                             place(&self.url),
                             load.lines.len()
@@ -164,55 +150,30 @@ impl HttpSink {
                     }
                     load.settle(rejected);
                 }
-                Verdict::Again { why, after } => {
-                    // It is not turned away now.
-                    self.held_since = None;
-                    self.pause.begin(now, after);
-                    self.failing = Some(why);
-                    self.waiting.insert(load.first, load);
-                }
-                Verdict::Hold { why } => self.hold(load, &why, now),
+                Verdict::Again { why, after } => self.put_back(load, why, after, now),
                 Verdict::Refused { why } => self.divide(load, Reason::Rejected, &why),
                 Verdict::TooLarge { why } => self.divide(load, Reason::Oversize, &why),
             }
         }
     }
 
-    /// Something got through.
-    fn recover(&mut self) {
-        self.pause.end();
-        self.failing = None;
-        self.held_since = None;
-    }
-
-    /// Keeps a request for a while that the server turns away.
-    fn hold(&mut self, load: Load, why: &str, now: Instant) {
-        let since = *self.held_since.get_or_insert(now);
-        if now.duration_since(since) < self.settings.give_up_after {
-            self.pause.begin(now, None);
-            self.failing = Some(format!("{why}; lines are held and tried again"));
-            self.waiting.insert(load.first, load);
-        } else {
-            // The next one is tried at once: what waits behind it shall not wait for as long.
-            self.pause.end();
-            self.failing = None;
-            let held = humantime::format_duration(self.settings.give_up_after);
-            self.given_up = Some(format!("{} lines are dropped after {held}: {why}", load.lines.len()));
-            load.give_up(Reason::Rejected);
-        }
+    /// Keeps a request that is to be sent again, after a pause.
+    fn put_back(&mut self, load: Load, why: String, wish: Option<Duration>, now: Instant) {
+        self.attempts.fail(why, wish, now);
+        self.waiting.insert(load.first, load);
     }
 
     /// Finds the line that the server does not take.
     fn divide(&mut self, load: Load, reason: Reason, why: &str) {
         // It answers, and to the point.
-        self.recover();
+        self.attempts.succeed();
         if load.lines.len() > 1 {
             for half in self.filler.halves(load) {
                 self.waiting.insert(half.first, half);
             }
             return;
         }
-        self.given_up = Some(format!("a line is dropped: {why}"));
+        self.attempts.give_up(format!("a line is dropped: {why}"));
         load.give_up(reason);
     }
 
@@ -223,7 +184,7 @@ impl HttpSink {
             self.land();
             self.send();
             let now = Instant::now();
-            let is_pause = self.flights.len() == 0 && self.pause.until(now).is_some();
+            let is_pause = self.flights.len() == 0 && self.attempts.pause(now).is_some();
             if now >= until || is_pause || self.is_idle() {
                 return;
             }
@@ -241,7 +202,7 @@ impl HttpSink {
                 return true;
             }
             let now = Instant::now();
-            if now >= until || self.pause.until(now).is_some() {
+            if now >= until || self.attempts.pause(now).is_some() {
                 return false;
             }
             self.flights.wait(until);
@@ -252,15 +213,20 @@ impl HttpSink {
         self.waiting.is_empty() && self.flights.len() == 0
     }
 
-    /// What keeps lines from getting through, if anything does.
+    /// Tells when to call again, and what keeps lines from getting through, if anything does.
     fn check(&mut self) -> Result<(), SinkError> {
-        let why = self.given_up.take().or_else(|| self.failing.clone());
-        why.map_or(Ok(()), |why| Err(error(why)))
+        self.plan();
+        self.attempts.tell().map_or(Ok(()), |why| Err(error(why)))
+    }
+
+    fn plan(&mut self) {
+        let linger = self.filling_since.map(|since| since + self.settings.linger);
+        self.attempts.plan(self.flights.len(), !self.waiting.is_empty(), [linger, None], Instant::now());
     }
 
     fn no_room(&mut self) -> SinkError {
-        let given_up = self.given_up.take();
-        let why = given_up.or_else(|| self.failing.clone()).unwrap_or_else(|| {
+        self.plan();
+        let why = self.attempts.tell().unwrap_or_else(|| {
             format!(
                 "{} answers slower than lines come: {} requests are under way",
                 place(&self.url),
@@ -281,8 +247,7 @@ impl Sink for HttpSink {
         loop {
             if !self.make_room() {
                 // Slow is not wrong, as long as it goes on.
-                let goes_on = queue.len() < offered && self.failing.is_none() && self.given_up.is_none();
-                return if goes_on { Ok(()) } else { Err(self.no_room()) };
+                return if queue.len() < offered { self.check() } else { Err(self.no_room()) };
             }
             match queue.pop_front() {
                 Some(delivery) => self.take(delivery),
@@ -306,21 +271,29 @@ impl Sink for HttpSink {
     }
 
     fn tick(&mut self) -> Result<(), SinkError> {
+        self.call()
+    }
+
+    fn next_call(&self) -> Option<Instant> {
+        self.attempts.next_call()
+    }
+
+    fn call(&mut self) -> Result<(), SinkError> {
         if self.filling_since.is_some_and(|since| since.elapsed() >= self.settings.linger) {
             self.close_request();
         }
-        self.work(Instant::now() + ANSWER_WAIT);
+        self.work(Instant::now());
         self.check()
     }
 
     fn close(&mut self, limit: Duration) -> Result<(), SinkError> {
         let until = Instant::now() + limit;
         self.close_request();
-        self.pause.hurry();
+        self.attempts.hurry();
         self.work(until);
         while !self.is_idle() && Instant::now() < until {
             let now = Instant::now();
-            let end = self.pause.until(now).map_or(until, |end| end.min(until));
+            let end = self.attempts.pause(now).map_or(until, |end| end.min(until));
             thread::sleep(end.saturating_duration_since(now));
             self.work(until);
         }
@@ -331,7 +304,7 @@ impl Sink for HttpSink {
         if lines == 0 {
             return self.check();
         }
-        let why = self.failing.take().unwrap_or_else(|| format!("{} did not answer in time", place(&self.url)));
+        let why = self.attempts.tell().unwrap_or_else(|| format!("{} did not answer in time", place(&self.url)));
         Err(error(format!("{lines} lines are not acknowledged: {why}")))
     }
 
@@ -343,63 +316,4 @@ impl Sink for HttpSink {
         lines.extend(self.filler.take_lines());
         rejoin(lines)
     }
-}
-
-fn client(settings: &Settings) -> Result<(HttpClient, Url), SinkError> {
-    let url = Url::parse(&settings.url).map_err(|cause| error(format!("{:?} is no URL: {cause}", settings.url)))?;
-    let client = HttpClient::new(&Options {
-        sink: &settings.name,
-        tls: settings.tls.as_ref(),
-        connect_timeout: settings.connect_timeout,
-        request_timeout: settings.request_timeout,
-        max_answer_bytes: MAX_ANSWER_BYTES,
-    })?;
-    Ok((client, url))
-}
-
-fn request(settings: &Settings, url: &Url) -> Result<Request, String> {
-    let mut request = Request::new(Method::POST, url.clone(), settings.auth.as_ref());
-    request.headers = headers::read(&settings.headers)?;
-    request.headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(settings.content_type()));
-    Ok(request)
-}
-
-/// The URL for an error; the query may hold a secret.
-fn place(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.into()
-}
-
-/// Asks the server whether it is there: with an empty request where that is one, as in OTLP, else with `HEAD`, which writes
-/// nothing.
-///
-/// # Errors
-/// The settings can't be used, or there is no answer, or one that speaks of a wrong path or missing rights; and why.
-pub fn reach(settings: &Settings) -> Result<String, SinkError> {
-    let limit = Duration::from_secs(3);
-    let hurried = Settings { connect_timeout: limit, request_timeout: limit, ..settings.clone() };
-    let (client, url) = client(&hurried)?;
-    let mut request = request(settings, &url).map_err(error)?;
-    match settings.encoding {
-        Encoding::OtlpProto => {}
-        Encoding::Ndjson => request.method = Method::HEAD,
-    }
-    let landing = client.ask(request);
-    let status = landing.as_ref().map(|answer| answer.status).unwrap_or_default();
-    let by_post = settings.encoding == Encoding::OtlpProto;
-    match verdict(settings.encoding, &place(&url), &landing) {
-        Verdict::Taken { .. } => Ok(format!("{} answers", place(&url))),
-        // Not every server that takes `POST` knows `HEAD`.
-        _ if !by_post && matches!(status, 400 | 404 | 405 | 411 | 501) => {
-            Ok(format!("{} answers; whether it takes logs shows with the first request", place(&url)))
-        }
-        Verdict::Again { why, .. } | Verdict::Hold { why } | Verdict::Refused { why } | Verdict::TooLarge { why } => {
-            Err(error(why))
-        }
-    }
-}
-
-fn error(why: String) -> SinkError {
-    SinkError { action: "sending by HTTP".to_owned(), source: io::Error::other(why) }
 }

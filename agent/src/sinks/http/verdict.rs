@@ -16,10 +16,9 @@ use crate::sinks::{
 pub(super) enum Verdict {
     /// The server has it, but for so many records that it refused; what it said of them, or of nothing.
     Taken { rejected: u64, message: Option<String> },
-    /// The server could not take it now: sent again, after this time where the server says so.
+    /// The server could not take it now, or does not because of something that an operator can mend: sent again without
+    /// an end, after this time where the server says so.
     Again { why: String, after: Option<Duration> },
-    /// The server does not take it because of something that an operator can mend: sent again for a while.
-    Hold { why: String },
     /// The server does not like what is in it: cut in halves.
     Refused { why: String },
     /// It is too large for the server: cut in halves.
@@ -30,33 +29,38 @@ pub(super) enum Verdict {
 pub(super) fn verdict(encoding: Encoding, url: &str, landing: &Landing) -> Verdict {
     let answer = match landing {
         Ok(answer) => answer,
-        Err(failure) if failure.kind == FailureKind::Credentials => return Verdict::Hold { why: failure.to_string() },
+        Err(failure) if failure.kind == FailureKind::Credentials => {
+            return Verdict::Again { why: held(&failure.to_string()), after: None };
+        }
         Err(failure) => return Verdict::Again { why: failure.to_string(), after: None },
     };
     if answer.is_success() {
         return taken(encoding, answer);
     }
     let why = |remedy: &str| format!("{url}: {}{remedy}", describe(answer));
+    let again = |why| Verdict::Again { why, after: answer.retry_after() };
+    let hold = |remedy: &str| again(held(&why(remedy)));
     match answer.status {
         400 | 422 => Verdict::Refused { why: why("; see `encoding`, and what the server takes") },
         413 => Verdict::TooLarge {
             why: why("; lower `max_request_bytes` or `lines.max_line_bytes`, or raise the server's limit"),
         },
-        408 | 425 | 429 | 500..=599 => Verdict::Again { why: why("; it is tried again"), after: answer.retry_after() },
+        408 | 425 | 429 | 500..=599 => again(why("; it is tried again")),
         300..=399 => {
             let to = answer.headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
-            Verdict::Hold { why: why(&format!(" to {to:?}; redirects are not followed: write the right `url`")) }
+            hold(&format!(" to {to:?}; redirects are not followed: write the right `url`"))
         }
-        401 => Verdict::Hold { why: why("; see `auth` and `headers`, and whether the token has expired") },
-        403 => {
-            Verdict::Hold { why: why("; give the agent's user the right to write there, or see `headers` (tenant)") }
-        }
-        404 | 405 | 410 => {
-            Verdict::Hold { why: why("; see the path in `url`, and that the server takes logs by POST") }
-        }
-        406 | 415 => Verdict::Hold { why: why("; the server takes neither this `encoding` nor this `compression`") },
-        _ => Verdict::Hold { why: why("; see `url`, and the server's own log") },
+        401 => hold("; see `auth` and `headers`, and whether the token has expired"),
+        403 => hold("; give the agent's user the right to write there, or see `headers` (tenant)"),
+        404 | 405 | 410 => hold("; see the path in `url`, and that the server takes logs by POST"),
+        406 | 415 => hold("; the server takes neither this `encoding` nor this `compression`"),
+        _ => hold("; see `url`, and the server's own log"),
     }
+}
+
+/// An error that time does not mend: nobody's line is to blame for it.
+pub(super) fn held(why: &str) -> String {
+    format!("{why}; lines are held until that is mended, and tried again")
 }
 
 /// Whether the server speaks of its answer as JSON.

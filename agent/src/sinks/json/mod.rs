@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc};
 
 pub use decode::exact_body;
 
-use super::{streams::StreamCache, timestamp::Rfc3339};
+use super::{stream_cache::StreamCache, timestamp::Rfc3339};
 use crate::record::{Attributes, Batch, Line, LineFlags, Origin, Resource, Stream};
 
 /// The attribute that carries the exact bytes of a body that is not UTF-8.

@@ -14,7 +14,7 @@ use crate::{
     sinks::{
         SinkError,
         buffer::BufferSettings,
-        config::{InvalidSetting, QueueSettings, Tls, all_classes},
+        config::{Common, InvalidSetting, QueueSettings, Tls, all_classes},
     },
 };
 
@@ -165,6 +165,17 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What it has as every sink.
+    pub(in crate::sinks) const fn common(&self) -> Common<'_> {
+        Common {
+            name: &self.name,
+            classes: &self.classes,
+            filter: &self.filter,
+            queue: &self.queue,
+            buffer: Some(&self.buffer),
+        }
+    }
+
     /// Every option that makes no sense.
     pub(crate) fn problems(&self) -> Vec<InvalidSetting> {
         let has_port = |broker: &String| {

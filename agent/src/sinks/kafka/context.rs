@@ -1,11 +1,12 @@
 //! What librdkafka tells, on its own threads.
 
 use std::{
+    collections::HashSet,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -51,11 +52,17 @@ pub(super) struct Context {
     batch_size: usize,
     /// A batch was refused, though it may be for one of its messages: the others are to go in smaller ones.
     batch_refused: AtomicBool,
+    /// Some topic has trouble: it is noted which ones can be written.
+    is_holding: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     returned: Vec<Returned>,
+    /// Topics that took a line while some had trouble.
+    written: HashSet<String>,
+    /// When a line was last refused that was alone in its batch.
+    refused_alone: Option<Instant>,
     /// Why nothing gets through, as of the last error.
     failing: Option<String>,
     /// The last thing that went wrong with one connection: more telling than that all are down.
@@ -79,6 +86,31 @@ impl Context {
     /// The size of the batches with which those may get through that were refused.
     pub(super) fn smaller_batches(&self) -> Option<usize> {
         self.batch_refused.load(Relaxed).then(|| (self.batch_size / 4).max(1))
+    }
+
+    /// Whether the lines were found for which batches became smaller, and none has been refused for so long.
+    pub(super) fn is_calm(&self, calm: Duration) -> bool {
+        !self.failing.load(Relaxed) && self.lock().refused_alone.is_some_and(|at| at.elapsed() >= calm)
+    }
+
+    /// Says whether a topic has trouble, so that it is noted which ones can be written.
+    pub(super) fn set_holding(&self, is_holding: bool) {
+        self.is_holding.store(is_holding, Relaxed);
+    }
+
+    /// Takes the topics that can be written.
+    pub(super) fn take_written(&self) -> HashSet<String> {
+        if self.is_holding.load(Relaxed) { std::mem::take(&mut self.lock().written) } else { HashSet::new() }
+    }
+
+    /// A topic took a line, or refused it for itself.
+    pub(super) fn note_written(&self, topic: &str) {
+        if self.is_holding.load(Relaxed) {
+            let mut state = self.lock();
+            if !state.written.contains(topic) {
+                state.written.insert(topic.to_owned());
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -172,6 +204,7 @@ impl Context {
         let held_for = match fate(code) {
             Fate::GiveUp(reason) => {
                 self.note_given_up(topic, code);
+                self.note_written(topic);
                 return receipt.give_up(reason);
             }
             Fate::Hold => Some(code),
@@ -220,9 +253,10 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<LineReceipt>) {
         match result {
-            Ok(_) => {
+            Ok(message) => {
                 receipt.deliver();
                 self.recover();
+                self.note_written(message.topic());
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
@@ -233,6 +267,9 @@ impl ProducerContext for Context {
                     let (topic, receipt) = (message.topic().to_owned(), *receipt);
                     self.lock().returned.push(Returned { receipt, topic, held_for: None });
                 } else {
+                    if is_for_one(code) {
+                        self.lock().refused_alone = Some(Instant::now());
+                    }
                     self.came_back(*receipt, message.topic(), code);
                 }
             }

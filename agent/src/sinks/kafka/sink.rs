@@ -34,9 +34,10 @@ const ROOM_WAIT: Duration = Duration::from_millis(200);
 const ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// How long one call hands lines over at most while brokers are slower than lines come.
 const WRITE: Duration = Duration::from_secs(1);
-/// How long nothing may come back of a topic after an attempt before it counts as mended; longer than
-/// `topic.metadata.propagation.max.ms`, for which librdkafka waits for a topic that was just made.
-const ATTEMPT: Duration = Duration::from_secs(15);
+/// After the last line that made batches smaller, so long goes by before they become larger again.
+const CALM: Duration = Duration::from_secs(2);
+/// How long a producer with smaller batches may take to come to its end.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// The Kafka sink.
 pub struct KafkaSink {
@@ -119,7 +120,12 @@ impl KafkaSink {
     /// Takes up what came back, and what was held long enough.
     fn take_up_again(&mut self) {
         let now = Instant::now();
+        let failing = self.context().failing().is_some();
+        self.held.note_brokers(!failing, now);
         let mut again = Vec::new();
+        for topic in self.context().take_written() {
+            again.extend(self.held.release(&topic));
+        }
         for returned in self.context().take_returned() {
             match returned.held_for {
                 Some(code) => self.held.keep(returned, code, now),
@@ -127,19 +133,26 @@ impl KafkaSink {
             }
         }
         if !self.held.is_empty() {
-            let limit = usize::try_from(self.settings.producer_buffer.as_u64()).unwrap_or(usize::MAX);
-            for (topic, code, receipt) in self.held.overdue(now, self.settings.give_up_after, limit) {
+            // While no broker answers, the sink takes no more instead; see [`Sink::write`].
+            let most = if failing { usize::MAX } else { self.max_held() };
+            for (topic, code, receipt) in self.held.overdue(self.settings.give_up_after, most) {
                 self.context().note_given_up(&topic, code);
                 receipt.give_up(HELD_TOO_LONG);
             }
             again.extend(self.held.due(now));
-            self.held.forget_mended(now, ATTEMPT);
+            self.held.forget_unused(now);
         }
+        self.context().set_holding(!self.held.is_empty());
         // Before what is newer.
         for receipt in again.into_iter().rev() {
             let route = self.route(&receipt.batch().stream);
             self.next.push_front((route, receipt));
         }
+    }
+
+    /// The most bytes that are held of topics that have trouble.
+    fn max_held(&self) -> usize {
+        usize::try_from(self.settings.producer_buffer.as_u64()).unwrap_or(usize::MAX)
     }
 
     /// Hands lines to the producer until it has no room, or none is left.
@@ -154,6 +167,7 @@ impl KafkaSink {
                 code => match fate(code) {
                     Fate::GiveUp(reason) => {
                         self.context().note_given_up(&route.topic, code);
+                        self.context().note_written(&route.topic);
                         receipt.give_up(reason);
                     }
                     Fate::Hold => self.context().came_back(receipt, &route.topic, code),
@@ -221,7 +235,8 @@ impl KafkaSink {
     }
 
     /// After some errors the producer is of no use any more, one that can't say who it is may by now, and one whose
-    /// batches are refused makes smaller ones: what it has comes back, to another one.
+    /// batches are refused makes smaller ones, until the line is found for which they were: what it has comes back, to
+    /// another one.
     fn renew(&mut self) -> Result<(), SinkError> {
         let reason = if let Some((code, reason)) = self.producer.client().fatal_error() {
             format!("{code}: {reason}")
@@ -230,6 +245,12 @@ impl KafkaSink {
         } else if let Some(smaller) = self.context().smaller_batches() {
             self.batch_size = smaller;
             format!("a batch was refused for what may be one line: the next ones have at most {smaller} bytes")
+        } else if self.batch_size != producer::BATCH_SIZE
+            && self.context().is_calm(CALM)
+            && self.producer.flush(SETTLE).is_ok()
+        {
+            self.batch_size = producer::BATCH_SIZE;
+            "what was refused is found: batches are as large as before".to_owned()
         } else {
             return Ok(());
         };
@@ -295,6 +316,9 @@ impl Sink for KafkaSink {
                     // Brokers that are slow are no failure.
                     return if queue.len() < before { self.check() } else { Err(error) };
                 }
+            }
+            if self.held.bytes() > self.max_held() && self.context().failing().is_some() && !queue.is_empty() {
+                return Err(self.no_room());
             }
             match queue.pop_front() {
                 Some(delivery) => self.take(delivery),

@@ -12,7 +12,7 @@ use crate::{
     record::{Batch, Line, LineFlags, Origin, Stream},
     sinks::{
         json::{PARSED, flag_names, is_reserved, resource_fields},
-        streams::StreamCache,
+        stream_cache::StreamCache,
     },
 };
 
