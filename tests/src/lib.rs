@@ -19,6 +19,7 @@ pub mod kills;
 pub mod ledger;
 pub mod maven;
 pub mod mounts;
+pub mod numbered;
 pub mod opensearch;
 pub mod python;
 pub mod random;
