@@ -101,7 +101,8 @@ impl<'bed> Stores<'bed> {
 
     fn config(&self, bed: &Testbed) -> Config {
         let kafka = json!({ "type": "kafka", "brokers": [self.broker.address()] });
-        let opensearch = json!({ "type": "opensearch", "urls": [self.server.url()] });
+        // Answered within a short life, also when there is much to catch up with and little time for the server.
+        let opensearch = json!({ "type": "opensearch", "urls": [self.server.url()], "max_request_bytes": "512KiB" });
         bed.config().with("/capture/pin", json!(bed.pins())).with("/sinks", json!([kafka, opensearch]))
     }
 

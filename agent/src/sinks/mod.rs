@@ -4,6 +4,7 @@
 //! [`Receipt`] when the record is as safe as the sink can make it, at once or much later: a file sink after the
 //! write, Kafka after the broker's acknowledgement.
 
+mod backlog;
 pub mod buffer;
 pub mod config;
 pub mod console;
@@ -17,6 +18,7 @@ pub mod http_client;
 pub mod json;
 pub mod kafka;
 pub mod otlp;
+mod rate;
 pub mod receipt;
 mod reopen;
 mod replace;
@@ -42,6 +44,7 @@ use std::{
 };
 
 pub use config::SinkSettings;
+pub use rate::Rate;
 pub use receipt::{Hold, Outcome, Promise, Receipt, Settled, Settlement};
 pub use set::Sinks;
 pub use stats::SinkStats;

@@ -12,8 +12,9 @@ const DELIVERY: Duration = Duration::from_secs(300);
 /// The path in the container that writes a file.
 const LOG: &str = "/var/log/app.log";
 
-/// Writes numbered lines to its stdout, or to a file that it rotates, until there is a file `stop`; then it says how
-/// many there were. `MODE` and `RATE` are replaced.
+/// Writes numbered lines to its stdout, or to a file that it rotates as logrotate does, until there is a file `stop`; then
+/// it says how many there were. `MODE` and `RATE` are replaced. A line stays for 36,000 more: what no agent has read until
+/// then nobody can.
 const WRITER: &str = r#"
 import os, time
 rate, log = RATE, "MODE"
@@ -33,6 +34,9 @@ while not os.path.exists("/control/stop"):
         n += 1
         if log and n % 4000 == 0:
             os.close(target)
+            for age in range(8, 0, -1):
+                if os.path.exists(f"{log}.{age}"):
+                    os.rename(f"{log}.{age}", f"{log}.{age + 1}")
             os.rename(log, log + ".1")
             target = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     late = start + n / rate - time.monotonic()

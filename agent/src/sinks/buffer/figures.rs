@@ -24,6 +24,10 @@ pub struct BufferStats {
     pub oldest: Option<Duration>,
     /// Places in the buffer that could not be read, since the agent started.
     pub damaged: u64,
+    /// Of [`BufferStats::records`], those that the sink has not: they are on disk only.
+    pub unread_records: u64,
+    /// Bytes of these on disk.
+    pub unread_bytes: u64,
 }
 
 /// The figures as they are noted.
@@ -32,6 +36,8 @@ pub(in crate::sinks) struct Figures {
     pub(super) bytes: AtomicU64,
     pub(super) records: AtomicU64,
     pub(super) damaged: AtomicU64,
+    pub(super) unread_records: AtomicU64,
+    pub(super) unread_bytes: AtomicU64,
     /// Seconds since the Unix epoch; 0 for none.
     pub(super) oldest: AtomicU64,
     capacity: u64,
@@ -45,6 +51,8 @@ impl Figures {
             bytes: AtomicU64::default(),
             records: AtomicU64::default(),
             damaged: AtomicU64::default(),
+            unread_records: AtomicU64::default(),
+            unread_bytes: AtomicU64::default(),
             oldest: AtomicU64::default(),
             capacity,
             sink: Arc::clone(sink),
@@ -60,6 +68,8 @@ impl Figures {
             records: self.records.load(Relaxed),
             oldest: (oldest > 0).then(|| SystemTime::now().duration_since(since).unwrap_or_default()),
             damaged: self.damaged.load(Relaxed),
+            unread_records: self.unread_records.load(Relaxed),
+            unread_bytes: self.unread_bytes.load(Relaxed),
         }
     }
 }

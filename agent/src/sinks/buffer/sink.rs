@@ -27,6 +27,7 @@ use crate::{
     sinks::{
         Delivery, Figure, Outcome, Receipt, Sink, SinkError,
         config::QueueSettings,
+        receipt::Loss,
         stats::Counters,
         worker::{Size, Worker},
     },
@@ -183,8 +184,9 @@ impl Buffered {
         if let Err(error) = self.append(sequence, &delivery.batch, false) {
             return refused(delivery, self.full(error));
         }
-        let Delivery { batch, receipt } = delivery;
+        let Delivery { batch, mut receipt } = delivery;
         receipt.promise().secure();
+        receipt.shelve();
         let waits = matches!(batch.stream.origin, Origin::File { .. });
         // Without it the receipt is let go of now, and says that the batch is kept.
         let waiting = waits.then(|| Waiting::Receipt(receipt));
@@ -267,10 +269,9 @@ impl Buffered {
         };
         if self.unbooked.contains(&meta.sequence) {
             batch.stream.account.produce(batch.span());
-            self.counters.note_taken(batch.lines.len() as u64);
         }
         let mut receipt = Receipt::read_back(&batch, self.home.settled());
-        receipt.count_for(&self.counters);
+        receipt.count_for(&self.counters, &batch);
         Some((meta.sequence, Delivery { batch, receipt }))
     }
 
@@ -281,10 +282,9 @@ impl Buffered {
         let account = self.home.account_by_id(meta.cgroup);
         if self.unbooked.contains(&meta.sequence) {
             account.produce(meta.span);
-            self.counters.note_taken(records);
         }
         account.drop_bytes(crate::ledger::Stage::Sink, Reason::Damaged, meta.span);
-        self.counters.note_lost(records, meta.span, Reason::Damaged);
+        self.counters.note_lost(Loss { reason: Reason::Damaged, lines: records, span: meta.span });
         self.log.forget(records);
     }
 
@@ -351,6 +351,11 @@ impl Buffered {
 
     fn publish(&self) {
         let figures = &self.figures;
+        let unread = if self.log.has_unread() { self.log.unread_bytes() } else { 0 };
+        let read = self.table.on_disk(self.seen.records_on_disk);
+        let unread_records = if unread > 0 { self.log.records().saturating_sub(read) } else { 0 };
+        figures.unread_bytes.store(unread, Relaxed);
+        figures.unread_records.store(unread_records, Relaxed);
         figures.bytes.store(self.log.size(), Relaxed);
         figures.records.store(self.log.records(), Relaxed);
         figures.damaged.store(self.log.damaged(), Relaxed);
