@@ -21,6 +21,7 @@ pub mod maven;
 pub mod mounts;
 pub mod numbered;
 pub mod opensearch;
+pub mod outage;
 pub mod python;
 pub mod random;
 pub mod receiver;

@@ -1,6 +1,7 @@
 //! Long runs that a test has no time for: what the agent promises, over and over.
 
 mod kills;
+mod outage;
 
 use std::process::ExitCode;
 
@@ -19,11 +20,15 @@ enum Run {
     /// Kill the agent at random moments under a constant load of numbered lines from a pipe and a file; in the end
     /// every line has to be in Kafka at least once and in OpenSearch exactly once
     Kills(kills::Kills),
+    /// Take the broker away and let it come back, once frozen and once killed: with a large buffer nothing may be lost,
+    /// with a small one exactly what is counted, and the memory has to stay as it is
+    Outage(outage::Outage),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().run {
         Run::Kills(kills) => kills.execute(),
+        Run::Outage(outage) => outage.execute(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
