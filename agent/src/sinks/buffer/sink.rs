@@ -35,6 +35,9 @@ use crate::{
 
 /// First and longest pause between two looks at a sink that has all that it may have, while more waits on disk.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// How long the sink is given from disk at a time: meanwhile new lines wait, and nothing is noted as acknowledged. An agent
+/// that is killed before that begins where the one before it did.
+const TURN: Duration = Duration::from_millis(20);
 /// How often what is acknowledged is noted on disk.
 const NOTES: Duration = Duration::from_millis(100);
 /// Lines of files whose positions wait for the disk: above that the files wait too.
@@ -60,6 +63,8 @@ pub struct Buffered {
     unbooked: Range<u64>,
     frame: Vec<u8>,
     next_call: Option<Instant>,
+    /// The last turn ended before the sink had all that it may have.
+    more: bool,
     pause: Duration,
     seen: Progress,
 }
@@ -118,6 +123,7 @@ impl Buffered {
             unbooked,
             frame: Vec::new(),
             next_call: None,
+            more: false,
             pause: LOOKS.0,
             seen: Progress::default(),
         };
@@ -236,14 +242,19 @@ impl Buffered {
         Ok(())
     }
 
-    /// Gives the sink what waits on disk, as far as it has room.
-    fn feed(&mut self) {
+    /// Gives the sink what waits on disk, as far as it has room, for one turn; whether it has room for more.
+    fn feed(&mut self) -> bool {
+        let end = Instant::now() + TURN;
         while self.log.has_unread() && self.has_room(Size::default()) {
+            if Instant::now() >= end {
+                return true;
+            }
             let Some(read) = self.log.read() else { break };
             if let Some((sequence, Delivery { batch, receipt })) = self.revive(read) {
                 self.send(sequence, batch, receipt, true);
             }
         }
+        false
     }
 
     /// A delivery of what was read from disk; what can't be understood is booked as lost.
@@ -327,7 +338,7 @@ impl Buffered {
     fn maintain(&mut self) -> Result<(), SinkError> {
         let retired = self.retire();
         let spilled = self.spill(self.settings.spill_after, false);
-        self.feed();
+        self.more = self.feed();
         if let Some(source) = self.syncer.take_error() {
             return Err(self.error("forcing to the disk", Some(source)));
         }
@@ -341,7 +352,7 @@ impl Buffered {
         self.pause = if settled == self.seen.settled { (self.pause * 2).min(LOOKS.1) } else { LOOKS.0 };
         self.seen.settled = settled;
         let looks = [
-            self.log.has_unread().then(|| now + self.pause),
+            self.log.has_unread().then(|| if self.more { now } else { now + self.pause }),
             self.table.oldest_unsecured().map(|since| (since + self.settings.spill_after).max(now + LOOKS.0)),
             (self.log.size() > 0).then(|| now + NOTES),
         ];
