@@ -21,6 +21,7 @@ fn main() {
         origin: Origin::Stdio(IoStream::Stdout),
         resource: Arc::default(),
         account: Arc::default(),
+        source: None,
     });
     let plain = Settings::default();
     let rules = |rules: &[Language]| Settings {

@@ -31,6 +31,7 @@ fn main() {
         origin: Origin::Stdio(IoStream::Stdout),
         resource: Arc::new(resource),
         account: Arc::default(),
+        source: None,
     });
     let plain = "2026-11-21 05:00:00,123 INFO  [worker-7] com.example.shop.Cart - added item 4711 to cart 42; ";
     let quoted =

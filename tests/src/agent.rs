@@ -139,6 +139,16 @@ impl Agent {
         Pid::from_child(&self.child)
     }
 
+    /// Its resident memory in bytes.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
     /// `GET` from its HTTP endpoint.
     ///
     /// # Errors

@@ -164,6 +164,14 @@ impl<'bed> Broker<'bed> {
         self.daemon = None;
     }
 
+    /// Ends the broker at once, as when its machine fails; [`Broker::run`] starts it again with what it holds.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.take().context("the broker is stopped")?.signal(Signal::KILL)
+    }
+
     /// Takes away all that it holds, while it is stopped.
     ///
     /// # Errors

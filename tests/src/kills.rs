@@ -1,162 +1,174 @@
 //! An agent that is killed again and again under a constant load of numbered lines.
 //!
-//! One container writes to its stdout, one to a log file that it rotates. Some lines come in two writes, so that a kill
-//! finds half of one. Each agent is killed at a random moment of its life: before it is ready, while it takes over, in
-//! the middle of its work. In the end every line has to be in the stores, with the bytes that were written, and what is
-//! there twice has to be the same record: the same stream, the same position.
+//! One container writes to its stdout, one to a log file that it rotates. Each agent is killed at a random moment of its
+//! life: before it is ready, while it takes over, in the middle of its work. In the end every line has to be in Kafka at
+//! least once, with the bytes that were written, and what is there twice has to be the same record; in OpenSearch it has
+//! to be there exactly once.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    fs, thread,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use rdkafka::Offset;
-use serde_json::Value;
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::json;
 
-use crate::{Agent, Config, Container, DEADLINE, Testbed, kafka::Broker, random::Xorshift, wait_until};
+use crate::{
+    Agent, Config, Testbed,
+    kafka::Broker,
+    numbered::{Load, Tally, Written, in_kafka, in_opensearch},
+    opensearch::OpenSearch,
+    random::Xorshift,
+};
 
 /// The longest life of an agent before it is killed.
 const LIFE: Duration = Duration::from_millis(1500);
 
-/// How long the last agent may take to deliver what there is.
-const DELIVERY: Duration = Duration::from_secs(120);
-
-/// The path in the container that writes a file.
-const LOG: &str = "/var/log/app.log";
-
-/// Writes numbered lines to its stdout, or to a file that it rotates, until there is a file `stop`; then it says how
-/// many there were. `MODE` and `RATE` are replaced.
-const WRITER: &str = r#"
-import os, time
-rate, log = RATE, "MODE"
-def line(n):
-    return ("%09d %s\n" % (n, "abcdefghij" * (n % 23))).encode()
-target = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND) if log else 1
-n, start = 0, time.monotonic()
-while not os.path.exists("/control/stop"):
-    for _ in range(20):
-        text = line(n)
-        if n % 97 == 0:
-            os.write(target, text[:5])
-            time.sleep(0.002)
-            os.write(target, text[5:])
-        else:
-            os.write(target, text)
-        n += 1
-        if log and n % 4000 == 0:
-            os.close(target)
-            os.rename(log, log + ".1")
-            target = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    late = start + n / rate - time.monotonic()
-    if late > 0:
-        time.sleep(late)
-with open("/control/count.new", "w") as count:
-    count.write(str(n))
-os.rename("/control/count.new", "/control/count")
-"#;
-
-/// The body of a line of [`WRITER`].
-#[must_use]
-pub fn body(number: u64) -> String {
-    format!("{number:09} {}", "abcdefghij".repeat((number % 23) as usize))
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How often an agent is killed.
+    pub kills: u32,
+    /// Lines a second of each of both writers.
+    pub rate: u32,
+    /// The moments of the kills: a seed gives the same ones again.
+    pub seed: u64,
 }
 
-/// The containers that write.
-#[derive(Debug)]
-pub struct Load {
-    writers: Vec<Writer>,
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Agents that were killed.
+    pub kills: u32,
+    /// Those of them that were ready before: the ledgers of each were seen in balance.
+    pub ready: u32,
+    /// What is in Kafka.
+    pub kafka: Tally,
+    /// What is in OpenSearch.
+    pub opensearch: Tally,
 }
 
-/// One of them.
-#[derive(Debug)]
-struct Writer {
-    container: Container,
-    /// `pod` for stdout, `business` for the file.
-    class: &'static str,
-    control: std::path::PathBuf,
-}
-
-impl Load {
-    /// Starts the writers, each with `rate` lines a second, under a first agent, which is killed then: what was written
-    /// to a pipe before there was any agent, nobody has.
+impl Report {
+    /// Checks that every line is where it has to be, and that agents became ready at all.
     ///
     /// # Errors
-    /// The agent or a container can't be started.
-    pub fn start(bed: &Testbed, config: &Config, rate: u32) -> Result<Self> {
-        let agent = Agent::start(bed, config)?;
-        let writers = [("pipe", "pod", ""), ("file", "business", LOG)].map(|(name, class, log)| -> Result<Writer> {
-            let control = bed.path(format!("control-{name}/stop"))?.with_file_name("");
-            let program = WRITER.replace("RATE", &rate.to_string()).replace("MODE", log);
-            let container = bed.container(name).python(&program).bind(&control, "/control").start()?;
-            Ok(Writer { container, class, control })
+    /// The first promise that was not kept.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.ready > self.kills / 10, "only {} of {} agents became ready", self.ready, self.kills);
+        self.kafka.check_at_least_once().context("Kafka")?;
+        self.opensearch.check_exactly_once().context("OpenSearch")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kills, ready, kafka, opensearch } = self;
+        writeln!(f, "kills                                {kills}")?;
+        writeln!(f, "agents that were ready, in balance   {ready}")?;
+        writeln!(f, "lines written                        {}", kafka.lines)?;
+        for (store, tally, repeated) in [("Kafka", kafka, "more than once"), ("OpenSearch", opensearch, "duplicates")] {
+            writeln!(f, "{:<37}{}", format!("{store}: records"), tally.records)?;
+            writeln!(f, "  missing                            {}", tally.missing)?;
+            writeln!(f, "  {repeated:<35}{}", tally.repeated)?;
+            writeln!(f, "  torn                               {}", tally.torn + tally.strange)?;
+        }
+        Ok(())
+    }
+}
+
+/// Kafka and OpenSearch, both fed by the same agent.
+#[derive(Debug)]
+struct Stores<'bed> {
+    broker: Broker<'bed>,
+    server: OpenSearch<'bed>,
+}
+
+impl<'bed> Stores<'bed> {
+    /// Starts both at once: they take long.
+    fn start(bed: &'bed Testbed) -> Result<Self> {
+        let (broker, server) = thread::scope(|scope| {
+            let broker = scope.spawn(|| Broker::start(bed));
+            let server = OpenSearch::start(bed);
+            (broker.join().unwrap_or_else(|_| Err(anyhow!("the broker's thread panicked"))), server)
         });
-        let load = Self { writers: writers.into_iter().collect::<Result<_>>()? };
-        agent.kill()?;
-        Ok(load)
+        let stores = Self { broker: broker?, server: server? };
+        for topic in ["logs.pod", "logs.business"] {
+            // However long it takes, nothing is forgotten.
+            stores.broker.create_topic_with(topic, "retention.ms", "-1")?;
+        }
+        Ok(stores)
     }
 
-    /// Ends the writers in order; returns how many lines there are of each class.
-    ///
-    /// # Errors
-    /// A writer does not end in time.
-    pub fn stop(&self) -> Result<Vec<(&'static str, u64)>> {
-        for writer in &self.writers {
-            fs::write(writer.control.join("stop"), "")?;
-        }
-        let count = |writer: &Writer| {
-            let path = writer.control.join("count");
-            let text = wait_until("the end of a writer", DEADLINE, || Ok(fs::read_to_string(&path).ok()))
-                .with_context(|| String::from_utf8_lossy(&writer.container.stderr()).into_owned())?;
-            Ok((writer.class, text.parse().context("a count of lines")?))
-        };
-        self.writers.iter().map(count).collect()
+    fn config(&self, bed: &Testbed) -> Config {
+        let kafka = json!({ "type": "kafka", "brokers": [self.broker.address()] });
+        // Answered within a short life, also when there is much to catch up with and little time for the server.
+        let opensearch = json!({ "type": "opensearch", "urls": [self.server.url()], "max_request_bytes": "512KiB" });
+        bed.config().with("/capture/pin", json!(bed.pins())).with("/sinks", json!([kafka, opensearch]))
     }
 
-    /// Waits until the ledger of each writer balances.
-    ///
-    /// # Errors
-    /// One does not.
-    pub fn check_ledger(&self, agent: &Agent) -> Result<()> {
-        for writer in &self.writers {
-            let mut last = crate::Ledger::default();
-            // A reading under load may be off by what moved meanwhile.
-            wait_until("a ledger that balances", DEADLINE, || {
-                last = agent.ledger(writer.container.id())?;
-                Ok((last.difference() == 0).then_some(()))
-            })
-            .with_context(|| format!("the ledger of {} stands at {last:?}", writer.class))?;
+    fn tally(&self, written: &[Written]) -> Result<(Tally, Tally)> {
+        let (mut kafka, mut opensearch) = (Tally::default(), Tally::default());
+        for Written { class, lines, .. } in written {
+            kafka += in_kafka(&self.broker, &format!("logs.{class}"), *lines)?;
+            opensearch += in_opensearch(&self.server, &format!("logs-{class}-*"), *lines)?;
         }
-        Ok(())
+        Ok((kafka, opensearch))
     }
+}
 
-    /// Waits until nothing of the writers is on its way any more.
-    ///
-    /// # Errors
-    /// Not in time, or something was dropped.
-    pub fn wait_delivered(&self, agent: &Agent) -> Result<()> {
-        for writer in &self.writers {
-            let mut last = crate::Ledger::default();
-            wait_until("the delivery of all lines", DELIVERY, || {
-                last = agent.ledger(writer.container.id())?;
-                Ok((last.pending == 0 && last.difference() == 0).then_some(()))
-            })
-            .with_context(|| format!("the ledger of {} stands at {last:?}", writer.class))?;
-            ensure!(last.dropped.is_empty(), "lines of {} were dropped: {last:?}", writer.class);
-        }
-        Ok(())
+/// Starts the stores and the load, kills one agent after the other, lets the last one deliver what is left, and counts.
+/// `progress` is told of each kill and of how many agents were ready by then.
+///
+/// # Errors
+/// Something can't be started, a ledger does not balance, or lines were dropped.
+pub fn run(bed: &Testbed, plan: Plan, mut progress: impl FnMut(u32, u32)) -> Result<Report> {
+    let stores = Stores::start(bed)?;
+    let config = stores.config(bed);
+    let first = Agent::start(bed, &config)?;
+    let load = Load::start(bed, plan.rate)?;
+    first.kill()?;
+    let mut moments = Moments::new(plan.seed);
+    let mut ready = 0;
+    for kill in 1..=plan.kills {
+        let was_ready = live_and_die(bed, &config, &load, moments.next()).with_context(|| format!("kill {kill}"))?;
+        ready += u32::from(was_ready);
+        progress(kill, ready);
     }
+    let agent = Agent::start(bed, &config)?;
+    load.check_ledger(&agent)?;
+    let written = load.stop()?;
+    for (class, ledger) in load.wait_settled(&agent)? {
+        ensure!(ledger.dropped.is_empty(), "lines of {class} were dropped: {ledger:?}");
+    }
+    agent.stop()?;
+    let (kafka, opensearch) = stores.tally(&written)?;
+    Ok(Report { kills: plan.kills, ready, kafka, opensearch })
+}
+
+/// Starts an agent and kills it after `life`, or, if it was ready by then, when its ledgers were seen in balance with
+/// nothing lost. Whether it was ready: one that dies before has told nothing.
+fn live_and_die(bed: &Testbed, config: &Config, load: &Load, life: Duration) -> Result<bool> {
+    let moment = Instant::now() + life;
+    let agent = Agent::spawn(bed, config)?;
+    let mut ready = false;
+    while Instant::now() < moment && !ready {
+        thread::sleep(Duration::from_millis(5));
+        ready = agent.get("/readyz").is_ok_and(|answer| answer.status == 200);
+    }
+    if ready {
+        load.check_ledger(&agent).with_context(|| agent.log())?;
+        thread::sleep(moment.saturating_duration_since(Instant::now()));
+    }
+    agent.kill()?;
+    Ok(ready)
 }
 
 /// Moments of kills: any seed gives the same ones again.
 #[derive(Clone, Copy, Debug)]
-pub struct Moments(Xorshift);
+struct Moments(Xorshift);
 
 impl Moments {
-    /// From a seed.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
+    const fn new(seed: u64) -> Self {
         Self(Xorshift::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
@@ -165,146 +177,9 @@ impl Moments {
     }
 }
 
-/// Starts and kills one agent after the other; `progress` is told of each kill and whether the agent was ready by then.
-///
-/// # Errors
-/// An agent does not start, or the ledger of one that was ready does not balance.
-pub fn kill_again_and_again(
-    bed: &Testbed,
-    config: &Config,
-    load: &Load,
-    kills: u32,
-    mut moments: Moments,
-    mut progress: impl FnMut(u32, bool),
-) -> Result<()> {
-    for kill in 1..=kills {
-        let moment = Instant::now() + moments.next();
-        let agent = Agent::spawn(bed, config)?;
-        let mut ready = false;
-        while Instant::now() < moment && !ready {
-            thread::sleep(Duration::from_millis(5));
-            ready = agent.get("/readyz").is_ok_and(|answer| answer.status == 200);
-        }
-        if ready {
-            load.check_ledger(&agent).with_context(|| format!("before kill {kill}"))?;
-            thread::sleep(moment.saturating_duration_since(Instant::now()));
-        }
-        agent.kill().with_context(|| format!("kill {kill}"))?;
-        progress(kill, ready);
-    }
-    Ok(())
-}
-
-/// What a store holds of the numbered lines of one class.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// How often each number is there.
-    times: Vec<u32>,
-    /// Stream and position of the first of each number.
-    places: HashMap<u64, (String, u64)>,
-}
-
-impl Found {
-    /// Takes a record.
-    ///
-    /// # Errors
-    /// It is no whole line of the writer, or another one than the record of that number before it.
-    pub fn take(&mut self, stream: &str, record: &Value) -> Result<()> {
-        let text = record["body"].as_str().with_context(|| format!("no body in {record}"))?;
-        let number: u64 = text
-            .split(' ')
-            .next()
-            .and_then(|number| number.parse().ok())
-            .with_context(|| format!("a line that was never written: {record}"))?;
-        ensure!(text == body(number), "a torn line: {record}");
-        let position = record["position"].as_u64().with_context(|| format!("no position in {record}"))?;
-        let index = usize::try_from(number)?;
-        if self.times.len() <= index {
-            self.times.resize(index + 1, 0);
-        }
-        self.times[index] += 1;
-        match self.places.entry(number) {
-            Entry::Vacant(place) => {
-                place.insert((stream.to_owned(), position));
-            }
-            Entry::Occupied(place) => {
-                let place = place.get();
-                ensure!(*place == (stream.to_owned(), position), "a repeat with another identity: {place:?}, {record}");
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks that every number below `lines` is there; returns how many are there more than once.
-    ///
-    /// # Errors
-    /// Numbers that are missing.
-    pub fn check_complete(&self, lines: u64) -> Result<u64> {
-        let times = |number: u64| usize::try_from(number).ok().and_then(|index| self.times.get(index)).copied();
-        let missing: Vec<_> = (0..lines).filter(|number| times(*number).unwrap_or(0) == 0).collect();
-        ensure!(missing.is_empty(), "{} of {lines} lines are missing: {:?}", missing.len(), ranges(&missing));
-        Ok(self.times.iter().filter(|times| **times > 1).count() as u64)
-    }
-}
-
-/// The first ranges of numbers.
-fn ranges(numbers: &[u64]) -> Vec<(u64, u64)> {
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for number in numbers {
-        let full = ranges.len() == 10;
-        match ranges.last_mut() {
-            Some((_, end)) if *end + 1 == *number => *end = *number,
-            _ if full => break,
-            _ => ranges.push((*number, *number)),
-        }
-    }
-    ranges
-}
-
-/// Checks that every line is in Kafka, in `logs.<class>`; returns how many are there more than once.
-///
-/// # Errors
-/// A line is missing or torn.
-pub fn check_kafka(broker: &Broker<'_>, written: &[(&'static str, u64)]) -> Result<u64> {
-    let mut repeated = 0;
-    for (class, lines) in written {
-        let topic = format!("logs.{class}");
-        let mut left = broker.count(&topic)?;
-        let follower = broker.follow(&topic, Offset::Beginning)?;
-        let mut found = Found::default();
-        while left > 0 {
-            let message = follower.next(DEADLINE)?.with_context(|| format!("{left} messages do not come"))?;
-            left -= 1;
-            found.take(&message.key, &serde_json::from_slice(&message.payload).context("a record")?)?;
-        }
-        repeated += found.check_complete(*lines).with_context(|| format!("Kafka, {topic}"))?;
-    }
-    Ok(repeated)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn record(number: u64, position: u64) -> Value {
-        json!({ "body": body(number), "position": position })
-    }
-
-    #[test]
-    fn what_is_missing_torn_or_different_is_found() {
-        let mut found = Found::default();
-        for (number, position) in [(0, 0), (2, 90), (1, 40), (2, 90)] {
-            found.take("a", &record(number, position)).expect("a line");
-        }
-        assert_eq!(found.check_complete(3).expect("complete"), 1);
-        let error = found.check_complete(5).expect_err("two are missing").to_string();
-        assert!(error.contains("2 of 5 lines are missing: [(3, 4)]"), "{error}");
-        assert!(found.take("a", &record(1, 41)).is_err(), "another position");
-        assert!(found.take("b", &record(1, 40)).is_err(), "another stream");
-        assert!(found.take("a", &json!({ "body": "000000005 ab", "position": 1 })).is_err(), "torn");
-    }
 
     #[test]
     fn moments_are_those_of_the_seed() {

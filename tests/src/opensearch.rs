@@ -159,6 +159,33 @@ impl<'bed> OpenSearch<'bed> {
         Ok(hits)
     }
 
+    /// Shows all documents of the indices of a pattern, with these fields alone, one after the other.
+    ///
+    /// # Errors
+    /// The server does not answer, or `show` fails.
+    pub fn scan(&self, indices: &str, fields: &[&str], mut show: impl FnMut(&Value) -> Result<()>) -> Result<()> {
+        self.call("POST", &format!("/{indices}/_refresh?ignore_unavailable=true"), None)?;
+        let path = format!("/{indices}/_search?ignore_unavailable=true&scroll=2m");
+        let body = json!({ "size": MOST, "sort": ["_doc"], "_source": fields, "track_total_hits": true });
+        let mut answer = self.call("POST", &path, Some(&body))?;
+        let total = answer.pointer("/hits/total/value").and_then(Value::as_u64).context("a total")?;
+        let mut shown = 0;
+        loop {
+            let scroll = answer["_scroll_id"].as_str().context("no scroll id")?.to_owned();
+            let hits = answer.pointer("/hits/hits").and_then(Value::as_array).context("no hits")?;
+            if hits.is_empty() {
+                self.call("DELETE", "/_search/scroll", Some(&json!({ "scroll_id": scroll })))?;
+                break;
+            }
+            hits.iter().try_for_each(|hit| show(&hit["_source"]))?;
+            shown += hits.len() as u64;
+            let next = json!({ "scroll": "2m", "scroll_id": scroll });
+            answer = self.call("POST", "/_search/scroll", Some(&next))?;
+        }
+        ensure!(shown == total, "{shown} of {total} documents in {indices}");
+        Ok(())
+    }
+
     /// The records in the indices of a pattern.
     ///
     /// # Errors

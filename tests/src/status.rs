@@ -7,18 +7,25 @@ use serde_json::Value;
 
 use crate::{Config, DEADLINE, agent::binary, wait_until};
 
-/// The last error of the sink of this name; empty when it has had none.
+/// All that it says of the sink of this name.
 ///
 /// # Errors
 /// The agent does not answer, or has no such sink.
-pub fn last_error(config: &Config, sink: &str) -> Result<String> {
+pub fn of_sink(config: &Config, sink: &str) -> Result<Value> {
     let mut status = Command::new(binary()?);
     let output = status.args(["status", "--output", "json", "--socket"]).arg(config.socket()).output()?;
     ensure!(output.status.success(), "sidestep status: {}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout)?;
     let sinks = report["sinks"].as_array().context("a report without sinks")?;
-    let found = sinks.iter().find(|found| found["name"] == sink).with_context(|| format!("no sink {sink}"))?;
-    Ok(found["last_error"].as_str().unwrap_or_default().to_owned())
+    sinks.iter().find(|found| found["name"] == sink).cloned().with_context(|| format!("no sink {sink}"))
+}
+
+/// The last error of the sink of this name; empty when it has had none.
+///
+/// # Errors
+/// As [`of_sink`].
+pub fn last_error(config: &Config, sink: &str) -> Result<String> {
+    Ok(of_sink(config, sink)?["last_error"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Waits until the last error of a sink has all these parts; returns it.

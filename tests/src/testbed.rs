@@ -21,6 +21,9 @@ const PREFIX: &str = "sidestep-test-";
 /// The cgroup of daemons has the test bed's name and this.
 const ENGINE: &str = ".engine";
 
+/// Of how many agents it is shown what they wrote.
+const SHOWN_AGENTS: usize = 10;
+
 /// Where pins are.
 const PINS: &str = "/sys/fs/bpf";
 
@@ -126,18 +129,23 @@ impl Testbed {
         Agent::start(self, &self.config())
     }
 
-    /// Prints the last of what the agents of this test wrote to stderr.
+    /// Prints the last of what the last agents of this test wrote to stderr.
     pub fn show_agent_logs(&self) {
         for (path, text) in self.agent_logs() {
             eprintln!("---- {} ----\n{}", path.display(), tail(&text));
         }
     }
 
-    /// What the agents of this test wrote to stderr.
+    /// What the last agents of this test wrote to stderr.
     fn agent_logs(&self) -> Vec<(PathBuf, String)> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path());
         let logs = entries.filter(|path| path.extension().is_some_and(|extension| extension == "stderr"));
-        logs.filter_map(|path| fs::read(&path).ok().map(|text| (path, String::from_utf8_lossy(&text).into_owned())))
+        let mut logs: Vec<_> = logs.collect();
+        // A soak has a thousand.
+        logs.sort_by_cached_key(|path| fs::metadata(path).and_then(|about| about.modified()).ok());
+        let last = logs.split_off(logs.len().saturating_sub(SHOWN_AGENTS));
+        last.into_iter()
+            .filter_map(|path| fs::read(&path).ok().map(|text| (path, String::from_utf8_lossy(&text).into_owned())))
             .collect()
     }
 }

@@ -1,6 +1,6 @@
 //! The buffer on disk before a real Kafka broker that freezes, while agents are killed.
 
-use std::{fs, io::Write as _};
+use std::io::Write as _;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -28,13 +28,6 @@ fn wait_buffered(agent: &Agent, records: u64) -> Result<()> {
         Ok((last >= records).then_some(()))
     })
     .with_context(|| format!("{last} are there: {}", agent.log()))
-}
-
-/// Resident memory of the agent in bytes.
-fn memory(agent: &Agent) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
 #[test]
@@ -90,7 +83,7 @@ fn memory_stays_as_it_is_while_a_frozen_broker_fills_the_buffer() {
         container.wait_stdout("0\n")?;
         agent.wait_ledger(container.id(), 2)?;
         broker.freeze(true)?;
-        let before = memory(&agent)?;
+        let before = agent.resident_bytes()?;
         container.stdin().write_all(b"\n")?;
         container.wait_stdout("end\n")?;
         let total = container.stdout().len() as u64;
@@ -101,7 +94,7 @@ fn memory_stays_as_it_is_while_a_frozen_broker_fills_the_buffer() {
         .with_context(|| agent.log())?;
         ensure!(of_sink(&agent, "buffer_bytes")? > 60_000_000);
         // 60 MB have come. What the sink has at once is 2 MiB, and what librdkafka makes of it.
-        let more = memory(&agent)?.saturating_sub(before);
+        let more = agent.resident_bytes()?.saturating_sub(before);
         ensure!(more < 40_000_000, "{more} bytes more");
         broker.freeze(false)?;
         let ledger = agent.wait_ledger(container.id(), total)?;

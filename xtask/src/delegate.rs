@@ -35,7 +35,7 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 
 /// Puts the agent under load for long (`tests/src/bin/soak`).
 pub(crate) fn soak(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    hand_over(workspace, Purpose::Bench, "soak", arguments)
+    hand_over(workspace, Purpose::Soak, "soak", arguments)
 }
 
 /// Runs a program of the crate of tests, in release: what people watch and what is measured is what gets deployed.

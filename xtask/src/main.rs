@@ -60,7 +60,8 @@ enum Task {
     /// Measure cost and throughput: `cargo xtask bench logs`
     #[command(after_help = "`cargo xtask bench -- --help` shows the benchmarks' own options.")]
     Bench(DelegateArguments),
-    /// Put the agent under load for long: `cargo xtask soak kills` kills it a thousand times
+    /// Put the agent under load for long: `cargo xtask soak kills` kills it a thousand times, `soak outage` takes away
+    /// the broker for ten minutes
     #[command(after_help = "`cargo xtask soak -- --help` shows the runs and their options.")]
     Soak(DelegateArguments),
     /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine

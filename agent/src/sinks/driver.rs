@@ -65,6 +65,7 @@ impl<'shared> Driver<'shared> {
 
     pub(super) fn run(mut self) {
         let mut hurried = false;
+        self.shared.counters.sample(Instant::now());
         loop {
             let deadline = match self.fetch() {
                 Asked::Nothing => None,
@@ -81,6 +82,7 @@ impl<'shared> Driver<'shared> {
                 self.next_tick = now + TICK;
                 self.tick();
                 self.shared.counters.note_figures(self.sink.figures());
+                self.shared.counters.sample(now);
             }
             if self.sink.next_call().is_some_and(|at| now >= at) {
                 self.call();
@@ -128,9 +130,6 @@ impl<'shared> Driver<'shared> {
             self.note_error(&error);
         }
         let held = self.sink.give_back();
-        let mut taken = Size::default();
-        held.iter().for_each(|delivery| taken += Size::of(&delivery.batch));
-        self.shared.counters.note_given_back(taken.lines);
         let mut fetched = Size::default();
         self.sizes.drain(..).for_each(|size| fetched += size);
         let mut queue = self.shared.lock();
@@ -219,7 +218,6 @@ impl<'shared> Driver<'shared> {
         }
         let mut taken = Size::default();
         self.sizes.drain(..count).for_each(|size| taken += size);
-        self.shared.counters.note_taken(taken.lines);
         self.shared.lock().forget(self.number, count, taken);
         self.shared.room.notify_all();
     }

@@ -5,6 +5,7 @@
 //! write, Kafka after the broker's acknowledgement.
 
 mod attempts;
+mod backlog;
 pub mod buffer;
 pub mod config;
 pub mod console;
@@ -18,6 +19,7 @@ pub mod http_client;
 pub mod json;
 pub mod kafka;
 pub mod otlp;
+mod rate;
 pub mod receipt;
 mod reopen;
 mod replace;
@@ -44,6 +46,7 @@ use std::{
 };
 
 pub use config::SinkSettings;
+pub use rate::Rate;
 pub use receipt::{Hold, Outcome, Promise, Receipt, Settled, Settlement};
 pub use set::Sinks;
 pub use stats::SinkStats;

@@ -19,7 +19,7 @@ use std::{
 
 pub use lines::{LineReceipt, Lines, rejoin};
 
-use super::stats::Counters;
+use super::{backlog::Ticket, stats::Counters};
 use crate::{
     ledger::Reason,
     record::{Batch, Origin, Stream},
@@ -294,7 +294,8 @@ pub struct Receipt {
     /// What this sink gets: it may want fewer lines than another.
     amount: Amount,
     promise: Arc<Promise>,
-    counters: Option<Arc<Counters>>,
+    /// Where it is counted for one sink.
+    ticket: Option<Ticket>,
 }
 
 impl Receipt {
@@ -326,7 +327,7 @@ impl Receipt {
                 store: Mutex::new(store.clone()),
                 ..Promise::default()
             }),
-            counters: None,
+            ticket: None,
         };
         parts.iter().map(receipt).collect()
     }
@@ -336,12 +337,7 @@ impl Receipt {
     pub(super) fn read_back(batch: &Arc<Batch>, settled: &Sender<Settlement>) -> Self {
         let amount = Amount::of(batch);
         let promise = Arc::new(Promise { secured: AtomicBool::new(true), ..Promise::default() });
-        Self {
-            books: Some(Books::Batch(Shared::new(Span::of(batch), amount, settled))),
-            amount,
-            promise,
-            counters: None,
-        }
+        Self { books: Some(Books::Batch(Shared::new(Span::of(batch), amount, settled))), amount, promise, ticket: None }
     }
 
     /// A receipt for the sink behind a buffer: `report` is called once, on whatever thread settles or drops it. The
@@ -351,7 +347,7 @@ impl Receipt {
             books: Some(Books::Buffer(Report(Box::new(report)))),
             amount: Amount { lines: 0, span: 0 },
             promise: Arc::default(),
-            counters: None,
+            ticket: None,
         }
     }
 
@@ -361,9 +357,14 @@ impl Receipt {
         &self.promise
     }
 
-    /// Counts what becomes of the batch for one sink.
-    pub(super) fn count_for(&mut self, counters: &Arc<Counters>) {
-        self.counters = Some(Arc::clone(counters));
+    /// Counts for one sink that it has this batch, and what becomes of it.
+    pub(super) fn count_for(&mut self, counters: &Arc<Counters>, batch: &Batch) {
+        self.ticket = Some(Ticket::new(counters, batch, self.amount));
+    }
+
+    /// From now on the batch is on disk only, and counted by the buffer.
+    pub(super) fn shelve(&mut self) {
+        self.ticket = None;
     }
 
     /// Says what this sink did with the batch.
@@ -394,8 +395,8 @@ impl Receipt {
             }
             self.promise.leave();
         }
-        if let Some(counters) = &self.counters {
-            counters.note_settled(lines, span, lost);
+        if let Some(ticket) = self.ticket.take() {
+            ticket.settle(lost);
         }
         if let Some(loss) = lost {
             let mut all = shared.lost.lock().unwrap_or_else(PoisonError::into_inner);

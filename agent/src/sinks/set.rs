@@ -95,7 +95,7 @@ impl Sinks {
         // Sinks that have room are not kept waiting by one that has none.
         let mut waiting = Vec::new();
         for ((member, batch), mut receipt) in members.into_iter().zip(parts).zip(receipts) {
-            receipt.count_for(member.worker.counters());
+            receipt.count_for(member.worker.counters(), &batch);
             if let Some(delivery) = member.worker.try_offer(Delivery { batch, receipt }) {
                 waiting.push((&member.worker, delivery));
             }

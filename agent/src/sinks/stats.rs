@@ -1,6 +1,7 @@
 //! A sink's figures, for metrics and status.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,11 +11,13 @@ use std::{
 
 use super::{
     Figure,
+    backlog::Backlog,
     buffer::{BufferStats, Figures},
     config::QueueSettings,
-    receipt::Loss,
+    rate::{Meter, Rate, Totals},
+    receipt::{Amount, Loss},
 };
-use crate::ledger::Reason;
+use crate::{clock::unix_nano, ledger::Reason};
 
 /// One reading of a sink's figures.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,20 +30,30 @@ pub struct SinkStats {
     pub queued_bytes: u64,
     /// The most bytes that the queue holds.
     pub queue_capacity_bytes: u64,
-    /// Records that the sink has taken and not settled yet.
-    pub unsettled_records: u64,
+    /// Records that the sink was given and has neither acknowledged nor given up: in its queue, on their way, and in its
+    /// buffer on disk.
+    pub behind_records: u64,
+    /// Bytes of the streams in these. What is on disk only counts as it is there.
+    pub behind_bytes: u64,
+    /// How long ago the oldest of these was written; zero when there is none.
+    pub lag: Duration,
+    /// All that the sink was given and that was written before this is acknowledged or given up; `None` before the sink
+    /// was given anything.
+    pub acknowledged_up_to: Option<SystemTime>,
+    /// What it has acknowledged in the last ten seconds.
+    pub rate: Rate,
     /// Records that the sink has acknowledged.
     pub delivered_records: u64,
     /// Bytes of the streams that those records account for.
     pub delivered_bytes: u64,
-    /// Records given up: the queue was full, the sink refused them for good, or the agent stopped.
-    pub dropped_records: u64,
-    /// Bytes of the streams that those records account for.
-    pub dropped_bytes: u64,
+    /// What was given up, by reason: the queue or the buffer was full, the sink refused it for good, or the agent stopped.
+    pub dropped: Vec<(Reason, Amount)>,
     /// Errors of the sink, each of them tried again.
     pub errors: u64,
     /// The last error.
     pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<SystemTime>,
     /// When a call of the sink last went well.
     pub last_success: Option<SystemTime>,
     /// For how long every call has failed, by a clock that nobody sets; `None` while it works.
@@ -51,20 +64,26 @@ pub struct SinkStats {
     pub figures: Vec<Figure>,
 }
 
+impl SinkStats {
+    /// Records given up, for whatever reason.
+    #[must_use]
+    pub fn dropped_records(&self) -> u64 {
+        self.dropped.iter().map(|(_, amount)| amount.lines).sum()
+    }
+}
+
 /// The figures as they are counted: by one sink's thread, and by those that offer it batches.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    taken_records: AtomicU64,
-    /// Of those that were taken.
-    settled_records: AtomicU64,
+    pub(super) backlog: Backlog,
     delivered_records: AtomicU64,
     delivered_bytes: AtomicU64,
-    dropped_records: AtomicU64,
-    dropped_bytes: AtomicU64,
+    dropped: Mutex<BTreeMap<Reason, Amount>>,
+    meter: Mutex<Meter>,
     errors: AtomicU64,
     /// Milliseconds since the Unix epoch; 0 for never.
     last_success: AtomicU64,
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<Option<(SystemTime, String)>>,
     failing_since: Mutex<Option<Instant>>,
     figures: Mutex<Vec<Figure>>,
     /// The buffer, with the figures of the sink behind it.
@@ -76,34 +95,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Counters {
-    /// The sink has taken records, or they will never get there.
-    pub(super) fn note_taken(&self, records: u64) {
-        self.taken_records.fetch_add(records, Relaxed);
-    }
-
     /// A batch of the sink is settled.
-    pub(super) fn note_settled(&self, records: u64, bytes: u64, lost: Option<Loss>) {
+    pub(super) fn note_settled(&self, amount: Amount, lost: Option<Loss>) {
         let (lost_records, lost_bytes) = lost.map_or((0, 0), |lost| (lost.lines, lost.span));
-        self.settled_records.fetch_add(records, Relaxed);
-        self.delivered_records.fetch_add(records - lost_records, Relaxed);
-        self.delivered_bytes.fetch_add(bytes - lost_bytes, Relaxed);
-        self.dropped_records.fetch_add(lost_records, Relaxed);
-        self.dropped_bytes.fetch_add(lost_bytes, Relaxed);
+        self.delivered_records.fetch_add(amount.lines - lost_records, Relaxed);
+        self.delivered_bytes.fetch_add(amount.span - lost_bytes, Relaxed);
+        if let Some(lost) = lost {
+            self.note_lost(lost);
+        }
     }
 
-    /// Records in a buffer that were taken, and can't be read.
-    pub(super) fn note_lost(&self, records: u64, bytes: u64, reason: Reason) {
-        self.note_settled(records, bytes, Some(Loss { reason, lines: records, span: bytes }));
+    /// Records are given up.
+    pub(super) fn note_lost(&self, Loss { reason, lines, span }: Loss) {
+        let mut dropped = lock(&self.dropped);
+        let amount = dropped.entry(reason).or_insert(Amount { lines: 0, span: 0 });
+        amount.lines += lines;
+        amount.span += span;
+    }
+
+    /// Notes how far it is; called about once a second.
+    pub(super) fn sample(&self, now: Instant) {
+        lock(&self.meter).sample(now, self.totals());
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { records: self.delivered_records.load(Relaxed), bytes: self.delivered_bytes.load(Relaxed) }
     }
 
     /// The sink has this buffer now.
     pub(super) fn set_buffer(&self, buffer: Option<&Arc<Figures>>) {
         *lock(&self.buffer) = buffer.map(Arc::clone);
-    }
-
-    /// The sink has given back what it had taken.
-    pub(super) fn note_given_back(&self, records: u64) {
-        self.taken_records.fetch_sub(records, Relaxed);
     }
 
     pub(super) fn note_success(&self) {
@@ -128,7 +149,7 @@ impl Counters {
 
     pub(super) fn note_error(&self, text: String) {
         self.errors.fetch_add(1, Relaxed);
-        *lock(&self.last_error) = Some(text);
+        *lock(&self.last_error) = Some((SystemTime::now(), text));
         lock(&self.failing_since).get_or_insert_with(Instant::now);
     }
 
@@ -138,25 +159,38 @@ impl Counters {
         // Where there is a buffer, it takes records while the sink behind it fails.
         let behind = buffer.as_ref().map(|buffer| buffer.sink.health());
         let sink = behind.clone().unwrap_or_default();
-        // Read in this order, none is settled that is not taken.
-        let settled_records = self.settled_records.load(Relaxed);
-        let unsettled_records = self.taken_records.load(Relaxed).saturating_sub(settled_records);
+        let buffer = buffer.map(|buffer| buffer.snapshot());
+        let (unread_records, unread_bytes) =
+            buffer.map_or((0, 0), |buffer| (buffer.unread_records, buffer.unread_bytes));
+        let backlog = self.backlog.read();
+        // The sink gets what is on disk in order, so what it has is older than the rest; it has nothing of it for a moment.
+        let oldest = backlog.oldest.or_else(|| {
+            let begun = buffer.filter(|_| unread_bytes > 0)?.oldest?;
+            Some(backlog.settled_up_to.max(unix_nano().saturating_sub(begun.as_nanos() as u64)))
+        });
+        let up_to = oldest.unwrap_or(backlog.settled_up_to);
+        // A buffer that fails is worse than a sink that does.
+        let last_error = health.failing_for.and(health.last_error.clone()).or(sink.last_error).or(health.last_error);
+        let totals = self.totals();
         SinkStats {
             name: name.to_owned(),
             queued_batches: batches,
             queued_bytes: memory,
             queue_capacity_bytes: settings.max_bytes.as_u64(),
-            unsettled_records,
-            delivered_records: self.delivered_records.load(Relaxed),
-            delivered_bytes: self.delivered_bytes.load(Relaxed),
-            dropped_records: self.dropped_records.load(Relaxed),
-            dropped_bytes: self.dropped_bytes.load(Relaxed),
+            behind_records: backlog.records + unread_records,
+            behind_bytes: backlog.bytes + unread_bytes,
+            lag: oldest.map_or(Duration::ZERO, |oldest| Duration::from_nanos(unix_nano().saturating_sub(oldest))),
+            acknowledged_up_to: (up_to > 0).then(|| UNIX_EPOCH + Duration::from_nanos(up_to)),
+            rate: lock(&self.meter).rate(Instant::now(), totals),
+            delivered_records: totals.records,
+            delivered_bytes: totals.bytes,
+            dropped: lock(&self.dropped).iter().map(|(reason, amount)| (*reason, *amount)).collect(),
             errors: health.errors + sink.errors,
-            // A buffer that fails is worse than a sink that does.
-            last_error: health.failing_for.and(health.last_error.clone()).or(sink.last_error).or(health.last_error),
+            last_error_at: last_error.as_ref().map(|(at, _)| *at),
+            last_error: last_error.map(|(_, text)| text),
             last_success: if behind.is_some() { sink.last_success } else { health.last_success },
             failing_for: health.failing_for.max(sink.failing_for),
-            buffer: buffer.map(|buffer| buffer.snapshot()),
+            buffer,
             figures: self.figures(),
         }
     }
@@ -176,7 +210,7 @@ impl Counters {
 #[derive(Clone, Debug, Default)]
 struct Health {
     errors: u64,
-    last_error: Option<String>,
+    last_error: Option<(SystemTime, String)>,
     last_success: Option<SystemTime>,
     failing_for: Option<Duration>,
 }

@@ -268,7 +268,6 @@ impl Worker {
             queue.refused.0 += 1;
             queue.refused.1 += size.span;
         }
-        self.shared.counters.note_taken(size.lines);
         delivery.receipt.settle(Outcome::Dropped(dropped));
         None
     }

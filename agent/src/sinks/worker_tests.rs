@@ -68,7 +68,7 @@ fn a_full_queue_drops_the_newest_where_the_rule_says_so() {
     assert_eq!(dropped, (3..8).map(|at| (at, Some(Reason::QueueFull))).collect::<Vec<_>>());
     script.with(|state| state.blocked = false);
     assert_eq!(outcomes(&settled, 3), (0..3).map(|at| (at, None)).collect::<Vec<_>>());
-    assert_eq!(sinks.stats()[0].dropped_records, 5);
+    assert_eq!(sinks.stats()[0].dropped_records(), 5);
     drop(sinks.close(LONG));
 }
 

@@ -18,7 +18,11 @@ use super::{
     series::{Admission, sanitize},
     snapshot::{Health, Observe, ProbeReading, SinkReading, Snapshot},
 };
-use crate::{process::ProcessorStats, sinks::buffer::BufferStats};
+use crate::{
+    ledger::Reason,
+    process::ProcessorStats,
+    sinks::{buffer::BufferStats, receipt::Amount},
+};
 
 /// The collector of every family in [`names`].
 pub struct AgentCollector {
@@ -150,7 +154,22 @@ impl Families {
         self.push(&names::SINK_QUEUE_CAPACITY, each().map(|(labels, s)| (labels, number(s.queue_capacity_bytes))));
         self.push(&names::SINK_DELIVERED_RECORDS, each().map(|(labels, s)| (labels, number(s.delivered_records))));
         self.push(&names::SINK_DELIVERED_BYTES, each().map(|(labels, s)| (labels, number(s.delivered_bytes))));
+        let dropped = |of: fn(&Amount) -> u64| {
+            each().flat_map(move |([name, kind], sink)| {
+                let labels = move |reason: &Reason| [name.clone(), kind.clone(), reason.as_str().to_owned()];
+                sink.dropped.iter().map(move |(reason, amount)| (labels(reason), number(of(amount))))
+            })
+        };
+        self.push(&names::SINK_DROPPED_RECORDS, dropped(|amount| amount.lines));
+        self.push(&names::SINK_DROPPED_BYTES, dropped(|amount| amount.span));
+        self.push(&names::SINK_LAG, each().map(|(labels, sink)| (labels, sink.lag.as_secs_f64())));
+        self.push(&names::SINK_BEHIND_RECORDS, each().map(|(labels, sink)| (labels, number(sink.behind_records))));
+        self.push(&names::SINK_BEHIND_BYTES, each().map(|(labels, sink)| (labels, number(sink.behind_bytes))));
+        let acknowledged = each().filter_map(|(labels, sink)| Some((labels, unix_seconds(sink.acknowledged_up_to?))));
+        self.push(&names::SINK_ACKNOWLEDGED, acknowledged);
         self.push(&names::SINK_ERRORS, each().map(|(labels, sink)| (labels, number(sink.errors))));
+        let error = each().filter_map(|(labels, sink)| Some((labels, unix_seconds(sink.last_error_at?))));
+        self.push(&names::SINK_LAST_ERROR, error);
         let failing = |sink: &SinkReading| sink.failing_for.unwrap_or_default().as_secs_f64();
         self.push(&names::SINK_FAILING, each().map(|(labels, sink)| (labels, failing(sink))));
         let success = each().filter_map(|(labels, sink)| Some((labels, unix_seconds(sink.last_success?))));

@@ -136,8 +136,22 @@ definitions! {
         "Records that the sink has acknowledged.";
     SINK_DELIVERED_BYTES: COUNTER "sidestep_sink_delivered_bytes_total" ["sink", "type"]
         "Bytes of log streams that the sink has acknowledged.";
+    SINK_DROPPED_RECORDS: COUNTER "sidestep_sink_dropped_records_total" ["sink", "type", "reason"]
+        "Records that the sink has given up, by reason; absent while zero.";
+    SINK_DROPPED_BYTES: COUNTER "sidestep_sink_dropped_bytes_total" ["sink", "type", "reason"]
+        "Bytes of log streams that the sink has given up, by reason; absent while zero.";
+    SINK_LAG: GAUGE "sidestep_sink_lag_seconds" ["sink", "type"]
+        "Time since the oldest line was written that the sink was given and has not settled; 0 when there is none.";
+    SINK_BEHIND_RECORDS: GAUGE "sidestep_sink_behind_records" ["sink", "type"]
+        "Records that the sink was given and has not settled: in its queue, on their way, and in its buffer on disk.";
+    SINK_BEHIND_BYTES: GAUGE "sidestep_sink_behind_bytes" ["sink", "type"]
+        "Bytes of log streams in these records; what is on disk only counts as it is there.";
+    SINK_ACKNOWLEDGED: GAUGE "sidestep_sink_acknowledged_timestamp_seconds" ["sink", "type"]
+        "Unix time up to which all that the sink was given is settled, by when it was written; absent before the first.";
     SINK_ERRORS: COUNTER "sidestep_sink_errors_total" ["sink", "type"]
         "Errors of the sink; each is tried again.";
+    SINK_LAST_ERROR: GAUGE "sidestep_sink_last_error_timestamp_seconds" ["sink", "type"]
+        "Unix time of the sink's last error; absent before the first.";
     SINK_FAILING: GAUGE "sidestep_sink_failing_seconds" ["sink", "type"]
         "For how long every attempt of the sink has failed; 0 while it works.";
     SINK_LAST_SUCCESS: GAUGE "sidestep_sink_last_success_timestamp_seconds" ["sink", "type"]

@@ -9,10 +9,10 @@ use std::{
 };
 
 use crate::{
-    ledger::{Balance, Ledger},
+    ledger::{Balance, Ledger, Reason},
     process::ProcessorStats,
     record::Resource,
-    sinks::buffer::BufferStats,
+    sinks::{Rate, buffer::BufferStats, receipt::Amount},
 };
 pub use crate::{
     load::{Health, pins::Origin},
@@ -184,10 +184,24 @@ pub struct SinkReading {
     pub delivered_records: u64,
     /// Bytes of streams that it has acknowledged.
     pub delivered_bytes: u64,
+    /// What it has acknowledged in the last ten seconds.
+    pub rate: Rate,
+    /// Records that it was given and has not settled.
+    pub behind_records: u64,
+    /// Bytes of these.
+    pub behind_bytes: u64,
+    /// How long ago the oldest of these was written.
+    pub lag: Duration,
+    /// All that it was given and that was written before this is settled; `None` before it was given anything.
+    pub acknowledged_up_to: Option<SystemTime>,
+    /// Records and bytes of streams that it has given up, by reason.
+    pub dropped: Vec<(Reason, Amount)>,
     /// Errors so far.
     pub errors: u64,
     /// The last error.
     pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<SystemTime>,
     /// When it last wrote without an error.
     pub last_success: Option<SystemTime>,
     /// For how long every attempt has failed, by a clock that nobody sets; `None` while it works.

@@ -16,7 +16,7 @@ use crate::{
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
     record::{Class, IoStream, Origin, Resource},
-    sinks::buffer::BufferStats,
+    sinks::{Rate, buffer::BufferStats, receipt::Amount},
 };
 
 /// An agent that says what the test wants.
@@ -112,8 +112,15 @@ pub(crate) fn snapshot() -> Snapshot {
             queue_capacity_bytes: 64 << 20,
             delivered_records: 100,
             delivered_bytes: 20000,
+            rate: Rate { records: 12.5, bytes: 2048.0 },
+            behind_records: 90,
+            behind_bytes: 3 << 10,
+            lag: Duration::from_millis(2500),
+            acknowledged_up_to: Some(SystemTime::now() - Duration::from_millis(2500)),
+            dropped: vec![(Reason::BufferFull, Amount { lines: 7, span: 700 })],
             errors: 1,
             last_error: None,
+            last_error_at: Some(SystemTime::now()),
             last_success: Some(SystemTime::now()),
             failing_for: None,
             figures: names::SINK_FIGURES.iter().map(|definition| (definition.name, 1.5)).collect(),
@@ -124,6 +131,8 @@ pub(crate) fn snapshot() -> Snapshot {
                 oldest: Some(Duration::from_secs(3)),
                 damaged: 0,
                 in_files: 5000,
+                unread_records: 50,
+                unread_bytes: 1 << 19,
             }),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],

@@ -15,13 +15,15 @@ pub(crate) enum Purpose {
     Kafka,
     /// Run the benchmarks.
     Bench,
+    /// Put the agent under load for long.
+    Soak,
     /// Check the sources.
     Lint,
     /// Boot other kernels in emulation.
     Vm,
 }
 
-use Purpose::{Bench, Build, Demo, Kafka, Lint, Test, Vm};
+use Purpose::{Bench, Build, Demo, Kafka, Lint, Soak, Test, Vm};
 
 /// How it is known that a package's content is there, however it was installed.
 #[derive(Clone, Copy, Debug)]
@@ -56,19 +58,25 @@ pub(crate) const PACKAGES: &[Package] = &[
     package("libssl-dev", Evidence::File("/usr/include/openssl/ssl.h"), &[Build], "TLS of librdkafka"),
     package("zlib1g-dev", Evidence::File("/usr/include/zlib.h"), &[Build], "gzip of librdkafka"),
     package("rust-web-clippy", Evidence::File("/usr/bin/clippy-driver"), &[Lint], "checks the kernel programs"),
-    package("runc", Evidence::Program("runc"), &[Demo, Test, Bench, Vm], "runs sample containers"),
-    package("busybox-static", Evidence::File("/bin/busybox"), &[Demo, Test, Bench, Vm], "is in every sample container"),
+    package("runc", Evidence::Program("runc"), &[Demo, Test, Bench, Soak, Vm], "runs sample containers"),
+    package(
+        "busybox-static",
+        Evidence::File("/bin/busybox"),
+        &[Demo, Test, Bench, Soak, Vm],
+        "is in every sample container",
+    ),
     package("bpftool", Evidence::Program("bpftool"), &[Test], "shows what a failed test left in the kernel"),
     package("docker.io", Evidence::Program("dockerd"), &[Test], "containers of Docker are tested"),
     package("containerd", Evidence::Program("containerd"), &[Test], "containers of containerd are tested"),
-    package("python3", Evidence::Program("python3"), &[Test], "Python's logging and its rotation are tested"),
+    package("python3", Evidence::Program("python3"), &[Test, Soak], "writes numbered lines, and its logging is tested"),
     package(
         "default-jre-headless",
         Evidence::Program("java"),
-        &[Test, Kafka, Bench],
+        &[Test, Kafka, Bench, Soak],
         "runs the Kafka broker and log4j2",
     ),
-    package("maven", Evidence::Program("mvn"), &[Test, Kafka, Bench], "fetches Kafka and log4j2"),
+    package("default-jdk-headless", Evidence::Program("javac"), &[Test, Soak], "runs the OpenSearch server"),
+    package("maven", Evidence::Program("mvn"), &[Test, Kafka, Bench, Soak], "fetches Kafka, OpenSearch and log4j2"),
     package("openssl", Evidence::Program("openssl"), &[Test], "makes certificates for servers"),
     package("python3-pip", Evidence::Program("pip3"), &[Test], "fetches OpenTelemetry's messages for Python"),
     package("golang-go", Evidence::Program("go"), &[Test], "Go's log package is tested"),

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 
 use super::terminal::{Screen, escaped_word};
 use crate::{
-    control::status::{ContainerStatus, RootStatus, SinkStatus, StatusReport},
+    control::status::{BufferStatus, ContainerStatus, RootStatus, SinkDroppedStatus, SinkStatus, StatusReport},
     load::report::summary,
     telemetry::snapshot::Health,
 };
@@ -178,8 +178,7 @@ fn capture(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8
     );
     out.extend_from_slice(lines.as_bytes());
     if let Some(programs) = &report.programs {
-        let since = Duration::from_secs(programs.since_unix_seconds);
-        let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + since);
+        let since = time(programs.since_unix_seconds);
         let line = format!(
             "programs {}, pinned at {}, generation {}, attached by version {} at {since}{}\n",
             programs.origin.as_str(),
@@ -248,7 +247,8 @@ fn roots(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
 }
 
 fn sinks(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
-    let headings = ["SINK", "TYPE", ">QUEUED", ">BUFFERED", ">DELIVERED", ">RECORDS", ">ERRORS", "STATE"];
+    let headings =
+        ["SINK", "TYPE", ">LAG", ">BEHIND", ">BUFFERED", ">LINES/S", ">BYTES/S", ">DELIVERED", ">ERRORS", "STATE"];
     let rows: Vec<Row> = report.sinks.iter().map(sink).collect();
     append_table(&headings, &rows, screen, out);
 }
@@ -261,15 +261,63 @@ fn sink(sink: &SinkStatus) -> Row {
     let cells = vec![
         Cell::plain(escaped_word(&sink.name)),
         Cell::plain(escaped_word(&sink.kind)),
-        Cell::plain(bytes(sink.queued_bytes)),
+        Cell::plain(seconds(sink.lag_seconds)),
+        Cell::plain(sink.behind_records.to_string()),
         Cell::plain(sink.buffer.as_ref().map_or_else(|| "-".to_owned(), |buffer| bytes(buffer.bytes))),
+        Cell::plain(format!("{:.0}", sink.records_per_second)),
+        Cell::plain(bytes(sink.bytes_per_second as u64)),
         Cell::plain(bytes(sink.delivered_bytes)),
-        Cell::plain(sink.delivered_records.to_string()),
         Cell(sink.errors.to_string(), if sink.errors > 0 { WARNING } else { PLAIN }),
         state,
     ];
-    let error = sink.last_error.iter().map(|error| Cell(format!("last error: {}", escaped_word(error)), WARNING));
-    Row { cells, details: error.collect() }
+    let mut details = vec![Cell(delivery(sink), FAINT)];
+    details.extend(sink.buffer.as_ref().filter(|buffer| buffer.bytes > 0 || buffer.damaged > 0).map(buffer));
+    details.extend(sink.dropped.iter().map(|SinkDroppedStatus { reason, records, bytes }| {
+        Cell(format!("dropped, {}: {records} records ({bytes} B)", escaped_word(reason)), BAD)
+    }));
+    details.extend(sink.last_error.iter().map(|error| {
+        let at = sink.last_error_unix_seconds.map_or_else(String::new, |at| format!(" at {}", time(at)));
+        Cell(format!("last error{at}: {}", escaped_word(error)), WARNING)
+    }));
+    Row { cells, details }
+}
+
+/// How far a sink is.
+fn delivery(sink: &SinkStatus) -> String {
+    let up_to = sink.acknowledged_up_to_unix_seconds.map_or_else(
+        || "nothing yet".to_owned(),
+        |up_to| {
+            let up_to = UNIX_EPOCH + Duration::try_from_secs_f64(up_to).unwrap_or_default();
+            format!("up to {}", humantime::format_rfc3339_millis(up_to))
+        },
+    );
+    let records = sink.delivered_records;
+    format!("acknowledged {up_to}, {records} records in all; {} queued", bytes(sink.queued_bytes))
+}
+
+fn buffer(buffer: &BufferStatus) -> Cell {
+    let BufferStatus { records, oldest_seconds, damaged, .. } = buffer;
+    let age = oldest_seconds.map_or_else(String::new, |age| {
+        format!(", the oldest file is of {} ago", humantime::format_duration(Duration::from_secs(age)))
+    });
+    let (has, capacity) = (bytes(buffer.bytes), bytes(buffer.capacity_bytes));
+    let text = format!("buffer: {has} of {capacity}, {records} records{age}");
+    if *damaged > 0 {
+        return Cell(format!("{text}; {damaged} places could not be read"), BAD);
+    }
+    Cell(text, FAINT)
+}
+
+/// To a tenth where that says something.
+fn seconds(seconds: f64) -> String {
+    if seconds < 10.0 {
+        return format!("{seconds:.1}s");
+    }
+    humantime::format_duration(Duration::from_secs(seconds as u64)).to_string()
+}
+
+fn time(unix_seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_seconds)).to_string()
 }
 
 fn bytes(bytes: u64) -> String {
@@ -318,7 +366,16 @@ mod tests {
         ];
         assert_eq!(lines[4..7], details);
         assert!(lines[7].starts_with("(node)"), "{text}");
-        for part in ["12.1 KiB of 64.0 MiB filled", "3 gaps filled, 4.0 KiB", "12 containers, 30 cgroups", "works"] {
+        for part in [
+            "12.1 KiB of 64.0 MiB filled",
+            "3 gaps filled, 4.0 KiB",
+            "12 containers, 30 cgroups",
+            "works",
+            "SINK   TYPE   LAG  BEHIND  BUFFERED  LINES/S  BYTES/S  DELIVERED  ERRORS  STATE",
+            "acknowledged up to 20",
+            "100 records in all; 8.0 KiB queued",
+            "buffer: 1.0 MiB of 1.0 GiB, 70 records, the oldest file is of 3s ago",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }
@@ -331,8 +388,18 @@ mod tests {
         snapshot.probes[0].reason = "EPERM\u{1b}[2J".to_owned();
         snapshot.sinks[0].failing_for = Some(Duration::from_secs(90));
         snapshot.sinks[0].last_error = Some("disk full".to_owned());
+        snapshot.sinks[0].last_error_at = Some(UNIX_EPOCH + Duration::from_secs(86_400));
+        snapshot.sinks[0].lag = Duration::from_secs(200);
         let text = rendered(&StatusReport::of(&snapshot, Vec::new(), Vec::new()));
-        for part in ["not ready", "off by 7 B", "EPERM\\x1b[2J", "failing for 1m 30s", "last error: disk full"] {
+        for part in [
+            "not ready",
+            "off by 7 B",
+            "EPERM\\x1b[2J",
+            "failing for 1m 30s",
+            "last error at 1970-01-02T00:00:00Z: disk full",
+            "dropped, buffer_full: 7 records (700 B)",
+            "3m 20s",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(!text.contains('\u{1b}'));

@@ -54,8 +54,11 @@ const TICK: Duration = Duration::from_millis(100);
 const LOOK_NANOS: std::ops::Range<u64> = 500_000_000..5_000_000_000;
 /// How often the node's own files are searched for.
 const SCAN_NANOS: u64 = 10_000_000_000;
-/// How often positions are written and readings are made.
-const SAVE_NANOS: u64 = 1_000_000_000;
+/// Shortest and longest pause before positions are written again and readings are made. An agent that is killed begins
+/// where they stood, so they are written often, but for no more than a twentieth of the time.
+const SAVE_NANOS: (u64, u64) = (200_000_000, 1_000_000_000);
+/// The pause is so many times as long as writing has taken.
+const SAVE_SHARE: u64 = 20;
 /// Pause between such for files that are new.
 const SAVE_NEW_NANOS: u64 = 100_000_000;
 /// Bytes read from one file before the others have their turn.
@@ -289,8 +292,10 @@ impl Tailer {
         // Those that are behind come again at their turn; the others have nothing but finished lines to hand on.
         self.turns(all);
         if now >= self.next_save {
-            self.next_save = now + SAVE_NANOS;
+            let begin = Instant::now();
             self.save();
+            let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.next_save = now + took.saturating_mul(SAVE_SHARE).clamp(SAVE_NANOS.0, SAVE_NANOS.1);
         }
     }
 

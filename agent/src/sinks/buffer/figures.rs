@@ -26,6 +26,10 @@ pub struct BufferStats {
     pub damaged: u64,
     /// Bytes of log files that are left there until the buffer has room for them.
     pub in_files: u64,
+    /// Of [`BufferStats::records`], those that the sink has not: they are on disk only.
+    pub unread_records: u64,
+    /// Bytes of these on disk.
+    pub unread_bytes: u64,
 }
 
 /// The figures as they are noted.
@@ -35,6 +39,8 @@ pub(in crate::sinks) struct Figures {
     pub(super) records: AtomicU64,
     pub(super) damaged: AtomicU64,
     pub(super) in_files: AtomicU64,
+    pub(super) unread_records: AtomicU64,
+    pub(super) unread_bytes: AtomicU64,
     /// Seconds since the Unix epoch; 0 for none.
     pub(super) oldest: AtomicU64,
     capacity: u64,
@@ -49,6 +55,8 @@ impl Figures {
             records: AtomicU64::default(),
             damaged: AtomicU64::default(),
             in_files: AtomicU64::default(),
+            unread_records: AtomicU64::default(),
+            unread_bytes: AtomicU64::default(),
             oldest: AtomicU64::default(),
             capacity,
             sink: Arc::clone(sink),
@@ -65,6 +73,8 @@ impl Figures {
             oldest: (oldest > 0).then(|| SystemTime::now().duration_since(since).unwrap_or_default()),
             damaged: self.damaged.load(Relaxed),
             in_files: self.in_files.load(Relaxed),
+            unread_records: self.unread_records.load(Relaxed),
+            unread_bytes: self.unread_bytes.load(Relaxed),
         }
     }
 }

@@ -252,6 +252,14 @@ impl Log {
         self.segments.back().is_some_and(|last| self.cursor.segment < last.first || self.cursor.offset < last.size)
     }
 
+    /// Bytes on disk that were not read.
+    pub(super) fn unread_bytes(&self) -> u64 {
+        let index = self.cursor_index();
+        let unread: u64 = self.segments.range(index.min(self.segments.len())..).map(|segment| segment.size).sum();
+        let is_begun = self.segments.get(index).is_some_and(|segment| segment.first == self.cursor.segment);
+        unread.saturating_sub(if is_begun { self.cursor.offset } else { 0 })
+    }
+
     /// Goes behind all that there is, as somebody has it in memory.
     pub(super) fn skip_to_end(&mut self) {
         if let Some(last) = self.segments.back() {

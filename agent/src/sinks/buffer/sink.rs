@@ -29,6 +29,7 @@ use crate::{
     sinks::{
         Delivery, Figure, Outcome, Receipt, Sink, SinkError,
         config::QueueSettings,
+        receipt::Loss,
         stats::Counters,
         worker::{Size, Worker},
     },
@@ -38,6 +39,9 @@ use crate::{
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// The most batches that are fetched from files before new ones have their turn.
 const BACK: usize = 64;
+/// How long the sink is given from disk at a time: meanwhile new lines wait, and nothing is noted as acknowledged. An agent
+/// that is killed before that begins where the one before it did.
+const TURN: Duration = Duration::from_millis(20);
 /// How often what is acknowledged is noted on disk.
 const NOTES: Duration = Duration::from_millis(100);
 /// What a sink that fails gets to come to its end: all that it has is on disk.
@@ -61,6 +65,8 @@ pub struct Buffered {
     unbooked: Range<u64>,
     frame: Vec<u8>,
     next_call: Option<Instant>,
+    /// The last turn ended before the sink had all that it may have.
+    more: bool,
     pause: Duration,
     seen: Progress,
     /// What came when the buffer was full, and is in its files still.
@@ -123,6 +129,7 @@ impl Buffered {
             unbooked,
             frame: Vec::new(),
             next_call: None,
+            more: false,
             pause: LOOKS.0,
             seen: Progress::default(),
             owed: home.take_owed(&path),
@@ -158,7 +165,8 @@ impl Buffered {
             // Behind what is owed of its stream it keeps its place.
             let is_behind = self.owed.has(&delivery.batch.stream);
             let put = if is_behind { Err(self.refuse(delivery)) } else { self.put(delivery) };
-            let Err(Refused { delivery, error }) = put else { continue };
+            let Err(refused) = put else { continue };
+            let Refused { delivery, error } = *refused;
             result = Err(error);
             let Err(delivery) = self.owed.owe(delivery, self.home.processors().redo()) else { continue };
             let when_full = self.settings.when_full;
@@ -178,12 +186,12 @@ impl Buffered {
         result
     }
 
-    fn refuse(&self, delivery: Delivery) -> Refused {
-        Refused { delivery, error: self.full(AppendError::Full) }
+    fn refuse(&self, delivery: Delivery) -> Box<Refused> {
+        Box::new(Refused { delivery, error: self.full(AppendError::Full) })
     }
 
     /// Takes a delivery: straight to the sink if it has room and nothing waits before it, else to the disk.
-    fn put(&mut self, delivery: Delivery) -> Result<(), Refused> {
+    fn put(&mut self, delivery: Delivery) -> Result<(), Box<Refused>> {
         if self.log.has_unread() || !self.has_room(Size::of(&delivery.batch)) {
             return self.store(delivery);
         }
@@ -218,8 +226,8 @@ impl Buffered {
     }
 
     /// Puts a delivery on disk only, and lets go of it.
-    fn store(&mut self, delivery: Delivery) -> Result<(), Refused> {
-        let refused = |delivery, error| Err(Refused { delivery, error });
+    fn store(&mut self, delivery: Delivery) -> Result<(), Box<Refused>> {
+        let refused = |delivery, error| Err(Box::new(Refused { delivery, error }));
         // What comes before it in the log has to be there before it.
         if let Err(error) = self.spill(Duration::ZERO, false) {
             return refused(delivery, error);
@@ -228,8 +236,9 @@ impl Buffered {
         if let Err(error) = self.append(sequence, &delivery.batch, false) {
             return refused(delivery, self.full(error));
         }
-        let Delivery { batch, receipt } = delivery;
+        let Delivery { batch, mut receipt } = delivery;
         receipt.promise().secure();
+        receipt.shelve();
         let waits = matches!(batch.stream.origin, Origin::File { .. });
         // Without it the receipt is let go of now, and says that the batch is kept.
         let waiting = waits.then(|| Waiting::Receipt(receipt));
@@ -282,16 +291,20 @@ impl Buffered {
         Ok(())
     }
 
-    /// Gives the sink what waits on disk, as far as it has room.
-    fn feed(&mut self) -> Result<(), SinkError> {
+    /// Gives the sink what waits on disk, as far as it has room, for one turn; whether it has room for more.
+    fn feed(&mut self) -> Result<bool, SinkError> {
+        let end = Instant::now() + TURN;
         while self.log.has_unread() && self.has_room(Size::default()) {
+            if Instant::now() >= end {
+                return Ok(true);
+            }
             let read = self.log.read().map_err(|error| self.error("reading back", Some(error)))?;
             let Some(read) = read else { break };
             if let Some((sequence, Delivery { batch, receipt })) = self.revive(read) {
                 self.send(sequence, batch, receipt, true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// A delivery of what was read from disk; what can't be understood is booked as lost.
@@ -317,10 +330,9 @@ impl Buffered {
         };
         if self.unbooked.contains(&meta.sequence) {
             batch.stream.account.produce(batch.span());
-            self.counters.note_taken(batch.lines.len() as u64);
         }
         let mut receipt = Receipt::read_back(&batch, self.home.settled());
-        receipt.count_for(&self.counters);
+        receipt.count_for(&self.counters, &batch);
         Some((meta.sequence, Delivery { batch, receipt }))
     }
 
@@ -331,10 +343,9 @@ impl Buffered {
         let account = self.home.account_by_id(meta.cgroup);
         if self.unbooked.contains(&meta.sequence) {
             account.produce(meta.span);
-            self.counters.note_taken(records);
         }
         account.drop_bytes(crate::ledger::Stage::Sink, Reason::Damaged, meta.span);
-        self.counters.note_lost(records, meta.span, Reason::Damaged);
+        self.counters.note_lost(Loss { reason: Reason::Damaged, lines: records, span: meta.span });
         self.log.forget(records);
     }
 
@@ -380,7 +391,9 @@ impl Buffered {
     fn maintain(&mut self) -> Result<(), SinkError> {
         let retired = self.retire();
         let spilled = self.spill(self.settings.spill_after, false);
-        let fed = self.feed().and_then(|()| self.go_back());
+        let fed = self.feed();
+        self.more = matches!(fed, Ok(true));
+        let fed = fed.and_then(|_| self.go_back());
         if let Some(source) = self.syncer.take_error() {
             return Err(self.error("forcing to the disk", Some(source)));
         }
@@ -394,7 +407,7 @@ impl Buffered {
         self.pause = if settled == self.seen.settled { (self.pause * 2).min(LOOKS.1) } else { LOOKS.0 };
         self.seen.settled = settled;
         let looks = [
-            self.log.has_unread().then(|| now + self.pause),
+            self.log.has_unread().then(|| if self.more { now } else { now + self.pause }),
             self.table.oldest_unsecured().map(|since| (since + self.settings.spill_after).max(now + LOOKS.0)),
             (self.log.size() > 0).then(|| now + NOTES),
             (!self.owed.is_empty()).then(|| now + self.pause),
@@ -405,6 +418,11 @@ impl Buffered {
 
     fn publish(&self) {
         let figures = &self.figures;
+        let unread = if self.log.has_unread() { self.log.unread_bytes() } else { 0 };
+        let read = self.table.on_disk(self.seen.records_on_disk);
+        let unread_records = if unread > 0 { self.log.records().saturating_sub(read) } else { 0 };
+        figures.unread_bytes.store(unread, Relaxed);
+        figures.unread_records.store(unread_records, Relaxed);
         figures.bytes.store(self.log.size(), Relaxed);
         figures.records.store(self.log.records(), Relaxed);
         figures.damaged.store(self.log.damaged(), Relaxed);

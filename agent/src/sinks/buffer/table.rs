@@ -29,6 +29,8 @@ struct State {
     memory: usize,
     /// Every entry before it is on disk.
     on_disk_up_to: u64,
+    /// Records of the batches that the sink has and that are on disk.
+    records_on_disk: u64,
     progress: Progress,
 }
 
@@ -71,6 +73,7 @@ impl Table {
         state.memory += size.memory;
         if on_disk {
             state.on_disk_up_to = state.on_disk_up_to.max(sequence + 1);
+            state.records_on_disk += size.lines;
         }
         let entry = Entry { receipt, batch, since: Instant::now(), size };
         state.entries.insert(sequence, entry);
@@ -94,6 +97,7 @@ impl Table {
         state.progress.settled += 1;
         if entry.batch.is_none() {
             state.progress.records_on_disk += entry.size.lines;
+            state.records_on_disk -= entry.size.lines;
         }
         drop(state);
         entry.receipt.settle(outcome);
@@ -108,6 +112,12 @@ impl Table {
 
     pub(super) fn progress(&self) -> Progress {
         self.lock().progress
+    }
+
+    /// Records on disk that the sink has, or has settled beyond the `noted` ones.
+    pub(super) fn on_disk(&self, noted: u64) -> u64 {
+        let state = self.lock();
+        state.records_on_disk + (state.progress.records_on_disk - noted)
     }
 
     /// When the oldest of those in memory only was given to the sink.
@@ -134,8 +144,11 @@ impl Table {
     pub(super) fn note_on_disk(&self, sequence: u64) -> bool {
         let mut state = self.lock();
         state.on_disk_up_to = state.on_disk_up_to.max(sequence + 1);
-        let entry = state.entries.get_mut(&sequence);
-        entry.map(|entry| entry.batch = None).is_some()
+        let Some(entry) = state.entries.get_mut(&sequence) else { return false };
+        entry.batch = None;
+        let lines = entry.size.lines;
+        state.records_on_disk += lines;
+        true
     }
 
     /// The lowest sequence of those on disk.
@@ -156,6 +169,7 @@ impl Table {
         let mut state = self.lock();
         let entries = std::mem::take(&mut state.entries);
         state.memory = 0;
+        state.records_on_disk = 0;
         drop(state);
         let in_memory = |entry: Entry| entry.batch.map(|batch| Delivery { batch, receipt: entry.receipt });
         entries.into_values().filter_map(in_memory).collect()

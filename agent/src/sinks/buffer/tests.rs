@@ -78,7 +78,7 @@ impl Node {
         let batch = Arc::new(batch(stream, position, &[&[b'x'; 999]]));
         stream.account.produce(batch.span());
         let mut receipt = Receipt::for_sinks(&batch, 1, self.home.settled(), hold).remove(0);
-        receipt.count_for(self.worker.counters());
+        receipt.count_for(self.worker.counters(), &batch);
         self.worker.offer(Delivery { batch, receipt });
     }
 
@@ -187,7 +187,7 @@ fn a_frozen_sink_holds_nobody_and_gets_everything_in_order() {
     assert_eq!(next.positions(), (0..1010).collect::<Vec<_>>());
     let balance = next.account().balance();
     assert_eq!((balance.pending, balance.produced, balance.difference()), (0, 1_010_000, 0));
-    next.settle_until("an empty buffer", |node| node.buffer().bytes == 0 && node.stats().unsettled_records == 0);
+    next.settle_until("an empty buffer", |node| node.buffer().bytes == 0 && node.stats().behind_records == 0);
     assert_eq!(next.stats().delivered_records, 1010);
     // The sink thaws.
     node.script.with(|state| state.blocked = false);
@@ -260,7 +260,7 @@ fn a_full_buffer_drops_the_newest_where_the_rule_says_so() {
     let balance = node.account().balance();
     assert_eq!(balance.dropped, [(crate::ledger::Stage::Sink, Reason::BufferFull, (3000 - count) * 1000)]);
     assert_eq!((balance.delivered, balance.difference()), (count * 1000, 0));
-    assert_eq!(node.stats().dropped_records, 3000 - count);
+    assert_eq!(node.stats().dropped_records(), 3000 - count);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn a_full_buffer_drops_the_oldest_where_the_rule_says_so() {
     assert!((600..1100).contains(&count), "{count}");
     let balance = node.account().balance();
     assert_eq!((balance.dropped_total(), balance.delivered), ((3000 - count) * 1000, count * 1000));
-    assert_eq!(node.stats().dropped_records, 3000 - count);
+    assert_eq!(node.stats().dropped_records(), 3000 - count);
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn a_damaged_record_is_booked_and_costs_no_other() {
     let balance = next.account().balance();
     assert_eq!(balance.dropped, [(crate::ledger::Stage::Sink, Reason::Damaged, 1000)]);
     assert_eq!((balance.pending, balance.difference()), (0, 0));
-    assert_eq!((next.buffer().damaged, next.stats().dropped_records), (1, 1));
+    assert_eq!((next.buffer().damaged, next.stats().dropped_records()), (1, 1));
     node.script.with(|state| state.blocked = false);
 }
 
@@ -418,7 +418,7 @@ fn a_sink_that_is_replaced_hands_its_buffer_over() {
     wait(&sinks, "everything on disk", &|sinks| buffered(sinks) == 50);
     let (new, removed) = sinks.replace(&kafka(6), Instant::now() + Duration::from_secs(5)).expect("replaced");
     assert!(removed.close(&sinks, LONG).is_empty());
-    wait(&new, "the same in the new one", &|new| buffered(new) == 50 && new.stats()[0].unsettled_records == 50);
+    wait(&new, "the same in the new one", &|new| buffered(new) == 50 && new.stats()[0].behind_records == 50);
     let balance = stream.account.balance();
     assert_eq!((balance.produced, balance.pending), (550, 550), "nothing is booked again");
     // A name of its own is another buffer.

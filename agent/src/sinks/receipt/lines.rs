@@ -159,7 +159,7 @@ fn rejoin_batch(mut receipts: Vec<LineReceipt>) -> Option<Delivery> {
     // From here on the rest answers for them.
     receipts.into_iter().for_each(LineReceipt::deliver);
     // What becomes of them is counted with the batch that they are of.
-    Some(Delivery { batch, receipt: Receipt { books: Some(Books::Rest(rest)), amount, promise, counters: None } })
+    Some(Delivery { batch, receipt: Receipt { books: Some(Books::Rest(rest)), amount, promise, ticket: None } })
 }
 
 #[cfg(test)]
