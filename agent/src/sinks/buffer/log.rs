@@ -225,7 +225,12 @@ impl Log {
         let has_room = self.segments.back().is_some_and(|last| last.size + length <= self.segment_bytes);
         if !self.open || !has_room {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let was_read = !self.has_unread();
             let segment = Segment::create(&self.path, meta.sequence, now)?;
+            if was_read {
+                // It is empty, also when the disk has no room for the frame.
+                (self.cursor.segment, self.cursor.offset) = (segment.first, segment.size);
+            }
             self.size += segment.size;
             self.segments.push_back(segment);
             self.open = true;

@@ -71,6 +71,8 @@ pub struct Buffered {
     seen: Progress,
     /// What came when the buffer was full, and is in its files still.
     owed: Owed,
+    /// Why there was no room, the last time.
+    why_full: String,
     /// What neither the sink nor the disk had taken when the buffer was closed.
     returned: VecDeque<Delivery>,
 }
@@ -133,6 +135,7 @@ impl Buffered {
             pause: LOOKS.0,
             seen: Progress::default(),
             owed: home.take_owed(&path),
+            why_full: String::new(),
             returned: VecDeque::new(),
         };
         buffered.publish();
@@ -164,10 +167,14 @@ impl Buffered {
         while let Some(delivery) = queue.pop_front() {
             // Behind what is owed of its stream it keeps its place.
             let is_behind = self.owed.has(&delivery.batch.stream);
-            let put = if is_behind { Err(self.refuse(delivery)) } else { self.put(delivery) };
-            let Err(refused) = put else { continue };
-            let Refused { delivery, error } = *refused;
-            result = Err(error);
+            let delivery = if is_behind {
+                delivery
+            } else {
+                let Err(refused) = self.put(delivery) else { continue };
+                self.why_full = refused.error.to_string();
+                result = Err(refused.error);
+                refused.delivery
+            };
             let Err(delivery) = self.owed.owe(delivery, self.home.processors().redo()) else { continue };
             let when_full = self.settings.when_full;
             let delivery = match when_full {
@@ -184,10 +191,6 @@ impl Buffered {
             delivery.receipt.settle(Outcome::Dropped(Reason::BufferFull));
         }
         result
-    }
-
-    fn refuse(&self, delivery: Delivery) -> Box<Refused> {
-        Box::new(Refused { delivery, error: self.full(AppendError::Full) })
     }
 
     /// Takes a delivery: straight to the sink if it has room and nothing waits before it, else to the disk.
@@ -223,6 +226,18 @@ impl Buffered {
             }
         }
         Ok(())
+    }
+
+    /// As long as it is owed something, a sink does not work well.
+    fn check(&self) -> Result<(), SinkError> {
+        if self.owed.is_empty() {
+            return Ok(());
+        }
+        let left = ByteSize::b(self.owed.bytes());
+        Err(SinkError {
+            action: self.why_full.clone(),
+            source: io::Error::other(format!("{left} wait in their files")),
+        })
     }
 
     /// Puts a delivery on disk only, and lets go of it.
@@ -488,7 +503,7 @@ impl Sink for Buffered {
         let maintained = self.maintain();
         let accepted = self.accept(queue);
         self.plan();
-        accepted.and(maintained)
+        accepted.and(maintained).and_then(|()| self.check())
     }
 
     fn flush(&mut self) -> Result<(), SinkError> {
@@ -507,7 +522,7 @@ impl Sink for Buffered {
     fn call(&mut self) -> Result<(), SinkError> {
         let maintained = self.maintain();
         self.plan();
-        maintained
+        maintained.and_then(|()| self.check())
     }
 
     fn tick(&mut self) -> Result<(), SinkError> {
