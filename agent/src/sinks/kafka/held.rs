@@ -109,8 +109,13 @@ impl Held {
         due
     }
 
-    /// A topic can be written again: takes out its lines, those of each stream in order.
+    /// A topic took a line. If that ends an attempt it can be written again: takes out its lines, those of each stream in
+    /// order.
     pub(super) fn release(&mut self, topic: &str) -> VecDeque<LineReceipt> {
+        // One partition may take lines while another does not: then this keeps the pace of the attempts.
+        if self.topics.get(topic).is_none_or(|topic| !topic.is_tried) {
+            return VecDeque::new();
+        }
         let Some(Topic { mut lines, .. }) = self.topics.remove(topic) else { return VecDeque::new() };
         self.bytes -= lines.iter().map(size).sum::<usize>();
         lines.make_contiguous().sort_by_key(|receipt| receipt.line().position);
