@@ -201,7 +201,7 @@ impl<'bed> Broker<'bed> {
         let log = self.bed.path("kafka/broker.stderr")?;
         let mut daemon = Daemon::start(self.bed, &mut command, &log, "default-jre-headless")?;
         let client = self.client().create::<BaseConsumer>()?;
-        wait_until("the broker", DEADLINE, || {
+        wait_until("the broker", DEADLINE * 4, || {
             if let Some(status) = daemon.ended()? {
                 bail!("the broker ended: {status}");
             }

@@ -12,6 +12,7 @@ pub mod container;
 mod daemon;
 pub mod engine;
 pub mod expect;
+pub mod front;
 pub mod http;
 pub mod kafka;
 pub mod kernel;

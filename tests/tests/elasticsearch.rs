@@ -79,6 +79,9 @@ fn lines_arrive_with_their_identity(bed: &Testbed, server: &OpenSearch<'_>) -> R
     let index = mappings.as_object().and_then(|indices| indices.values().next()).context("an index")?;
     let of = |field: &str| index.pointer(&format!("/mappings/properties/{field}/type")).cloned();
     ensure!(of("body") == Some(json!("match_only_text")) && of("timestamp") == Some(json!("date_nanos")), "{index}");
+    // This server has no ISM, which costs no line and is told.
+    let told = "no retention is set up, as the server has neither ILM nor ISM";
+    ensure!(agent.log().matches(told).count() == 1, "{}", agent.log());
     agent.stop()
 }
 

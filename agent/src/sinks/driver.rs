@@ -112,13 +112,13 @@ impl<'shared> Driver<'shared> {
         }
     }
 
-    /// Does what the sink wants to be called for. When that goes well, what went wrong before is tried again at once.
+    /// Does what the sink wants to be called for. When that goes well, what went wrong before is tried again soon.
     fn call(&mut self) {
         match self.sink.call() {
             Err(error) => self.note_error(&error),
             Ok(()) => {
                 if let Some((_, until)) = &mut self.pause {
-                    *until = Instant::now();
+                    *until = (*until).min(Instant::now() + BACK_OFF.0);
                 }
             }
         }
@@ -270,6 +270,6 @@ mod tests {
         let mut driver = Driver::new(&shared, 1, Script::default().sink());
         driver.pause = Some((BACK_OFF.1, Instant::now() + Duration::from_secs(3600)));
         driver.call();
-        assert!(driver.pause.is_some_and(|(_, until)| until <= Instant::now()));
+        assert!(driver.pause.is_some_and(|(_, until)| until <= Instant::now() + BACK_OFF.0));
     }
 }

@@ -157,6 +157,26 @@ impl Answer {
         Some(Duration::from_secs(seconds))
     }
 
+    /// What to do where a server speaks of the connection and not of the request: no line is to blame for that. They have
+    /// no status for it but 400 (nginx, Go).
+    #[must_use]
+    pub fn connection_remedy(&self) -> Option<&'static str> {
+        const REMEDIES: [(&str, &str); 4] = [
+            (
+                "No required SSL certificate",
+                "the server wants a certificate of the agent: see `tls.cert_file` and `tls.key_file`",
+            ),
+            (
+                "SSL certificate error",
+                "the server does not accept the agent's certificate: see `tls.cert_file`, and whether it has expired",
+            ),
+            ("HTTP request was sent to HTTPS port", "the server expects TLS there: write `https://`"),
+            ("sent an HTTP request to an HTTPS server", "the server expects TLS there: write `https://`"),
+        ];
+        let text = (self.status == 400).then(|| self.excerpt())?;
+        REMEDIES.iter().find(|(part, _)| text.contains(part)).map(|(_, remedy)| *remedy)
+    }
+
     /// The beginning of the body for an error, in one line.
     #[must_use]
     pub fn excerpt(&self) -> String {

@@ -7,7 +7,7 @@ use crate::config::{
     EXAMPLE, Environment, Raw, raw,
     tree::{Node, Value},
 };
-use crate::sinks::{SinkSettings, config::Tls, console, elasticsearch, file, http, kafka};
+use crate::sinks::{SinkSettings, console, elasticsearch, file, http, kafka};
 
 /// The options of a file as paths, lists as `[]`.
 fn option_paths(text: &str) -> BTreeSet<String> {
@@ -78,8 +78,6 @@ fn what_the_example_shows_in_the_place_of_lists_is_valid_and_names_every_option(
     let elasticsearch = elasticsearch::Settings {
         // It has no default.
         urls: vec!["https://logs.example.com:9200".to_owned()],
-        // The same as none.
-        tls: Some(Tls::default()),
         ..elasticsearch::Settings::default()
     };
     let defaults = [

@@ -53,7 +53,7 @@ pub fn reach(settings: &Settings) -> Result<String, SinkError> {
         let request = Request::new(Method::GET, url, settings.auth.as_ref());
         let answer = client.ask(request).map_err(|failure| error(failure.text))?;
         if !answer.is_success() {
-            let remedy = request_remedy(answer.status);
+            let remedy = answer.connection_remedy().unwrap_or_else(|| request_remedy(answer.status));
             return Err(error(format!("{place}: {} {}; {remedy}", answer.status, answer.excerpt())));
         }
         let Server { distribution, number, .. } =

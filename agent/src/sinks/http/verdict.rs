@@ -40,6 +40,9 @@ pub(super) fn verdict(encoding: Encoding, url: &str, landing: &Landing) -> Verdi
     let why = |remedy: &str| format!("{url}: {}{remedy}", describe(answer));
     let again = |why| Verdict::Again { why, after: answer.retry_after() };
     let hold = |remedy: &str| again(held(&why(remedy)));
+    if let Some(remedy) = answer.connection_remedy() {
+        return hold(&format!("; {remedy}"));
+    }
     match answer.status {
         400 | 422 => Verdict::Refused { why: why("; see `encoding`, and what the server takes") },
         413 => Verdict::TooLarge {

@@ -95,7 +95,9 @@ impl Context {
 
     /// Says whether a topic has trouble, so that it is noted which ones can be written.
     pub(super) fn set_holding(&self, is_holding: bool) {
-        self.is_holding.store(is_holding, Relaxed);
+        if self.is_holding.swap(is_holding, Relaxed) != is_holding {
+            self.lock().written.clear();
+        }
     }
 
     /// Takes the topics that can be written.

@@ -39,6 +39,8 @@ pub(super) struct Held {
     /// Bytes of the lines that are held.
     bytes: usize,
     uptime: Uptime,
+    /// Brokers were away since it last showed whether a topic can be written.
+    is_doubtful: bool,
 }
 
 fn size(receipt: &LineReceipt) -> usize {
@@ -63,7 +65,17 @@ impl Held {
 
     /// Notes whether the brokers answer: no topic is given up because of them.
     pub(super) fn note_brokers(&mut self, answer: bool, now: Instant) {
-        if answer { self.uptime.answered(now) } else { self.uptime.failed() }
+        if answer {
+            self.uptime.answered(now);
+        } else {
+            self.uptime.failed();
+            self.is_doubtful = !self.topics.is_empty();
+        }
+    }
+
+    /// Whether it is open if the topics still have trouble, as brokers were away meanwhile.
+    pub(super) const fn is_doubtful(&self) -> bool {
+        self.is_doubtful
     }
 
     /// Keeps a line that came back.
@@ -79,6 +91,7 @@ impl Held {
             lines: VecDeque::new(),
         });
         topic.code = code;
+        self.is_doubtful = false;
         if std::mem::take(&mut topic.is_tried) {
             topic.is_refused = true;
             topic.pause = (topic.pause * 2).min(PAUSE.1);
@@ -109,10 +122,16 @@ impl Held {
         due
     }
 
-    /// A topic can be written again: takes out its lines, those of each stream in order.
+    /// A topic took a line. If that ends an attempt it can be written again: takes out its lines, those of each stream in
+    /// order.
     pub(super) fn release(&mut self, topic: &str) -> VecDeque<LineReceipt> {
+        // One partition may take lines while another does not: then this keeps the pace of the attempts.
+        if self.topics.get(topic).is_none_or(|topic| !topic.is_tried) {
+            return VecDeque::new();
+        }
         let Some(Topic { mut lines, .. }) = self.topics.remove(topic) else { return VecDeque::new() };
         self.bytes -= lines.iter().map(size).sum::<usize>();
+        self.is_doubtful = false;
         lines.make_contiguous().sort_by_key(|receipt| receipt.line().position);
         lines
     }
@@ -126,16 +145,17 @@ impl Held {
     /// Forgets topics that nothing is written to any more.
     pub(super) fn forget_unused(&mut self, now: Instant) {
         self.topics.retain(|_, topic| !topic.lines.is_empty() || now < topic.next + ATTEMPT);
+        self.is_doubtful &= !self.topics.is_empty();
     }
 
     /// Takes out the lines of topics that were refused once more after brokers have answered for as long as `limit`, and
-    /// the oldest of what is more than `max_bytes`.
+    /// the oldest of what is more than `max_bytes`, unless topics are doubtful: then no more is to be taken.
     pub(super) fn overdue(&mut self, limit: Duration, max_bytes: usize) -> Vec<(String, Code, LineReceipt)> {
         let mut overdue = Vec::new();
         let uptime = self.uptime.reading();
         for (name, topic) in &mut self.topics {
             let late = std::mem::take(&mut topic.is_refused) && uptime - topic.since >= limit;
-            while late || self.bytes > max_bytes {
+            while late || self.bytes > max_bytes && !self.is_doubtful {
                 let Some(receipt) = topic.lines.pop_front() else { break };
                 self.bytes -= size(&receipt);
                 overdue.push((name.clone(), topic.code, receipt));
@@ -208,6 +228,7 @@ mod tests {
         held.note_brokers(false, now);
         now += 100 * LIMIT;
         held.note_brokers(true, now);
+        assert!(held.is_doubtful() && held.overdue(LIMIT, 0).is_empty(), "it may have been mended meanwhile");
         let attempt = held.due(now);
         for receipt in attempt {
             held.keep(returned(receipt), Code::UnknownTopic, now);

@@ -120,8 +120,7 @@ impl KafkaSink {
     /// Takes up what came back, and what was held long enough.
     fn take_up_again(&mut self) {
         let now = Instant::now();
-        let failing = self.context().failing().is_some();
-        self.held.note_brokers(!failing, now);
+        self.held.note_brokers(self.context().failing().is_none(), now);
         let mut again = Vec::new();
         for topic in self.context().take_written() {
             again.extend(self.held.release(&topic));
@@ -133,9 +132,7 @@ impl KafkaSink {
             }
         }
         if !self.held.is_empty() {
-            // While no broker answers, the sink takes no more instead; see [`Sink::write`].
-            let most = if failing { usize::MAX } else { self.max_held() };
-            for (topic, code, receipt) in self.held.overdue(self.settings.give_up_after, most) {
+            for (topic, code, receipt) in self.held.overdue(self.settings.give_up_after, self.max_held()) {
                 self.context().note_given_up(&topic, code);
                 receipt.give_up(HELD_TOO_LONG);
             }
@@ -317,7 +314,7 @@ impl Sink for KafkaSink {
                     return if queue.len() < before { self.check() } else { Err(error) };
                 }
             }
-            if self.held.bytes() > self.max_held() && self.context().failing().is_some() && !queue.is_empty() {
+            if self.held.bytes() > self.max_held() && self.held.is_doubtful() && !queue.is_empty() {
                 return Err(self.no_room());
             }
             match queue.pop_front() {

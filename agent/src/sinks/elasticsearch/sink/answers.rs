@@ -47,6 +47,10 @@ impl ElasticsearchSink {
     fn answered(&mut self, server: usize, landing: Landing, now: Instant) -> Option<Answer> {
         match landing {
             Ok(answer) => {
+                if let Some(remedy) = answer.connection_remedy() {
+                    self.fail(server, &format!("{} {}; {remedy}", answer.status, answer.excerpt()), None, now);
+                    return None;
+                }
                 self.setup.heard(now);
                 self.servers.answer(server);
                 Some(answer)
