@@ -177,8 +177,8 @@ impl Buffered {
     }
 
     /// Puts a delivery on disk only, and lets go of it.
-    fn store(&mut self, delivery: Delivery) -> Result<(), Refused> {
-        let refused = |delivery, error| Err(Refused { delivery, error });
+    fn store(&mut self, delivery: Delivery) -> Result<(), Box<Refused>> {
+        let refused = |delivery, error| Err(Box::new(Refused { delivery, error }));
         if self.syncer.waiting() >= MAX_WAITING {
             return refused(delivery, self.error("the disk does not keep up: lines wait to be synced", None));
         }
