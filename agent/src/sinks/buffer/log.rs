@@ -217,7 +217,8 @@ impl Log {
             return Err(AppendError::Full);
         }
         let has_room = self.segments.back().is_some_and(|last| last.size + length <= self.segment_bytes);
-        if !self.open || !has_room {
+        let is_new = !self.open || !has_room;
+        if is_new {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let segment = Segment::create(&self.path, meta.sequence, now)?;
             self.size += segment.size;
@@ -225,7 +226,13 @@ impl Log {
             self.open = true;
         }
         let Some(last) = self.segments.back_mut() else { return Err(AppendError::Full) };
-        last.append(frame, meta)?;
+        if let Err(error) = last.append(frame, meta) {
+            // An empty segment would look as if something in it was to be read.
+            if is_new {
+                self.remove(self.segments.len() - 1);
+            }
+            return Err(error.into());
+        }
         self.size += length;
         self.records += u64::from(meta.records);
         Ok(())
