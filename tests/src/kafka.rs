@@ -3,17 +3,11 @@
 pub mod consumer;
 pub mod security;
 
-use std::{
-    fmt::{self, Write as _},
-    fs,
-    path::PathBuf,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::{
-    ClientConfig, Message as _, Offset, TopicPartitionList,
+    ClientConfig, Message as _, Offset,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
@@ -21,7 +15,8 @@ use rdkafka::{
     metadata::MetadataTopic,
 };
 use rustix::process::Signal;
-use security::Security;
+
+use self::{consumer::Follower, security::Security};
 
 use crate::{DEADLINE, Testbed, daemon::Daemon, http::free_port, maven, records::Record, wait_until};
 
@@ -72,34 +67,6 @@ impl Message {
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
-    }
-}
-
-/// Reads the messages of topics one after the other.
-pub struct Follower(BaseConsumer);
-
-impl fmt::Debug for Follower {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Follower")
-    }
-}
-
-impl Follower {
-    /// The next message; `None` when none comes within `limit`.
-    ///
-    /// # Errors
-    /// The broker does not answer.
-    pub fn next(&self, limit: Duration) -> Result<Option<Message>> {
-        let deadline = Instant::now() + limit;
-        loop {
-            // It returns without a message also when it had something else to do.
-            if let Some(message) = self.0.poll(deadline.saturating_duration_since(Instant::now())) {
-                return Ok(Some(Message::new(&message.context("consuming")?)));
-            }
-            if Instant::now() >= deadline {
-                return Ok(None);
-            }
-        }
     }
 }
 
@@ -286,30 +253,14 @@ impl<'bed> Broker<'bed> {
     /// The broker does not answer.
     pub fn messages(&self, topic: &str) -> Result<Vec<Message>> {
         let consumer = self.client().create::<BaseConsumer>()?;
-        let limit = Duration::from_secs(10);
-        let metadata = consumer.fetch_metadata(None, limit).context("the broker's metadata")?;
-        let Some(known) = metadata.topics().iter().find(|known| known.name() == topic) else { return Ok(Vec::new()) };
-        let mut assignment = TopicPartitionList::new();
-        let mut left = 0;
-        for partition in known.partitions() {
-            // A broker that has just started does not lead its partitions at once.
-            let (low, high) = wait_until("the partition's leader", DEADLINE, || {
-                Ok(consumer.fetch_watermarks(topic, partition.id(), limit).ok())
-            })?;
-            if high > low {
-                assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
-                left += high - low;
-            }
-        }
-        consumer.assign(&assignment)?;
+        // Of all topics: a question for this one would make it.
+        let metadata = consumer.fetch_metadata(None, Duration::from_secs(10)).context("the broker's metadata")?;
         let mut messages = Vec::new();
-        let end = Instant::now() + DEADLINE;
-        while left > 0 {
-            ensure!(Instant::now() < end, "{left} messages of {topic} do not come");
-            let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
-            let message = message.context("consuming")?;
-            left -= 1;
-            messages.push(Message::new(&message));
+        if metadata.topics().iter().any(|known| known.name() == topic) {
+            self.follow(topic, Offset::Beginning)?.drain(|message| {
+                messages.push(message);
+                Ok(())
+            })?;
         }
         messages.sort_by_key(|message| message.partition);
         Ok(messages)
@@ -336,19 +287,7 @@ impl<'bed> Broker<'bed> {
     /// # Errors
     /// The broker does not answer, or has no such topic.
     pub fn follow(&self, topic: &str, from: Offset) -> Result<Follower> {
-        // The broker answers as soon as there is something.
-        let mut config = self.client();
-        config.set("fetch.wait.max.ms", "100").set("fetch.min.bytes", "1");
-        let consumer = config.create::<BaseConsumer>()?;
-        let metadata =
-            consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).context("the broker's metadata")?;
-        let mut assignment = TopicPartitionList::new();
-        for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
-            assignment.add_partition_offset(topic, partition.id(), from)?;
-        }
-        ensure!(assignment.count() > 0, "there is no topic {topic}");
-        consumer.assign(&assignment)?;
-        Ok(Follower(consumer))
+        Follower::new(self, &[topic], from)
     }
 
     /// The records in the messages of a topic.

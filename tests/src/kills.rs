@@ -19,10 +19,21 @@ use crate::{
     numbered::{Load, Tally, Written, in_kafka, in_opensearch},
     opensearch::OpenSearch,
     random::Xorshift,
+    wait_until,
 };
 
 /// The longest life of an agent before it is killed.
 const LIFE: Duration = Duration::from_millis(1500);
+
+/// So many agents in a row may die before they are ready; then one is spared until it is.
+const STILLBORN: u32 = 3;
+
+/// An agent that finds so much of the ring in use is spared until it is less. On a machine that is so busy that no agent
+/// gets anywhere within its life the ring would overflow, as it has to.
+const RING_SHARE: f64 = 0.2;
+
+/// How long one that is spared may take.
+const SPARED: Duration = Duration::from_secs(120);
 
 /// What is done.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +53,8 @@ pub struct Report {
     pub kills: u32,
     /// Those of them that were ready before: the ledgers of each were seen in balance.
     pub ready: u32,
+    /// Those that lived longer than their moment, as the machine was so slow that the ring filled.
+    pub spared: u32,
     /// What is in Kafka.
     pub kafka: Tally,
     /// What is in OpenSearch.
@@ -62,9 +75,10 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kills, ready, kafka, opensearch } = self;
+        let Self { kills, ready, spared, kafka, opensearch } = self;
         writeln!(f, "kills                                {kills}")?;
         writeln!(f, "agents that were ready, in balance   {ready}")?;
+        writeln!(f, "agents that were spared for a while  {spared}")?;
         writeln!(f, "lines written                        {}", kafka.lines)?;
         for (store, tally, repeated) in [("Kafka", kafka, "more than once"), ("OpenSearch", opensearch, "duplicates")] {
             writeln!(f, "{:<37}{}", format!("{store}: records"), tally.records)?;
@@ -128,10 +142,13 @@ pub fn run(bed: &Testbed, plan: Plan, mut progress: impl FnMut(u32, u32)) -> Res
     let load = Load::start(bed, plan.rate)?;
     first.kill()?;
     let mut moments = Moments::new(plan.seed);
-    let mut ready = 0;
+    let (mut ready, mut spared, mut stillborn) = (0, 0, 0);
     for kill in 1..=plan.kills {
-        let was_ready = live_and_die(bed, &config, &load, moments.next()).with_context(|| format!("kill {kill}"))?;
-        ready += u32::from(was_ready);
+        let end = live_and_die(bed, &config, &load, moments.next(), stillborn >= STILLBORN);
+        let end = end.with_context(|| format!("kill {kill}"))?;
+        ready += u32::from(end != End::Stillborn);
+        spared += u32::from(end == End::Spared);
+        stillborn = if end == End::Stillborn { stillborn + 1 } else { 0 };
         progress(kill, ready);
     }
     let agent = Agent::start(bed, &config)?;
@@ -142,25 +159,52 @@ pub fn run(bed: &Testbed, plan: Plan, mut progress: impl FnMut(u32, u32)) -> Res
     }
     agent.stop()?;
     let (kafka, opensearch) = stores.tally(&written)?;
-    Ok(Report { kills: plan.kills, ready, kafka, opensearch })
+    Ok(Report { kills: plan.kills, ready, spared, kafka, opensearch })
+}
+
+/// How an agent came to its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    /// It was not ready yet, and has told nothing.
+    Stillborn,
+    /// It was ready.
+    Ready,
+    /// It was ready, and lived longer than its moment.
+    Spared,
 }
 
 /// Starts an agent and kills it after `life`, or, if it was ready by then, when its ledgers were seen in balance with
-/// nothing lost. Whether it was ready: one that dies before has told nothing.
-fn live_and_die(bed: &Testbed, config: &Config, load: &Load, life: Duration) -> Result<bool> {
+/// nothing lost. One that `has_to_live`, or finds much in the ring, is killed when it is ready and has got on with that.
+fn live_and_die(bed: &Testbed, config: &Config, load: &Load, life: Duration, has_to_live: bool) -> Result<End> {
     let moment = Instant::now() + life;
-    let agent = Agent::spawn(bed, config)?;
-    let mut ready = false;
+    let mut agent = Agent::spawn(bed, config)?;
+    let mut ready = has_to_live;
+    if has_to_live {
+        agent = agent.wait_ready()?;
+    }
     while Instant::now() < moment && !ready {
         thread::sleep(Duration::from_millis(5));
         ready = agent.get("/readyz").is_ok_and(|answer| answer.status == 200);
     }
-    if ready {
-        load.check_ledger(&agent).with_context(|| agent.log())?;
-        thread::sleep(moment.saturating_duration_since(Instant::now()));
+    if !ready {
+        agent.kill()?;
+        return Ok(End::Stillborn);
     }
+    load.check_ledger(&agent).with_context(|| agent.log())?;
+    let spared = has_to_live || !has_room(&agent)?;
+    if spared {
+        wait_until("room in the ring", SPARED, || Ok(has_room(&agent)?.then_some(())))?;
+    }
+    thread::sleep(moment.saturating_duration_since(Instant::now()));
     agent.kill()?;
-    Ok(ready)
+    Ok(if spared { End::Spared } else { End::Ready })
+}
+
+/// Whether the ring has little in it that is not safe elsewhere.
+fn has_room(agent: &Agent) -> Result<bool> {
+    let metrics = agent.metrics()?;
+    let used = metrics.sum("sidestep_ring_fill_bytes") + metrics.sum("sidestep_ring_held_bytes");
+    Ok(used <= metrics.sum("sidestep_ring_capacity_bytes") * RING_SHARE)
 }
 
 /// Moments of kills: any seed gives the same ones again.

@@ -13,10 +13,11 @@ use crate::control::{
     },
 };
 
-/// Show each container's streams and its ledger
+/// Show each container's streams and its ledger, and how far each sink is
 ///
 /// The ledger says what became of every byte that a container wrote: produced = delivered + pending + dropped, the
-/// dropped ones by stage and reason. Asks the running agent over its socket.
+/// dropped ones by stage and reason. Of a sink it says how old the oldest line is that it has not acknowledged (lag), how many
+/// lines wait (behind), and how fast it was in the last ten seconds. Asks the running agent over its socket.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:

@@ -10,7 +10,7 @@ use rdkafka::Offset;
 use serde_json::Value;
 
 use super::{body, length};
-use crate::{DEADLINE, kafka::Broker, opensearch::OpenSearch};
+use crate::{kafka::Broker, opensearch::OpenSearch};
 
 /// How many examples of what is wrong are kept.
 const EXAMPLES: usize = 10;
@@ -208,16 +208,12 @@ fn ranges(numbers: &[u64]) -> Vec<RangeInclusive<u64>> {
 /// # Errors
 /// The broker does not answer, or a message is no record.
 pub fn in_kafka(broker: &Broker<'_>, topic: &str, lines: u64) -> Result<Tally> {
-    let mut left = broker.count(topic)?;
-    let follower = broker.follow(topic, Offset::Beginning)?;
     let mut found = Found::default();
-    while left > 0 {
-        let message = follower.next(DEADLINE)?.with_context(|| format!("{left} messages of {topic} do not come"))?;
-        left -= 1;
+    broker.follow(topic, Offset::Beginning)?.drain(|message| {
         let record: Value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
         ensure!(record["stream"] == *message.key, "the key of {record} is {}", message.key);
-        found.take(&record)?;
-    }
+        found.take(&record)
+    })?;
     Ok(found.tally(lines))
 }
 

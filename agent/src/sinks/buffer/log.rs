@@ -223,20 +223,22 @@ impl Log {
             return Err(AppendError::Full);
         }
         let has_room = self.segments.back().is_some_and(|last| last.size + length <= self.segment_bytes);
-        if !self.open || !has_room {
+        let is_new = !self.open || !has_room;
+        if is_new {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let was_read = !self.has_unread();
             let segment = Segment::create(&self.path, meta.sequence, now)?;
-            if was_read {
-                // It is empty, also when the disk has no room for the frame.
-                (self.cursor.segment, self.cursor.offset) = (segment.first, segment.size);
-            }
             self.size += segment.size;
             self.segments.push_back(segment);
             self.open = true;
         }
         let Some(last) = self.segments.back_mut() else { return Err(AppendError::Full) };
-        last.append(frame, meta)?;
+        if let Err(error) = last.append(frame, meta) {
+            // An empty segment would look as if something in it was to be read.
+            if is_new {
+                self.remove(self.segments.len() - 1);
+            }
+            return Err(error.into());
+        }
         self.size += length;
         self.records += u64::from(meta.records);
         Ok(())

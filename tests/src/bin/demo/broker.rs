@@ -6,10 +6,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rdkafka::Offset;
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, Testbed,
-    kafka::{Broker, consumer::Reader},
+    kafka::{Broker, consumer::Follower},
     ledger::Metrics,
 };
 
@@ -30,7 +31,7 @@ const CATCH_UP: Duration = Duration::from_secs(20);
 /// The broker and its reader.
 pub(crate) struct Kafka<'bed> {
     // Before the broker, which it talks to.
-    reader: Reader,
+    reader: Follower,
     broker: Broker<'bed>,
     /// Bytes of streams that the consumer has read, by container id.
     received: HashMap<String, u64>,
@@ -41,7 +42,8 @@ impl<'bed> Kafka<'bed> {
     /// Starts a broker and a consumer.
     pub(crate) fn start(bed: &'bed Testbed) -> Result<Self> {
         let broker = Broker::start(bed)?;
-        let reader = Reader::new(&broker, &TOPICS)?;
+        TOPICS.iter().try_for_each(|topic| broker.create_topic(topic))?;
+        let reader = Follower::new(&broker, &TOPICS, Offset::Beginning)?;
         Ok(Self { reader, broker, received: HashMap::new(), shown: Instant::now() })
     }
 
@@ -66,7 +68,7 @@ impl<'bed> Kafka<'bed> {
     }
 
     fn read(&mut self) -> Result<()> {
-        for message in self.reader.poll()? {
+        while let Some(message) = self.reader.next(Duration::ZERO)? {
             let length: u64 = message.header("length").parse().context("a message without its length")?;
             *self.received.entry(message.header("container.id").to_owned()).or_default() += length;
         }
