@@ -346,7 +346,7 @@ impl<K: Kernel> Engine<K> {
         for (container, pids) in Vec::into_iter(settled) {
             self.files.push(FileEvent::Resume { container, pids });
         }
-        let readings = self.streams.tick(now, clock::unix_nano(), taken, reconcile.then_some(&self.kernel));
+        let readings = self.streams.tick(now, clock::unix_nano(), taken, reconcile, &self.kernel);
         self.readings.set_streams(readings);
         self.readings.set_identities(self.registry.statistics());
     }

@@ -38,6 +38,8 @@ const GIVE_UP: Duration = Duration::from_millis(500);
 const MAX_WAITING: usize = 4 * 1024 * 1024;
 /// The same, while the bytes before them are there and only have to be read.
 const MAX_WAITING_FOUND: usize = 16 * 1024 * 1024;
+/// How long the rest of a line that is lost may take to be found, in nanoseconds; then it is given up as any other.
+const MAX_IDLE_BEHIND: u64 = 30_000_000_000;
 
 /// One stream. Not `Sync`: it belongs to the thread that drains the ring.
 pub struct StdioStream {
@@ -268,11 +270,15 @@ impl StdioStream {
     }
 
     /// The end of the container: everything that waits comes out, and what the kernel counted and never handed over
-    /// is booked. Returns `false` while it is looked for still: then it is to be called again.
-    pub fn finish(&mut self, kernel: Option<&Stdio>) -> bool {
+    /// is booked, if that is `certain`: else it may be in the ring still. Returns `false` while it is looked for: then it is to be
+    /// called again.
+    pub fn finish(&mut self, kernel: Option<&Stdio>, certain: bool) -> bool {
         if self.unwanted || !self.ensure_open() {
             return true;
         }
+        // The rest of the last line may be found.
+        let may_follow = !certain && self.repair.is_some() && kernel.is_some_and(|kernel| self.is_behind(kernel));
+        let kernel = kernel.filter(|_| certain);
         loop {
             if !self.take_repaired(kernel) {
                 return false;
@@ -287,7 +293,7 @@ impl StdioStream {
             }
             self.lose(end - self.next, kernel);
         }
-        if let Some(open) = &mut self.open {
+        if let Some(open) = self.open.as_mut().filter(|_| !may_follow) {
             open.assembler.finish();
         }
         true
@@ -296,24 +302,36 @@ impl StdioStream {
     /// As [`StdioStream::finish`], without looking for anything.
     pub fn give_up(&mut self, kernel: Option<&Stdio>) {
         self.repair = None;
-        self.finish(kernel);
+        self.finish(kernel, true);
     }
 
     /// Gives up waiting for the rest of lines; returns whether there was something to give up. Everything that was
     /// written up to `taken` has been taken: see [`StdioStream::accept`]. It is `now`, by a clock that may be set back.
-    pub fn idle(&mut self, taken: u64, now: u64) -> bool {
+    pub fn idle(&mut self, taken: u64, now: u64, kernel: impl FnOnce() -> Option<Stdio>) -> bool {
         let is_waiting = self.is_waiting();
-        let Some(open) = &mut self.open else { return false };
+        let Some(open) = &self.open else { return false };
         if open.assembler.pending() == 0 || is_waiting {
             return false;
         }
-        let due = open.assembler.next_deadline().is_some_and(|deadline| deadline <= taken);
+        let deadline = open.assembler.next_deadline();
+        let due = deadline.is_some_and(|deadline| deadline <= taken);
+        // The rest of a line that the ring could not hold is looked for first.
+        let is_late = deadline.is_some_and(|deadline| deadline.saturating_add(MAX_IDLE_BEHIND) <= taken);
+        if due && self.repair.is_some() && !is_late && kernel().is_some_and(|kernel| self.is_behind(&kernel)) {
+            return false;
+        }
+        let Some(open) = &mut self.open else { return false };
         if due {
             open.assembler.idle(taken);
         } else if open.assembler.is_ahead_of(now) {
             open.assembler.idle(now);
         }
         due
+    }
+
+    /// Whether the kernel has counted bytes as lost that are neither booked nor looked for.
+    fn is_behind(&self, kernel: &Stdio) -> bool {
+        kernel.written > self.next && self.unbooked(kernel).iter().any(|bytes| *bytes > 0)
     }
 
     /// Takes out the lines that are ready.

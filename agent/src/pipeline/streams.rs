@@ -235,15 +235,22 @@ impl Streams {
     /// Lines and losses that time alone brings. All that was written before `taken` (nanoseconds since the Unix epoch)
     /// has been taken; it is `unix` by the clock of the day. With `reconcile`, streams are compared with what the kernel
     /// has counted.
-    pub fn tick(&mut self, now: Instant, unix: u64, taken: u64, reconcile: Option<&impl Counts>) -> Vec<StreamReading> {
+    pub fn tick(
+        &mut self,
+        now: Instant,
+        unix: u64,
+        taken: u64,
+        reconcile: bool,
+        kernel: &impl Counts,
+    ) -> Vec<StreamReading> {
         let mut readings = Vec::with_capacity(self.streams.len());
         let mut moved = Vec::new();
         for (id, stream) in &mut self.streams {
             let mut has_moved = false;
-            if let Some(kernel) = reconcile.and_then(|kernel| kernel.of_stream(id)) {
+            if reconcile && let Some(kernel) = kernel.of_stream(id) {
                 has_moved = stream.reconcile(now, &kernel);
             }
-            has_moved |= stream.idle(taken, unix);
+            has_moved |= stream.idle(taken, unix, || kernel.of_stream(id));
             if let Some(batch) = stream.take_batch() {
                 has_moved = true;
                 (self.deliver)(Arc::new(batch), self.hold.as_ref());
@@ -283,7 +290,7 @@ impl Streams {
 
     fn finish_stream(&mut self, id: StreamId, ending: Ending, kernel: &impl Counts) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let finished = stream.finish(kernel.of_stream(&id).filter(|_| ending.certain).as_ref());
+        let finished = stream.finish(kernel.of_stream(&id).as_ref(), ending.certain);
         if let Some(batch) = stream.take_batch() {
             (self.deliver)(Arc::new(batch), self.hold.as_ref());
         }
