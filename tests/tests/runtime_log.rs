@@ -28,7 +28,7 @@ fn write(container: &mut Container, first: u64, last: u64) -> Result<()> {
 
 /// Bytes of the lines from 1 to `last`.
 fn length(last: u64) -> u64 {
-    (1..=last).map(|line| line.ilog10() as u64 + 2).sum()
+    (1..=last).map(|line| u64::from(line.ilog10()) + 2).sum()
 }
 
 /// A small ring, so that little has to be written; the programs go on without an agent.
