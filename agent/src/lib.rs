@@ -23,5 +23,6 @@ pub mod process;
 pub mod record;
 pub mod reload;
 pub mod run;
+pub mod runtime_log;
 pub mod sinks;
 pub mod telemetry;

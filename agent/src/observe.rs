@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -18,7 +18,7 @@ use crate::{
         Observe, Snapshot,
         snapshot::{
             AccountReading, Build, ProbeReading, ProgramsReading, RepairReading, RootReading, SinkReading,
-            StreamReading,
+            StreamReading, StreamRepairReading,
         },
     },
 };
@@ -115,6 +115,13 @@ impl Observe for Agent {
                 bytes: self.files.read_bytes(),
                 unjudged: self.files.unjudged_bytes(),
             },
+            stream_repair: self.readings.repairs().map_or_else(StreamRepairReading::default, |repairs| {
+                StreamRepairReading {
+                    gaps: repairs.gaps.load(Relaxed),
+                    bytes: repairs.bytes.load(Relaxed),
+                    refused: repairs.refused.load(Relaxed),
+                }
+            }),
             programs: self.programs.clone(),
             probes: self.probes.clone(),
             processors: self.outlet.processor_stats(),

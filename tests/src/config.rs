@@ -43,6 +43,7 @@ impl Config {
             "identity": {
                 "containerd_state": [bed.directory().join("run/containerd")],
                 "runc_state": [bed.directory().join("run/containerd/runc")],
+                "pod_logs": bed.pod_logs(),
             },
             "server": { "include": [] },
             "sinks": [{ "type": "file", "path": records, "compression": "none" }],

@@ -96,6 +96,12 @@ impl Testbed {
         format!("/{}{ENGINE}", self.name)
     }
 
+    /// What is `/var/log/pods` elsewhere.
+    #[must_use]
+    pub fn pod_logs(&self) -> PathBuf {
+        self.directory.join("pods")
+    }
+
     /// A path in the test's directory, whose parents are made.
     ///
     /// # Errors

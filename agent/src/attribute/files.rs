@@ -54,6 +54,18 @@ impl HostFiles {
         Ok(Self { root: rustix::fs::open(host_root, flags, Mode::empty())?, path: host_root.to_owned() })
     }
 
+    /// Opens a regular file of the node for reading, by its absolute path there.
+    ///
+    /// # Errors
+    /// Those of the file system, and when it is something else.
+    pub fn open_regular(&self, path: &Path) -> io::Result<File> {
+        let file = self.open(path, OFlags::empty())?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(file)
+    }
+
     /// Opens a path of the node. Links on the way lead where they lead on the node, even absolute ones
     /// (`/var/run`), and never out of it.
     fn open(&self, path: &Path, flags: OFlags) -> io::Result<File> {
@@ -74,11 +86,7 @@ impl HostFiles {
 
 impl Files for HostFiles {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = self.open(path, OFlags::empty())?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        read_limited(file)
+        read_limited(self.open_regular(path)?)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {

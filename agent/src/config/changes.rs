@@ -29,6 +29,8 @@ pub enum Part {
     Pin,
     /// `capture.when_stopped`
     WhenStopped,
+    /// `capture.runtime_logs`
+    RuntimeLogs,
     /// `capture.terminals`
     Terminals,
     /// `capture.files`
@@ -57,7 +59,7 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the file.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NodeName,
         Self::StateDir,
         Self::Socket,
@@ -69,6 +71,7 @@ impl Part {
         Self::Attach,
         Self::Pin,
         Self::WhenStopped,
+        Self::RuntimeLogs,
         Self::Terminals,
         Self::Files,
         Self::Rules,
@@ -98,6 +101,7 @@ impl Part {
             Self::Attach => "capture.attach",
             Self::Pin => "capture.pin",
             Self::WhenStopped => "capture.when_stopped",
+            Self::RuntimeLogs => "capture.runtime_logs",
             Self::Terminals => "capture.terminals",
             Self::Files => "capture.files",
             Self::Rules => "capture.rules",
@@ -137,6 +141,7 @@ impl Part {
             | Self::Attach
             | Self::Pin
             | Self::WhenStopped
+            | Self::RuntimeLogs
             | Self::Identity
             | Self::TelemetryListen
             | Self::SinkFailingLimit
@@ -158,6 +163,7 @@ impl Part {
             Self::Pin => old.capture.pin != new.capture.pin,
             Self::WhenStopped => old.capture.when_stopped != new.capture.when_stopped,
             Self::Terminals => old.capture.terminals != new.capture.terminals,
+            Self::RuntimeLogs => old.capture.runtime_logs != new.capture.runtime_logs,
             Self::Files => old.capture.files != new.capture.files,
             Self::Rules => old.capture.rules != new.capture.rules,
             Self::Server => old.server != new.server,
@@ -186,6 +192,7 @@ impl Part {
             Self::Pin => to.capture.pin = from.capture.pin.clone(),
             Self::WhenStopped => to.capture.when_stopped = from.capture.when_stopped,
             Self::Terminals => to.capture.terminals = from.capture.terminals,
+            Self::RuntimeLogs => to.capture.runtime_logs = from.capture.runtime_logs,
             Self::Files => to.capture.files = from.capture.files.clone(),
             Self::Rules => to.capture.rules = from.capture.rules.clone(),
             Self::Server => to.server = from.server.clone(),

@@ -101,6 +101,8 @@ pub struct Capture {
     pub pin: Option<PathBuf>,
     /// What becomes of the pinned programs when the agent stops.
     pub when_stopped: WhenStopped,
+    /// Whether what the ring could not hold is taken from the runtimes' logs.
+    pub runtime_logs: bool,
     /// Whether terminals count as stdout.
     pub terminals: bool,
     /// Log files of containers for which no rule says otherwise.

@@ -62,6 +62,8 @@ pub struct Capture {
     pub pin: Option<PathBuf>,
     /// What becomes of the pinned programs when the agent stops.
     pub when_stopped: WhenStopped,
+    /// Whether what the ring could not hold is taken from the runtimes' logs.
+    pub runtime_logs: bool,
     /// Whether terminals count as stdout.
     pub terminals: bool,
     /// Log files in containers.
@@ -267,6 +269,7 @@ impl Default for Capture {
             attach: Attach::Auto,
             pin: Some(super::DEFAULT_PIN.into()),
             when_stopped: WhenStopped::Keep,
+            runtime_logs: true,
             terminals: true,
             files: Files::default(),
             rules: Vec::new(),

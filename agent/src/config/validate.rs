@@ -147,6 +147,7 @@ impl Check {
             attach: capture.attach,
             pin: capture.pin.clone(),
             when_stopped: capture.when_stopped,
+            runtime_logs: capture.runtime_logs,
             terminals: capture.terminals,
             files: files?,
             rules: rules.into_iter().collect::<Option<_>>()?,

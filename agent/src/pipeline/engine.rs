@@ -70,6 +70,8 @@ pub struct Engine<K> {
     full: bool,
     /// Cgroups that were gone at the last look, and not announced as such.
     vanished: HashSet<u64>,
+    /// Cgroups of containers that are gone, and of which missing bytes are looked for still.
+    leaving: HashSet<u64>,
 }
 
 /// How far a round has come.
@@ -108,6 +110,7 @@ impl<K: Kernel> Engine<K> {
             lost_files: 0,
             full: false,
             vanished: HashSet::new(),
+            leaving: HashSet::new(),
         }
     }
 
@@ -195,16 +198,28 @@ impl<K: Kernel> Engine<K> {
     }
 
     fn removed(&mut self, cgroup: u64) {
-        let now = Instant::now();
-        if let Some(container) = self.registry.own(cgroup) {
+        if let Some(container) = self.registry.own(cgroup)
+            && !self.leaving.contains(&cgroup)
+        {
             container.set_ended(true);
-            self.registry.removed(cgroup, now);
             self.finish_streams(&container, true);
             self.files.push(FileEvent::Ended { container });
-        } else {
-            self.registry.removed(cgroup, now);
+            self.leaving.insert(cgroup);
+            self.leave(Instant::now());
+        } else if !self.leaving.contains(&cgroup) {
+            self.registry.removed(cgroup, Instant::now());
+            self.kernel.remove_container(cgroup);
         }
-        self.kernel.remove_container(cgroup);
+    }
+
+    /// Forgets containers that are gone. While bytes of one are looked for its name must not be forgotten: an agent that goes
+    /// on in the place of this one would not know it.
+    fn leave(&mut self, now: Instant) {
+        let left: Vec<_> = self.leaving.extract_if(|cgroup| !self.streams.has_container(*cgroup)).collect();
+        for cgroup in left {
+            self.registry.removed(cgroup, now);
+            self.kernel.remove_container(cgroup);
+        }
     }
 
     fn finish_streams(&mut self, container: &Arc<Container>, gone: bool) {
@@ -283,6 +298,9 @@ impl<K: Kernel> Engine<K> {
         self.clock = Clock::now();
         self.catching_up &= !reached.caught_up;
         self.streams.end_round(now, &self.kernel);
+        if !self.leaving.is_empty() {
+            self.leave(now);
+        }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.tick(now, reached.taken.saturating_sub(UNDER_WAY_NANOS));
@@ -328,7 +346,7 @@ impl<K: Kernel> Engine<K> {
         for (container, pids) in Vec::into_iter(settled) {
             self.files.push(FileEvent::Resume { container, pids });
         }
-        let readings = self.streams.tick(now, clock::unix_nano(), taken, reconcile.then_some(&self.kernel));
+        let readings = self.streams.tick(now, clock::unix_nano(), taken, reconcile, &self.kernel);
         self.readings.set_streams(readings);
         self.readings.set_identities(self.registry.statistics());
     }

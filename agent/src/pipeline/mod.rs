@@ -40,6 +40,7 @@ use crate::{
     load::{KernelMaps, Roots},
     policy::KernelVerdicts,
     record::Resource,
+    runtime_log::Repairs,
     sinks::{Settlement, SinkError, buffer::Home},
 };
 
@@ -169,7 +170,13 @@ impl Pipeline {
         let known = sources.iter_mut().map(Source::known_since).max().unwrap_or_default();
         let known_since = if restored.complete { 0 } else { known };
         let deliver_to = Arc::clone(&outlet);
-        let streams = Streams::new(Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)), known_since);
+        let repairs = match config.capture.runtime_logs {
+            true => Some(Repairs::start(&config.identity.host_root)?),
+            false => None,
+        };
+        readings.set_repairs(repairs.as_ref().map(|repairs| Arc::clone(repairs.statistics())));
+        let streams = Streams::new(Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)), known_since)
+            .with_repairs(repairs);
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
         let mut engine = Engine::new(
             Loaded { maps, roots },

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     attribute::Statistics,
     record::{Class, Origin},
+    runtime_log::Statistics as Repairs,
 };
 
 /// One stream.
@@ -71,6 +72,7 @@ pub struct Readings {
     lost_events: Mutex<Vec<(&'static str, u64)>>,
     streams: Mutex<Vec<StreamReading>>,
     identities: Mutex<Statistics>,
+    repairs: Mutex<Option<Arc<Repairs>>>,
 }
 
 impl Readings {
@@ -99,6 +101,16 @@ impl Readings {
     #[must_use]
     pub fn identities(&self) -> Statistics {
         *self.identities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gaps of standard streams; `None` when nothing is looked for in the runtimes' logs.
+    #[must_use]
+    pub fn repairs(&self) -> Option<Arc<Repairs>> {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_repairs(&self, repairs: Option<Arc<Repairs>>) {
+        *self.repairs.lock().unwrap_or_else(PoisonError::into_inner) = repairs;
     }
 
     pub(super) fn set_ring_capacity(&self, bytes: u64) {

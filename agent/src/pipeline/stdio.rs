@@ -2,7 +2,10 @@
 //!
 //! The kernel numbers the bytes of a stream before it hands them over, so a piece that is missing leaves a hole whose
 //! size is known. Two writers on two CPUs may get their space in the ring in the other order than their numbers: a
-//! hole is a loss only when the kernel has counted it as one, or when nothing has filled it for a while.
+//! hole is a loss only when the kernel has counted it as one, or when nothing has filled it for a while. Its bytes are then
+//! looked for in the runtime's log ([`repair`]), while what follows waits; what is not found there is booked as lost.
+
+mod repair;
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +18,7 @@ use sidestep_abi::stdio::{
     DROP_FAULT, DROP_MAP_FULL, DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, DROP_RING_FULL, DROP_UNREADABLE, STDERR, Stdio,
 };
 
+use self::repair::{Repair, Repaired};
 use super::{
     container::{Container, Settled},
     journal::{Change, Piece, Saved, Standing, StreamId},
@@ -23,6 +27,7 @@ use crate::{
     assemble::{Assembler, Mark, Unfinished, Update},
     ledger::{Reason, Stage},
     record::{Batch, Class, IoStream, Origin, Stream},
+    runtime_log::{Chunk, Repairs},
 };
 
 /// A writer that has its number and not yet its space in the ring needs microseconds.
@@ -31,6 +36,10 @@ const SETTLE_ORDER: Duration = Duration::from_millis(5);
 const GIVE_UP: Duration = Duration::from_millis(500);
 /// Bytes that wait for a hole to close, or for the container's identity.
 const MAX_WAITING: usize = 4 * 1024 * 1024;
+/// The same, while the bytes before them are there and only have to be read.
+const MAX_WAITING_FOUND: usize = 16 * 1024 * 1024;
+/// How long the rest of a line that is lost may take to be found, in nanoseconds; then it is given up as any other.
+const MAX_IDLE_BEHIND: u64 = 30_000_000_000;
 
 /// One stream. Not `Sync`: it belongs to the thread that drains the ring.
 pub struct StdioStream {
@@ -67,6 +76,8 @@ pub struct StdioStream {
     behind: Option<(u64, Instant)>,
     /// Losses booked so far, by the kernel's reasons.
     booked: [u64; DROP_REASONS],
+    /// `None` where nothing is looked for in the runtime's log.
+    repair: Option<Repair>,
 }
 
 struct Open {
@@ -98,7 +109,13 @@ impl StdioStream {
             hole_since: None,
             behind: None,
             booked: [0; DROP_REASONS],
+            repair: None,
         }
+    }
+
+    /// Looks for what the ring could not hold in the runtime's log.
+    pub fn repair_with(&mut self, repairs: Repairs) {
+        self.repair = Some(Repair::new(repairs));
     }
 
     /// Only a part of it is to come, and nobody knows from where on: what lies before, and what was lost of it until now,
@@ -175,23 +192,30 @@ impl StdioStream {
     pub fn pass_over(&mut self, position: u64, len: u64) {
         if !self.unwanted {
             // What came while it was wanted comes out.
-            self.finish(None);
+            self.give_up(None);
             self.unwanted = true;
         }
         self.begins_anywhere = false;
         self.next = self.next.max(position.saturating_add(len));
     }
 
-    /// Whether pieces wait, so that [`StdioStream::settle`] has something to do.
+    /// Whether pieces wait, or missing ones are looked for, so that [`StdioStream::settle`] has something to do.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.repair.as_ref().is_some_and(Repair::is_under_way)
     }
 
-    /// Whether so much waits that the container's identity can't be waited for any longer.
+    /// Position of the next byte that is taken.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether so much waits that neither the container's identity nor missing bytes can be waited for any longer.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
-        self.waiting_bytes > MAX_WAITING
+        let is_found = self.repair.as_ref().is_some_and(Repair::is_found);
+        self.waiting_bytes > if is_found { MAX_WAITING_FOUND } else { MAX_WAITING }
     }
 
     /// Closes holes that are known to be losses, and takes what waited behind them.
@@ -199,8 +223,11 @@ impl StdioStream {
         if !self.ensure_open() {
             return;
         }
-        self.take_waiting();
-        while let Some((&position, _)) = self.waiting.first_key_value() {
+        loop {
+            if !self.take_repaired(kernel) {
+                return;
+            }
+            let Some((&position, _)) = self.waiting.first_key_value() else { break };
             let since = *self.hole_since.get_or_insert(now);
             let waited = now.saturating_duration_since(since);
             let missing = position - self.next;
@@ -209,17 +236,18 @@ impl StdioStream {
             if !(lost || waited >= GIVE_UP || self.is_overdue()) {
                 return;
             }
-            self.lose(missing, kernel);
             self.hole_since = None;
-            self.take_waiting();
+            if self.is_overdue() || !self.ask(position) {
+                self.lose(missing, kernel);
+            }
         }
         self.hole_since = None;
     }
 
-    /// Books what the kernel counted as lost behind the last piece, while nothing comes that would show the hole; returns
-    /// whether there was something.
+    /// Looks for, or books, what the kernel counted as lost behind the last piece, while nothing comes that would show the
+    /// hole; returns whether there was something.
     pub fn reconcile(&mut self, now: Instant, kernel: &Stdio) -> bool {
-        let settled = !self.unwanted && !self.begins_anywhere && self.waiting.is_empty();
+        let settled = !self.unwanted && !self.begins_anywhere && !self.is_waiting();
         if !settled || kernel.written <= self.next || !self.ensure_open() {
             self.behind = None;
             return false;
@@ -229,7 +257,9 @@ impl StdioStream {
             Some((next, since)) if next == self.next => {
                 let lost = self.unbooked(kernel).iter().sum::<u64>() >= missing;
                 if lost && now.saturating_duration_since(since) >= GIVE_UP {
-                    self.lose(missing, Some(kernel));
+                    if !self.ask(kernel.written) {
+                        self.lose(missing, Some(kernel));
+                    }
                     self.behind = None;
                     return true;
                 }
@@ -240,41 +270,68 @@ impl StdioStream {
     }
 
     /// The end of the container: everything that waits comes out, and what the kernel counted and never handed over
-    /// is booked.
-    pub fn finish(&mut self, kernel: Option<&Stdio>) {
+    /// is booked, if that is `certain`: else it may be in the ring still. Returns `false` while it is looked for: then it is to be
+    /// called again.
+    pub fn finish(&mut self, kernel: Option<&Stdio>, certain: bool) -> bool {
         if self.unwanted || !self.ensure_open() {
-            return;
+            return true;
         }
-        self.take_waiting();
-        while let Some((&position, _)) = self.waiting.first_key_value() {
-            self.lose(position - self.next, kernel);
-            self.take_waiting();
+        // The rest of the last line may be found.
+        let may_follow = !certain && self.repair.is_some() && kernel.is_some_and(|kernel| self.is_behind(kernel));
+        let kernel = kernel.filter(|_| certain);
+        loop {
+            if !self.take_repaired(kernel) {
+                return false;
+            }
+            let written = kernel.filter(|_| !self.begins_anywhere).map_or(0, |kernel| kernel.written);
+            let end = self.waiting.first_key_value().map_or(written, |(&position, _)| position);
+            if end <= self.next {
+                break;
+            }
+            if self.ask(end) {
+                return false;
+            }
+            self.lose(end - self.next, kernel);
         }
-        if let Some(kernel) = kernel
-            && kernel.written > self.next
-            && !self.begins_anywhere
-        {
-            self.lose(kernel.written - self.next, Some(kernel));
-        }
-        if let Some(open) = &mut self.open {
+        if let Some(open) = self.open.as_mut().filter(|_| !may_follow) {
             open.assembler.finish();
         }
+        true
+    }
+
+    /// As [`StdioStream::finish`], without looking for anything.
+    pub fn give_up(&mut self, kernel: Option<&Stdio>) {
+        self.repair = None;
+        self.finish(kernel, true);
     }
 
     /// Gives up waiting for the rest of lines; returns whether there was something to give up. Everything that was
     /// written up to `taken` has been taken: see [`StdioStream::accept`]. It is `now`, by a clock that may be set back.
-    pub fn idle(&mut self, taken: u64, now: u64) -> bool {
-        let Some(open) = &mut self.open else { return false };
-        if open.assembler.pending() == 0 || !self.waiting.is_empty() {
+    pub fn idle(&mut self, taken: u64, now: u64, kernel: impl FnOnce() -> Option<Stdio>) -> bool {
+        let is_waiting = self.is_waiting();
+        let Some(open) = &self.open else { return false };
+        if open.assembler.pending() == 0 || is_waiting {
             return false;
         }
-        let due = open.assembler.next_deadline().is_some_and(|deadline| deadline <= taken);
+        let deadline = open.assembler.next_deadline();
+        let due = deadline.is_some_and(|deadline| deadline <= taken);
+        // The rest of a line that the ring could not hold is looked for first.
+        let is_late = deadline.is_some_and(|deadline| deadline.saturating_add(MAX_IDLE_BEHIND) <= taken);
+        if due && self.repair.is_some() && !is_late && kernel().is_some_and(|kernel| self.is_behind(&kernel)) {
+            return false;
+        }
+        let Some(open) = &mut self.open else { return false };
         if due {
             open.assembler.idle(taken);
         } else if open.assembler.is_ahead_of(now) {
             open.assembler.idle(now);
         }
         due
+    }
+
+    /// Whether the kernel has counted bytes as lost that are neither booked nor looked for.
+    fn is_behind(&self, kernel: &Stdio) -> bool {
+        kernel.written > self.next && self.unbooked(kernel).iter().any(|bytes| *bytes > 0)
     }
 
     /// Takes out the lines that are ready.
@@ -320,7 +377,7 @@ impl StdioStream {
             Some(id) if id.bytes().all(|byte| byte.is_ascii_alphanumeric()) => id.to_string(),
             _ => format!("cgroup-{}", self.container.cgroup),
         };
-        let iostream = if self.iostream == STDERR { IoStream::Stderr } else { IoStream::Stdout };
+        let iostream = self.iostream();
         let made = || format!("{owner}/{}/{:x}.{}", iostream.as_str(), self.id.registered, self.id.ino).into();
         Stream {
             key: self.key.clone().unwrap_or_else(made),
@@ -342,6 +399,63 @@ impl StdioStream {
         open.stream.account.produce(bytes.len() as u64);
         open.assembler.push(time_unix_nano, time_unix_nano, self.next, bytes);
         self.next += bytes.len() as u64;
+        if let Some(repair) = &mut self.repair {
+            repair.note(time_unix_nano, bytes);
+        }
+    }
+
+    /// Looks for the bytes up to `end` in the runtime's log; returns whether it does.
+    fn ask(&mut self, end: u64) -> bool {
+        let (iostream, range) = (self.iostream(), self.next..end);
+        let (Some(repair), Some(settled)) = (&mut self.repair, self.container.settled()) else { return false };
+        repair.ask(self.id, iostream, &settled.identity, range, &self.waiting)
+    }
+
+    /// Takes what has come, and what waited for it; returns whether nothing is looked for any more.
+    fn take_repaired(&mut self, kernel: Option<&Stdio>) -> bool {
+        let mut taken = 0;
+        loop {
+            self.take_waiting();
+            let (next, is_overdue) = (self.next, self.is_overdue());
+            let Some(repair) = &mut self.repair else { return true };
+            match repair.take(next, taken) {
+                Repaired::Nothing => return true,
+                Repaired::Later if is_overdue => {
+                    repair.give_up();
+                    return true;
+                }
+                Repaired::Later => return false,
+                Repaired::Chunk(chunk) => {
+                    taken += chunk.bytes.len();
+                    self.accept_repaired(&chunk, kernel);
+                }
+            }
+        }
+    }
+
+    fn accept_repaired(&mut self, chunk: &Chunk, kernel: Option<&Stdio>) {
+        let mut start = 0;
+        for (end, time) in &chunk.pieces {
+            // A piece of the ring may have come after all.
+            let known = self.waiting.first_key_value().map_or(u64::MAX, |(position, _)| *position);
+            let from = (chunk.position + start as u64).max(self.next);
+            let to = (chunk.position + *end as u64).min(known);
+            start = *end;
+            if from != self.next || from >= to {
+                continue;
+            }
+            // The runtime was told of it later than what waits was written, if it is slow.
+            let latest = self.waiting.first_key_value().map_or(u64::MAX, |(_, piece)| piece.time_unix_nano);
+            let last = self.repair.as_ref().map_or(0, Repair::last_time);
+            let bytes = &chunk.bytes[(from - chunk.position) as usize..(to - chunk.position) as usize];
+            self.accept((*time).min(latest).max(last), bytes);
+            if let Some(kernel) = kernel {
+                self.book(to - from, kernel, |_, _| ());
+            }
+            if let Some(repair) = &self.repair {
+                repair.count(to - from);
+            }
+        }
     }
 
     fn take_waiting(&mut self) {
@@ -360,26 +474,40 @@ impl StdioStream {
         std::array::from_fn(|reason| kernel.dropped[reason].saturating_sub(self.booked[reason]))
     }
 
-    /// Books bytes that will never come, by the kernel's reasons as far as they go.
-    fn lose(&mut self, missing: u64, kernel: Option<&Stdio>) {
-        let unbooked = kernel.map_or([0; DROP_REASONS], |kernel| self.unbooked(kernel));
-        let Some(open) = &mut self.open else { return };
-        let account = &open.stream.account;
-        account.produce(missing);
-        let mut left = missing;
-        for (reason, counted) in unbooked.into_iter().enumerate() {
+    /// Takes bytes for those that the kernel has counted as lost, by its reasons as far as they go; returns the rest.
+    fn book(&mut self, bytes: u64, kernel: &Stdio, mut each: impl FnMut(Reason, u64)) -> u64 {
+        let mut left = bytes;
+        for (reason, counted) in self.unbooked(kernel).into_iter().enumerate() {
             let part = counted.min(left);
             if part > 0 {
-                account.drop_bytes(Stage::Capture, reason_of(reason), part);
+                each(reason_of(reason), part);
                 self.booked[reason] += part;
                 left -= part;
             }
         }
+        left
+    }
+
+    /// Books bytes that will never come.
+    fn lose(&mut self, missing: u64, kernel: Option<&Stdio>) {
+        let Some(account) = self.open.as_ref().map(|open| Arc::clone(&open.stream.account)) else { return };
+        account.produce(missing);
+        let drop = |reason, bytes| account.drop_bytes(Stage::Capture, reason, bytes);
+        let left = kernel.map_or(missing, |kernel| self.book(missing, kernel, drop));
         if left > 0 {
             account.drop_bytes(Stage::Capture, Reason::Unknown, left);
         }
-        open.assembler.gap(self.next, missing);
+        if let Some(open) = &mut self.open {
+            open.assembler.gap(self.next, missing);
+        }
+        if let Some(repair) = &mut self.repair {
+            repair.interrupt();
+        }
         self.next += missing;
+    }
+
+    const fn iostream(&self) -> IoStream {
+        if self.iostream == STDERR { IoStream::Stderr } else { IoStream::Stdout }
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     rounds::Effects,
     stdio::StdioStream,
 };
-use crate::{record::Batch, sinks::Hold};
+use crate::{record::Batch, runtime_log::Repairs, sinks::Hold};
 
 /// Ready bytes of one stream above which its lines go out before the round is over.
 const FULL_BATCH: usize = 1024 * 1024;
@@ -74,6 +74,17 @@ pub struct Streams {
     /// A stream that was registered before this time and that nobody has told of was taken in part by an agent that has
     /// left no journal: nanoseconds of `CLOCK_MONOTONIC`.
     known_since: u64,
+    /// `None` when nothing is looked for in the runtimes' logs.
+    repairs: Option<Repairs>,
+    /// Streams whose container has ended, and that missing bytes are looked for; whether the container is gone, and whether
+    /// the kernel's count is certain.
+    ending: HashMap<StreamId, Ending>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    gone: bool,
+    certain: bool,
 }
 
 impl Streams {
@@ -90,7 +101,16 @@ impl Streams {
             of_container: HashMap::new(),
             ended: Effects::default(),
             known_since,
+            repairs: None,
+            ending: HashMap::new(),
         }
+    }
+
+    /// Looks for what the ring could not hold in the runtimes' logs.
+    #[must_use]
+    pub fn with_repairs(mut self, repairs: Option<Repairs>) -> Self {
+        self.repairs = repairs;
+        self
     }
 
     /// Begins a round: what goes out from here on has its guard.
@@ -124,7 +144,10 @@ impl Streams {
         }
     }
 
-    fn enter(&mut self, stream: StdioStream) {
+    fn enter(&mut self, mut stream: StdioStream) {
+        if let Some(repairs) = &self.repairs {
+            stream.repair_with(repairs.clone());
+        }
         self.of_container.entry(stream.container.cgroup).or_default().push(stream.id);
         self.streams.insert(stream.id, stream);
     }
@@ -182,15 +205,16 @@ impl Streams {
         for id in std::mem::take(&mut self.dirty) {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.dirty = false;
-            let waited = stream.is_waiting();
-            if waited {
+            let (waited, position) = (stream.is_waiting(), stream.position());
+            if waited && !self.ending.contains_key(&id) {
                 stream.settle(now, kernel.of_stream(&id).as_ref());
             }
             if stream.is_waiting() {
                 stream.dirty = true;
                 waiting.push(id);
             }
-            if waited && !stream.is_waiting() && !std::mem::replace(&mut stream.unsaved, true) {
+            let has_moved = position != stream.position() || (waited && !stream.is_waiting());
+            if has_moved && !std::mem::replace(&mut stream.unsaved, true) {
                 self.unsaved.push(id);
             }
             if let Some(batch) = stream.take_batch() {
@@ -198,6 +222,8 @@ impl Streams {
             }
         }
         self.dirty = waiting;
+        let ending: Vec<_> = self.ending.iter().map(|(id, ending)| (*id, *ending)).collect();
+        ending.into_iter().for_each(|(id, ending)| self.finish_stream(id, ending, kernel));
     }
 
     /// Whether a stream waits for what time alone brings.
@@ -209,15 +235,22 @@ impl Streams {
     /// Lines and losses that time alone brings. All that was written before `taken` (nanoseconds since the Unix epoch)
     /// has been taken; it is `unix` by the clock of the day. With `reconcile`, streams are compared with what the kernel
     /// has counted.
-    pub fn tick(&mut self, now: Instant, unix: u64, taken: u64, reconcile: Option<&impl Counts>) -> Vec<StreamReading> {
+    pub fn tick(
+        &mut self,
+        now: Instant,
+        unix: u64,
+        taken: u64,
+        reconcile: bool,
+        kernel: &impl Counts,
+    ) -> Vec<StreamReading> {
         let mut readings = Vec::with_capacity(self.streams.len());
         let mut moved = Vec::new();
         for (id, stream) in &mut self.streams {
             let mut has_moved = false;
-            if let Some(kernel) = reconcile.and_then(|kernel| kernel.of_stream(id)) {
+            if reconcile && let Some(kernel) = kernel.of_stream(id) {
                 has_moved = stream.reconcile(now, &kernel);
             }
-            has_moved |= stream.idle(taken, unix);
+            has_moved |= stream.idle(taken, unix, || kernel.of_stream(id));
             if let Some(batch) = stream.take_batch() {
                 has_moved = true;
                 (self.deliver)(Arc::new(batch), self.hold.as_ref());
@@ -246,25 +279,40 @@ impl Streams {
         self.of_container.contains_key(&cgroup)
     }
 
-    /// The end of a container: all that waits comes out. When it is `gone`, its streams are forgotten. `certain` says
-    /// that what the kernel has counted and no record holds is lost; else it may be in the ring still.
+    /// The end of a container: all that waits comes out. When it is `gone`, its streams are forgotten, as soon as what is
+    /// missing of them was found or given up. `certain` says that what the kernel has counted and no record holds is lost;
+    /// else it may be in the ring still.
     pub fn finish(&mut self, cgroup: u64, gone: bool, certain: bool, kernel: &impl Counts) {
         for id in self.of_container.get(&cgroup).cloned().unwrap_or_default() {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
-            stream.finish(kernel.of_stream(&id).filter(|_| certain).as_ref());
-            if let Some(batch) = stream.take_batch() {
-                (self.deliver)(Arc::new(batch), self.hold.as_ref());
-            }
-            if gone {
-                self.streams.remove(&id);
-                self.ended.changes.push(Change::StreamEnded(id));
-                self.ended.ended.push(id);
-            } else {
-                self.note(id);
-            }
+            self.finish_stream(id, Ending { gone, certain }, kernel);
         }
-        if gone {
-            self.of_container.remove(&cgroup);
+    }
+
+    fn finish_stream(&mut self, id: StreamId, ending: Ending, kernel: &impl Counts) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let finished = stream.finish(kernel.of_stream(&id).as_ref(), ending.certain);
+        if let Some(batch) = stream.take_batch() {
+            (self.deliver)(Arc::new(batch), self.hold.as_ref());
+        }
+        if !finished {
+            self.ending.insert(id, ending);
+            self.note(id);
+            return;
+        }
+        self.ending.remove(&id);
+        if !ending.gone {
+            self.note(id);
+            return;
+        }
+        let cgroup = stream.container.cgroup;
+        self.streams.remove(&id);
+        self.ended.changes.push(Change::StreamEnded(id));
+        self.ended.ended.push(id);
+        if let Some(streams) = self.of_container.get_mut(&cgroup) {
+            streams.retain(|stream| *stream != id);
+            if streams.is_empty() {
+                self.of_container.remove(&cgroup);
+            }
         }
     }
 
@@ -272,7 +320,7 @@ impl Streams {
     pub fn stop(&mut self, leave: bool, kernel: &impl Counts) {
         for (id, stream) in &mut self.streams {
             if !leave {
-                stream.finish(kernel.of_stream(id).as_ref());
+                stream.give_up(kernel.of_stream(id).as_ref());
             }
             if let Some(batch) = stream.take_batch() {
                 (self.deliver)(Arc::new(batch), self.hold.as_ref());

@@ -134,6 +134,9 @@ impl Families {
         self.single(&names::REPAIR_GAPS, number(snapshot.repair.gaps));
         self.single(&names::REPAIR_BYTES, number(snapshot.repair.bytes));
         self.single(&names::REPAIR_UNJUDGED, number(snapshot.repair.unjudged));
+        self.single(&names::STREAM_REPAIR_GAPS, number(snapshot.stream_repair.gaps));
+        self.single(&names::STREAM_REPAIR_BYTES, number(snapshot.stream_repair.bytes));
+        self.single(&names::STREAM_REPAIR_REFUSED, number(snapshot.stream_repair.refused));
         self.push(&names::PROBE_HEALTH, snapshot.probes.iter().flat_map(probe_states));
     }
 

@@ -118,6 +118,13 @@ definitions! {
     REPAIR_UNJUDGED: COUNTER "sidestep_repair_unjudged_bytes_total" []
         "Bytes written to files of which the agent could not tell whether they are logs; they are in no ledger.";
 
+    STREAM_REPAIR_GAPS: COUNTER "sidestep_stream_repair_gaps_total" []
+        "Gaps in stdout and stderr that were filled from the runtime's log.";
+    STREAM_REPAIR_BYTES: COUNTER "sidestep_stream_repair_read_bytes_total" []
+        "Bytes of stdout and stderr that the ring buffer could not hold and that were taken from the runtime's log.";
+    STREAM_REPAIR_REFUSED: COUNTER "sidestep_stream_repair_refused_gaps_total" []
+        "Gaps in stdout and stderr that were looked for in the runtime's log and not found there for certain.";
+
     PROBE_HEALTH: GAUGE "sidestep_probe_health" ["probe", "attach", "health"]
         "1 for the state that the probe is in (healthy, degraded, unsupported, failed), 0 for the others.";
 

@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub ring: RingReading,
     /// Gap repair of files.
     pub repair: RepairReading,
+    /// Gap repair of standard streams.
+    pub stream_repair: StreamRepairReading,
     /// How the agent came to its programs; `None` when nothing is pinned.
     pub programs: Option<ProgramsReading>,
     /// Every probe that was to be attached.
@@ -133,6 +135,17 @@ pub struct RepairReading {
     pub bytes: u64,
     /// Bytes of files of which nobody could tell whether they are logs.
     pub unjudged: u64,
+}
+
+/// Gap repair of standard streams, from the runtimes' logs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamRepairReading {
+    /// Gaps that were filled.
+    pub gaps: u64,
+    /// Bytes that were taken from the runtimes' logs.
+    pub bytes: u64,
+    /// Gaps that were looked for and not found for certain.
+    pub refused: u64,
 }
 
 /// Programs and maps that are pinned.

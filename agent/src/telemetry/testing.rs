@@ -9,7 +9,7 @@ use super::{
     names,
     snapshot::{
         AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, RootReading, SinkReading,
-        Snapshot, StreamReading,
+        Snapshot, StreamReading, StreamRepairReading,
     },
 };
 use crate::{
@@ -97,6 +97,7 @@ pub(crate) fn snapshot() -> Snapshot {
         },
         programs: None,
         repair: RepairReading { gaps: 3, bytes: 4096, unjudged: 17 },
+        stream_repair: StreamRepairReading { gaps: 2, bytes: 8192, refused: 1 },
         probes: vec![probe("write", true), probe("exec", true), probe("splice", false)],
         processors: vec![ProcessorStats {
             name: "flood".into(),

@@ -18,7 +18,7 @@ use rustix::{
 use serde_json::{Value, json};
 
 use super::{Capture, Container, console, spec::Spec};
-use crate::{Testbed, rootfs};
+use crate::{RuntimeLog, Testbed, rootfs};
 
 /// Where a standard stream of a container leads to.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ pub enum Stdio {
     File(PathBuf),
     /// What the caller has opened, as a pipe that it reads itself.
     Given(Arc<OwnedFd>),
+    /// A pipe to the runtime, which writes the Pod's log; for stdout.
+    Logged,
 }
 
 /// A container to be started.
@@ -172,6 +174,7 @@ impl<'a> ContainerBuilder<'a> {
         let log = bundle.join("log");
         create.arg("--root").arg(&runtime_root).arg("--log").arg(&log).args(["--log-format", "text", "create"]);
         create.arg("--bundle").arg(&bundle).arg("--pid-file").arg(bundle.join("init.pid"));
+        let mut log_file = None;
         let (stdin, stdout, stderr) = if self.terminal {
             let socket = self.bed.directory().join(format!("{}.tty", &self.id[..12]));
             let listener = UnixListener::bind(&socket).with_context(|| format!("binding {}", socket.display()))?;
@@ -181,7 +184,12 @@ impl<'a> ContainerBuilder<'a> {
             (None, Some(Capture::start(console::receive(&listener)?)), None)
         } else {
             let (stdin, writer) = io::pipe()?;
-            let (stdout, stdout_end) = open(&self.stdout)?;
+            let (mut stdout, stdout_end) = open(&self.stdout)?;
+            if matches!(self.stdout, Stdio::Logged)
+                && let Some(source) = stdout.take()
+            {
+                log_file = Some(self.start_log(&pod_uid, source)?);
+            }
             let (stderr, stderr_end) = open(&self.stderr)?;
             create.arg(&self.id).stdin(stdin).stdout(stdout_end).stderr(stderr_end);
             run_runc(&mut create, &log)?;
@@ -205,11 +213,19 @@ impl<'a> ContainerBuilder<'a> {
             stdin,
             stdout,
             stderr,
+            log: log_file,
         };
         let mut start = container.runc();
         start.arg("--log").arg(&log).args(["start", &container.id]);
         run_runc(&mut start, &log)?;
         Ok(container)
+    }
+
+    fn start_log(&self, pod_uid: &str, source: io::PipeReader) -> Result<RuntimeLog> {
+        let pod = format!("{}_{}_{pod_uid}", self.namespace, self.pod);
+        let directory = self.bed.pod_logs().join(pod).join(&self.name);
+        fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+        RuntimeLog::start(&directory.join("0.log"), source)
     }
 
     /// The bundle as containerd makes it: `config.json` and an overlay of image and container layer at `rootfs`.
@@ -271,7 +287,7 @@ fn pod_uid(namespace: &str, pod: &str) -> String {
 /// The reading end, when it is a pipe, and what the container gets.
 fn open(stdio: &Stdio) -> Result<(Option<io::PipeReader>, process::Stdio)> {
     Ok(match stdio {
-        Stdio::Pipe => {
+        Stdio::Pipe | Stdio::Logged => {
             let (reader, writer) = io::pipe()?;
             (Some(reader), writer.into())
         }

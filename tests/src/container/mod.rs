@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreape
 pub use builder::{ContainerBuilder, Stdio};
 pub use capture::Capture;
 
-use crate::{DEADLINE, wait_until};
+use crate::{DEADLINE, RuntimeLog, wait_until};
 
 /// How a container's first process ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,6 +43,7 @@ pub struct Container {
     stdin: Option<std::io::PipeWriter>,
     stdout: Option<Capture>,
     stderr: Option<Capture>,
+    log: Option<RuntimeLog>,
 }
 
 /// Makes this process the parent of containers' first processes once `runc create` has ended, as a shim is, so that
@@ -104,6 +105,15 @@ impl Container {
     #[must_use]
     pub fn stdout(&self) -> Vec<u8> {
         self.stdout.as_ref().expect("stdout is captured").bytes()
+    }
+
+    /// The runtime's log of its stdout.
+    ///
+    /// # Panics
+    /// The runtime writes none.
+    #[must_use]
+    pub fn log(&self) -> &RuntimeLog {
+        self.log.as_ref().expect("stdout is logged")
     }
 
     /// What the runtime's end of stderr has received so far.

@@ -36,6 +36,7 @@ fn every_part_is_seen_and_copied() {
         (Part::Attach, "capture: {attach: fexit}"),
         (Part::Pin, "capture: {pin: null}"),
         (Part::WhenStopped, "capture: {when_stopped: unload}"),
+        (Part::RuntimeLogs, "capture: {runtime_logs: false}"),
         (Part::Terminals, "capture: {terminals: false}"),
         (Part::Files, "capture: {files: {start_at: beginning}}"),
         (Part::Rules, "capture: {rules: [{match: {pod: [x]}}]}"),

@@ -23,7 +23,7 @@ fn an_unknown_option_is_named_with_its_place_and_what_was_meant() {
     assert_error(
         "capture:\n  ring_sizes: 1MiB\n",
         "sidestep.yaml:2:3: capture.ring_sizes: unknown option `ring_sizes`; did you mean `ring_size`? Allowed here: \
-         `cgroup_roots`, `cgroup_mount`, `ring_size`, `container_share`, `attach`, `pin`, `when_stopped`, `terminals`, `files`, `rules`",
+         `cgroup_roots`, `cgroup_mount`, `ring_size`, `container_share`, `attach`, `pin`, `when_stopped`, `runtime_logs`, `terminals`, `files`, `rules`",
     );
     assert_error(
         "log: {level: info, colour: red}",

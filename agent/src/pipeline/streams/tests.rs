@@ -275,7 +275,7 @@ fn run(acts: Vec<Act>, multiline: bool, ring_size: usize) {
             }
             Act::Tick => {
                 agent.streams.end_round(later(time), &map);
-                agent.streams.tick(later(time), time, taken, Some(&map));
+                agent.streams.tick(later(time), time, taken, true, &map);
                 agent.end_round();
             }
             Act::Secure(batches) => agent.secure(batches, &mut secured),
@@ -384,7 +384,7 @@ fn an_unknown_stream_begins_with_what_comes() {
     assert_eq!((balance.produced, balance.dropped_total()), (5, 0), "what was before is in no account");
     map.0.get_mut(&1).expect("there").dropped[DROP_RING_FULL] += 95;
     for seconds in 0..2 {
-        streams.tick(Instant::now() + Duration::from_secs(seconds), START, START, Some(&map));
+        streams.tick(Instant::now() + Duration::from_secs(seconds), START, START, true, &map);
     }
     assert_eq!(account.balance().dropped_total(), 95, "what is lost since is booked");
 }
