@@ -133,7 +133,7 @@ fn rotated(node: &HostFiles, path: &Path) -> io::Result<Vec<PathBuf>> {
         suffixes.push((plain != suffix, age, suffix.to_owned()));
     }
     // Those that are not compressed come first.
-    suffixes.sort_unstable_by(|one, other| (one.1, one.0).cmp(&(other.1, other.0)));
+    suffixes.sort_unstable_by_key(|suffix| (suffix.1, suffix.0));
     suffixes.dedup_by_key(|(_, age, _)| *age);
     if suffixes.len() > MAX_FILES {
         return Err(io::Error::other("there are too many rotated files"));
