@@ -84,8 +84,10 @@ impl<'shared> Driver<'shared> {
                 self.shared.counters.note_figures(self.sink.figures());
                 self.shared.counters.sample(now);
             }
-            if self.sink.next_call().is_some_and(|at| now >= at) {
-                self.call();
+            if self.sink.next_call().is_some_and(|at| now >= at)
+                && let Err(error) = self.sink.call()
+            {
+                self.note_error(&error);
             }
             if self.pause.is_none_or(|(_, until)| now >= until) {
                 self.work();
@@ -109,18 +111,6 @@ impl<'shared> Driver<'shared> {
                 }
             }
             Ok(()) => {}
-        }
-    }
-
-    /// Does what the sink wants to be called for. When that goes well, what went wrong before is tried again soon.
-    fn call(&mut self) {
-        match self.sink.call() {
-            Err(error) => self.note_error(&error),
-            Ok(()) => {
-                if let Some((_, until)) = &mut self.pause {
-                    *until = (*until).min(Instant::now() + BACK_OFF.0);
-                }
-            }
         }
     }
 
@@ -256,20 +246,5 @@ impl<'shared> Driver<'shared> {
         } else {
             self.unlogged += 1;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sinks::testing::Script;
-
-    #[test]
-    fn a_call_that_goes_well_ends_the_pause() {
-        let shared = Shared::default();
-        let mut driver = Driver::new(&shared, 1, Script::default().sink());
-        driver.pause = Some((BACK_OFF.1, Instant::now() + Duration::from_secs(3600)));
-        driver.call();
-        assert!(driver.pause.is_some_and(|(_, until)| until <= Instant::now() + BACK_OFF.0));
     }
 }
