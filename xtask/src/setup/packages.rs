@@ -75,7 +75,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         &[Test, Kafka, Bench, Soak],
         "runs the Kafka broker and log4j2",
     ),
-    package("default-jdk-headless", Evidence::Program("javac"), &[Test, Soak], "runs the OpenSearch server"),
+    package("default-jdk-headless", Evidence::Program("javac"), &[Test, Bench, Soak], "runs the OpenSearch server"),
     package("maven", Evidence::Program("mvn"), &[Test, Kafka, Bench, Soak], "fetches Kafka, OpenSearch and log4j2"),
     package("openssl", Evidence::Program("openssl"), &[Test], "makes certificates for servers"),
     package("python3-pip", Evidence::Program("pip3"), &[Test], "fetches OpenTelemetry's messages for Python"),

@@ -1,4 +1,4 @@
-//! Delivery to a real Kafka broker: what it costs, how much it carries, how long it takes.
+//! Delivery to a real Kafka broker, and to OpenSearch: what it costs, how much it carries, how long it takes.
 
 use std::{
     io,
@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rdkafka::Offset;
 use serde_json::{Value, json};
-use sidestep_tests::{Agent, Config, Testbed, kafka::Broker, wait_until};
+use sidestep_tests::{Agent, Config, Testbed, kafka::Broker, opensearch::OpenSearch, wait_until};
 
 use crate::{
     Delivered,
@@ -57,6 +57,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Something can't be started, or lines do not arrive.
 pub(crate) fn run(benchmark: Delivered, session: &mut Session) -> Result<()> {
     let bed = Testbed::new()?;
+    if benchmark == Delivered::Opensearch {
+        return opensearch(session, &bed);
+    }
     session.step("starting a Kafka broker");
     let broker = Broker::start(&bed)?;
     for topic in [TOPIC, TOPIC_OF_RSYSLOG] {
@@ -67,6 +70,7 @@ pub(crate) fn run(benchmark: Delivered, session: &mut Session) -> Result<()> {
         Delivered::Throughput => throughput(session, &bed, &broker),
         Delivered::Latency => latency(session, &bed, &broker),
         Delivered::Restart => restart(session, &bed, &broker),
+        Delivered::Opensearch => Ok(()),
     }
 }
 
@@ -98,17 +102,8 @@ fn cost(session: &mut Session, bed: &Testbed, broker: &Broker<'_>) -> Result<()>
     let (mut rsyslogs, mut copiers) = (Vec::new(), Vec::new());
     for _ in 0..session.choose(3, 1) {
         let alone = per_gigabyte(writer.perform_one(job)?);
-        let agent = session.agent(bed, &config(bed, broker))?;
-        let id = writer.container.id().to_owned();
-        let before = agent.ledger(&id)?;
-        let cpu = cpu_seconds(agent.pid())?;
-        let took = writer.perform_one(job)?;
-        let ledger = session::settle(&agent, &id, &before, took.bytes)?;
-        wait_idle(agent.pid(), IDLE)?;
-        ensure!(ledger.delivered == took.bytes, "not everything was delivered: {ledger:?}");
-        let cpu = (cpu_seconds(agent.pid())? - cpu) / gigabytes(took);
-        let added = per_gigabyte(took) - alone;
-        agent.stop()?;
+        let (cpu, took) = with_agent(session, bed, &config(bed, broker), &mut writer, job)?;
+        let added = took - alone;
         agents.push(cpu);
         writers.push(added);
         totals.push(cpu + added);
@@ -130,6 +125,61 @@ fn cost(session: &mut Session, bed: &Testbed, broker: &Broker<'_>) -> Result<()>
         ("kafka_cpu_per_gb_copier", "  beside it the runtime's copier", copiers),
     ] {
         session.report.add(Figure::of(name, what, "s/GB", samples)?);
+    }
+    Ok(())
+}
+
+/// Seconds for a GB of an agent that delivers what the writer writes, and of the writer.
+fn with_agent(
+    session: &mut Session,
+    bed: &Testbed,
+    config: &Config,
+    writer: &mut Writer,
+    job: Job,
+) -> Result<(f64, f64)> {
+    let agent = session.agent(bed, config)?;
+    let id = writer.container.id().to_owned();
+    let before = agent.ledger(&id)?;
+    let cpu = cpu_seconds(agent.pid())?;
+    let took = writer.perform_one(job)?;
+    let ledger = session::settle(&agent, &id, &before, took.bytes)?;
+    wait_idle(agent.pid(), IDLE)?;
+    ensure!(ledger.delivered == took.bytes, "not everything was delivered: {ledger:?}");
+    let cpu = (cpu_seconds(agent.pid())? - cpu) / gigabytes(took);
+    agent.stop()?;
+    Ok((cpu, per_gigabyte(took)))
+}
+
+fn opensearch(session: &mut Session, bed: &Testbed) -> Result<()> {
+    session.step("opensearch: CPU per GB of 500 B lines, with and without gzip, and as JSON to nowhere");
+    let server = OpenSearch::start(bed)?;
+    let mut writer = Writer::drained(bed, "writer", None)?;
+    let time = session.choose(Duration::from_secs(10), Duration::from_secs(2));
+    // What the server indexes on the other core.
+    let job = Job::Lines { size: LINE, per_second: Some(LINES_PER_SECOND / 4), time };
+    let to = |compression: &str| {
+        let sink = json!({ "type": "opensearch", "urls": [server.url()], "compression": compression });
+        bed.config().with("/sinks", json!([sink]))
+    };
+    let nowhere = bed.config().with("/sinks", json!([{ "type": "console", "format": "json" }]));
+    let configs = [to("gzip"), to("none"), nowhere];
+    let mut samples = configs.each_ref().map(|_| Vec::new());
+    for _ in 0..session.choose(3, 1) {
+        for (config, samples) in configs.iter().zip(&mut samples) {
+            samples.push(with_agent(session, bed, config, &mut writer, job)?.0);
+        }
+        session.check()?;
+    }
+    let [gzip, plain, json] = samples;
+    let shares = [1.0 - median(&plain) / median(&gzip), median(&json) / median(&gzip)];
+    for (name, what, unit, samples) in [
+        ("opensearch_cpu_per_gb", "CPU per GB to OpenSearch, the agent", "s/GB", gzip),
+        ("opensearch_cpu_per_gb_plain", "  without gzip", "s/GB", plain),
+        ("opensearch_cpu_per_gb_json", "  capture and JSON alone (console sink, to /dev/null)", "s/GB", json),
+        ("opensearch_share_gzip", "  share of gzip", "", vec![shares[0]]),
+        ("opensearch_share_json", "  share of capture and JSON", "", vec![shares[1]]),
+    ] {
+        session.report.add(Figure::of(name, what, unit, samples)?);
     }
     Ok(())
 }
@@ -220,7 +270,8 @@ fn delay(record: &[u8]) -> Result<f64> {
 fn restart(session: &mut Session, bed: &Testbed, broker: &Broker<'_>) -> Result<()> {
     session.step("restart: from the start of an agent to the first record at a consumer");
     let mut writer = Writer::drained(bed, "writer", None)?;
-    let config = config(bed, broker);
+    // As it is by default: its programs stay when it stops.
+    let config = config(bed, broker).with("/capture/pin", json!(bed.pins()));
     session.agent(bed, &config)?.stop()?;
     let follower = broker.follow(TOPIC, Offset::End)?;
     let job = Job::Stamps { per_second: latency::LINES_PER_SECOND, time: Duration::from_secs(4) };

@@ -94,6 +94,8 @@ enum Benchmark {
 enum Delivered {
     /// CPU per GB to Kafka, beside rsyslog with omkafka.
     Kafka,
+    /// CPU per GB to OpenSearch, and what compression and JSON have of it.
+    Opensearch,
     /// Lines per second to Kafka without a drop, the broker on the same cores.
     Throughput,
     /// From the write to a consumer of Kafka.

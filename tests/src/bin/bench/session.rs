@@ -77,7 +77,7 @@ impl Session {
 }
 
 /// How long the agent may take to deliver what it has.
-const SETTLE: Duration = Duration::from_secs(20);
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// Waits until everything that a container wrote since `before` is delivered or dropped, and returns the difference.
 ///

@@ -20,6 +20,9 @@ const TARGET: f64 = 500_000.0;
 /// Below this the search does not look.
 const LOWEST: f64 = 20_000.0;
 
+/// How long after the writer the last line may be out at most: the pauses of those who wait, and of who looks.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
 /// What happened to the lines of one run.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -29,11 +32,16 @@ pub(crate) struct Run {
     pub(crate) delivered: f64,
     /// Share of the bytes that were dropped.
     dropped: f64,
+    /// How long was written.
+    time: Duration,
+    /// How long it took after that until the last line was out.
+    rest: Duration,
 }
 
 impl Run {
-    fn is_complete(&self) -> bool {
-        self.dropped == 0.0
+    /// Whether nothing was lost, and not more was left to do at the writer's end than what is on its way at any time.
+    fn is_sustained(&self) -> bool {
+        self.dropped == 0.0 && self.rest <= self.time.mul_f64(0.1) + ON_ITS_WAY
     }
 }
 
@@ -82,6 +90,8 @@ fn measure(agent: &Agent, writer: &mut Writer, job: Job) -> Result<Run> {
         written: took.calls as f64 / took.wall.as_secs_f64(),
         delivered: ledger.delivered as f64 / LINE as f64 / start.elapsed().as_secs_f64(),
         dropped: ledger.dropped_total() as f64 / ledger.produced as f64,
+        time: took.wall,
+        rest: start.elapsed().saturating_sub(took.wall),
     };
     eprintln!("  {run:.0?}, {:?}", ledger.dropped);
     Ok(run)
@@ -106,10 +116,10 @@ fn flood_time(session: &Session) -> Duration {
     session.choose(Duration::from_secs(5), Duration::from_secs(1))
 }
 
-/// The highest rate without a drop: that of the writer at full speed, or one found by halving.
+/// The highest rate that is sustained: that of the writer at full speed, or one found by halving.
 fn search(session: &Session, agent: &Agent, writer: &mut Writer, floods: &[Run]) -> Result<f64> {
     let slowest = floods.iter().map(|run| run.written).fold(f64::INFINITY, f64::min);
-    if floods.iter().all(Run::is_complete) {
+    if floods.iter().all(Run::is_sustained) {
         return Ok(slowest);
     }
     let time = session.choose(Duration::from_secs(4), Duration::from_secs(1));
@@ -119,7 +129,7 @@ fn search(session: &Session, agent: &Agent, writer: &mut Writer, floods: &[Run])
         let rate = f64::midpoint(good.max(LOWEST), bad);
         let job = Job::Lines { size: LINE, per_second: Some(rate as u64), time };
         let run = measure(agent, writer, job)?;
-        if run.is_complete() {
+        if run.is_sustained() {
             // What was written counts, not what was asked for.
             good = run.written;
         } else {
