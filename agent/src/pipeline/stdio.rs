@@ -6,6 +6,7 @@
 //! looked for in the runtime's log ([`repair`]), while what follows waits; what is not found there is booked as lost.
 
 mod repair;
+mod saved;
 
 use std::{
     collections::BTreeMap,
@@ -18,16 +19,15 @@ use sidestep_abi::stdio::{
     DROP_FAULT, DROP_MAP_FULL, DROP_OVERSIZE, DROP_QUOTA, DROP_REASONS, DROP_RING_FULL, DROP_UNREADABLE, STDERR, Stdio,
 };
 
-use self::repair::{Repair, Repaired};
+use self::repair::Repair;
 use super::{
     container::{Container, Settled},
-    journal::{Change, Piece, Saved, Standing, StreamId},
+    journal::{Piece, StreamId},
 };
 use crate::{
-    assemble::{Assembler, Mark, Unfinished, Update},
+    assemble::{Assembler, Mark, Unfinished},
     ledger::{Reason, Stage},
     record::{Batch, Class, IoStream, Origin, Stream},
-    runtime_log::{Chunk, Repairs},
 };
 
 /// A writer that has its number and not yet its space in the ring needs microseconds.
@@ -113,58 +113,11 @@ impl StdioStream {
         }
     }
 
-    /// Looks for what the ring could not hold in the runtime's log.
-    pub fn repair_with(&mut self, repairs: Repairs) {
-        self.repair = Some(Repair::new(repairs));
-    }
-
     /// Only a part of it is to come, and nobody knows from where on: what lies before, and what was lost of it until now,
     /// is in no account.
     pub fn begin_anywhere(&mut self, kernel: Option<&Stdio>) {
         self.begins_anywhere = true;
         self.booked = kernel.map_or(self.booked, |kernel| kernel.dropped);
-    }
-
-    /// A stream that goes on where an agent before has left it.
-    #[must_use]
-    pub fn restore(id: StreamId, container: Arc<Container>, saved: Saved) -> Self {
-        let Saved { standing, unfinished, pieces } = saved;
-        Self {
-            key: standing.key,
-            restored: Some(unfinished),
-            next: standing.next,
-            booked: standing.booked,
-            unwanted: standing.unwanted,
-            waiting_bytes: pieces.values().map(|piece| piece.bytes.len()).sum(),
-            waiting: pieces,
-            ..Self::new(id, container, standing.cgroup, standing.iostream)
-        }
-    }
-
-    /// What the journal has to know of it that it does not know yet; nothing before it has begun. To be asked when no
-    /// line is ready.
-    pub fn save(&mut self) -> Option<Change> {
-        self.unsaved = false;
-        if self.begins_anywhere {
-            return None;
-        }
-        let standing = Standing {
-            cgroup: self.cgroup,
-            container: self.container.cgroup,
-            iostream: self.iostream,
-            key: self.key.clone(),
-            next: self.next,
-            booked: self.booked,
-            unwanted: self.unwanted,
-        };
-        let unfinished = match (&self.open, &self.restored) {
-            (Some(open), _) => open.assembler.unfinished(&mut self.mark),
-            (None, Some(restored)) => restored.clone().into_update(),
-            (None, None) => Update::default(),
-        };
-        let piece = |position| self.waiting.get(&position).map(|piece| (position, piece.clone()));
-        let pieces = std::mem::take(&mut self.new_pieces).into_iter().filter_map(piece).collect();
-        Some(Change::Stream { id: self.id, standing, unfinished, pieces })
     }
 
     /// Takes one piece.
@@ -401,60 +354,6 @@ impl StdioStream {
         self.next += bytes.len() as u64;
         if let Some(repair) = &mut self.repair {
             repair.note(time_unix_nano, bytes);
-        }
-    }
-
-    /// Looks for the bytes up to `end` in the runtime's log; returns whether it does.
-    fn ask(&mut self, end: u64) -> bool {
-        let (iostream, range) = (self.iostream(), self.next..end);
-        let (Some(repair), Some(settled)) = (&mut self.repair, self.container.settled()) else { return false };
-        repair.ask(self.id, iostream, &settled.identity, range, &self.waiting)
-    }
-
-    /// Takes what has come, and what waited for it; returns whether nothing is looked for any more.
-    fn take_repaired(&mut self, kernel: Option<&Stdio>) -> bool {
-        let mut taken = 0;
-        loop {
-            self.take_waiting();
-            let (next, is_overdue) = (self.next, self.is_overdue());
-            let Some(repair) = &mut self.repair else { return true };
-            match repair.take(next, taken) {
-                Repaired::Nothing => return true,
-                Repaired::Later if is_overdue => {
-                    repair.give_up();
-                    return true;
-                }
-                Repaired::Later => return false,
-                Repaired::Chunk(chunk) => {
-                    taken += chunk.bytes.len();
-                    self.accept_repaired(&chunk, kernel);
-                }
-            }
-        }
-    }
-
-    fn accept_repaired(&mut self, chunk: &Chunk, kernel: Option<&Stdio>) {
-        let mut start = 0;
-        for (end, time) in &chunk.pieces {
-            // A piece of the ring may have come after all.
-            let known = self.waiting.first_key_value().map_or(u64::MAX, |(position, _)| *position);
-            let from = (chunk.position + start as u64).max(self.next);
-            let to = (chunk.position + *end as u64).min(known);
-            start = *end;
-            if from != self.next || from >= to {
-                continue;
-            }
-            // The runtime was told of it later than what waits was written, if it is slow.
-            let latest = self.waiting.first_key_value().map_or(u64::MAX, |(_, piece)| piece.time_unix_nano);
-            let last = self.repair.as_ref().map_or(0, Repair::last_time);
-            let bytes = &chunk.bytes[(from - chunk.position) as usize..(to - chunk.position) as usize];
-            self.accept((*time).min(latest).max(last), bytes);
-            if let Some(kernel) = kernel {
-                self.book(to - from, kernel, |_, _| ());
-            }
-            if let Some(repair) = &self.repair {
-                repair.count(to - from);
-            }
         }
     }
 

@@ -10,7 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use sidestep_abi::stdio::Stdio;
 
+use super::StdioStream;
 use crate::{
     attribute::Identity,
     clock::Clock,
@@ -157,6 +159,67 @@ impl Repair {
     /// Counts bytes that were taken from the log.
     pub(super) fn count(&self, bytes: u64) {
         self.repairs.statistics().bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
+impl StdioStream {
+    /// Looks for what the ring could not hold in the runtime's log.
+    pub fn repair_with(&mut self, repairs: Repairs) {
+        self.repair = Some(Repair::new(repairs));
+    }
+
+    /// Looks for the bytes up to `end` in the runtime's log; returns whether it does.
+    pub(super) fn ask(&mut self, end: u64) -> bool {
+        let (iostream, range) = (self.iostream(), self.next..end);
+        let (Some(repair), Some(settled)) = (&mut self.repair, self.container.settled()) else { return false };
+        repair.ask(self.id, iostream, &settled.identity, range, &self.waiting)
+    }
+
+    /// Takes what has come, and what waited for it; returns whether nothing is looked for any more.
+    pub(super) fn take_repaired(&mut self, kernel: Option<&Stdio>) -> bool {
+        let mut taken = 0;
+        loop {
+            self.take_waiting();
+            let (next, is_overdue) = (self.next, self.is_overdue());
+            let Some(repair) = &mut self.repair else { return true };
+            match repair.take(next, taken) {
+                Repaired::Nothing => return true,
+                Repaired::Later if is_overdue => {
+                    repair.give_up();
+                    return true;
+                }
+                Repaired::Later => return false,
+                Repaired::Chunk(chunk) => {
+                    taken += chunk.bytes.len();
+                    self.accept_repaired(&chunk, kernel);
+                }
+            }
+        }
+    }
+
+    pub(super) fn accept_repaired(&mut self, chunk: &Chunk, kernel: Option<&Stdio>) {
+        let mut start = 0;
+        for (end, time) in &chunk.pieces {
+            // A piece of the ring may have come after all.
+            let known = self.waiting.first_key_value().map_or(u64::MAX, |(position, _)| *position);
+            let from = (chunk.position + start as u64).max(self.next);
+            let to = (chunk.position + *end as u64).min(known);
+            start = *end;
+            if from != self.next || from >= to {
+                continue;
+            }
+            // The runtime was told of it later than what waits was written, if it is slow.
+            let latest = self.waiting.first_key_value().map_or(u64::MAX, |(_, piece)| piece.time_unix_nano);
+            let last = self.repair.as_ref().map_or(0, Repair::last_time);
+            let bytes = &chunk.bytes[(from - chunk.position) as usize..(to - chunk.position) as usize];
+            self.accept((*time).min(latest).max(last), bytes);
+            if let Some(kernel) = kernel {
+                self.book(to - from, kernel, |_, _| ());
+            }
+            if let Some(repair) = &self.repair {
+                repair.count(to - from);
+            }
+        }
     }
 }
 

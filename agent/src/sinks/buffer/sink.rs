@@ -1,5 +1,8 @@
 //! The buffer in front of a sink: a sink itself, which never waits for the one behind it.
 
+mod overflow;
+mod read_back;
+
 use std::{
     collections::VecDeque,
     fmt, io,
@@ -12,24 +15,22 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    config::{BufferSettings, WhenFull},
+    config::BufferSettings,
     figures::Figures,
     frame::{HEADER, Meta},
     home::Home,
-    log::{AppendError, Log, Read},
+    log::{AppendError, Log},
     owed::Owed,
     revive::Reviver,
     sync::{Syncer, Waiting},
     table::{Progress, Table},
 };
 use crate::{
-    events::Event,
     ledger::Reason,
     record::{Batch, Origin},
     sinks::{
-        Delivery, Figure, Outcome, Receipt, Sink, SinkError,
+        Delivery, Figure, Receipt, Sink, SinkError,
         config::QueueSettings,
-        receipt::Loss,
         stats::Counters,
         worker::{Size, Worker},
     },
@@ -37,11 +38,6 @@ use crate::{
 
 /// First and longest pause between two looks at a sink that has all that it may have, while more waits on disk.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-/// The most batches that are fetched from files before new ones have their turn.
-const BACK: usize = 64;
-/// How long the sink is given from disk at a time: meanwhile new lines wait, and nothing is noted as acknowledged. An agent
-/// that is killed before that begins where the one before it did.
-const TURN: Duration = Duration::from_millis(20);
 /// How often what is acknowledged is noted on disk.
 const NOTES: Duration = Duration::from_millis(100);
 /// What a sink that fails gets to come to its end: all that it has is on disk.
@@ -161,38 +157,6 @@ impl Buffered {
         drop(self.inner.try_offer(Delivery { batch, receipt }));
     }
 
-    /// Takes deliveries; what there is no room for stays in its file if it has one, else the rule decides.
-    fn accept(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
-        let mut result = Ok(());
-        while let Some(delivery) = queue.pop_front() {
-            // Behind what is owed of its stream it keeps its place.
-            let is_behind = self.owed.has(&delivery.batch.stream);
-            let delivery = if is_behind {
-                delivery
-            } else {
-                let Err(refused) = self.put(delivery) else { continue };
-                self.why_full = refused.error.to_string();
-                result = Err(refused.error);
-                refused.delivery
-            };
-            let Err(delivery) = self.owed.owe(delivery, self.home.processors().redo()) else { continue };
-            let when_full = self.settings.when_full;
-            let delivery = match when_full {
-                WhenFull::Block => {
-                    queue.push_front(delivery);
-                    break;
-                }
-                WhenFull::DropOldest if !is_behind && self.drop_oldest() => match self.put(delivery) {
-                    Ok(()) => continue,
-                    Err(refused) => refused.delivery,
-                },
-                WhenFull::DropOldest | WhenFull::DropNewest => delivery,
-            };
-            delivery.receipt.settle(Outcome::Dropped(Reason::BufferFull));
-        }
-        result
-    }
-
     /// Takes a delivery: straight to the sink if it has room and nothing waits before it, else to the disk.
     fn put(&mut self, delivery: Delivery) -> Result<(), Box<Refused>> {
         if self.log.has_unread() || !self.has_room(Size::of(&delivery.batch)) {
@@ -201,43 +165,6 @@ impl Buffered {
         let sequence = self.log.take_sequence();
         self.send(sequence, delivery.batch, delivery.receipt, false);
         Ok(())
-    }
-
-    /// Goes back for what was left in files, once there is room.
-    fn go_back(&mut self) -> Result<(), SinkError> {
-        for _ in 0..BACK {
-            let has_room = self.has_room(Size::default()) && !self.log.has_unread();
-            if !has_room && self.log.size() > self.settings.max_bytes.as_u64() / 4 * 3 {
-                break;
-            }
-            let Some((places, receipt)) = self.owed.take() else { break };
-            match places.read() {
-                Ok(batch) => {
-                    if let Err(refused) = self.put(Delivery { batch, receipt }) {
-                        self.owed.put_back(places, refused.delivery.receipt);
-                        return Err(refused.error);
-                    }
-                }
-                Err(reason) => {
-                    let error = "it was cut off, written anew or can't be read, before a sink had all of it";
-                    Event::FileUnreadable { path: places.path(), error: &error }.report();
-                    receipt.settle(Outcome::Dropped(reason));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// As long as it is owed something, a sink does not work well.
-    fn check(&self) -> Result<(), SinkError> {
-        if self.owed.is_empty() {
-            return Ok(());
-        }
-        let left = ByteSize::b(self.owed.bytes());
-        Err(SinkError {
-            action: self.why_full.clone(),
-            source: io::Error::other(format!("{left} wait in their files")),
-        })
     }
 
     /// Puts a delivery on disk only, and lets go of it.
@@ -306,92 +233,6 @@ impl Buffered {
         Ok(())
     }
 
-    /// Gives the sink what waits on disk, as far as it has room, for one turn; whether it has room for more.
-    fn feed(&mut self) -> Result<bool, SinkError> {
-        let end = Instant::now() + TURN;
-        while self.log.has_unread() && self.has_room(Size::default()) {
-            if Instant::now() >= end {
-                return Ok(true);
-            }
-            let read = self.log.read().map_err(|error| self.error("reading back", Some(error)))?;
-            let Some(read) = read else { break };
-            if let Some((sequence, Delivery { batch, receipt })) = self.revive(read) {
-                self.send(sequence, batch, receipt, true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// A delivery of what was read from disk; what can't be understood is booked as lost.
-    fn revive(&mut self, read: Read) -> Option<(u64, Delivery)> {
-        let (meta, payload) = match read {
-            Read::Frame(meta, payload) => (meta, payload),
-            Read::Damaged(meta) => {
-                self.lose(meta);
-                return None;
-            }
-        };
-        let batch = match self.reviver.batch(payload, &self.home) {
-            Ok(batch) => Arc::new(batch),
-            Err(error) => {
-                tracing::error!(
-                    buffer = %self.path.display(), sequence = meta.sequence, records = meta.records, %error,
-                    "a batch in the buffer can't be read and is dropped"
-                );
-                self.log.note_damaged();
-                self.lose(Some(meta));
-                return None;
-            }
-        };
-        if self.unbooked.contains(&meta.sequence) {
-            batch.stream.account.produce(batch.span());
-        }
-        let mut receipt = Receipt::read_back(&batch, self.home.settled());
-        receipt.count_for(&self.counters, &batch);
-        Some((meta.sequence, Delivery { batch, receipt }))
-    }
-
-    /// Books a frame that can't be read, where its header says what it was.
-    fn lose(&mut self, meta: Option<Meta>) {
-        let Some(meta) = meta else { return };
-        let records = u64::from(meta.records);
-        let account = self.home.account_by_id(meta.cgroup);
-        if self.unbooked.contains(&meta.sequence) {
-            account.produce(meta.span);
-        }
-        account.drop_bytes(crate::ledger::Stage::Sink, Reason::Damaged, meta.span);
-        self.counters.note_lost(Loss { reason: Reason::Damaged, lines: records, span: meta.span });
-        self.log.forget(records);
-    }
-
-    /// Drops the oldest segment that the sink has nothing of; false when there is none.
-    fn drop_oldest(&mut self) -> bool {
-        let before = self.log.size();
-        let mut is_readable = true;
-        while is_readable && self.log.has_unread() {
-            let segment = self.log.reading();
-            self.log.close_segment();
-            let mut dropped = 0;
-            while self.log.has_unread() && self.log.reading() == segment {
-                let read = self.log.read();
-                is_readable = read.is_ok();
-                let Ok(Some(read)) = read else { break };
-                if let Some((_, Delivery { batch, receipt })) = self.revive(read) {
-                    dropped += batch.lines.len() as u64;
-                    receipt.settle(Outcome::Dropped(Reason::BufferFull));
-                }
-            }
-            self.log.forget(dropped);
-            if let Err(error) = self.retire() {
-                tracing::warn!(buffer = %self.path.display(), %error, "making room in the buffer");
-            }
-            if self.log.size() < before {
-                return true;
-            }
-        }
-        false
-    }
-
     /// Notes what is acknowledged, and deletes what is done with.
     fn retire(&mut self) -> Result<(), SinkError> {
         let progress = self.table.progress();
@@ -444,32 +285,6 @@ impl Buffered {
         figures.in_files.store(self.owed.bytes(), Relaxed);
         figures.oldest.store(self.log.oldest().unwrap_or(0), Relaxed);
         self.counters.set_buffer(Some(&self.figures));
-    }
-
-    fn full(&self, error: AppendError) -> SinkError {
-        let rule = match self.settings.when_full {
-            WhenFull::Block => {
-                "new lines stay in their files; those of pipes stay in the kernel's ring as far as it holds them, and \
-                 all sinks wait"
-            }
-            WhenFull::DropNewest => "new lines stay in their files, those of pipes are dropped",
-            WhenFull::DropOldest => "new lines stay in their files, and for those of pipes the oldest are dropped",
-        };
-        match error {
-            AppendError::Full => self.error(
-                &format!(
-                    "the buffer has its {}: {rule}; mend the sink, or raise buffer.max_bytes",
-                    self.settings.max_bytes
-                ),
-                None,
-            ),
-            AppendError::Io(source)
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
-                self.error(&format!("{rule}; free the disk of state_dir"), Some(source))
-            }
-            AppendError::Io(source) => self.error(&format!("{rule}; check the disk of state_dir"), Some(source)),
-        }
     }
 
     fn error(&self, text: &str, source: Option<io::Error>) -> SinkError {
