@@ -224,6 +224,15 @@ impl Batch {
         self.lines.iter().map(|line| line.span).sum()
     }
 
+    /// Memory that it holds, in bytes; roughly where attributes are concerned.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        const ATTRIBUTE: usize = 160;
+        let attributes = |line: &Line| line.attributes.as_ref().map_or(0, |attributes| attributes.len() * ATTRIBUTE);
+        let lines = self.lines.iter().map(|line| size_of::<Line>() + attributes(line));
+        self.data.len() + lines.sum::<usize>()
+    }
+
     /// Position of the first line.
     #[must_use]
     pub fn start(&self) -> u64 {

@@ -12,10 +12,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::filter::Matcher;
-use crate::{
-    pipeline::outlet::Watch,
-    record::{Batch, Line, Stream},
-};
+use crate::{pipeline::outlet::Watch, record::Batch};
 
 /// The default size of the history.
 pub const HISTORY_BYTES: usize = 4 << 20;
@@ -109,7 +106,7 @@ impl Watch for Tap {
         if self.history_limit == 0 && self.following.load(Relaxed) == 0 {
             return;
         }
-        let size = size(batch);
+        let size = size_of::<Batch>() + batch.memory();
         let mut shared = lock(&self.shared);
         for follower in &shared.followers {
             follower.offer(batch, size);
@@ -179,16 +176,6 @@ impl Follower {
 fn matching(history: &VecDeque<(usize, Arc<Batch>)>, matcher: &Matcher) -> VecDeque<Arc<Batch>> {
     let batches = history.iter().map(|(_, batch)| batch);
     batches.filter(|batch| matcher.matches_stream(&batch.stream)).cloned().collect()
-}
-
-/// What a batch holds, in bytes, roughly where attributes are concerned.
-fn size(batch: &Batch) -> usize {
-    const ATTRIBUTE: usize = 160;
-    let attributes = |line: &Line| line.attributes.as_ref().map_or(0, |attributes| attributes.len() * ATTRIBUTE);
-    size_of::<Batch>()
-        + size_of::<Arc<Stream>>()
-        + batch.data.len()
-        + batch.lines.iter().map(|line| size_of::<Line>() + attributes(line)).sum::<usize>()
 }
 
 /// No state is left half-changed by a panic, so a poisoned lock is as good as any.

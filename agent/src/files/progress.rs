@@ -28,6 +28,32 @@ struct Waiting {
     settled: bool,
 }
 
+impl Track {
+    /// Notes that a batch is settled; neighbours that are become one, so that a batch that is not for hours costs no
+    /// more than those that are not.
+    fn settle(&mut self, start: u64, end: u64) {
+        let mut index = self.waiting.partition_point(|waiting| waiting.start < start);
+        let matches = |waiting: &Waiting| !waiting.settled && waiting.start == start && waiting.end == end;
+        while self.waiting.get(index).is_some_and(|waiting| waiting.start == start && !matches(waiting)) {
+            index += 1;
+        }
+        if !self.waiting.get(index).is_some_and(matches) {
+            return;
+        }
+        self.waiting[index].settled = true;
+        for first in [index, index.wrapping_sub(1)] {
+            let (Some(one), Some(next)) = (self.waiting.get(first), self.waiting.get(first.wrapping_add(1))) else {
+                continue;
+            };
+            if one.settled && next.settled {
+                let end = one.end.max(next.end);
+                self.waiting.remove(first + 1);
+                self.waiting[first].end = end;
+            }
+        }
+    }
+}
+
 impl Progress {
     /// A stream of which everything before `position` is done with.
     pub fn open(&self, key: &Arc<str>, position: u64) {
@@ -55,17 +81,14 @@ impl Progress {
         let track = streams.entry(Arc::clone(&batch.stream.key)).or_default();
         let start = batch.lines.first().map_or(0, |line| line.position);
         track.waiting.push_back(Waiting { start, end: batch.end(), settled: false });
+        debug_assert!(track.waiting.iter().rev().take(2).is_sorted_by(|last, before| before.start <= last.start));
     }
 
     /// A batch is as safe as in its file, or given up.
     pub fn stored(&self, span: &Span) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(track) = streams.get_mut(&span.stream.key) else { return };
-        let matching =
-            |waiting: &&mut Waiting| !waiting.settled && waiting.start == span.start && waiting.end == span.end;
-        if let Some(waiting) = track.waiting.iter_mut().find(matching) {
-            waiting.settled = true;
-        }
+        track.settle(span.start, span.end);
         while track.waiting.front().is_some_and(|waiting| waiting.settled) {
             if let Some(waiting) = track.waiting.pop_front() {
                 track.acknowledged = track.acknowledged.max(waiting.end);
@@ -104,6 +127,21 @@ mod tests {
 
     fn span(batch: &Batch) -> Span {
         Span { stream: Arc::clone(&batch.stream), start: batch.lines[0].position, end: batch.end() }
+    }
+
+    #[test]
+    fn what_is_settled_behind_one_that_is_not_takes_no_room() {
+        let progress = Progress::default();
+        let batches: Vec<_> = (0..100).map(|index| batch(index * 10, index * 10 + 10)).collect();
+        batches.iter().for_each(|batch| progress.delivering(batch));
+        let waiting = || progress.streams.lock().expect("not poisoned")["file/1"].waiting.len();
+        // In two halves, one from its end.
+        batches[50..].iter().rev().chain(&batches[1..49]).for_each(|batch| progress.stored(&span(batch)));
+        assert_eq!((waiting(), progress.acknowledged("file/1")), (4, Some(0)));
+        progress.stored(&span(&batches[49]));
+        assert_eq!(waiting(), 2);
+        progress.stored(&span(&batches[0]));
+        assert_eq!((waiting(), progress.acknowledged("file/1")), (0, Some(1000)));
     }
 
     #[test]

@@ -221,7 +221,7 @@ impl Promise {
     /// The batch survives this process, as it is in the page cache of a buffer on disk: the ring may let go of it.
     pub fn secure(&self) {
         self.secured.store(true, Relaxed);
-        drop(self.hold.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.let_go();
     }
 
     /// The batch survives the machine too, as the buffer is synced: the position in its file may move on.
@@ -246,6 +246,11 @@ impl Promise {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.settled.load(Relaxed)
+    }
+
+    /// The ring may let go of the batch although nothing else has it: it would keep it from others.
+    pub fn let_go(&self) {
+        drop(self.hold.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// The agent stops, and what the batch was made of is read again by the next one.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    mem::size_of,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,11 +12,7 @@ use super::{
     handover::Seat,
     stats::{Counters, SinkStats},
 };
-use crate::{
-    events::Event,
-    ledger::Reason,
-    record::{Batch, Line},
-};
+use crate::{events::Event, ledger::Reason, record::Batch};
 
 /// A sink on its own thread, behind a bounded queue. The queue outlives the sink: another one can take it over.
 #[derive(Debug)]
@@ -134,11 +129,7 @@ pub(super) struct Size {
 
 impl Size {
     pub(super) fn of(batch: &Batch) -> Self {
-        Self {
-            memory: batch.data.len() + batch.lines.len() * size_of::<Line>(),
-            span: batch.span(),
-            lines: batch.lines.len() as u64,
-        }
+        Self { memory: batch.memory(), span: batch.span(), lines: batch.lines.len() as u64 }
     }
 }
 

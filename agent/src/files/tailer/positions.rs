@@ -20,6 +20,9 @@ const FOUND_NANOS: u64 = 60_000_000_000;
 /// Files that are remembered after they were closed.
 const MAX_REMEMBERED: usize = 8192;
 
+/// When all containers that run were found, after the start.
+const RESUMED_NANOS: u64 = 600_000_000_000;
+
 /// A position that is about to move.
 pub(in crate::files) struct Pending {
     pub(super) entry: Entry,
@@ -65,10 +68,23 @@ impl Tailer {
         }
         self.remembered.insert(*id, (now, pending));
         if self.remembered.len() > MAX_REMEMBERED {
-            let mut times: Vec<_> = self.remembered.values().map(|(time, _)| *time).collect();
-            times.sort_unstable();
-            let middle = times[times.len() / 2];
-            self.remembered.retain(|_, (time, _)| *time > middle);
+            self.forget_oldest(now);
+        }
+    }
+
+    /// Forgets the older half of those that may be forgotten, if these are too many.
+    fn forget_oldest(&mut self, now: u64) {
+        // What an agent before has left waits for its containers, which are found one after the other.
+        let may_go =
+            |(time, pending): &(u64, Pending)| pending.stream.is_some() || now.saturating_sub(*time) >= RESUMED_NANOS;
+        let closed = self.remembered.iter().filter(|(_, entry)| may_go(entry));
+        let mut closed: Vec<_> = closed.map(|(id, (time, _))| (*time, *id)).collect();
+        if closed.len() <= MAX_REMEMBERED {
+            return;
+        }
+        closed.sort_unstable_by_key(|(time, _)| *time);
+        for (_, id) in &closed[..closed.len() / 2] {
+            self.remembered.remove(id);
         }
     }
 

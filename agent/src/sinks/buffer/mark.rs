@@ -1,7 +1,7 @@
 //! How far a log is acknowledged, in a small file of its own.
 //!
 //! It is written in turn to one of two places, each with a checksum: what a kill or a loss of power leaves half written
-//! is the older of two marks at worst, and repeats some records.
+//! is the older of two marks at worst, and repeats some records. Marks never fall: what is in memory only is before them too.
 
 use std::{
     fs::{File, OpenOptions},

@@ -15,7 +15,7 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    config::BufferSettings,
+    config::{BufferSettings, WhenFull},
     figures::Figures,
     frame::{HEADER, Meta},
     home::Home,
@@ -140,7 +140,9 @@ impl Buffered {
     }
 
     fn max_unacknowledged(&self) -> usize {
-        usize::try_from(self.settings.max_unacknowledged.as_u64()).unwrap_or(usize::MAX)
+        // All of it has to go to the disk when it is late.
+        let most = self.settings.max_unacknowledged.as_u64().min(self.settings.max_bytes.as_u64() / 2);
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 
     /// Whether the sink may have one more batch now.
@@ -214,7 +216,8 @@ impl Buffered {
     /// Puts on disk what the sink has had for longer than `age`, and all that came after that.
     fn spill(&mut self, age: Duration, force: bool) -> Result<(), SinkError> {
         if !force && self.syncer.is_behind() {
-            return Err(self.error("the disk does not keep up: batches wait to be synced", None));
+            return Err(self
+                .error("the disk does not keep up: batches wait to be synced", Some(io::ErrorKind::TimedOut.into())));
         }
         for late in self.table.unsecured(age) {
             let is_read = !self.log.has_unread();
@@ -239,7 +242,7 @@ impl Buffered {
         self.log.forget(progress.records_on_disk - self.seen.records_on_disk);
         self.seen.records_on_disk = progress.records_on_disk;
         let table = &self.table;
-        let retired = self.log.retire(table.oldest_on_disk(), |sequences| table.has_on_disk(sequences));
+        let retired = self.log.retire(table.oldest(), |sequences| table.has_on_disk(sequences));
         retired.map_err(|source| self.error("noting what is acknowledged", Some(source)))
     }
 
@@ -247,6 +250,10 @@ impl Buffered {
     fn maintain(&mut self) -> Result<(), SinkError> {
         let retired = self.retire();
         let spilled = self.spill(self.settings.spill_after, false);
+        if spilled.is_err() && self.settings.when_full != WhenFull::Block {
+            // Who drops lines of its own rather than hold others holds no ring either.
+            self.table.unsecured(self.settings.spill_after).iter().for_each(|late| late.promise.let_go());
+        }
         let fed = self.feed();
         self.more = matches!(fed, Ok(true));
         let fed = fed.and_then(|_| self.go_back());

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The most batches that the sink has at once.
-const MAX_BATCHES: usize = 8192;
+const MAX_BATCHES: usize = 65_536;
 
 /// The batches, by their sequence; shared with the threads that settle them.
 #[derive(Debug, Default)]
@@ -151,10 +151,9 @@ impl Table {
         true
     }
 
-    /// The lowest sequence of those on disk.
-    pub(super) fn oldest_on_disk(&self) -> Option<u64> {
-        let state = self.lock();
-        state.entries.range(..state.on_disk_up_to).next().map(|(sequence, _)| *sequence)
+    /// The lowest sequence of all, also of those that are in memory only: they may come to the disk still.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.lock().entries.keys().next().copied()
     }
 
     /// Whether one of these is on its way and on disk.

@@ -1,6 +1,7 @@
 //! Tests of the buffer before a sink whose every move the test decides.
 
 use std::{
+    collections::VecDeque,
     fs,
     ops::Range,
     path::Path,
@@ -19,7 +20,7 @@ use crate::{
     ledger::{Account, Ledger, Reason},
     record::{Class, IoStream, Origin, Resource, Stream},
     sinks::{
-        Delivery, Hold, Receipt, Settlement, SinkError, SinkStats,
+        Delivery, Hold, Outcome, Receipt, Settlement, Sink, SinkError, SinkStats,
         config::QueueSettings,
         handover::Seat,
         testing::{LONG, Script, all_settled, batch, next_settled},
@@ -352,6 +353,51 @@ fn what_neither_the_sink_nor_the_disk_has_goes_back_to_the_queue() {
     let _ = node.worker.finish_close();
     assert_eq!(Arc::strong_count(&hold), 1, "the ring goes on");
     node.script.with(|state| state.blocked = false);
+}
+
+/// A sink that keeps all that it gets, for the test to settle.
+struct Keeper(Arc<std::sync::Mutex<VecDeque<Delivery>>>);
+
+impl Sink for Keeper {
+    fn name(&self) -> &str {
+        "scripted"
+    }
+
+    fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {
+        self.0.lock().expect("not poisoned").append(queue);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_in_memory_while_others_are_acknowledged_is_read_back_too() {
+    let directory = TempDir::new().expect("a directory");
+    let settings = BufferSettings { spill_after: Duration::from_millis(300), ..settings() };
+    let mut node = Node::start(directory.path(), &settings, |_| {}).expect("starts");
+    let kept = Arc::default();
+    node.worker = Worker::idle("other");
+    let other = directory.path().join("other");
+    node.home = Home::new(&other, Arc::clone(&node.ledger), node.home.settled().clone());
+    let build = || Ok(Box::new(Keeper(Arc::clone(&kept))) as Box<dyn Sink>);
+    let sink = Buffered::open("scripted", &settings, &node.home, node.worker.counters(), build).expect("opens");
+    Seat::new(&node.worker).expect("a thread").take(Box::new(sink), &QueueSettings::default());
+    let take = || kept.lock().expect("not poisoned").pop_front();
+    node.deliver(0..1, None);
+    node.settle_until("the first on disk", |node| node.buffer().records == 1);
+    let first = take().expect("the sink has it");
+    node.deliver(1..2, None);
+    node.settle_until("the second with the sink", |_| !kept.lock().expect("not poisoned").is_empty());
+    first.receipt.settle(Outcome::Delivered);
+    node.settle_until("an empty buffer", |node| node.buffer().bytes == 0);
+    node.settle_until("the second on disk", |node| node.buffer().records == 1);
+    let copy = killed(&other);
+    let next = Node::start(copy.path(), &settings, |_| {}).expect("starts");
+    next.settle_until("the second", |node| node.positions() == [1]);
+    drop(take());
 }
 
 #[test]

@@ -149,13 +149,23 @@ impl Held {
     }
 
     /// Takes out the lines of topics that were refused once more after brokers have answered for as long as `limit`, and
-    /// the oldest of what is more than `max_bytes`, unless topics are doubtful: then no more is to be taken.
+    /// the oldest of the topics that hold most, of what is more than `max_bytes`, unless topics are doubtful: then no more is to be taken.
     pub(super) fn overdue(&mut self, limit: Duration, max_bytes: usize) -> Vec<(String, Code, LineReceipt)> {
         let mut overdue = Vec::new();
         let uptime = self.uptime.reading();
         for (name, topic) in &mut self.topics {
             let late = std::mem::take(&mut topic.is_refused) && uptime - topic.since >= limit;
-            while late || self.bytes > max_bytes && !self.is_doubtful {
+            while late && let Some(receipt) = topic.lines.pop_front() {
+                self.bytes -= size(&receipt);
+                overdue.push((name.clone(), topic.code, receipt));
+            }
+        }
+        while self.bytes > max_bytes && !self.is_doubtful {
+            // Who holds most pays, not who happens to be looked at first.
+            let largest = self.topics.iter_mut().max_by_key(|(_, topic)| topic.lines.len());
+            let Some((name, topic)) = largest.filter(|(_, topic)| !topic.lines.is_empty()) else { break };
+            // Several at once, as it is looked for among all topics.
+            for _ in 0..(topic.lines.len() / 8).max(1) {
                 let Some(receipt) = topic.lines.pop_front() else { break };
                 self.bytes -= size(&receipt);
                 overdue.push((name.clone(), topic.code, receipt));

@@ -149,7 +149,9 @@ impl KafkaSink {
 
     /// The most bytes that are held of topics that have trouble.
     fn max_held(&self) -> usize {
-        usize::try_from(self.settings.producer_buffer.as_u64()).unwrap_or(usize::MAX)
+        // What is held is unacknowledged: other topics need the most of that.
+        let most = self.settings.producer_buffer.as_u64().min(self.settings.buffer.max_unacknowledged.as_u64() / 4);
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 
     /// Hands lines to the producer until it has no room, or none is left.

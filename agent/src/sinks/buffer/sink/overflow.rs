@@ -25,10 +25,15 @@ impl Buffered {
         while let Some(delivery) = queue.pop_front() {
             // Behind what is owed of its stream it keeps its place.
             let is_behind = self.owed.has(&delivery.batch.stream);
+            let mut is_full = false;
             let delivery = if is_behind {
                 delivery
             } else {
                 let Err(refused) = self.put(delivery) else { continue };
+                // Other troubles of the disk would not end with less on it.
+                is_full =
+                    matches!(refused.error.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                        && refused.delivery.batch.memory() < self.max_unacknowledged();
                 self.why_full = refused.error.to_string();
                 result = Err(refused.error);
                 refused.delivery
@@ -40,7 +45,7 @@ impl Buffered {
                     queue.push_front(delivery);
                     break;
                 }
-                WhenFull::DropOldest if !is_behind && self.drop_oldest() => match self.put(delivery) {
+                WhenFull::DropOldest if is_full && self.drop_oldest() => match self.put(delivery) {
                     Ok(()) => continue,
                     Err(refused) => refused.delivery,
                 },
