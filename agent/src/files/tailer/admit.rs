@@ -76,6 +76,8 @@ impl Tailer {
         };
         let about = about(Class::Business, key, path, &settled);
         let mut log = LogFile::new(about, file, position, incarnation, &self.readings);
+        // Before anything of it is taken: that is not safe yet.
+        self.progress.open(&log.stream().key, position);
         log.whereabouts = whereabouts;
         log.tally.add(earlier);
         if let Some(name) = name {
@@ -149,7 +151,6 @@ impl Tailer {
         now: u64,
         ending: bool,
     ) -> &mut Open {
-        self.progress.open(&log.stream().key, log.unfinished_position());
         self.remembered.remove(&id);
         self.unsaved = true;
         if self.opened >= self.settings.max_open && !log.is_behind() && !ending {

@@ -47,6 +47,7 @@ impl Tailer {
             lines: Arc::clone(self.settings.server_lines.compiled()),
         };
         let mut log = LogFile::new(about, Some(file), position, incarnation, &self.readings);
+        self.progress.open(&log.stream().key, position);
         log.look(now);
         self.enter(id, log, Vec::new(), now, false);
     }

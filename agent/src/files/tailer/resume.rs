@@ -126,6 +126,7 @@ impl Tailer {
         let path: Arc<str> = found.path.into();
         let about = about(Class::Business, id.1, Arc::clone(&path), settled);
         let mut log = LogFile::new(about, Some(found.file), position, incarnation, &self.readings);
+        self.progress.open(&log.stream().key, position);
         log.whereabouts = Whereabouts { tgid: pid, fd: -1, path: Some(path) };
         // It may have ended while nobody knew who it is: nobody will look again.
         let ended = container.has_ended();

@@ -155,6 +155,28 @@ fn an_agent_vouches_for_what_it_can_have_found_only() {
 }
 
 #[test]
+fn what_a_file_began_with_is_read_again_as_long_as_no_sink_has_it() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("app.log");
+    let container = container(7);
+    settle(&container);
+    let mut still = Still::new(config(directory.path(), &[]));
+    let mut writer = Writer::new(&path, &container);
+    let (tgid, fd) = (std::process::id(), writer.file.as_raw_fd());
+    let FileEvent::Seen { key, announced, path, position, name_hash, container, .. } = seen(&writer, path.to_str())
+    else {
+        panic!("made as such")
+    };
+    let seen = FileEvent::Seen { key, announced, path, tgid, fd, position, name_hash, container };
+    // Of a file that is new, what comes before it is judged is taken when it is.
+    still.round(vec![(vec![], seen), (b"one\n".to_vec(), writer.write("one\n"))]);
+    assert_eq!(still.delivered(), b"one\n");
+    still.tailer.save();
+    let known = Checkpoint::open(&directory.path().join("state")).1.files;
+    assert_eq!(known.iter().map(|entry| entry.position).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
 fn a_file_that_the_checkpoint_has_opened_ends_with_its_container() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("app.log");
