@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::json;
 
 use crate::{
@@ -68,8 +68,12 @@ impl Report {
     /// The first promise that was not kept.
     pub fn check(&self) -> Result<()> {
         ensure!(self.ready > self.kills / 10, "only {} of {} agents became ready", self.ready, self.kills);
-        self.kafka.check_at_least_once().context("Kafka")?;
-        self.opensearch.check_exactly_once().context("OpenSearch")
+        let kafka = self.kafka.check_at_least_once().context("Kafka");
+        let opensearch = self.opensearch.check_exactly_once().context("OpenSearch");
+        match (kafka, opensearch) {
+            (Err(kafka), Err(opensearch)) => bail!("{kafka:#}\n{opensearch:#}"),
+            (kafka, opensearch) => kafka.and(opensearch),
+        }
     }
 }
 
