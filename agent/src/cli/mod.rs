@@ -53,9 +53,9 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Print the lines that pass through the running agent
     Logs(logs::LogsArgs),
-    /// Show each container's streams and its ledger
+    #[expect(missing_docs, reason = "a text here would take the place of the longer one of the arguments")]
     Status(status::StatusArgs),
-    /// Remove what the agent leaves on the node: pinned programs and maps, and its files
+    #[expect(missing_docs, reason = "a text here would take the place of the longer one of the arguments")]
     Uninstall(uninstall::UninstallArgs),
     /// Print a script that completes commands in a shell
     Completions(completions::CompletionsArgs),

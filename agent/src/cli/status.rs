@@ -16,8 +16,12 @@ use crate::control::{
 /// Show each container's streams and its ledger, and how far each sink is
 ///
 /// The ledger says what became of every byte that a container wrote: produced = delivered + pending + dropped, the
-/// dropped ones by stage and reason. Of a sink it says how old the oldest line is that it has not acknowledged (lag), how many
-/// lines wait (behind), and how fast it was in the last ten seconds. Asks the running agent over its socket.
+/// dropped ones by stage and reason. PENDING are bytes on their way; LEDGER says `ok` when the sum holds, else by how many
+/// bytes it is off, as it may be for a moment while they move.
+///
+/// Of a sink: LAG is how old the oldest line is that it has not acknowledged, BEHIND how many lines wait for that, BUFFERED
+/// how much of them is in its buffer on disk; the rate is that of the last ten seconds; ERRORS were each tried again. Asks the
+/// running agent over its socket.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
