@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead, Read},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{entry::Entry, files::LogFile};
@@ -41,12 +42,33 @@ pub(super) struct Content {
     reader: Option<Box<dyn BufRead + Send>>,
     line: Vec<u8>,
     entry: Entry,
+    /// Until when it may be read, and lines since that was looked at.
+    deadline: Option<Instant>,
+    lines: u32,
 }
+
+/// How many lines are read between two looks at the clock.
+const LINES: u32 = 1024;
 
 impl Content {
     /// At a place of these files.
     pub(super) fn new(files: &Arc<Vec<LogFile>>, iostream: IoStream, place: Place) -> Self {
-        Self { files: Arc::clone(files), iostream, place, reader: None, line: Vec::new(), entry: Entry::default() }
+        Self {
+            files: Arc::clone(files),
+            iostream,
+            place,
+            reader: None,
+            line: Vec::new(),
+            entry: Entry::default(),
+            deadline: None,
+            lines: 0,
+        }
+    }
+
+    /// Gives up at that time: a file may be full of lines of the other stream.
+    #[must_use]
+    pub(super) fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
     }
 
     /// Where the next line begins.
@@ -62,6 +84,11 @@ impl Content {
                 Some(reader) => reader,
                 none => none.insert(file.reader(self.place.offset)?),
             };
+            self.lines = self.lines.wrapping_add(1);
+            let is_late = || self.deadline.is_some_and(|deadline| Instant::now() > deadline);
+            if self.lines.is_multiple_of(LINES) && is_late() {
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
             self.line.clear();
             let read = reader.take(MAX_LINE).read_until(b'\n', &mut self.line)? as u64;
             if self.line.pop_if(|byte| *byte == b'\n').is_none() {

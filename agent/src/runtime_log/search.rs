@@ -224,7 +224,7 @@ impl Search<'_> {
             After::Bytes(bytes) => bytes,
             After::End => &[],
         };
-        let mut content = Content::new(files, gap.iostream, start);
+        let mut content = Content::new(files, gap.iostream, start).until(self.deadline);
         let (mut found, mut is_in_gap, mut pieces) = (None, false, 0u32);
         while let Some((place, entry)) = content.next()? {
             pieces = pieces.wrapping_add(1);
@@ -287,7 +287,7 @@ impl Search<'_> {
     fn matches(&self, files: &Arc<Vec<LogFile>>) -> Result<Option<Vec<(Place, u64)>>, ContentError> {
         let before = &self.gap.before;
         let finder = memmem::Finder::new(before);
-        let mut content = Content::new(files, self.gap.iostream, Place::default());
+        let mut content = Content::new(files, self.gap.iostream, Place::default()).until(self.deadline);
         let mut matches = Vec::new();
         let (mut window, mut window_start) = (Vec::new(), 0u64);
         let mut lines = VecDeque::new();

@@ -168,6 +168,7 @@ impl Log {
             Ok(Some(mark)) if mark.sequence <= self.next => mark,
             Ok(None) => Mark::default(),
             Ok(Some(mark)) => {
+                self.mark.forget();
                 tracing::warn!(
                     buffer = %self.path.display(),
                     mark = mark.sequence,
@@ -256,7 +257,11 @@ impl Log {
 
     /// Whether there may be something that was not read.
     pub(super) fn has_unread(&self) -> bool {
-        self.segments.back().is_some_and(|last| self.cursor.segment < last.first || self.cursor.offset < last.size)
+        // The segment that was read may be gone while older ones stay: then all is read.
+        let is_behind = |last: &Segment| {
+            self.cursor.segment < last.first || self.cursor.segment == last.first && self.cursor.offset < last.size
+        };
+        self.segments.back().is_some_and(is_behind)
     }
 
     /// Bytes on disk that were not read.

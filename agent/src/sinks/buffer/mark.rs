@@ -49,6 +49,14 @@ impl MarkFile {
         Ok((Self { file, next, written: newest }, mark))
     }
 
+    /// Forgets both marks, as they can't be right: one that stayed would be believed once the log has grown so far.
+    pub(super) fn forget(&mut self) {
+        if let Err(error) = self.file.set_len(0) {
+            tracing::warn!(%error, "the mark of a buffer can't be forgotten");
+        }
+        self.written = None;
+    }
+
     /// Notes how far it is.
     pub(super) fn write(&mut self, mark: Mark) -> io::Result<()> {
         if self.written == Some(mark) {

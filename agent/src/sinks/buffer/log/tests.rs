@@ -196,6 +196,22 @@ fn the_limit_holds_and_what_is_done_makes_room() {
 }
 
 #[test]
+fn all_is_read_when_the_newest_segment_goes_before_an_older_one() {
+    let directory = TempDir::new().expect("a directory");
+    let mut log = open(directory.path());
+    let long = append(&mut log, 5000).expect("room");
+    log.close_segment();
+    append(&mut log, 100).expect("room");
+    assert_eq!(read_all(&mut log).0.len(), 2);
+    log.retire(Some(long), |sequences| sequences.contains(&long)).expect("noted");
+    assert_eq!(segments(directory.path()).len(), 1);
+    assert!(!log.has_unread());
+    append(&mut log, 100).expect("room");
+    assert!(log.has_unread());
+    assert_eq!(read_all(&mut log).0.len(), 1);
+}
+
+#[test]
 fn one_log_has_one_user() {
     let directory = TempDir::new().expect("a directory");
     let log = open(directory.path());

@@ -103,7 +103,7 @@ impl Buffered {
             let mut dropped = 0;
             while self.log.has_unread() && self.log.reading() == segment {
                 let read = self.log.read();
-                is_readable = read.is_ok();
+                is_readable = matches!(read, Ok(Some(_)));
                 let Ok(Some(read)) = read else { break };
                 if let Some((_, Delivery { batch, receipt })) = self.revive(read) {
                     dropped += batch.lines.len() as u64;
