@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -24,6 +25,8 @@ struct State {
     records: u64,
     bytes: u64,
     settled_up_to: u64,
+    /// When a batch was last settled, or the first one came.
+    moved: Option<Instant>,
 }
 
 /// One reading. Times are when lines were written, in nanoseconds since the Unix epoch.
@@ -35,6 +38,8 @@ pub(super) struct BacklogReading {
     pub(super) oldest: Option<u64>,
     /// Of the newest line that was settled; 0 when none was.
     pub(super) settled_up_to: u64,
+    /// For how long something has waited and nothing was settled.
+    pub(super) still_for: Option<Duration>,
 }
 
 impl Backlog {
@@ -49,6 +54,7 @@ impl Backlog {
             bytes: state.bytes,
             oldest: state.batches.first().map(|(oldest, _)| *oldest),
             settled_up_to: state.settled_up_to,
+            still_for: state.moved.filter(|_| !state.batches.is_empty()).map(|moved| moved.elapsed()),
         }
     }
 }
@@ -73,6 +79,9 @@ impl Ticket {
         let mut state = counters.backlog.lock();
         let key = (oldest, state.next);
         state.next += 1;
+        if state.batches.is_empty() {
+            state.moved = Some(Instant::now());
+        }
         state.batches.insert(key);
         state.records += amount.lines;
         state.bytes += amount.span;
@@ -94,6 +103,7 @@ impl Drop for Ticket {
         state.records -= self.amount.lines;
         state.bytes -= self.amount.span;
         if self.is_settled {
+            state.moved = Some(Instant::now());
             state.settled_up_to = state.settled_up_to.max(self.newest);
         }
     }
@@ -123,12 +133,15 @@ mod tests {
             (reading.records, reading.bytes, reading.oldest, reading.settled_up_to)
         };
         assert_eq!(read(), (6, 39, Some(10), 0));
+        let still = counters.backlog.read().still_for.expect("they wait");
         settle(0);
+        assert!(counters.backlog.read().still_for.expect("the others wait") < still + Duration::from_secs(1));
         assert_eq!(read(), (4, 26, Some(10), 35));
         settle(1);
         assert_eq!(read(), (2, 13, Some(20), 35));
         // Kept on disk, it is not settled.
         drop(given);
         assert_eq!(read(), (0, 0, None, 35));
+        assert_eq!(counters.backlog.read().still_for, None, "nothing waits");
     }
 }

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{clock::unix_nano, ledger::Reason};
 
+/// A sink that has something and settles nothing for so long does not work, whatever its calls say.
+const STILL: Duration = Duration::from_secs(15);
+
 /// One reading of a sink's figures.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SinkStats {
@@ -56,7 +59,7 @@ pub struct SinkStats {
     pub last_error_at: Option<SystemTime>,
     /// When a call of the sink last went well.
     pub last_success: Option<SystemTime>,
-    /// For how long every call has failed, by a clock that nobody sets; `None` while it works.
+    /// For how long every call has failed, or nothing was acknowledged though something waits for that, by a clock that nobody sets; `None` while it works.
     pub failing_for: Option<Duration>,
     /// The sink's buffer on disk, where it has one.
     pub buffer: Option<BufferStats>,
@@ -171,6 +174,14 @@ impl Counters {
         let up_to = oldest.unwrap_or(backlog.settled_up_to);
         // A buffer that fails is worse than a sink that does.
         let last_error = health.failing_for.and(health.last_error.clone()).or(sink.last_error).or(health.last_error);
+        // A server that hangs may be no error to its sink for long.
+        let still_for = backlog.still_for.filter(|still| *still >= STILL);
+        let told = health.failing_for.max(sink.failing_for);
+        let last_error = still_for.filter(|_| told.is_none()).map_or(last_error, |still| {
+            let text =
+                format!("nothing was acknowledged for {} s: the server does not answer, or hangs", still.as_secs());
+            Some((SystemTime::now() - still, text))
+        });
         let totals = self.totals();
         SinkStats {
             name: name.to_owned(),
@@ -189,7 +200,7 @@ impl Counters {
             last_error_at: last_error.as_ref().map(|(at, _)| *at),
             last_error: last_error.map(|(_, text)| text),
             last_success: if behind.is_some() { sink.last_success } else { health.last_success },
-            failing_for: health.failing_for.max(sink.failing_for),
+            failing_for: told.max(still_for),
             buffer,
             figures: self.figures(),
         }
