@@ -163,7 +163,8 @@ impl Tailer {
             Class::Pod | Class::Business => LOOK_NANOS.start,
         };
         let next_look = now + look_interval;
-        let open = Open { log, users, announced: None, next_look, look_interval, grown: now, queued: false, ending };
+        let (queued, saved) = (false, false);
+        let open = Open { log, users, announced: None, next_look, look_interval, grown: now, queued, saved, ending };
         let open = self.files.entry(id).insert_entry(open).into_mut();
         enqueue(&mut self.queue, id, open);
         open

@@ -80,6 +80,9 @@ struct Open {
     look_interval: u64,
     grown: u64,
     queued: bool,
+    /// The checkpoint has it: before that no line of it goes out, or an agent that is killed would leave the next one
+    /// without a place to go on.
+    saved: bool,
     /// Read to its end, then closed.
     ending: bool,
 }
@@ -110,8 +113,7 @@ pub struct Tailer {
     next_scan: u64,
     scanned: bool,
     next_save: u64,
-    /// A file was entered that the checkpoint does not know: it has to, before the first line of it goes out, or an
-    /// agent that is killed would leave the next one without a place to go on.
+    /// A file was entered that the checkpoint does not know.
     unsaved: bool,
     last_save: u64,
     last_tick: u64,
@@ -217,6 +219,10 @@ impl Tailer {
             let Some(id) = self.queue.pop_front() else { break };
             let Some(open) = self.files.get_mut(&id) else { continue };
             open.queued = false;
+            if !open.saved {
+                // Its turn comes with the next tick.
+                continue;
+            }
             if open.log.read(TURN_BYTES, now) > 0 {
                 open.grown = now;
             }
@@ -307,6 +313,7 @@ impl Tailer {
         }
         let now = unix_nano();
         self.judge(now, true);
+        self.save();
         for (id, open) in &mut self.files {
             if open.log.file().is_none() {
                 reopen(&self.settings, open);

@@ -100,6 +100,7 @@ impl Tailer {
         let known = self.remembered.values().map(|(_, pending)| pending).filter(|pending| !pending.replaced);
         entries.extend(known.map(|pending| pending.entry(&self.progress)));
         self.checkpoint.write(entries, self.complete_until());
+        self.files.values_mut().for_each(|open| open.saved = true);
         self.readings.set_streams(self.files.values().map(|open| open.log.reading()).collect());
     }
 }
