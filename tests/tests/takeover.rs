@@ -199,6 +199,12 @@ fn survives(damage: impl FnOnce(&Path) -> Result<()>, said: &str) {
         let mut container = counter(bed, "app")?;
         write(&mut container, 1, 500)?;
         wait_lines(&agent, &container, 500)?;
+        // What an agent is killed with before the ring has let go of it comes twice.
+        wait_until("an empty ring", DEADLINE, || {
+            let metrics = agent.metrics()?;
+            let bytes = ["sidestep_ring_held_bytes", "sidestep_ring_fill_bytes"].map(|name| metrics.sum(name));
+            Ok((bytes == [0.0; 2]).then_some(()))
+        })?;
         agent.kill()?;
         damage(&bed.pins().join("1"))?;
         let agent = Agent::start(bed, &config)?;
