@@ -77,6 +77,15 @@ fn wait_repaired(agent: &Agent, container: &Container) -> Result<()> {
     Ok(())
 }
 
+/// The next agent has each line once, what no agent has seen and what comes then.
+fn is_repaired(bed: &Testbed, container: &mut Container) -> Result<()> {
+    let agent = Agent::start(bed, &config(bed))?;
+    write(container, MANY + 1, MANY + 1000)?;
+    wait_complete(&agent, container, MANY + 1000)?;
+    wait_repaired(&agent, container)?;
+    agent.stop()
+}
+
 /// An agent that has delivered the first lines and is killed.
 fn begin(bed: &Testbed) -> Result<Container> {
     let agent = Agent::start(bed, &config(bed))?;
@@ -92,11 +101,7 @@ fn what_was_written_without_an_agent_comes_from_the_log() {
     end_to_end(|bed| {
         let mut container = begin(bed)?;
         write(&mut container, 1001, MANY)?;
-        let agent = Agent::start(bed, &config(bed))?;
-        write(&mut container, MANY + 1, MANY + 1000)?;
-        wait_complete(&agent, &container, MANY + 1000)?;
-        wait_repaired(&agent, &container)?;
-        agent.stop()
+        is_repaired(bed, &mut container)
     });
 }
 
@@ -154,11 +159,7 @@ fn what_lies_before_the_oldest_file_is_not_missed() {
         write(&mut container, 1001, MANY)?;
         // Nobody can count from the start any more.
         fs::remove_file(&oldest)?;
-        let agent = Agent::start(bed, &config(bed))?;
-        write(&mut container, MANY + 1, MANY + 1000)?;
-        wait_complete(&agent, &container, MANY + 1000)?;
-        wait_repaired(&agent, &container)?;
-        agent.stop()
+        is_repaired(bed, &mut container)
     });
 }
 

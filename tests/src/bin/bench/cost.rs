@@ -5,7 +5,7 @@ use std::{fs, io, time::Duration};
 use anyhow::Result;
 use rustix::process::Pid;
 use serde_json::json;
-use sidestep_tests::Testbed;
+use sidestep_tests::{Agent, Ledger, Testbed};
 
 use crate::{
     process::{cpu_seconds, wait_idle},
@@ -85,13 +85,7 @@ fn with_agent(
     let config =
         config.with("/sinks/0/compression", json!(compression)).with("/sinks/0/max_file_bytes", json!(MAX_FILE));
     let agent = session.agent(bed, &config)?;
-    let id = writer.container.id().to_owned();
-    let before = agent.ledger(&id)?;
-    let cpu = cpu_seconds(agent.pid())?;
-    let took = writer.perform_one(job)?;
-    let ledger = session::settle(&agent, &id, &before, took.bytes)?;
-    wait_idle(agent.pid(), IDLE)?;
-    let cpu = (cpu_seconds(agent.pid())? - cpu) / gigabytes(took);
+    let (cpu, took, ledger) = measure(&agent, writer, job)?;
     if ledger.delivered != took.bytes {
         session.report.note(format!("cpu: with {compression} not everything was delivered: {ledger:?}"));
     }
@@ -103,6 +97,18 @@ fn with_agent(
     agent.stop()?;
     // The next round shall find as much room as this one.
     Ok(fs::remove_dir_all(records)?)
+}
+
+/// Seconds for a GB of an agent that delivers what the writer writes, what that cost the writer, and what became of it.
+pub(crate) fn measure(agent: &Agent, writer: &mut Writer, job: Job) -> Result<(f64, Took, Ledger)> {
+    let id = writer.container.id().to_owned();
+    let before = agent.ledger(&id)?;
+    let cpu = cpu_seconds(agent.pid())?;
+    let took = writer.perform_one(job)?;
+    let ledger = session::settle(agent, &id, &before, took.bytes)?;
+    wait_idle(agent.pid(), IDLE)?;
+    let cpu = (cpu_seconds(agent.pid())? - cpu) / gigabytes(took);
+    Ok((cpu, took, ledger))
 }
 
 /// Seconds for a GB of rsyslogd, of the writer, and of the copier.

@@ -12,12 +12,12 @@ use sidestep_tests::{Agent, Config, Testbed, kafka::Broker, opensearch::OpenSear
 
 use crate::{
     Delivered,
-    cost::{gigabytes, per_gigabyte},
+    cost::{gigabytes, measure, per_gigabyte},
     latency,
     process::{cpu_seconds, wait_idle},
     report::{Figure, Target},
     rsyslog::{Chain, Output},
-    session::{self, Session},
+    session::Session,
     statistics::{median, quantile},
     throughput,
     worker::Job,
@@ -138,14 +138,8 @@ fn with_agent(
     job: Job,
 ) -> Result<(f64, f64)> {
     let agent = session.agent(bed, config)?;
-    let id = writer.container.id().to_owned();
-    let before = agent.ledger(&id)?;
-    let cpu = cpu_seconds(agent.pid())?;
-    let took = writer.perform_one(job)?;
-    let ledger = session::settle(&agent, &id, &before, took.bytes)?;
-    wait_idle(agent.pid(), IDLE)?;
+    let (cpu, took, ledger) = measure(&agent, writer, job)?;
     ensure!(ledger.delivered == took.bytes, "not everything was delivered: {ledger:?}");
-    let cpu = (cpu_seconds(agent.pid())? - cpu) / gigabytes(took);
     agent.stop()?;
     Ok((cpu, per_gigabyte(took)))
 }
