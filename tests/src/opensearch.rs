@@ -128,18 +128,27 @@ impl<'bed> OpenSearch<'bed> {
     /// # Errors
     /// It does not.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let answer = self.ask(method, path, body)?;
+        Self::good(method, path, &self.ask(method, path, body)?)
+    }
+
+    fn good(method: &str, path: &str, answer: &http::Answer) -> Result<Value> {
         ensure!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.body);
         serde_json::from_str(&answer.body).with_context(|| format!("{method} {path}: {}", answer.body))
     }
 
-    /// How many documents the indices of a pattern have; 0 where there are none.
+    /// How many documents the indices of a pattern have; 0 where there are none, or none yet that can be asked.
     ///
     /// # Errors
     /// The server does not answer.
     pub fn count(&self, indices: &str) -> Result<u64> {
         self.call("POST", &format!("/{indices}/_refresh?ignore_unavailable=true"), None)?;
-        let answer = self.call("GET", &format!("/{indices}/_count?ignore_unavailable=true"), None)?;
+        let path = format!("/{indices}/_count?ignore_unavailable=true");
+        let answer = self.ask("GET", &path, None)?;
+        // An index under way has no shard that answers.
+        if answer.status == 503 && answer.body.contains("all shards failed") {
+            return Ok(0);
+        }
+        let answer = Self::good("GET", &path, &answer)?;
         answer["count"].as_u64().context("a count")
     }
 

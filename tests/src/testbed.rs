@@ -47,7 +47,8 @@ pub fn end_to_end(test: impl FnOnce(&Testbed) -> Result<()>) {
     let bed = Testbed::new().expect("setting up the test bed");
     if let Err(error) = test(&bed) {
         // The test bed is dropped while unwinding and so knows that the test has failed.
-        panic!("{error:?}");
+        // The causes and no backtrace: the test's name and the causes say where, and CI shows the end of a log alone.
+        panic!("{error:#}");
     }
 }
 

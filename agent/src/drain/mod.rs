@@ -179,8 +179,8 @@ impl<K: Kernel> Drain<K> {
         let before = clock::unix_nano();
         let index = self.source();
         let is_last = index + 1 == self.sources.len();
+        self.measure();
         let Some(source) = self.sources.get_mut(index) else { return 0 };
-        self.readings.ring_fill.store(source.ring.waiting(), Relaxed);
         let mut bytes = 0;
         let mut records = 0;
         let mut newest = None;
@@ -221,6 +221,11 @@ impl<K: Kernel> Drain<K> {
         self.engine.end_round(Instant::now(), Reached { taken, caught_up });
         self.end_round();
         bytes
+    }
+
+    /// Says how much waits in the rings; also before the thread runs, or a full ring would pass for an empty one.
+    pub fn measure(&self) {
+        self.readings.ring_fill.store(self.sources.iter().map(|source| source.ring.waiting()).sum(), Relaxed);
     }
 
     /// The ring that is read: the oldest that is not empty.

@@ -200,6 +200,7 @@ impl Pipeline {
             stop: Arc::clone(&stop),
             reloads: new_configurations,
         };
+        drain.measure();
         let (ended, drained) = mpsc::sync_channel(1);
         std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
             // Nobody waits for it when the agent could not start.

@@ -57,7 +57,7 @@ pub struct RingReading {
 pub struct Readings {
     /// Bytes of the ring.
     pub ring_capacity: AtomicU64,
-    /// Bytes that waited in the ring when it was last looked into.
+    /// Bytes that waited in the rings when they were last looked into.
     pub ring_fill: AtomicU64,
     /// Bytes that were drained and not let go of.
     pub ring_held: AtomicU64,
