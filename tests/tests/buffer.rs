@@ -68,6 +68,65 @@ fn a_killed_agent_leaves_its_buffer_to_the_next() {
 }
 
 #[test]
+fn flipped_bits_cost_the_records_that_they_hit() {
+    end_to_end(|bed| {
+        let broker = Broker::start(bed)?;
+        let buffer = json!({ "spill_after": "50ms", "max_bytes": "16MiB", "max_unacknowledged": "256KiB" });
+        let config = config(bed, &broker, &json!({ "buffer": buffer }));
+        let agent = Agent::start(bed, &config)?;
+        // The topic is there, and librdkafka knows it.
+        let mut container = bed.container("app").shell("seq 10; read go; seq 11 60000; read hold").start()?;
+        agent.wait_ledger(container.id(), 21)?;
+        broker.freeze(true)?;
+        container.stdin().write_all(b"\n")?;
+        container.wait_stdout("60000\n")?;
+        wait_buffered(&agent, 59_900)?;
+        agent.kill()?;
+
+        let directory = bed.directory().join("state/buffers/kafka");
+        let mut files: Vec<_> = std::fs::read_dir(&directory)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "segment"));
+        let mut flipped = 0;
+        for path in &files {
+            let mut bytes = std::fs::read(path)?;
+            for at in (5_000..bytes.len()).step_by(20_000) {
+                bytes[at] ^= 0x10;
+                flipped += 1;
+            }
+            std::fs::write(path, bytes)?;
+        }
+        ensure!(flipped > 10, "{flipped} bits");
+
+        let agent = Agent::start(bed, &config)?;
+        broker.freeze(false)?;
+        wait_until("an empty buffer", DEADLINE, || Ok((of_sink(&agent, "buffer_bytes")? == 0).then_some(())))
+            .with_context(|| agent.log())?;
+        let mut lines = Vec::new();
+        wait_until("all lines but those that were hit", DEADLINE, || {
+            lines = broker.records("logs.pod")?.iter().map(|record| record.text("/body").to_owned()).collect();
+            lines.sort_unstable();
+            lines.dedup();
+            ensure!(lines.iter().all(|line| line.parse().is_ok_and(|line: u32| line <= 60_000)), "a line nobody wrote");
+            Ok((lines.len() + flipped >= 60_000).then_some(()))
+        })
+        .with_context(|| format!("{} lines, {flipped} bits", lines.len()))?;
+        let missing = 60_000 - lines.len() as u64;
+        let dropped =
+            agent.metrics()?.of_sink("sidestep_sink_dropped_records_total", "kafka").unwrap_or_default() as u64;
+        // What the killed agent had sent already came to the broker when that went on: some that were hit are there.
+        let is_counted = (missing..=flipped as u64).contains(&dropped);
+        ensure!(missing > 0 && is_counted, "{dropped} counted, {missing} missing, {flipped} bits");
+        let ledger = agent.ledger(container.id())?;
+        ensure!(ledger.difference() == 0 && ledger.pending == 0, "{ledger:?}");
+        ensure!(
+            ledger.dropped_for("sink", "damaged") == ledger.dropped_total() && ledger.dropped_total() > 0,
+            "{ledger:?}"
+        );
+        agent.stop()
+    });
+}
+
+#[test]
 fn memory_stays_as_it_is_while_a_frozen_broker_fills_the_buffer() {
     end_to_end(|bed| {
         let broker = Broker::start(bed)?;

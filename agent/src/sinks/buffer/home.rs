@@ -78,6 +78,11 @@ impl Home {
         self.ledger.account(cgroup).unwrap_or_else(|| self.node(&Arc::default()))
     }
 
+    /// The account of what nobody can be named for.
+    pub(super) fn node_account(&self) -> Arc<Account> {
+        self.node(&Arc::default())
+    }
+
     fn node(&self, resource: &Arc<Resource>) -> Arc<Account> {
         let node = Resource { host_name: resource.host_name.clone(), ..Resource::default() };
         self.ledger.open(NODE, &Arc::new(node))

@@ -1,26 +1,22 @@
 //! An append-only log in segment files, read once from the front and let go of from there.
 
+mod load;
+mod retire;
+
 use std::{
     collections::VecDeque,
-    fs::{self, File},
+    fs::File,
     io,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::{
-    frame::{HEADER, MAX_PAYLOAD, Meta},
-    mark::{Mark, MarkFile},
-    segment::{EXTENSION, Found, HEAD, OpenError, Segment, first_of},
+    frame::{HEADER, Header, MAX_PAYLOAD, Meta, Totals},
+    mark::MarkFile,
+    segment::{Found, HEAD, Segment},
 };
-use crate::sinks::SinkError;
-
-/// Smallest and largest size of a segment; between them a sixteenth of the log.
-const SEGMENT_BYTES: (u64, u64) = (64 * 1024, 32 * 1024 * 1024);
 
 /// How long what can't be read is tried again.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,8 +35,10 @@ pub(super) enum AppendError {
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Read {
     Frame(Meta, Vec<u8>),
-    /// A frame, or several, that can't be read; what its header says, where that can be.
-    Damaged(Option<Meta>),
+    /// A frame with a damaged payload, or without it.
+    Damaged(Meta, Vec<u8>),
+    /// Frames that are not there any more.
+    Missing(Totals),
 }
 
 /// Where reading stands.
@@ -67,6 +65,13 @@ pub(super) struct Log {
     /// The next sequence that was never used.
     next: u64,
     cursor: Cursor,
+    /// What was ever appended.
+    totals: Totals,
+    /// What was appended before the cursor: the next frame says the same, or some are missing between. `None` until the
+    /// first frame says it.
+    expected: Option<Totals>,
+    /// A place without a header was passed over: what is missing behind it was reported.
+    passed_over: bool,
     /// Since when the frame at the cursor can't be read.
     unreadable_since: Option<Instant>,
     max_bytes: u64,
@@ -80,121 +85,6 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens the log in `path`, which is made if it is missing. At most `max_bytes` are written to it.
-    ///
-    /// # Errors
-    /// `ResourceBusy` when another one has it; what keeps the directory from being used otherwise.
-    pub(super) fn open(path: &Path, max_bytes: u64) -> Result<Self, SinkError> {
-        let failed = |action: &str, source: io::Error| SinkError {
-            action: format!("{action} buffer {}", path.display()),
-            source,
-        };
-        let advice = "making the directory of (state_dir must be writable)";
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| failed(advice, error))?;
-        let directory = File::open(path).map_err(|error| failed("opening", error))?;
-        flock(&directory, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-            let source = match error {
-                rustix::io::Errno::WOULDBLOCK => io::ErrorKind::ResourceBusy.into(),
-                error => error.into(),
-            };
-            failed("locking (another agent with this state_dir runs, or this one has not let go of it yet)", source)
-        })?;
-        let (mark, found) = MarkFile::open(path).map_err(|error| failed("opening the mark of", error))?;
-        let mut log = Self {
-            path: path.to_owned(),
-            directory: Arc::new(directory),
-            mark,
-            segments: VecDeque::new(),
-            open: false,
-            next: 1,
-            cursor: Cursor { segment: 0, offset: HEAD, sequence: 0 },
-            unreadable_since: None,
-            max_bytes,
-            segment_bytes: (max_bytes / 16).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1),
-            size: 0,
-            records: 0,
-            damaged: 0,
-        };
-        log.load().map_err(|error| failed("reading", error))?;
-        log.apply(found);
-        Ok(log)
-    }
-
-    /// Finds the segments that there are.
-    fn load(&mut self) -> io::Result<()> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let path = entry?.path();
-            found.extend(first_of(&path).map(|first| (first, path)));
-        }
-        found.sort_unstable();
-        for (first, path) in found {
-            match Segment::open(&path, first) {
-                Ok(segment) => {
-                    self.size += segment.size;
-                    self.segments.push_back(segment);
-                }
-                Err(OpenError::Io(error)) => return Err(error),
-                Err(error) => self.set_aside(&path, &error),
-            }
-            self.next = self.next.max(first + 1);
-        }
-        if let Some(last) = self.segments.back() {
-            self.next = self.next.max(last.last_sequence()?.map_or(0, |last| last + 1));
-        }
-        Ok(())
-    }
-
-    /// Keeps a file that can't be read out of the way, for who can.
-    fn set_aside(&mut self, path: &Path, error: &OpenError) {
-        self.damaged += 1;
-        let aside = path.with_extension(format!("{EXTENSION}.unreadable"));
-        let renamed = fs::rename(path, &aside);
-        tracing::error!(
-            file = %path.display(),
-            kept_as = %aside.display(),
-            ?renamed,
-            "{error}: the records in this file of the buffer are not delivered; an agent of the version that wrote it \
-             delivers them when the file has its name again, else delete it"
-        );
-    }
-
-    fn apply(&mut self, mark: Result<Option<Mark>, ()>) {
-        let mark = match mark {
-            Ok(Some(mark)) if self.segments.is_empty() => {
-                self.next = self.next.max(mark.sequence);
-                Mark::default()
-            }
-            Ok(Some(mark)) if mark.sequence <= self.next => mark,
-            Ok(None) => Mark::default(),
-            Ok(Some(mark)) => {
-                self.mark.forget();
-                tracing::warn!(
-                    buffer = %self.path.display(),
-                    mark = mark.sequence,
-                    newest = self.next - 1,
-                    "the mark of what is acknowledged is beyond the newest record: all that is in the buffer is \
-                     delivered, some of it perhaps again"
-                );
-                Mark::default()
-            }
-            Err(()) => {
-                tracing::warn!(
-                    buffer = %self.path.display(),
-                    "the mark of what is acknowledged is damaged: all that is in the buffer is delivered, some of it \
-                     perhaps again"
-                );
-                Mark::default()
-            }
-        };
-        self.cursor.sequence = mark.sequence;
-        self.records = mark.records;
-        // Segments that end before the mark are done with.
-        while self.segments.get(1).is_some_and(|second| second.first <= mark.sequence) {
-            self.remove(0);
-        }
-    }
-
     /// Takes the next unused sequence.
     pub(super) fn take_sequence(&mut self) -> u64 {
         self.next += 1;
@@ -227,13 +117,13 @@ impl Log {
         let is_new = !self.open || !has_room;
         if is_new {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let segment = Segment::create(&self.path, meta.sequence, now)?;
+            let segment = Segment::create(&self.path, meta.sequence, now, self.totals)?;
             self.size += segment.size;
             self.segments.push_back(segment);
             self.open = true;
         }
         let Some(last) = self.segments.back_mut() else { return Err(AppendError::Full) };
-        if let Err(error) = last.append(frame, meta) {
+        if let Err(error) = last.append(frame, meta, self.totals) {
             // An empty segment would look as if something in it was to be read.
             if is_new {
                 self.remove(self.segments.len() - 1);
@@ -241,6 +131,7 @@ impl Log {
             return Err(error.into());
         }
         self.size += length;
+        self.totals = self.totals.plus(meta.totals());
         self.records += u64::from(meta.records);
         Ok(())
     }
@@ -255,13 +146,13 @@ impl Log {
         &self.directory
     }
 
-    /// Whether there may be something that was not read.
+    /// Whether there may be something that was not read, or something is missing and was not told.
     pub(super) fn has_unread(&self) -> bool {
         // The segment that was read may be gone while older ones stay: then all is read.
         let is_behind = |last: &Segment| {
             self.cursor.segment < last.first || self.cursor.segment == last.first && self.cursor.offset < last.size
         };
-        self.segments.back().is_some_and(is_behind)
+        self.segments.back().is_some_and(is_behind) || self.expected.is_some_and(|expected| expected < self.totals)
     }
 
     /// Bytes on disk that were not read.
@@ -276,6 +167,7 @@ impl Log {
     pub(super) fn skip_to_end(&mut self) {
         if let Some(last) = self.segments.back() {
             self.cursor = Cursor { segment: last.first, offset: last.size, sequence: self.next };
+            self.expected = Some(self.totals);
         }
     }
 
@@ -296,11 +188,19 @@ impl Log {
     pub(super) fn read(&mut self) -> io::Result<Option<Read>> {
         loop {
             let index = self.cursor_index();
-            let Some(segment) = self.segments.get(index) else { return Ok(None) };
+            let Some(segment) = self.segments.get(index) else { return Ok(self.missing_before(self.totals)) };
             if segment.first != self.cursor.segment {
                 (self.cursor.segment, self.cursor.offset) = (segment.first, HEAD);
             }
             let place = self.cursor.offset;
+            if let Some(start) = segment.start.filter(|_| place == HEAD) {
+                if segment.is_done {
+                    self.expected = self.expected.max(Some(start));
+                } else if let Some(missing) = self.missing_before(start) {
+                    return Ok(Some(missing));
+                }
+            }
+            let Some(segment) = self.segments.get(index) else { return Ok(None) };
             let (found, next) = match segment.read(place) {
                 Ok(read) => {
                     self.unreadable_since = None;
@@ -319,36 +219,59 @@ impl Log {
                     (found, next)
                 }
             };
-            (self.cursor.offset, self.cursor.segment) = (next, segment.first);
             let (size, path) = (segment.size, segment.path.clone());
+            if let Found::Frame(header, _) | Found::Damage(Some((header, _))) = &found {
+                if let Some(missing) = self.missing_before(header.before) {
+                    return Ok(Some(missing));
+                }
+                self.expected = self.expected.max(Some(header.after()));
+            }
+            (self.cursor.offset, self.cursor.segment) = (next, self.segments[index].first);
             if let Some(after) = self.segments.get(index + 1).filter(|_| next >= size) {
                 (self.cursor.offset, self.cursor.segment) = (HEAD, after.first);
             }
             match found {
-                Found::Frame(header, _) if header.meta.sequence < self.cursor.sequence => {}
+                Found::Frame(header, _) | Found::Damage(Some((header, _)))
+                    if header.meta.sequence < self.cursor.sequence => {}
                 Found::Frame(header, payload) => {
                     self.cursor.sequence = header.meta.sequence + 1;
                     return Ok(Some(Read::Frame(header.meta, payload)));
                 }
                 Found::Damage(header) => {
-                    let meta = header.map(|header| header.meta);
-                    if meta.is_some_and(|meta| meta.sequence < self.cursor.sequence) {
-                        continue;
-                    }
                     self.damaged += 1;
+                    self.passed_over = header.is_none();
+                    let meta = header.as_ref().map(|(header, _)| header.meta);
                     tracing::warn!(
                         file = %path.display(), offset = place, bytes = next - place, ?meta,
-                        "a record in the buffer is damaged and skipped; check the disk"
+                        "a part of the buffer is damaged; check the disk"
                     );
-                    if let Some(meta) = meta {
+                    if let Some((Header { meta, .. }, payload)) = header {
                         self.cursor.sequence = meta.sequence + 1;
+                        return Ok(Some(Read::Damaged(meta, payload)));
                     }
-                    return Ok(Some(Read::Damaged(meta)));
                 }
-                Found::End if index + 1 == self.segments.len() => return Ok(None),
+                Found::End if index + 1 == self.segments.len() => return Ok(self.missing_before(self.totals)),
                 Found::End => {}
             }
         }
+    }
+
+    /// What should stand before a place, where so much was appended before it, and was not found. It is told once.
+    fn missing_before(&mut self, place: Totals) -> Option<Read> {
+        let missing = place.beyond(self.expected.unwrap_or(place));
+        self.expected = self.expected.max(Some(place));
+        if missing == Totals::default() {
+            return None;
+        }
+        if !std::mem::take(&mut self.passed_over) {
+            self.damaged += 1;
+        }
+        tracing::error!(
+            buffer = %self.path.display(), records = missing.records, bytes = missing.span,
+            "records that were in the buffer are not there any more, and not all of them were delivered: a file of it was \
+             deleted or cut off, or the disk has lost it"
+        );
+        Some(Read::Missing(missing))
     }
 
     /// Lets no more frames into the newest segment.
@@ -359,52 +282,6 @@ impl Log {
     /// Notes that so many records are delivered, or given up.
     pub(super) fn forget(&mut self, records: u64) {
         self.records = self.records.saturating_sub(records);
-    }
-
-    /// Deletes segments that were read and of which nothing is on its way; `on_its_way` says of a range of sequences
-    /// whether something is, `oldest` is the lowest of all. Notes how far all is done.
-    ///
-    /// # Errors
-    /// A file can't be deleted, or the mark not be written; it is tried again.
-    pub(super) fn retire(
-        &mut self,
-        oldest: Option<u64>,
-        on_its_way: impl Fn(std::ops::Range<u64>) -> bool,
-    ) -> io::Result<()> {
-        if self.segments.is_empty() {
-            return Ok(());
-        }
-        let reading = self.cursor_index();
-        let read_all = !self.has_unread();
-        let mut index = 0;
-        let mut before_reading = reading;
-        while index < self.segments.len() {
-            let is_last = index + 1 == self.segments.len();
-            let end = if is_last { self.next } else { self.segments[index + 1].first };
-            let was_read = index < before_reading || (is_last && read_all);
-            if was_read && !on_its_way(self.segments[index].first..end) {
-                self.remove(index);
-                before_reading = before_reading.saturating_sub(1);
-            } else {
-                index += 1;
-            }
-        }
-        if self.segments.is_empty() {
-            self.records = 0;
-        }
-        let sequence = oldest.unwrap_or(u64::MAX).min(if self.has_unread() { self.cursor.sequence } else { self.next });
-        self.mark.write(Mark { sequence, records: self.records })
-    }
-
-    fn remove(&mut self, index: usize) {
-        let Some(segment) = self.segments.remove(index) else { return };
-        self.size -= segment.size;
-        if index == self.segments.len() {
-            self.open = false;
-        }
-        if let Err(error) = fs::remove_file(&segment.path) {
-            tracing::warn!(file = %segment.path.display(), %error, "a part of the buffer can't be deleted: delete it");
-        }
     }
 
     /// Bytes on disk.

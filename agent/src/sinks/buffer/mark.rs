@@ -1,4 +1,4 @@
-//! How far a log is acknowledged, in a small file of its own.
+//! How far a log is acknowledged and what it should have, in a small file of its own.
 //!
 //! It is written in turn to one of two places, each with a checksum: what a kill or a loss of power leaves half written
 //! is the older of two marks at worst, and repeats some records. Marks never fall: what is in memory only is before them too.
@@ -10,20 +10,26 @@ use std::{
     path::Path,
 };
 
+use super::frame::Totals;
+
 /// The file's name.
 pub(super) const NAME: &str = "acknowledged";
 /// The two places are in different sectors of any disk.
 const PLACES: [u64; 2] = [0, 4096];
-/// Magic (8), sequence (8), records (8), checksum (4).
-const SIZE: usize = 28;
-const MAGIC: &[u8; 8] = b"SSMARK\0\x01";
+/// Magic (8), sequence (8), tail and front (records and span, 8 each), records (8), checksum (4).
+const SIZE: usize = 60;
+const MAGIC: &[u8; 8] = b"SSMARK\0\x02";
 
 /// What is noted.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Mark {
     /// Every frame before it is acknowledged.
     pub(super) sequence: u64,
-    /// Records in the frames from it on, as far as they were counted.
+    /// What was ever appended. A log that ends before that was cut off.
+    pub(super) tail: Totals,
+    /// What was appended before the oldest segment. A log that begins behind that has lost its first segments.
+    pub(super) front: Totals,
+    /// Records in the frames from `sequence` on, as far as they were counted.
     pub(super) records: u64,
 }
 
@@ -57,6 +63,11 @@ impl MarkFile {
         self.written = None;
     }
 
+    /// What was noted last.
+    pub(super) const fn last(&self) -> Option<Mark> {
+        self.written
+    }
+
     /// Notes how far it is.
     pub(super) fn write(&mut self, mark: Mark) -> io::Result<()> {
         if self.written == Some(mark) {
@@ -64,8 +75,10 @@ impl MarkFile {
         }
         let mut bytes = Vec::with_capacity(SIZE);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&mark.sequence.to_le_bytes());
-        bytes.extend_from_slice(&mark.records.to_le_bytes());
+        let Mark { sequence, tail, front, records } = mark;
+        for number in [sequence, tail.records, tail.span, front.records, front.span, records] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
         bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
         self.file.write_all_at(&bytes, PLACES[self.next])?;
         self.next = 1 - self.next;
@@ -80,7 +93,8 @@ fn read(file: &File, place: u64) -> Option<Mark> {
     let (fields, checksum) = bytes.split_last_chunk::<4>()?;
     let number = |at: usize| fields[at..at + 8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
     let is_whole = fields.starts_with(MAGIC) && crc32fast::hash(fields) == u32::from_le_bytes(*checksum);
-    is_whole.then(|| Mark { sequence: number(8), records: number(16) })
+    let totals = |at| Totals { records: number(at), span: number(at + 8) };
+    is_whole.then(|| Mark { sequence: number(8), tail: totals(16), front: totals(32), records: number(48) })
 }
 
 #[cfg(test)]
@@ -88,7 +102,8 @@ mod tests {
     use super::*;
 
     fn mark(sequence: u64) -> Mark {
-        Mark { sequence, records: sequence * 2 }
+        let totals = |records| Totals { records, span: records * 9 };
+        Mark { sequence, tail: totals(sequence * 3), front: totals(sequence), records: sequence * 2 }
     }
 
     #[test]

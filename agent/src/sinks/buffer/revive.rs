@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    codec::{DecodeError, Head, decode},
+    codec::{DecodeError, Encoded, Head, decode, salvage},
     home::Home,
 };
 use crate::record::{Batch, Stream};
@@ -26,7 +26,18 @@ impl Reviver {
     /// # Errors
     /// It can't be read.
     pub(super) fn batch(&mut self, payload: Vec<u8>, home: &Home) -> Result<Batch, DecodeError> {
-        let encoded = decode(payload)?;
+        self.revive(decode(payload)?, home)
+    }
+
+    /// What is left of a batch that was damaged, which may be no line.
+    ///
+    /// # Errors
+    /// Nothing of it can be read.
+    pub(super) fn rest(&mut self, payload: Vec<u8>, home: &Home) -> Result<Batch, DecodeError> {
+        self.revive(salvage(payload)?, home)
+    }
+
+    fn revive(&mut self, encoded: Encoded, home: &Home) -> Result<Batch, DecodeError> {
         let stream = self.stream(&encoded.head, home)?;
         Ok(Batch { stream, data: encoded.data, lines: encoded.lines })
     }

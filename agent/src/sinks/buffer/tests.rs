@@ -423,6 +423,58 @@ fn a_damaged_record_is_booked_and_costs_no_other() {
 }
 
 #[test]
+fn a_damaged_batch_gives_its_other_lines() {
+    let directory = TempDir::new().expect("a directory");
+    let node = Node::start(directory.path(), &settings(), blocked).expect("starts");
+    let lines = Arc::new(batch(&node.stream, 0, &[&[b'a'; 99], &[b'b'; 199], &[b'c'; 299]]));
+    node.stream.account.produce(lines.span());
+    let receipt = Receipt::for_sinks(&lines, 1, node.home.settled(), None).remove(0);
+    node.worker.offer(Delivery { batch: lines, receipt });
+    node.settle_until("everything on disk", |node| node.buffer().records == 3);
+    let copy = killed(directory.path());
+    let path = segments(copy.path()).pop().expect("one");
+    let mut bytes = fs::read(&path).expect("readable");
+    let at = bytes.len() - 310;
+    assert_eq!(bytes[at], b'b');
+    bytes[at] ^= 4;
+    fs::write(&path, bytes).expect("written");
+    let next = Node::start(copy.path(), &settings(), |_| {}).expect("starts");
+    next.settle_until("an empty buffer", |node| node.account().balance().delivered == 400 && node.buffer().bytes == 0);
+    assert_eq!(next.account().balance().dropped, [(crate::ledger::Stage::Sink, Reason::Damaged, 200)]);
+    let balance = next.account().balance();
+    assert_eq!((balance.produced, balance.pending, balance.difference()), (600, 0, 0));
+    assert_eq!((next.buffer().damaged, next.stats().dropped_records(), next.stats().delivered_records), (1, 1, 2));
+    node.script.with(|state| state.blocked = false);
+}
+
+#[test]
+fn a_buffer_that_is_gone_is_booked_on_the_node() {
+    let directory = TempDir::new().expect("a directory");
+    let node = Node::start(directory.path(), &settings(), blocked).expect("starts");
+    node.deliver(0..10, None);
+    node.settle_until("everything on disk", |node| node.buffer().records == 10);
+    // What is appended is noted at the next look.
+    node.settle_until("a mark", |_| {
+        let mark = mark::MarkFile::open(&directory.path().join("buffers/scripted")).expect("a mark").1;
+        mark.is_ok_and(|mark| mark.is_some_and(|mark| mark.tail.records == 10))
+    });
+    let copy = killed(directory.path());
+    segments(copy.path()).iter().for_each(|path| fs::remove_file(path).expect("deleted"));
+    for dropped in [10, 0] {
+        let next = Node::start(copy.path(), &settings(), |_| {}).expect("starts");
+        next.deliver(10..11, None);
+        next.settle_until("a new line", |node| node.account().balance().delivered == 1000);
+        let lost = next.ledger.account(0).map_or(0, |node| {
+            assert_eq!(node.balance().difference(), 0);
+            node.balance().dropped_total()
+        });
+        assert_eq!((next.stats().dropped_records(), lost), (dropped, dropped * 1000));
+        drop(next.close());
+    }
+    node.script.with(|state| state.blocked = false);
+}
+
+#[test]
 fn two_agents_on_one_directory_are_told() {
     let directory = TempDir::new().expect("a directory");
     let node = Node::start(directory.path(), &settings(), |_| {}).expect("starts");

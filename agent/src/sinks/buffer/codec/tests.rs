@@ -113,7 +113,33 @@ proptest! {
         decode(whole[..cut.index(whole.len())].to_vec()).expect_err("it is cut");
         // Whatever it is, it does not panic.
         let _ = decode(noise.clone());
-        let _ = decode([&[VERSION][..], &noise].concat());
+        let _ = salvage(noise);
+    }
+
+    #[test]
+    fn any_damaged_byte_costs_its_own_line_alone(
+        stream in stream(),
+        lines in proptest::collection::vec(line(), 1..6),
+        at in any::<proptest::sample::Index>(),
+        flip in 1..=u8::MAX,
+    ) {
+        let batch = batch(stream, lines);
+        let mut bytes = encoded(&batch);
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let left = salvage(bytes).expect("a batch");
+        let mut missing = Vec::new();
+        let mut found = left.lines.iter().peekable();
+        for line in &batch.lines {
+            let is_here = |other: &&Line| {
+                batch.body(line) == &left.data[other.body.clone()]
+                    && Line { body: 0..0, ..line.clone() } == Line { body: 0..0, ..(*other).clone() }
+            };
+            if found.next_if(is_here).is_none() {
+                missing.push(line);
+            }
+        }
+        prop_assert!(missing.len() <= 1 && found.next().is_none(), "byte {at}: {missing:?}");
     }
 }
 
@@ -122,6 +148,8 @@ fn another_version_is_told() {
     let stream = crate::sinks::testing::pod_stream("a", "b", "c");
     let mut bytes = encoded(&crate::sinks::testing::batch(&stream, 0, &[b"x"]));
     bytes[0] = 9;
+    let checksum = crc32fast::hash(&bytes[..PROLOGUE - 4]).to_le_bytes();
+    bytes[PROLOGUE - 4..PROLOGUE].copy_from_slice(&checksum);
     let error = decode(bytes).expect_err("unknown").to_string();
     assert!(error.contains("version 9"), "{error}");
 }
@@ -131,19 +159,24 @@ fn what_a_later_version_adds_is_passed_over() {
     let stream = crate::sinks::testing::pod_stream("a", "b", "c");
     let made = crate::sinks::testing::batch(&stream, 7, &[b"hello"]);
     let bytes = encoded(&made);
-    let head = usize::try_from(u32::from_le_bytes(bytes[1..5].try_into().expect("four"))).expect("small");
-    let mut stream: serde_json::Value = serde_json::from_slice(&bytes[5..5 + head]).expect("JSON");
+    let head = usize::try_from(u32::from_le_bytes(bytes[7..11].try_into().expect("four"))).expect("small");
+    let table = 2 * PROLOGUE + 2 * (head + 4);
+    let text = &bytes[2 * PROLOGUE..][..head];
+    let mut stream: serde_json::Value = serde_json::from_slice(text).expect("JSON");
     stream["later"] = serde_json::json!([1]);
     stream["resource"]["later"] = serde_json::json!({});
     let text = serde_json::to_vec(&stream).expect("serializes");
-    let mut later = vec![VERSION];
-    later.extend_from_slice(&u32::try_from(text.len()).expect("short").to_le_bytes());
-    later.extend_from_slice(&text);
-    let lines = 5 + head;
-    later.extend_from_slice(&bytes[lines..lines + 4]);
-    later.extend_from_slice(&(LINE as u16 + 3).to_le_bytes());
-    later.extend_from_slice(&bytes[lines + 6..lines + 6 + LINE]);
+    let mut prologue = bytes[..5].to_vec();
+    prologue.extend_from_slice(&(ENTRY as u16 + 3).to_le_bytes());
+    prologue.extend_from_slice(&u32::try_from(text.len()).expect("short").to_le_bytes());
+    let mut later = Vec::new();
+    for part in [&prologue, &prologue, &text, &text] {
+        later.extend_from_slice(part);
+        later.extend_from_slice(&crc32fast::hash(part).to_le_bytes());
+    }
+    later.extend_from_slice(&bytes[table..table + ENTRY]);
     later.extend_from_slice(&[1, 2, 3]);
-    later.extend_from_slice(&bytes[lines + 6 + LINE..]);
-    assert_same(&made, &decode(later).expect("decodes"));
+    later.extend_from_slice(&bytes[table + ENTRY..]);
+    assert_same(&made, &decode(later.clone()).expect("decodes"));
+    assert_same(&made, &salvage(later).expect("decodes"));
 }

@@ -1,9 +1,14 @@
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fs,
+    path::Path,
+};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::sinks::buffer::{mark::Mark, segment::first_of};
 
 const MAX: u64 = 1 << 20;
 
@@ -26,13 +31,15 @@ fn open(directory: &Path) -> Log {
     Log::open(directory, MAX).expect("opens")
 }
 
-/// What can be read, and how many places can't.
+/// What can be read, and how many frames can't.
 fn read_all(log: &mut Log) -> (Vec<(Meta, Vec<u8>)>, usize) {
     let (mut frames, mut damaged) = (Vec::new(), 0);
-    while let Some(read) = log.read().expect("readable") {
-        match read {
-            Read::Frame(meta, payload) => frames.push((meta, payload)),
-            Read::Damaged(_) => damaged += 1,
+    while log.has_unread() {
+        match log.read().expect("readable") {
+            None => {}
+            Some(Read::Frame(meta, payload)) => frames.push((meta, payload)),
+            Some(Read::Damaged(..)) => damaged += 1,
+            Some(Read::Missing(totals)) => damaged += usize::try_from(totals.records).expect("few"),
         }
     }
     (frames, damaged)
@@ -45,12 +52,15 @@ fn segments(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Of the payloads of [`one_segment`].
+const LENGTHS: [usize; 5] = [0, 1, 30, 70, 5];
+
 /// A log of a few frames in one segment: its bytes, its name, and where each frame ends.
 fn one_segment() -> (Vec<u8>, std::ffi::OsString, Vec<usize>) {
     let directory = TempDir::new().expect("a directory");
     let mut log = open(directory.path());
     let mut ends = Vec::new();
-    for length in [0, 1, 30, 70, 5] {
+    for length in LENGTHS {
         append(&mut log, length).expect("appended");
         ends.push(usize::try_from(log.size()).expect("small"));
     }
@@ -90,7 +100,8 @@ fn a_log_with_any_byte_flipped_gives_every_other_frame_and_invents_none() {
             fs::write(directory.path().join(&name), &bytes).expect("written");
             let mut log = open(directory.path());
             let (frames, damaged) = read_all(&mut log);
-            let hit = if at < HEAD as usize { None } else { ends.iter().position(|end| at < *end) };
+            // Heads are there twice.
+            let hit = (ends.iter().zip(LENGTHS)).position(|(end, length)| (end - length..*end).contains(&at));
             let expected: Vec<u64> =
                 (0..ends.len()).filter(|index| Some(*index) != hit).map(|index| index as u64 + 1).collect();
             let read: Vec<u64> = frames.iter().map(|(meta, _)| meta.sequence).collect();
@@ -127,20 +138,23 @@ fn a_payload_that_looks_like_a_frame_is_none() {
     drop(log);
     let path = segments(directory.path()).pop().expect("one");
     let mut bytes = fs::read(&path).expect("readable");
+    // Both copies of the first header.
     bytes[HEAD as usize + 20] ^= 1;
+    bytes[HEAD as usize + HEADER - 20] ^= 1;
     fs::write(&path, bytes).expect("written");
-    let (frames, damaged) = read_all(&mut open(directory.path()));
-    assert_eq!((frames.len(), damaged), (1, 1));
+    let mut log = open(directory.path());
+    let (frames, damaged) = read_all(&mut log);
+    assert_eq!((frames.len(), damaged, log.damaged()), (1, 1, 1));
     assert_eq!(frames[0].0, meta(2));
 }
 
 #[test]
 fn a_segment_of_another_form_is_set_aside_and_told() {
     let (mut whole, name, _) = one_segment();
-    for copy in [0, 32] {
+    for copy in [0, 48] {
         whole[copy + 8] = 7;
-        let checksum = crc32fast::hash(&whole[copy..copy + 28]).to_le_bytes();
-        whole[copy + 28..copy + 32].copy_from_slice(&checksum);
+        let checksum = crc32fast::hash(&whole[copy..copy + 44]).to_le_bytes();
+        whole[copy + 44..copy + 48].copy_from_slice(&checksum);
     }
     let directory = TempDir::new().expect("a directory");
     fs::write(directory.path().join(&name), &whole).expect("written");
@@ -164,7 +178,11 @@ fn a_mark_from_the_future_and_a_damaged_one_begin_with_the_oldest_frame() {
     log.retire(Some(3), |range| range.contains(&3)).expect("noted");
     drop(log);
     assert_eq!(read_all(&mut open(directory.path())).0, [(meta(3), payload(3, 10))]);
-    MarkFile::open(directory.path()).expect("opens").0.write(Mark { sequence: 99, records: 0 }).expect("written");
+    MarkFile::open(directory.path())
+        .expect("opens")
+        .0
+        .write(Mark { sequence: 99, ..Mark::default() })
+        .expect("written");
     assert_eq!(read_all(&mut open(directory.path())).0.len(), 3);
     fs::write(directory.path().join(super::super::mark::NAME), [7; 5000]).expect("written");
     assert_eq!(read_all(&mut open(directory.path())).0.len(), 3);
@@ -204,11 +222,77 @@ fn all_is_read_when_the_newest_segment_goes_before_an_older_one() {
     append(&mut log, 100).expect("room");
     assert_eq!(read_all(&mut log).0.len(), 2);
     log.retire(Some(long), |sequences| sequences.contains(&long)).expect("noted");
-    assert_eq!(segments(directory.path()).len(), 1);
+    assert_eq!(log.size(), fs::metadata(&segments(directory.path())[0]).expect("there").len() + HEAD);
     assert!(!log.has_unread());
     append(&mut log, 100).expect("room");
     assert!(log.has_unread());
     assert_eq!(read_all(&mut log).0.len(), 1);
+    // What the newest had is not missed by the next one.
+    log.retire(Some(long), |sequences| sequences.contains(&long)).expect("noted");
+    drop(log);
+    let (frames, missing) = read_all(&mut open(directory.path()));
+    assert_eq!((frames, missing), (vec![(meta(long), payload(long, 5000))], 0));
+}
+
+/// A log of five segments with two frames each, of which the first frame is done, and their files.
+fn five_segments() -> (TempDir, Vec<PathBuf>) {
+    let directory = TempDir::new().expect("a directory");
+    let mut log = open(directory.path());
+    for _ in 0..5 {
+        append(&mut log, 100).expect("room");
+        append(&mut log, 200).expect("room");
+        log.close_segment();
+    }
+    log.read().expect("readable");
+    log.retire(None, |_| false).expect("noted");
+    let files = segments(directory.path());
+    assert_eq!(files.len(), 5);
+    (directory, files)
+}
+
+#[test]
+fn segments_that_are_gone_or_cut_off_are_missed_to_the_record() {
+    for hit in 0..5 {
+        for cut in [None, Some(0), Some(10), Some(HEAD), Some(HEAD + 30), Some(HEAD + HEADER as u64 + 100)] {
+            let (directory, files) = five_segments();
+            match cut {
+                None => fs::remove_file(&files[hit]).expect("deleted"),
+                Some(length) => {
+                    fs::OpenOptions::new()
+                        .write(true)
+                        .open(&files[hit])
+                        .and_then(|file| file.set_len(length))
+                        .expect("cut");
+                }
+            }
+            let missing = if cut > Some(HEAD + HEADER as u64) { 1 } else { 2 };
+            // Of the first segment one frame was delivered: who deletes the whole is told of both.
+            let rest = 9 - missing + usize::from(hit == 0 && missing == 2);
+            let mut log = open(directory.path());
+            let (frames, found) = read_all(&mut log);
+            assert_eq!((frames.len(), found), (rest, missing), "segment {hit} cut at {cut:?}");
+            assert!(log.damaged() > 0);
+            // It is told once.
+            append(&mut log, 10).expect("room");
+            assert_eq!((read_all(&mut log).0.len(), log.damaged()), (1, 1));
+            log.retire(None, |_| false).expect("retired");
+            drop(log);
+            let mut log = open(directory.path());
+            assert_eq!((read_all(&mut log), log.damaged()), ((Vec::new(), 0), 0), "segment {hit} cut at {cut:?}");
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_gone_altogether_is_missed() {
+    let (directory, files) = five_segments();
+    files.iter().for_each(|file| fs::remove_file(file).expect("deleted"));
+    let mut log = open(directory.path());
+    assert!(log.has_unread());
+    assert_eq!(read_all(&mut log), (Vec::new(), 10));
+    log.retire(None, |_| false).expect("noted");
+    drop(log);
+    assert_eq!(read_all(&mut open(directory.path())), (Vec::new(), 0));
 }
 
 #[test]
@@ -266,6 +350,7 @@ proptest! {
                         let read = log.read().expect("readable");
                         let Some(Read::Frame(found, bytes)) = read else {
                             prop_assert!(read.is_none() && unread.is_empty(), "{read:?}, {unread:?}");
+                            prop_assert_eq!(log.damaged(), 0);
                             break;
                         };
                         prop_assert_eq!(found, meta(found.sequence));

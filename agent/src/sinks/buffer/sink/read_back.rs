@@ -7,10 +7,13 @@ use std::{
 
 use super::Buffered;
 use crate::{
-    ledger::{Reason, Stage},
+    ledger::{Account, Reason, Stage},
     sinks::{
         Delivery, Receipt, SinkError,
-        buffer::{frame::Meta, log::Read},
+        buffer::{
+            frame::{Meta, Totals},
+            log::Read,
+        },
         receipt::Loss,
         worker::Size,
     },
@@ -39,25 +42,44 @@ impl Buffered {
 
     /// A delivery of what was read from disk; what can't be understood is booked as lost.
     pub(super) fn revive(&mut self, read: Read) -> Option<(u64, Delivery)> {
-        let (meta, payload) = match read {
-            Read::Frame(meta, payload) => (meta, payload),
-            Read::Damaged(meta) => {
-                self.lose(meta);
+        let (meta, batch) = match read {
+            Read::Frame(meta, payload) => match self.reviver.batch(payload, &self.home) {
+                Ok(batch) => (meta, batch),
+                Err(error) => {
+                    tracing::error!(
+                        buffer = %self.path.display(), sequence = meta.sequence, records = meta.records, %error,
+                        "a batch in the buffer can't be read and is dropped"
+                    );
+                    self.log.note_damaged();
+                    self.lose(meta, &self.home.account_by_id(meta.cgroup));
+                    return None;
+                }
+            },
+            Read::Damaged(meta, payload) => match self.reviver.rest(payload, &self.home) {
+                Ok(batch) if !batch.lines.is_empty() => {
+                    let records = u32::try_from(batch.lines.len()).unwrap_or(u32::MAX);
+                    let lost = Meta {
+                        records: meta.records.saturating_sub(records),
+                        span: meta.span.saturating_sub(batch.span()),
+                        ..meta
+                    };
+                    self.lose(lost, &batch.stream.account);
+                    (meta, batch)
+                }
+                Ok(_) | Err(_) => {
+                    self.lose(meta, &self.home.account_by_id(meta.cgroup));
+                    return None;
+                }
+            },
+            Read::Missing(Totals { records, span }) => {
+                // Whose it was went with it.
+                let account = self.home.node_account();
+                account.produce(span);
+                self.drop_damaged(records, span, &account);
                 return None;
             }
         };
-        let batch = match self.reviver.batch(payload, &self.home) {
-            Ok(batch) => Arc::new(batch),
-            Err(error) => {
-                tracing::error!(
-                    buffer = %self.path.display(), sequence = meta.sequence, records = meta.records, %error,
-                    "a batch in the buffer can't be read and is dropped"
-                );
-                self.log.note_damaged();
-                self.lose(Some(meta));
-                return None;
-            }
-        };
+        let batch = Arc::new(batch);
         if self.unbooked.contains(&meta.sequence) {
             batch.stream.account.produce(batch.span());
         }
@@ -66,16 +88,17 @@ impl Buffered {
         Some((meta.sequence, Delivery { batch, receipt }))
     }
 
-    /// Books a frame that can't be read, where its header says what it was.
-    pub(super) fn lose(&mut self, meta: Option<Meta>) {
-        let Some(meta) = meta else { return };
-        let records = u64::from(meta.records);
-        let account = self.home.account_by_id(meta.cgroup);
-        if self.unbooked.contains(&meta.sequence) {
-            account.produce(meta.span);
+    /// Books what can't be read.
+    fn lose(&mut self, lost: Meta, account: &Account) {
+        if self.unbooked.contains(&lost.sequence) {
+            account.produce(lost.span);
         }
-        account.drop_bytes(Stage::Sink, Reason::Damaged, meta.span);
-        self.counters.note_lost(Loss { reason: Reason::Damaged, lines: records, span: meta.span });
-        self.log.forget(records);
+        self.drop_damaged(u64::from(lost.records), lost.span, account);
+    }
+
+    fn drop_damaged(&mut self, lines: u64, span: u64, account: &Account) {
+        account.drop_bytes(Stage::Sink, Reason::Damaged, span);
+        self.counters.note_lost(Loss { reason: Reason::Damaged, lines, span });
+        self.log.forget(lines);
     }
 }
