@@ -5,7 +5,10 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context, Result, ensure};
 use rustix::mount::MountFlags;
 use serde_json::{Value, json};
-use sidestep_tests::{Agent, Container, DEADLINE, Expected, Testbed, agent, cgroup, end_to_end, mounts, wait_until};
+use sidestep_tests::{
+    Agent, Container, DEADLINE, Expected, Testbed, agent, certificates::Authority, cgroup, end_to_end, mounts,
+    receiver::Receiver, status::wait_error, wait_until,
+};
 
 /// A container that writes `seq 1 <count>` at its start and `seq <count + 1> <2 * count>` when it is released.
 fn two_halves(bed: &Testbed, count: u32) -> Result<Container> {
@@ -128,6 +131,54 @@ fn a_sink_that_can_not_be_started_leaves_the_old_one_in_force() {
         agent.reload()?;
         wait_until("a status without a refusal", DEADLINE, || Ok(refused()?.is_null().then_some(())))?;
         everything_arrives(agent, &container, 1000)
+    });
+}
+
+#[test]
+fn a_sink_whose_files_come_later_starts_then_and_holds_no_other() {
+    end_to_end(|bed| {
+        let authority = Authority::new(bed, "ours")?;
+        let (cert, key) = authority.issue("server", 2)?;
+        let server = Receiver::with_tls(bed, "late", &[&cert, &key])?;
+        let (ca_file, token_file) = (bed.path("secret/ca.pem")?, bed.path("secret/token")?);
+        let late = json!({
+            "type": "http", "name": "late", "url": server.url(), "encoding": "otlp_proto",
+            "tls": { "ca_file": ca_file }, "auth": { "bearer": { "token_file": token_file } },
+        });
+        let config = bed.config().with("/sinks/1", late).with("/telemetry/sink_failing_limit", json!("1s"));
+        let agent = Agent::spawn(bed, &config)?;
+        let unready = wait_until("an agent that says which sink is not ready", DEADLINE, || {
+            let Ok(answer) = agent.get("/readyz") else { return Ok(None) };
+            Ok((answer.status == 503 && answer.body.contains("late")).then_some(answer.body))
+        })?;
+        ensure!(agent.get("/healthz")?.status == 200, "{unready}");
+        let mut container = two_halves(bed, 1000)?;
+        container.wait_stdout("1000\n")?;
+        let mut first = Expected::new();
+        first.stdout(&container, lines(1..=1000));
+        first.wait_delivered(&agent)?;
+        wait_error(&config, "late", &["tls.ca_file", &ca_file.to_string_lossy(), "No such file", "put it there"])?;
+        ensure!(agent.log().contains("event=\"sink_failing\" sink=\"late\""), "{}", agent.log());
+
+        fs::create_dir_all(ca_file.parent().context("a parent")?)?;
+        fs::copy(authority.file(), &ca_file)?;
+        wait_error(&config, "late", &["auth.bearer.token_file", &token_file.to_string_lossy(), "No such file"])?;
+        ensure!(server.records()?.is_empty(), "a request without the token");
+        fs::write(&token_file, "secret\n")?;
+        container.release();
+        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        wait_until("an agent that is ready", DEADLINE, || Ok((agent.get("/readyz")?.status == 200).then_some(())))?;
+        let total = container.stdout().len() + container.stderr().len();
+        let ledger = agent.wait_ledger(container.id(), total as u64)?;
+        ensure!(ledger.dropped_total() == 0, "{ledger:?}");
+        let mut expected = Expected::new();
+        expected.stdout(&container, lines(1..=2000)).stderr(&container, "done\n");
+        let arrived = wait_until("all lines at the late sink", DEADLINE, || {
+            let records = server.records()?;
+            Ok((records.len() > 2000).then_some(records))
+        })?;
+        expected.compare(&arrived)?;
+        expected.verify(agent, &[&container])
     });
 }
 

@@ -138,6 +138,38 @@ fn who_is_who_is_said_and_what_is_wrong_is_told() {
 }
 
 #[test]
+fn files_that_come_later_are_waited_for() {
+    end_to_end(|bed| {
+        let broker = Broker::with_security(bed, "", Security::new(bed)?)?;
+        let (ca, password) = (bed.path("secret/ca.pem")?, bed.path("secret/password")?);
+        let options = json!({ "tls": { "ca_file": ca }, "sasl": sasl("SCRAM-SHA-512", &password) });
+        let config = bed.config().with("/sinks/1", sink("late", &broker.security().sasl(), &options));
+        let agent = Agent::start(bed, &config)?;
+        let container = bed.container("app").shell("seq 500; read hold").start()?;
+        container.wait_stdout("500\n")?;
+        let mut expected = Expected::new();
+        expected.stdout(&container, container.stdout());
+        expected.wait_delivered(&agent)?;
+        wait_error(
+            &config,
+            "late",
+            &["sasl.password_file", &password.to_string_lossy(), "No such file", "put it there"],
+        )?;
+        fs::create_dir_all(bed.path("secret")?)?;
+        fs::write(&password, PASSWORD)?;
+        wait_error(&config, "late", &["tls.ca_file", &ca.to_string_lossy(), "No such file"])?;
+        fs::write(&ca, "no certificate")?;
+        wait_error(&config, "late", &["tls.ca_file", "no certificate in PEM"])?;
+        fs::copy(broker.security().ca(), &ca)?;
+        let ledger = agent.wait_ledger(container.id(), expected.total(container.id()))?;
+        ensure!(ledger.dropped_total() == 0, "{ledger:?}");
+        wait_until("the lines of the late sink", DEADLINE, || Ok((broker.count("logs.late")? >= 500).then_some(())))?;
+        expected.compare(&broker.records("logs.late")?)?;
+        expected.verify(agent, &[&container])
+    });
+}
+
+#[test]
 fn a_topic_that_may_not_be_written_loses_its_own_lines_only() {
     end_to_end(|bed| {
         let broker = Broker::with_security(bed, "", Security::new(bed)?)?;

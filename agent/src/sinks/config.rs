@@ -12,6 +12,8 @@ use super::{
     Sink, SinkError,
     buffer::{BufferSettings, Buffered, Home},
     console, elasticsearch, file, http, kafka,
+    named_file::NamedFile,
+    reopen::Reopen,
     stats::Counters,
 };
 use crate::{config::units, process::Selector, record::Class};
@@ -76,6 +78,13 @@ pub struct Tls {
 }
 
 impl Tls {
+    /// The files that are named, each once.
+    pub(super) fn files(&self) -> impl Iterator<Item = NamedFile<'_>> {
+        let files =
+            [("tls.ca_file", &self.ca_file), ("tls.cert_file", &self.cert_file), ("tls.key_file", &self.key_file)];
+        files.into_iter().filter_map(|(option, path)| Some(NamedFile::new(option, path.as_deref()?)))
+    }
+
     /// What makes no sense.
     pub(super) fn problem(&self) -> Option<InvalidSetting> {
         (self.cert_file.is_some() != self.key_file.is_some()).then(|| InvalidSetting {
@@ -157,6 +166,17 @@ impl SinkSettings {
         }
     }
 
+    /// The files that the settings name, which are read when the sink starts or sends.
+    #[must_use]
+    pub fn files(&self) -> Vec<NamedFile<'_>> {
+        match self {
+            Self::Console(_) | Self::File(_) => Vec::new(),
+            Self::Elasticsearch(settings) => settings.files().collect(),
+            Self::Http(settings) => settings.files().collect(),
+            Self::Kafka(settings) => settings.files().collect(),
+        }
+    }
+
     /// Checks what serde cannot: every setting that makes no sense.
     #[must_use]
     pub fn problems(&self) -> Vec<InvalidSetting> {
@@ -191,11 +211,32 @@ impl SinkSettings {
     /// # Errors
     /// As [`SinkSettings::build`]; and the buffer can't be used, with `ResourceBusy` while another sink has it.
     pub(super) fn build_in(&self, home: &Home, counters: &Arc<Counters>) -> Result<Box<dyn Sink>, SinkError> {
+        self.build_behind(home, counters, || self.build())
+    }
+
+    /// The same for an agent that starts, which must not end for one sink: what can't be made yet, as with a file that
+    /// is missing, fails and is tried again, and what is for it waits in its buffer.
+    ///
+    /// # Errors
+    /// The buffer can't be used.
+    pub(super) fn start_in(&self, home: &Home, counters: &Arc<Counters>) -> Result<Box<dyn Sink>, SinkError> {
+        let settings = self.clone();
+        let build =
+            || Ok(self.build().unwrap_or_else(|_| Box::new(Reopen::new(self.name(), move || settings.build()))));
+        self.build_behind(home, counters, build)
+    }
+
+    fn build_behind(
+        &self,
+        home: &Home,
+        counters: &Arc<Counters>,
+        build: impl FnOnce() -> Result<Box<dyn Sink>, SinkError>,
+    ) -> Result<Box<dyn Sink>, SinkError> {
         match self.buffer() {
-            Some(buffer) => Ok(Box::new(Buffered::open(self.name(), buffer, home, counters, || self.build())?)),
+            Some(buffer) => Ok(Box::new(Buffered::open(self.name(), buffer, home, counters, build)?)),
             None => {
                 counters.set_buffer(None);
-                self.build()
+                build()
             }
         }
     }

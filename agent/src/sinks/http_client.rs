@@ -2,12 +2,12 @@
 //! that say what to do.
 
 mod failure;
-mod tls;
+pub(super) mod tls;
 
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, fs, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 pub use failure::{Failure, FailureKind};
 
 use super::{
-    SinkError,
+    FileFault, NamedFile, SinkError,
     config::{InvalidSetting, Tls},
 };
 
@@ -50,21 +50,18 @@ pub enum Auth {
 }
 
 impl Auth {
-    fn file(&self) -> &PathBuf {
+    /// The file with the secret.
+    pub(super) fn file(&self) -> NamedFile<'_> {
         match self {
-            Self::Basic { password_file: file, .. }
-            | Self::Bearer { token_file: file }
-            | Self::ApiKey { key_file: file } => file,
+            Self::Basic { password_file, .. } => NamedFile::new("auth.basic.password_file", password_file),
+            Self::Bearer { token_file } => NamedFile::new("auth.bearer.token_file", token_file),
+            Self::ApiKey { key_file } => NamedFile::new("auth.api_key.key_file", key_file),
         }
     }
 
     /// The header `Authorization`.
     fn header(&self) -> Result<HeaderValue, Failure> {
-        let file = self.file();
-        let text = fs::read_to_string(file).map_err(|cause| Failure::credentials(file, &cause.to_string()))?;
-        let secret = text.strip_suffix('\n').unwrap_or(&text);
-        let secret = secret.strip_suffix('\r').unwrap_or(secret);
-        let value = match self {
+        let value = |secret| match self {
             Self::Basic { username, .. } => {
                 let pair = format!("{username}:{secret}");
                 format!("Basic {}", data_encoding::BASE64.encode(pair.as_bytes()))
@@ -72,11 +69,23 @@ impl Auth {
             Self::Bearer { .. } => format!("Bearer {secret}"),
             Self::ApiKey { .. } => format!("ApiKey {secret}"),
         };
-        let mut header = HeaderValue::from_str(&value)
-            .map_err(|_| Failure::credentials(file, "it holds characters that no header may have"))?;
-        header.set_sensitive(true);
-        Ok(header)
+        secret_header(&self.file(), value).map_err(|fault| Failure::credentials(&fault))
     }
+}
+
+/// The value of a header that `value` makes of the secret in a file.
+///
+/// # Errors
+/// The file can't be read, or holds what no header may have.
+pub(super) fn secret_header(
+    file: &NamedFile<'_>,
+    value: impl FnOnce(String) -> String,
+) -> Result<HeaderValue, FileFault> {
+    let mut header = HeaderValue::from_str(&value(file.secret()?)).map_err(|_| {
+        file.fault("it holds characters that no header may have", "see that it is one line, and what was written to it")
+    })?;
+    header.set_sensitive(true);
+    Ok(header)
 }
 
 /// What all requests of a sink have in common.
@@ -305,7 +314,7 @@ pub fn url_problem(option: &'static str, url: &str, auth: Option<&Auth>) -> Opti
         }
         Ok(url) if auth.is_some() && is_clear_text(&url) => format!(
             "with `auth` would send what is in {} in clear text to {}: it needs `https://`",
-            auth.map_or_else(String::new, |auth| auth.file().display().to_string()),
+            auth.map_or_else(String::new, |auth| auth.file().path.display().to_string()),
             server(&url)
         ),
         Ok(_) => return None,

@@ -18,6 +18,7 @@ pub mod http;
 pub mod http_client;
 pub mod json;
 pub mod kafka;
+mod named_file;
 pub mod otlp;
 mod rate;
 pub mod receipt;
@@ -46,6 +47,7 @@ use std::{
 };
 
 pub use config::SinkSettings;
+pub use named_file::{FileFault, NamedFile};
 pub use rate::Rate;
 pub use receipt::{Hold, Outcome, Promise, Receipt, Settled, Settlement};
 pub use set::Sinks;
@@ -71,6 +73,18 @@ pub struct SinkError {
     pub action: String,
     /// The cause.
     pub source: std::io::Error,
+}
+
+impl SinkError {
+    /// A file that the settings name can't be used.
+    fn of_file(fault: FileFault) -> Self {
+        Self { action: "making the sink".to_owned(), source: std::io::Error::other(fault) }
+    }
+
+    /// The same where it is not told otherwise which sink is meant.
+    fn of(self, sink: &str) -> Self {
+        Self { action: format!("sink `{sink}`: {}", self.action), ..self }
+    }
 }
 
 /// A figure that one kind of sink has and others have not.

@@ -1,37 +1,40 @@
-//! A sink that could not be started again: it is tried whenever there is something to do, and its queue waits meanwhile.
+//! A sink that could not be started: it is tried whenever there is something to do, and about once a second, and its
+//! queue waits meanwhile.
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{Delivery, Figure, Sink, SinkError, SinkSettings, buffer::Home, stats::Counters};
+use super::{Delivery, Figure, Sink, SinkError};
 
-/// Stands in for the sink of a configuration until that can be had.
+/// Makes a sink, or says why it can't be had yet.
+type Build = dyn Fn() -> Result<Box<dyn Sink>, SinkError> + Send;
+
+/// Stands in for a sink until that can be had.
 pub(super) struct Reopen {
-    settings: SinkSettings,
-    home: Home,
-    counters: Arc<Counters>,
+    name: String,
+    build: Box<Build>,
     sink: Option<Box<dyn Sink>>,
 }
 
 impl Reopen {
-    pub(super) const fn new(settings: SinkSettings, home: Home, counters: Arc<Counters>) -> Self {
-        Self { settings, home, counters, sink: None }
+    /// Stands in for the sink of this name, which `build` makes.
+    pub(super) fn new(name: &str, build: impl Fn() -> Result<Box<dyn Sink>, SinkError> + Send + 'static) -> Self {
+        Self { name: name.to_owned(), build: Box::new(build), sink: None }
     }
 
     fn sink(&mut self) -> Result<&mut Box<dyn Sink>, SinkError> {
         match &mut self.sink {
             Some(sink) => Ok(sink),
-            none => Ok(none.insert(self.settings.build_in(&self.home, &self.counters)?)),
+            none => Ok(none.insert((self.build)()?)),
         }
     }
 }
 
 impl Sink for Reopen {
     fn name(&self) -> &str {
-        self.settings.name()
+        &self.name
     }
 
     fn write(&mut self, queue: &mut VecDeque<Delivery>) -> Result<(), SinkError> {

@@ -129,7 +129,8 @@ fn prepare(steps: &mut [Step<'_>], home: &Home) -> Result<(), SinkError> {
                     let old = step.old.as_ref().and_then(|old| old.settings.as_ref());
                     !step.is_unchanged() && old.is_some_and(|old| shares_folder(old, settings))
                 };
-                let holder = steps.iter_mut().find(|step| has_folder(step)).filter(|_| is_busy(&error)).ok_or(error)?;
+                let holder = steps.iter_mut().find(|step| has_folder(step)).filter(|_| is_busy(&error));
+                let holder = holder.ok_or_else(|| error.of(settings.name()))?;
                 holder.gives_way = true;
                 None
             }
@@ -150,7 +151,10 @@ fn take_folders(steps: &mut [Step<'_>], home: &Home, deadline: Instant) -> Resul
         });
     }
     for step in steps.iter_mut().filter(|step| !step.is_unchanged() && step.sink.is_none()) {
-        step.sink = Some(build_until(step.settings, home, step.worker.counters(), deadline)?);
+        step.sink = Some(
+            build_until(step.settings, home, step.worker.counters(), deadline)
+                .map_err(|error| error.of(step.settings.name()))?,
+        );
     }
     Ok(())
 }
@@ -190,7 +194,8 @@ fn restore(steps: &mut [Step<'_>], home: &Home) {
         let counters = old.worker.counters();
         let sink = build_until(settings, home, counters, Instant::now() + ON_THE_WAY).unwrap_or_else(|error| {
             tracing::error!(sink = settings.name(), %error, "the old sink can't be started again now: it is tried on");
-            Box::new(Reopen::new(settings.clone(), home.clone(), Arc::clone(counters)))
+            let (settings, home, counters) = (settings.clone(), home.clone(), Arc::clone(counters));
+            Box::new(Reopen::new(old.worker.name(), move || settings.build_in(&home, &counters)))
         });
         seat.take(sink, settings.queue());
     }

@@ -211,7 +211,10 @@ fn a_sink_that_can_not_be_started_again_is_tried_on() {
     let mut sinks = Sinks::new(sender);
     sinks
         .add(
-            Box::new(Reopen::new(settings.clone(), buffer::Home::none(mpsc::channel().0), Arc::default())),
+            Box::new(Reopen::new("one", {
+                let settings = settings.clone();
+                move || settings.build()
+            })),
             settings.classes(),
             settings.queue(),
         )

@@ -46,10 +46,10 @@ impl Sinks {
     }
 
     /// Makes and starts the sinks of a configuration; their buffers are in `home`, which also says who is told what
-    /// becomes of the batches.
+    /// becomes of the batches. A sink that can't be made yet fails until it can, and no other one waits for it.
     ///
     /// # Errors
-    /// The first sink that cannot be made or started.
+    /// The first sink that has no thread, or whose buffer can't be used.
     pub fn start(settings: &[SinkSettings], home: Home) -> Result<Self, SinkError> {
         home.warn_of_strangers(&settings.iter().map(SinkSettings::name).collect::<Vec<_>>());
         let mut sinks = Self { members: Vec::new(), home };
@@ -57,7 +57,8 @@ impl Sinks {
             let wants = Wants::new(settings)?;
             let worker = Worker::idle(settings.name());
             let seat = Seat::new(&worker)?;
-            seat.take(settings.build_in(&sinks.home, worker.counters())?, settings.queue());
+            let sink = settings.start_in(&sinks.home, worker.counters()).map_err(|error| error.of(settings.name()))?;
+            seat.take(sink, settings.queue());
             sinks.members.push(Arc::new(Member { wants, settings: Some(settings.clone()), worker }));
         }
         Ok(sinks)

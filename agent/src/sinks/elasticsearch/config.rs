@@ -11,6 +11,7 @@ use crate::{
     process::Selector,
     record::Class,
     sinks::{
+        NamedFile,
         buffer::BufferSettings,
         config::{Common, InvalidSetting, QueueSettings, Tls, all_classes},
         http_client::{Auth, url_problem},
@@ -120,6 +121,11 @@ impl Settings {
             queue: &self.queue,
             buffer: Some(&self.buffer),
         }
+    }
+
+    /// The files that it names.
+    pub(in crate::sinks) fn files(&self) -> impl Iterator<Item = NamedFile<'_>> {
+        self.tls.iter().flat_map(Tls::files).chain(self.auth.iter().map(Auth::file))
     }
 
     /// The template of the index, given or not.

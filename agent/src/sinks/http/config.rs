@@ -11,6 +11,7 @@ use crate::{
     process::Selector,
     record::Class,
     sinks::{
+        NamedFile,
         buffer::BufferSettings,
         config::{Common, InvalidSetting, QueueSettings, Tls, all_classes},
         http_client::{self, Auth},
@@ -117,6 +118,12 @@ impl Settings {
             queue: &self.queue,
             buffer: Some(&self.buffer),
         }
+    }
+
+    /// The files that it names.
+    pub(in crate::sinks) fn files(&self) -> impl Iterator<Item = NamedFile<'_>> {
+        let headers = self.headers.iter().filter_map(|(name, text)| text.file(name));
+        self.tls.iter().flat_map(Tls::files).chain(self.auth.iter().map(Auth::file)).chain(headers)
     }
 
     /// Every option that makes no sense.

@@ -1,6 +1,6 @@
 //! Headers of the operator's own.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use reqwest::{
     Url,
@@ -9,7 +9,7 @@ use reqwest::{
 use serde::{Deserialize, Serialize};
 
 use super::config::{Encoding, Settings};
-use crate::sinks::{config::InvalidSetting, http_client};
+use crate::sinks::{NamedFile, config::InvalidSetting, http_client};
 
 /// Headers that say how a request is made, which is not the operator's to say.
 const OURS: [&str; 5] = ["connection", "content-encoding", "content-length", "host", "transfer-encoding"];
@@ -33,23 +33,23 @@ pub struct FromFile {
 }
 
 impl HeaderText {
+    /// The file of the header of this name, where it has one.
+    pub(super) fn file(&self, name: &str) -> Option<NamedFile<'_>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::File(FromFile { file }) => Some(NamedFile::new(format!("headers.{name}.file"), file)),
+        }
+    }
+
     fn value(&self, name: &str) -> Result<HeaderValue, String> {
-        let (text, place) = match self {
-            Self::Plain(text) => (text.clone(), String::new()),
+        match self {
+            Self::Plain(text) => HeaderValue::from_str(text.strip_suffix('\n').unwrap_or(text))
+                .map_err(|_| format!("the header {name} has characters that no header may have")),
             Self::File(FromFile { file }) => {
-                let place = format!(" in {}", file.display());
-                let text = fs::read_to_string(file).map_err(|cause| {
-                    format!("reading the header {name}{place}: {cause}; see `headers`, and that the Secret is mounted")
-                })?;
-                (text, place)
+                let file = NamedFile::new(format!("headers.{name}.file"), file);
+                http_client::secret_header(&file, |secret| secret).map_err(|fault| fault.to_string())
             }
-        };
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
-        let mut value = HeaderValue::from_str(text)
-            .map_err(|_| format!("the header {name}{place} has characters that no header may have"))?;
-        value.set_sensitive(matches!(self, Self::File(_)));
-        Ok(value)
+        }
     }
 }
 

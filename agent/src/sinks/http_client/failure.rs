@@ -1,8 +1,10 @@
 //! Why there is no answer, and what to do about it.
 
-use std::{error::Error, io, path::Path};
+use std::{error::Error, io};
 
 use rustls::CertificateError;
+
+use crate::sinks::FileFault;
 
 /// There is no complete answer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -40,7 +42,6 @@ pub enum FailureKind {
 impl FailureKind {
     const fn remedy(self) -> &'static str {
         match self {
-            Self::Credentials => "see `auth`, and that the Secret is mounted",
             Self::Resolve => "no such host: see the URL, and the node's DNS",
             Self::Connect => "see the URL, that the server runs, and that it is reachable from this node",
             Self::Tls => "see `tls`",
@@ -48,7 +49,8 @@ impl FailureKind {
             Self::Garbage => "see the URL: another service may listen there, or one that expects `https://`",
             Self::Broken => "it is tried again; see the server's own log",
             Self::TooLong => "see the URL: another service may listen there",
-            Self::Cancelled => "",
+            // The first says it already.
+            Self::Credentials | Self::Cancelled => "",
         }
     }
 }
@@ -59,8 +61,8 @@ impl Failure {
         Self { kind, text: if remedy.is_empty() { what.to_owned() } else { format!("{what}; {remedy}") } }
     }
 
-    pub(super) fn credentials(file: &Path, cause: &str) -> Self {
-        Self::new(FailureKind::Credentials, &format!("reading {}: {cause}", file.display()), "")
+    pub(super) fn credentials(fault: &FileFault) -> Self {
+        Self::new(FailureKind::Credentials, &fault.to_string(), "")
     }
 
     pub(super) fn cancelled() -> Self {

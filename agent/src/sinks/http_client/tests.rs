@@ -1,6 +1,7 @@
 //! Against small servers that answer what a test says.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::TcpListener,
     thread,
@@ -105,7 +106,8 @@ fn secrets_are_read_for_each_request() {
     let basic = Auth::Basic { username: "agent".to_owned(), password_file: file.clone() };
     let missing = basic.header().expect_err("no file");
     assert_eq!(missing.kind, FailureKind::Credentials);
-    assert!(missing.text.contains(&*file.to_string_lossy()), "{missing}");
+    let begin = format!("auth.basic.password_file {}: No such file", file.display());
+    assert!(missing.text.starts_with(&begin) && missing.text.contains("see that its Secret is mounted"), "{missing}");
     fs::write(&file, "pass\n").expect("writes");
     let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     let (_, asked) = ask(Some(ok), "http", Some(&basic));
@@ -120,7 +122,9 @@ fn files_of_tls_that_cannot_be_used_are_named() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("ca.pem");
     fs::write(&file, "no certificate").expect("writes");
-    for (ca_file, part) in [(file, "there is none in PEM"), (directory.path().join("none"), "No such file")] {
+    for (ca_file, part) in
+        [(file, "there is no certificate in PEM; write it anew"), (directory.path().join("none"), "No such file")]
+    {
         let tls = Tls { ca_file: Some(ca_file.clone()), ..Tls::default() };
         let error = HttpClient::new(&Options { tls: Some(&tls), ..options() }).expect_err("not usable").to_string();
         assert!(error.contains("tls.ca_file") && error.contains(&*ca_file.to_string_lossy()), "{error}");

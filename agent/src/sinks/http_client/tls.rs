@@ -1,19 +1,19 @@
 //! The settings of TLS as rustls takes them.
 
-use std::{io, path::Path, sync::Arc};
+use std::{fmt::Display, io, path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use crate::sinks::{SinkError, config::Tls};
+use crate::sinks::{NamedFile, SinkError, config::Tls};
 
 /// A client's configuration.
 ///
 /// # Errors
 /// A file can't be read, or does not hold what it should.
-pub(super) fn config(tls: &Tls) -> Result<ClientConfig, SinkError> {
+pub(in crate::sinks) fn config(tls: &Tls) -> Result<ClientConfig, SinkError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -22,21 +22,24 @@ pub(super) fn config(tls: &Tls) -> Result<ClientConfig, SinkError> {
     let (Some(cert_file), Some(key_file)) = (&tls.cert_file, &tls.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
-    let key = PrivateKeyDer::from_pem_file(key_file)
-        .map_err(|cause| error(format!("reading the key in tls.key_file {}", key_file.display()), cause))?;
-    builder.with_client_auth_cert(certificates("tls.cert_file", cert_file)?, key).map_err(|cause| {
-        let (cert_file, key_file) = (cert_file.display(), key_file.display());
-        error(format!("using tls.cert_file {cert_file} with the key in tls.key_file {key_file}"), cause)
+    let [certificate, key] =
+        [("tls.cert_file", cert_file), ("tls.key_file", key_file)].map(|(option, path)| NamedFile::new(option, path));
+    let bytes = key.read().map_err(SinkError::of_file)?;
+    let private = PrivateKeyDer::from_pem_slice(&bytes).map_err(|cause| unusable(&key, &cause))?;
+    builder.with_client_auth_cert(certificates(&certificate)?, private).map_err(|cause| {
+        error(
+            format!("using tls.cert_file {} with the key in tls.key_file {}", cert_file.display(), key_file.display()),
+            cause,
+        )
     })
 }
 
 fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, SinkError> {
     let mut roots = RootCertStore::empty();
-    if let Some(file) = ca_file {
-        for certificate in certificates("tls.ca_file", file)? {
-            roots
-                .add(certificate)
-                .map_err(|cause| error(format!("using a certificate in tls.ca_file {}", file.display()), cause))?;
+    if let Some(path) = ca_file {
+        let file = NamedFile::new("tls.ca_file", path);
+        for certificate in certificates(&file)? {
+            roots.add(certificate).map_err(|cause| unusable(&file, &cause))?;
         }
     } else {
         // An image may have none, and an `http://` server needs none; a connection says when one is missing.
@@ -45,14 +48,18 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, SinkError> {
     Ok(roots)
 }
 
-fn certificates(option: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, SinkError> {
-    let action = || format!("reading the certificates in {option} {}", file.display());
-    let certificates: Vec<_> =
-        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|cause| error(action(), cause))?;
-    if certificates.is_empty() {
-        return Err(error(action(), "there is none in PEM"));
+fn certificates(file: &NamedFile<'_>) -> Result<Vec<CertificateDer<'static>>, SinkError> {
+    let bytes = file.read().map_err(SinkError::of_file)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match certificates {
+        Err(cause) => Err(unusable(file, &cause)),
+        Ok(none) if none.is_empty() => Err(unusable(file, &"there is no certificate in PEM")),
+        Ok(certificates) => Ok(certificates),
     }
-    Ok(certificates)
+}
+
+fn unusable(file: &NamedFile<'_>, cause: &dyn Display) -> SinkError {
+    SinkError::of_file(file.fault(cause, "write it anew, in PEM"))
 }
 
 fn error(action: String, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SinkError {

@@ -12,7 +12,7 @@ use crate::{
     process::Selector,
     record::Class,
     sinks::{
-        SinkError,
+        NamedFile, SinkError,
         buffer::BufferSettings,
         config::{Common, InvalidSetting, QueueSettings, Tls, all_classes},
     },
@@ -140,6 +140,12 @@ impl Mechanism {
     }
 }
 
+impl Sasl {
+    fn file(&self) -> NamedFile<'_> {
+        NamedFile::new("sasl.password_file", &self.password_file)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -174,6 +180,11 @@ impl Settings {
             queue: &self.queue,
             buffer: Some(&self.buffer),
         }
+    }
+
+    /// The files that it names.
+    pub(in crate::sinks) fn files(&self) -> impl Iterator<Item = NamedFile<'_>> {
+        self.tls.iter().flat_map(Tls::files).chain(self.sasl.iter().map(Sasl::file))
     }
 
     /// Every option that makes no sense.
@@ -258,15 +269,10 @@ impl Settings {
             config.set("ssl.endpoint.identification.algorithm", "https");
         }
         if let Some(sasl) = &self.sasl {
-            let file = &sasl.password_file;
-            let password = std::fs::read_to_string(file).map_err(|source| SinkError {
-                action: format!("reading sasl.password_file {}", file.display()),
-                source,
-            })?;
             config
                 .set("sasl.mechanism", sasl.mechanism.as_str())
                 .set("sasl.username", &sasl.username)
-                .set("sasl.password", password.strip_suffix('\n').unwrap_or(&password));
+                .set("sasl.password", sasl.file().secret().map_err(SinkError::of_file)?);
         }
         if self.compression == Compression::Zstd {
             config.set("compression.level", "1");

@@ -7,11 +7,12 @@ use std::{
 
 use rdkafka::{
     config::FromClientConfigAndContext as _,
+    error::KafkaError,
     producer::{Producer as _, PurgeConfig, ThreadedProducer},
 };
 
 use super::{certificate, config::Settings, context::Context, sink::error};
-use crate::sinks::SinkError;
+use crate::sinks::{SinkError, http_client::tls};
 
 /// How long librdkafka may need to give back what it has.
 const PURGE: Duration = Duration::from_secs(10);
@@ -30,7 +31,16 @@ pub(super) fn make(settings: &Settings, batch_size: usize) -> Result<Producer, S
     }
     let batch_size = config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(batch_size);
     ThreadedProducer::from_config_and_context(&config, Context::new(batch_size))
-        .map_err(|cause| error(format!("making the producer: {cause}; see the options of this sink")))
+        .map_err(|cause| explain(settings, &cause))
+}
+
+/// Why there is no producer. librdkafka names neither our options nor, of all files, the one that is wrong.
+fn explain(settings: &Settings, cause: &KafkaError) -> SinkError {
+    let unreadable = settings.files().find_map(|file| file.read().err()).map(SinkError::of_file);
+    let unusable = || settings.tls.as_ref().and_then(|tls| tls::config(tls).err());
+    unreadable
+        .or_else(unusable)
+        .unwrap_or_else(|| error(format!("making the producer: {cause}; see the options of this sink")))
 }
 
 /// Lets every message of a producer come back that is not acknowledged, also what is just being sent: whoever sends it
@@ -54,11 +64,9 @@ pub(super) fn examine(context: &Context, settings: &Settings) {
 /// Stands for what is in the files that say who the agent is: it changes when one of them is written anew.
 pub(super) fn credentials(settings: &Settings) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let tls = settings.tls.iter().flat_map(|tls| [&tls.ca_file, &tls.cert_file, &tls.key_file]);
-    let password = settings.sasl.iter().map(|sasl| &sasl.password_file);
-    for file in tls.flatten().chain(password) {
+    for file in settings.files() {
         // One that can't be read is told of when a producer is made of it.
-        std::fs::read(file).unwrap_or_default().hash(&mut hasher);
+        file.read().unwrap_or_default().hash(&mut hasher);
     }
     hasher.finish()
 }
