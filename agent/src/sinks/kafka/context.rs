@@ -201,14 +201,21 @@ impl Context {
         }
     }
 
-    /// A line was not acknowledged.
+    /// A message was not acknowledged.
     pub(super) fn came_back(&self, receipt: LineReceipt, topic: &str, code: Code) {
         let held_for = match fate(code) {
-            Fate::GiveUp(reason) => {
-                self.note_given_up(topic, code);
-                self.note_written(topic);
-                return receipt.give_up(reason);
-            }
+            Fate::GiveUp(reason) => match receipt.split() {
+                // It is for one of its lines.
+                Ok(halves) => {
+                    let again = |receipt| Returned { receipt, topic: topic.to_owned(), held_for: None };
+                    return self.lock().returned.extend(halves.map(again));
+                }
+                Err(receipt) => {
+                    self.note_given_up(topic, code);
+                    self.note_written(topic);
+                    return receipt.give_up(reason);
+                }
+            },
             Fate::Hold => Some(code),
             Fate::Again => None,
         };

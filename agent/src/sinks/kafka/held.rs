@@ -44,7 +44,7 @@ pub(super) struct Held {
 }
 
 fn size(receipt: &LineReceipt) -> usize {
-    receipt.line().body.len() + size_of::<LineReceipt>()
+    receipt.lines().iter().map(|line| line.body.len()).sum::<usize>() + size_of::<LineReceipt>()
 }
 
 impl Held {

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt, io,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,6 +29,11 @@ use crate::{
     },
 };
 
+/// Bytes of the lines in one message, where it takes several: as much as is worth while for a broker, and far from what it
+/// refuses.
+const MESSAGE: usize = 64 * 1024;
+/// What a line costs there beside its text, about: times, its place, its stream.
+const RECORD: usize = 256;
 /// How long a call waits for room in the producer's buffer before it says that there is none.
 const ROOM_WAIT: Duration = Duration::from_millis(200);
 /// How soon it is asked again after that.
@@ -109,12 +115,36 @@ impl KafkaSink {
     fn take(&mut self, delivery: Delivery) {
         let route = self.route(&delivery.batch.stream);
         let lines = Lines::new(&delivery.batch, delivery.receipt);
-        for index in 0..delivery.batch.lines.len() {
-            let receipt = lines.line(index);
+        for message in self.messages(&delivery.batch.lines) {
+            let receipt = lines.part(message);
             if let Some(receipt) = self.held.hold_back(&route.topic, receipt) {
                 self.next.push_back((Arc::clone(&route), receipt));
             }
         }
+    }
+
+    /// The lines that go together in a message.
+    fn messages(&self, lines: &[Line]) -> Vec<Range<usize>> {
+        let most = match self.encoder {
+            Encoder::Json(_) => 0,
+            Encoder::OtlpProto(_) => MESSAGE.min(self.settings.max_message_bytes.as_u64() as usize / 2),
+        };
+        let mut messages: Vec<Range<usize>> = Vec::with_capacity(if most == 0 { lines.len() } else { 1 });
+        let mut bytes = 0;
+        for (index, line) in lines.iter().enumerate() {
+            let size = line.body.len() + RECORD;
+            match messages.last_mut() {
+                Some(last) if bytes + size <= most => {
+                    last.end = index + 1;
+                    bytes += size;
+                }
+                _ => {
+                    messages.push(index..index + 1);
+                    bytes = size;
+                }
+            }
+        }
+        messages
     }
 
     /// Takes up what came back, and what was held long enough.
@@ -164,11 +194,17 @@ impl KafkaSink {
                     return Err(self.no_room());
                 }
                 code => match fate(code) {
-                    Fate::GiveUp(reason) => {
-                        self.context().note_given_up(&route.topic, code);
-                        self.context().note_written(&route.topic);
-                        receipt.give_up(reason);
-                    }
+                    Fate::GiveUp(reason) => match receipt.split() {
+                        // It is for one of its lines, which is looked for before what comes after it is sent.
+                        Ok(halves) => {
+                            halves.into_iter().rev().for_each(|half| self.next.push_front((Arc::clone(&route), half)));
+                        }
+                        Err(receipt) => {
+                            self.context().note_given_up(&route.topic, code);
+                            self.context().note_written(&route.topic);
+                            receipt.give_up(reason);
+                        }
+                    },
                     Fate::Hold => self.context().came_back(receipt, &route.topic, code),
                     Fate::Again => {
                         self.next.push_front((route, receipt));
@@ -186,7 +222,7 @@ impl KafkaSink {
         let (batch, line) = (receipt.batch(), receipt.line());
         match &mut self.encoder {
             Encoder::Json(encoder) => encoder.append_line(batch, line, &mut self.payload),
-            Encoder::OtlpProto(encoder) => encoder.append_line(batch, line, &mut self.payload),
+            Encoder::OtlpProto(encoder) => encoder.append_lines(batch, receipt.lines(), &mut self.payload),
         }
         let headers = route.headers.as_ref().map(|headers| place(headers, line));
         // A line may say of itself that it is of tomorrow; brokers refuse what is too far in the future.
@@ -289,7 +325,7 @@ fn headers(stream: &Stream) -> OwnedHeaders {
     known.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
 }
 
-/// The headers of a stream, with the place of a line in it: with the key, a consumer knows a repeat by that.
+/// The headers of a stream, with the place of a message's first line in it: with the key, a consumer knows a repeat by that.
 fn place(headers: &OwnedHeaders, line: &Line) -> OwnedHeaders {
     let mut position = itoa::Buffer::new();
     headers.clone().insert(Header { key: "position", value: Some(position.format(line.position)) })

@@ -76,12 +76,15 @@ impl fmt::Debug for Encoder {
 }
 
 impl Encoder {
-    /// Appends a whole `ExportLogsServiceRequest` with one record, as one message of a queue: what the receivers of
+    /// Appends a whole `ExportLogsServiceRequest` with lines of a batch, as one message of a queue: what the receivers of
     /// OpenTelemetry's collector call `otlp_proto`.
-    pub fn append_line(&mut self, batch: &Batch, line: &Line, out: &mut Vec<u8>) {
-        let mut records = Vec::with_capacity(line.body.len() + 512);
-        let constant = self.append_record(batch, line, &mut records);
-        constant.append_resource_logs(&records, out);
+    pub fn append_lines(&mut self, batch: &Batch, lines: &[Line], out: &mut Vec<u8>) {
+        let bytes: usize = lines.iter().map(|line| line.body.len() + 512).sum();
+        let mut records = Vec::with_capacity(bytes);
+        let constant = lines.iter().map(|line| self.append_record(batch, line, &mut records)).last();
+        if let Some(constant) = constant {
+            constant.append_resource_logs(&records, out);
+        }
     }
 
     /// Appends one record as a field of its `ScopeLogs`, and tells what goes around it.

@@ -207,15 +207,15 @@ fn a_request_is_never_larger_than_it_may_be() {
 }
 
 #[test]
-fn a_message_of_one_record_is_a_request_of_its_own() {
-    let batch = testing::batch(&stdout("a"), 3, &[b"one", b"two"]);
+fn a_message_is_a_request_of_its_own() {
+    let batch = testing::batch(&stdout("a"), 3, &[b"one", b"two", b"three"]);
     let mut out = Vec::new();
-    Encoder::default().append_line(&batch, &batch.lines[1], &mut out);
+    Encoder::default().append_lines(&batch, &batch.lines[1..], &mut out);
     let logs = LogsData::decode(&out[..]).expect("logs").resource_logs;
     assert_eq!(ExportLogsServiceRequest::decode(&out[..]).expect("a request").resource_logs, logs);
     let records = only_records(logs);
-    assert_eq!(records.len(), 1);
-    assert_eq!(map(&records[0].attributes)["log.record.uid"], "a/stdout@7");
+    let uids: Vec<_> = records.iter().map(|record| map(&record.attributes)["log.record.uid"].clone()).collect();
+    assert_eq!(uids, ["a/stdout@7", "a/stdout@11"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,8 +13,8 @@ use crate::{
     sinks::Delivery,
 };
 
-/// A receipt that is settled line by line, for sinks that send lines one by one: when the last [`LineReceipt`] is
-/// settled or dropped, the batch is.
+/// A receipt that is settled line by line, for sinks that send lines one by one or a few at a time: when the last
+/// [`LineReceipt`] is settled or dropped, the batch is.
 #[derive(Debug)]
 pub struct Lines {
     batch: Arc<Batch>,
@@ -33,7 +34,13 @@ impl Lines {
     /// The receipt of the line at `index`.
     #[must_use]
     pub fn line(self: &Arc<Self>, index: usize) -> LineReceipt {
-        LineReceipt { lines: Arc::clone(self), index, settled: false }
+        self.part(index..index + 1)
+    }
+
+    /// The receipt of several lines that are sent together; at least one.
+    #[must_use]
+    pub fn part(self: &Arc<Self>, range: Range<usize>) -> LineReceipt {
+        LineReceipt { lines: Arc::clone(self), range, settled: false }
     }
 
     /// The lines.
@@ -57,40 +64,62 @@ impl Drop for Lines {
     }
 }
 
-/// One sink's promise for one line. Dropping it without settling counts as dropped at shutdown.
+/// One sink's promise for one line, or for several that are sent together. Dropping it without settling counts as dropped
+/// at shutdown.
 #[derive(Debug)]
 pub struct LineReceipt {
     lines: Arc<Lines>,
-    index: usize,
+    range: Range<usize>,
     settled: bool,
 }
 
 impl LineReceipt {
-    /// The line's batch.
+    /// The batch of its lines.
     #[must_use]
     pub fn batch(&self) -> &Arc<Batch> {
         &self.lines.batch
     }
 
-    /// The line.
+    /// The line, or the first of several.
     #[must_use]
     pub fn line(&self) -> &Line {
-        &self.lines.batch.lines[self.index]
+        &self.lines.batch.lines[self.range.start]
     }
 
-    /// The line is acknowledged.
+    /// All its lines.
+    #[must_use]
+    pub fn lines(&self) -> &[Line] {
+        &self.lines.batch.lines[self.range.clone()]
+    }
+
+    /// Its lines in two halves.
+    ///
+    /// # Errors
+    /// It is one line: the receipt itself.
+    pub fn split(mut self) -> Result<[Self; 2], Self> {
+        if self.range.len() < 2 {
+            return Err(self);
+        }
+        let middle = self.range.start + self.range.len() / 2;
+        let halves = [self.range.start..middle, middle..self.range.end].map(|range| self.lines.part(range));
+        self.settled = true;
+        Ok(halves)
+    }
+
+    /// The lines are acknowledged.
     pub fn deliver(mut self) {
         self.settled = true;
     }
 
-    /// The line is given up.
+    /// The lines are given up.
     pub fn give_up(mut self, reason: Reason) {
         self.lose(reason);
     }
 
     fn lose(&mut self, reason: Reason) {
         self.settled = true;
-        let loss = Loss { reason, lines: 1, span: self.line().span };
+        let span = self.lines().iter().map(|line| line.span).sum();
+        let loss = Loss { reason, lines: self.range.len() as u64, span };
         self.lines.lose(loss);
     }
 }
@@ -144,13 +173,14 @@ pub fn rejoin(receipts: impl IntoIterator<Item = LineReceipt>) -> VecDeque<Deliv
 
 /// The delivery of lines that are all of one batch.
 fn rejoin_batch(mut receipts: Vec<LineReceipt>) -> Option<Delivery> {
-    receipts.sort_by_key(|receipt| receipt.index);
+    receipts.sort_by_key(|receipt| receipt.range.start);
     let lines = Arc::clone(&receipts.first()?.lines);
-    let batch = if receipts.len() == lines.batch.lines.len() {
+    let count: usize = receipts.iter().map(|receipt| receipt.range.len()).sum();
+    let batch = if count == lines.batch.lines.len() {
         Arc::clone(&lines.batch)
     } else {
         let Batch { stream, data, .. } = &*lines.batch;
-        let left = receipts.iter().map(|receipt| receipt.line().clone()).collect();
+        let left = receipts.iter().flat_map(LineReceipt::lines).cloned().collect();
         Arc::new(Batch { stream: Arc::clone(stream), data: data.clone(), lines: left })
     };
     let promise = Arc::clone(&lines.promise);
@@ -200,6 +230,24 @@ mod tests {
         lines.remove(0).deliver();
         let lost = next_settled(&settled).lost;
         assert_eq!(lost, Some(Loss { reason: Reason::Rejected, lines: 1, span: 10 }));
+    }
+
+    #[test]
+    fn lines_that_are_sent_together_are_settled_together_or_in_halves() {
+        let (lines, settled) = taken_apart(&stream(), 0, 5);
+        let all = Arc::clone(&lines[0].lines);
+        lines.into_iter().for_each(LineReceipt::deliver);
+        let [first, second] = all.part(0..5).split().expect("halves");
+        drop(all);
+        assert_eq!((first.lines().len(), second.lines().len(), second.line().position), (2, 3, 20));
+        let [third, rest] = second.split().expect("halves");
+        third.split().expect_err("it is one line").give_up(Reason::Oversize);
+        let delivery = rejoin([rest, first]).pop_front().expect("one delivery");
+        assert_eq!(positions(&delivery), [0, 10, 30, 40]);
+        assert!(settled.try_recv().is_err());
+        delivery.receipt.settle(Outcome::Delivered);
+        let lost = next_settled(&settled).lost;
+        assert_eq!(lost, Some(Loss { reason: Reason::Oversize, lines: 1, span: 10 }));
     }
 
     #[test]

@@ -200,16 +200,23 @@ fn beside_rsyslog(bed: &Testbed, broker: &Broker<'_>, job: Job) -> Result<(f64, 
 }
 
 fn throughput(session: &mut Session, bed: &Testbed, broker: &Broker<'_>) -> Result<()> {
-    session.step("throughput: lines of 200 B by one writer to Kafka, the broker on the same cores");
-    let mut writer = Writer::drained(bed, "writer", None)?;
-    let agent = session.agent(bed, &config(bed, broker))?;
-    let (floods, sustained) = throughput::sustained(session, &agent, &mut writer)?;
-    agent.stop()?;
-    let what = "highest rate of 200 B lines to Kafka found without a drop, broker included";
-    let figure = Figure::of("kafka_lines_per_second", what, "lines/s", vec![sustained])?;
-    session.report.add(figure.target(Target::AtLeast(THROUGHPUT)));
-    let delivered = floods.iter().map(|run| run.delivered).collect();
-    session.report.add(Figure::of("kafka_flood_lines_per_second", "  at full speed: delivered", "lines/s", delivered)?);
+    for (encoding, name, flood_name) in [
+        ("otlp_proto", "kafka_otlp_lines_per_second", "kafka_otlp_flood_lines_per_second"),
+        ("json", "kafka_json_lines_per_second", "kafka_json_flood_lines_per_second"),
+    ] {
+        session.step(&format!(
+            "throughput: lines of 200 B by one writer to Kafka as {encoding}, the broker on the same cores"
+        ));
+        let mut writer = Writer::drained(bed, "writer", None)?;
+        let agent = session.agent(bed, &config(bed, broker).with("/sinks/0/encoding", json!(encoding)))?;
+        let (floods, sustained) = throughput::sustained(session, &agent, &mut writer)?;
+        agent.stop()?;
+        let what = format!("highest rate of 200 B lines to Kafka found without a drop, broker included, {encoding}");
+        let figure = Figure::of(name, &what, "lines/s", vec![sustained])?;
+        session.report.add(figure.target(Target::AtLeast(THROUGHPUT)));
+        let delivered = floods.iter().map(|run| run.delivered).collect();
+        session.report.add(Figure::of(flood_name, "  at full speed: delivered", "lines/s", delivered)?);
+    }
     Ok(())
 }
 
