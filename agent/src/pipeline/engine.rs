@@ -258,6 +258,10 @@ impl<K: Kernel> Engine<K> {
     /// Enters the containers that run already, and what the agent before has left.
     pub fn start(&mut self, left: State) {
         self.enter_containers();
+        if self.kernel.takes_over() {
+            // The agent before may have heard of files and not come to tell anybody.
+            self.files.set_incomplete();
+        }
         let left = if self.kernel.takes_over() { left } else { self.give_up(left) };
         // Before all streams that the kernel knows, since these begin where they are left.
         self.restore(left);

@@ -8,6 +8,7 @@ mod look;
 mod node;
 mod positions;
 mod resume;
+mod unannounced;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,10 +22,11 @@ use std::{
 use sidestep_abi::stdio::InodeKey;
 
 use self::{
-    account::{Search, go_on},
+    account::go_on,
     guards::Guards,
     look::{look, reopen},
     positions::pending,
+    unannounced::Search,
 };
 use super::{
     Progress, Readings,
