@@ -142,8 +142,8 @@ impl Tailer {
         progress: &Arc<Progress>,
         readings: &Arc<Readings>,
     ) -> Self {
-        let (checkpoint, known) = Checkpoint::open(&settings.state_dir);
         let started = unix_nano();
+        let (checkpoint, known) = Checkpoint::open(&settings.state_dir, started);
         let remembered = known
             .files
             .into_iter()
