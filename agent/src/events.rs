@@ -74,6 +74,36 @@ pub enum Event<'a> {
         /// The cause.
         error: &'a dyn Display,
     },
+    /// The file with the positions in log files is of a time to come.
+    PositionsFromFuture {
+        /// The file.
+        path: &'a Path,
+        /// How far it is ahead of the clock.
+        seconds: u64,
+    },
+    /// A position in a log file that can't be.
+    PositionImplausible {
+        /// The log file, as its writer sees it.
+        path: &'a str,
+        /// Where the agent before is said to have stood.
+        position: u64,
+        /// The file's size.
+        size: u64,
+    },
+    /// The journal of standard streams is damaged.
+    JournalUnreadable {
+        /// What is wrong with it; names the file.
+        error: &'a dyn Display,
+        /// Where it was put aside.
+        kept_as: Option<&'a Path>,
+    },
+    /// The journal says of a stream what can't be.
+    JournalImplausible {
+        /// The stream.
+        stream: &'a dyn Display,
+        /// What, and what is done.
+        what: &'a dyn Display,
+    },
     /// A log file can't be read.
     FileUnreadable {
         /// The file, as its writer sees it.
@@ -108,7 +138,7 @@ pub enum Event<'a> {
 }
 
 /// Names of all events: the values of the metric's label, in the order of [`Event::index`].
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 19] = [
     "sink_failing",
     "sink_recovered",
     "sink_stuck",
@@ -124,6 +154,10 @@ pub const NAMES: [&str; 15] = [
     "reload_done",
     "reload_refused",
     "stopped_early",
+    "position_implausible",
+    "journal_unreadable",
+    "journal_implausible",
+    "positions_from_future",
 ];
 
 /// How often each has happened. Events come from everywhere, so the count belongs to the process.
@@ -159,6 +193,10 @@ impl Event<'_> {
             Self::ReloadDone { .. } => 12,
             Self::ReloadRefused { .. } => 13,
             Self::StoppedEarly { .. } => 14,
+            Self::PositionImplausible { .. } => 15,
+            Self::JournalUnreadable { .. } => 16,
+            Self::JournalImplausible { .. } => 17,
+            Self::PositionsFromFuture { .. } => 18,
         }
     }
 
@@ -197,13 +235,42 @@ impl Event<'_> {
                 path = %path.display(),
                 %error,
                 kept_as = kept_as.map(|path| path.display().to_string()),
-                "the positions in log files can't be used; files are read as if the agent had never run"
+                "the positions in log files can't be used: every log is read from its beginning, so lines are repeated, and \
+                 none is lost; restore the file before the agent starts, if there is a good copy"
             ),
             Self::PositionsUnwritable { path, error } => tracing::warn!(
                 event,
                 path = %path.display(),
                 %error,
                 "positions in log files can't be written; after a restart lines may be repeated"
+            ),
+            Self::PositionsFromFuture { path, seconds } => tracing::warn!(
+                event,
+                path = %path.display(),
+                seconds,
+                "the positions in log files are ahead of the clock: they are gone by, and a log that they do not have \
+                 is read from its beginning, so lines may be repeated; look at the node's clock"
+            ),
+            Self::PositionImplausible { path, position, size } => tracing::warn!(
+                event,
+                path,
+                position,
+                size,
+                "positions.json is ahead of a log file that begins as before: the file is read from its beginning, so \
+                 lines may be repeated; look whether it was cut off, or state_dir was restored from another time"
+            ),
+            Self::JournalUnreadable { error, kept_as } => tracing::warn!(
+                event,
+                %error,
+                kept_as = kept_as.map(|path| path.display().to_string()),
+                "the positions in standard streams can't be used: each begins with the first record that the ring has, \
+                 so lines may be torn or repeated at the restart, and none is lost"
+            ),
+            Self::JournalImplausible { stream, what } => tracing::warn!(
+                event,
+                %stream,
+                "streams.journal does not fit what the kernel has counted: {what}; look whether state_dir was restored \
+                 from another time"
             ),
             Self::FileUnreadable { path, error } => tracing::warn!(event, path, %error, "a log file can't be read"),
             Self::ProbesDegraded { text } => tracing::warn!(event, "{text}"),
@@ -246,6 +313,10 @@ mod tests {
             Event::ReloadDone { changes: error },
             Event::ReloadRefused { error: "broken", file: None },
             Event::StoppedEarly { bytes: 1, limit: std::time::Duration::ZERO },
+            Event::PositionImplausible { path: "/x", position: 2, size: 1 },
+            Event::JournalUnreadable { error, kept_as: None },
+            Event::JournalImplausible { stream: error, what: error },
+            Event::PositionsFromFuture { path, seconds: 1 },
         ];
         assert_eq!(events.len(), NAMES.len());
         for (index, event) in events.into_iter().enumerate() {

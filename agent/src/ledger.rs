@@ -71,7 +71,8 @@ pub enum Reason {
     Layout,
     /// A sink's buffer on disk was full and its rule says drop.
     BufferFull,
-    /// A record in a sink's buffer on disk was damaged, or is of a form that this version can't read.
+    /// A record in a sink's buffer on disk was damaged, or is of a form that this version can't read; or the journal of
+    /// streams held what can't be.
     Damaged,
 }
 

@@ -7,15 +7,20 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sidestep_abi::stdio::InodeKey;
 
 use super::log_file::Standing;
 use crate::{events::Event, record::Class};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Without a checksum; read, and no longer written.
+const PLAIN_VERSION: u32 = 1;
 const NAME: &str = "positions.json";
 /// A file of this size holds far more entries than are ever written.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// A clock may have been set back by so much between two agents.
+const TOLERANCE_NANOS: u64 = 60_000_000_000;
 
 /// Where one file stood.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -42,6 +47,13 @@ pub(super) struct Entry {
     pub(super) head_digest: String,
 }
 
+impl Known {
+    /// When nothing is known of what agents before have read: every log is new, and read from its beginning.
+    const fn nothing() -> Self {
+        Self { files: Vec::new(), complete_until: Some(0) }
+    }
+}
+
 impl Entry {
     /// The file's key.
     #[must_use]
@@ -62,9 +74,16 @@ impl Entry {
     }
 }
 
+/// The file: the content is text of its own, so that its checksum is that of its bytes.
 #[derive(Serialize)]
 struct Written<'a> {
     version: u32,
+    checksum: u32,
+    content: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct Content<'a> {
     complete_until: u64,
     files: &'a [Entry],
 }
@@ -72,6 +91,13 @@ struct Written<'a> {
 #[derive(Deserialize)]
 struct Version {
     version: u32,
+}
+
+#[derive(Deserialize)]
+struct Read<'a> {
+    checksum: u32,
+    #[serde(borrow)]
+    content: &'a RawValue,
 }
 
 /// What the agents before have left.
@@ -94,11 +120,14 @@ pub(super) enum CheckpointError {
     /// The content makes no sense.
     #[error("damaged: {0}")]
     Damaged(#[from] serde_json::Error),
+    /// Something of it was changed.
+    #[error("damaged: the checksum of its content does not match")]
+    Checksum,
     /// It is larger than any that was ever written.
     #[error("damaged: larger than {MAX_BYTES} bytes")]
     TooLarge,
     /// A later agent wrote it.
-    #[error("of version {0}, which this agent does not know")]
+    #[error("of version {0}, which this agent does not know: a later sidestep has written it")]
     Version(u32),
 }
 
@@ -112,12 +141,18 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads the positions in `state_dir`. What can't be understood is kept aside as `positions.json.bad`, with a
-    /// warning, and the start is as without.
+    /// Reads the positions in `state_dir`, at `now` (nanoseconds since the Unix epoch). What can't be understood is kept aside
+    /// as `positions.json.bad`, with a warning, and every log is read from its beginning: lines come again, and none is lost.
     #[must_use]
-    pub(super) fn open(state_dir: &Path) -> (Self, Known) {
+    pub(super) fn open(state_dir: &Path, now: u64) -> (Self, Known) {
         let path = state_dir.join(NAME);
         let known = match read(&path) {
+            Ok(Known { files, complete_until: Some(until) }) if until > now.saturating_add(TOLERANCE_NANOS) => {
+                let seconds = (until - now) / 1_000_000_000;
+                Event::PositionsFromFuture { path: &path, seconds }.report();
+                // The positions hold by what the files are; what was made since can't be told.
+                Known { files, complete_until: Some(0) }
+            }
             Ok(known) => known,
             Err(CheckpointError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Known::default(),
             Err(error) => {
@@ -125,7 +160,7 @@ impl Checkpoint {
                 let kept = fs::rename(&path, &aside).is_ok();
                 let kept_as = kept.then_some(aside.as_path());
                 Event::PositionsUnreadable { path: &path, error: &error, kept_as }.report();
-                Known::default()
+                Known::nothing()
             }
         };
         (Self { path, written: None, failing: false }, known)
@@ -159,10 +194,17 @@ fn read(path: &Path) -> Result<Known, CheckpointError> {
     }
     let text = fs::read(path)?;
     let Version { version } = serde_json::from_slice(&text)?;
-    if version != VERSION {
-        return Err(CheckpointError::Version(version));
+    match version {
+        VERSION => {
+            let Read { checksum, content } = serde_json::from_slice(&text)?;
+            if crc32fast::hash(content.get().as_bytes()) != checksum {
+                return Err(CheckpointError::Checksum);
+            }
+            Ok(serde_json::from_str(content.get())?)
+        }
+        PLAIN_VERSION => Ok(serde_json::from_slice(&text)?),
+        version => Err(CheckpointError::Version(version)),
     }
-    Ok(serde_json::from_slice(&text)?)
 }
 
 fn replace(path: &Path, files: &[Entry], complete_until: u64) -> io::Result<()> {
@@ -170,7 +212,9 @@ fn replace(path: &Path, files: &[Entry], complete_until: u64) -> io::Result<()> 
     fs::create_dir_all(directory)?;
     let temporary = path.with_extension("json.new");
     let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(&Written { version: VERSION, complete_until, files })?)?;
+    let content = serde_json::value::to_raw_value(&Content { complete_until, files })?;
+    let checksum = crc32fast::hash(content.get().as_bytes());
+    file.write_all(&serde_json::to_vec(&Written { version: VERSION, checksum, content: &content })?)?;
     file.sync_data()?;
     fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()
@@ -179,6 +223,8 @@ fn replace(path: &Path, files: &[Entry], complete_until: u64) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: u64 = 1_700_000_000_000_000_000;
 
     fn entry(ino: u64, position: u64) -> Entry {
         Entry {
@@ -199,13 +245,13 @@ mod tests {
     fn what_was_written_is_read() {
         let directory = tempfile::tempdir().expect("directory");
         let state = directory.path().join("state");
-        let (mut checkpoint, known) = Checkpoint::open(&state);
+        let (mut checkpoint, known) = Checkpoint::open(&state, NOW);
         assert_eq!(known, Known::default());
         checkpoint.write(Vec::new(), 5);
-        assert_eq!(Checkpoint::open(&state).1, Known { files: Vec::new(), complete_until: Some(5) });
+        assert_eq!(Checkpoint::open(&state, NOW).1, Known { files: Vec::new(), complete_until: Some(5) });
         checkpoint.write(vec![entry(2, 10), entry(1, 20)], 6);
         checkpoint.write(vec![entry(2, 30), entry(1, 20)], 7);
-        let (_, known) = Checkpoint::open(&state);
+        let (_, known) = Checkpoint::open(&state, NOW);
         assert_eq!(known, Known { files: vec![entry(1, 20), entry(2, 30)], complete_until: Some(7) });
         assert_eq!(fs::read_dir(&state).expect("directory").count(), 1);
     }
@@ -215,7 +261,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let text = serde_json::json!({ "version": 1, "files": [entry(1, 20)] }).to_string();
         fs::write(directory.path().join(NAME), text).expect("written");
-        let (_, known) = Checkpoint::open(directory.path());
+        let (_, known) = Checkpoint::open(directory.path(), NOW);
         assert_eq!(known, Known { files: vec![entry(1, 20)], complete_until: None });
     }
 
@@ -231,11 +277,11 @@ mod tests {
             fs::write(&path, text).expect("written");
             let error = read(&path).expect_err("refused").to_string();
             assert!(error.starts_with(reason), "{error}");
-            let (mut checkpoint, known) = Checkpoint::open(directory.path());
-            assert_eq!(known, Known::default());
+            let (mut checkpoint, known) = Checkpoint::open(directory.path(), NOW);
+            assert_eq!(known, Known::nothing(), "every log is read from its beginning");
             assert_eq!(fs::read_to_string(directory.path().join("positions.json.bad")).expect("kept"), text);
             checkpoint.write(vec![entry(1, 1)], 1);
-            assert_eq!(Checkpoint::open(directory.path()).1.files, [entry(1, 1)]);
+            assert_eq!(Checkpoint::open(directory.path(), NOW).1.files, [entry(1, 1)]);
         }
     }
 
@@ -244,10 +290,40 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let state = directory.path().join("state");
         fs::write(&state, "a file").expect("written");
-        let (mut checkpoint, _) = Checkpoint::open(&state);
+        let (mut checkpoint, _) = Checkpoint::open(&state, NOW);
         checkpoint.write(vec![entry(1, 1)], 1);
         fs::remove_file(&state).expect("removed");
         checkpoint.write(vec![entry(1, 1)], 1);
-        assert_eq!(Checkpoint::open(&state).1.files, [entry(1, 1)]);
+        assert_eq!(Checkpoint::open(&state, NOW).1.files, [entry(1, 1)]);
+    }
+
+    #[test]
+    fn cut_or_changed_at_any_byte_it_is_damaged() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(NAME);
+        let (mut checkpoint, _) = Checkpoint::open(directory.path(), NOW);
+        checkpoint.write(vec![entry(2, 1234), entry(1, 20)], 6);
+        let whole = fs::read(&path).expect("written");
+        for at in 0..whole.len() {
+            fs::write(&path, &whole[..at]).expect("written");
+            assert!(read(&path).is_err(), "cut at {at}");
+            for bit in 0..8 {
+                let mut changed = whole.clone();
+                changed[at] ^= 1 << bit;
+                fs::write(&path, &changed).expect("written");
+                assert!(read(&path).is_err(), "bit {bit} of byte {at} changed");
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_ahead_of_the_clock_is_not_believed_and_the_positions_are() {
+        let directory = tempfile::tempdir().expect("directory");
+        for (ahead, expected) in [(TOLERANCE_NANOS, Some(NOW + TOLERANCE_NANOS)), (TOLERANCE_NANOS + 1, Some(0))] {
+            let mut checkpoint = Checkpoint::open(directory.path(), NOW).0;
+            checkpoint.write(vec![entry(1, ahead)], NOW + ahead);
+            let (_, known) = Checkpoint::open(directory.path(), NOW);
+            assert_eq!(known, Known { files: vec![entry(1, ahead)], complete_until: expected });
+        }
     }
 }

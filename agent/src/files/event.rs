@@ -56,7 +56,10 @@ pub enum FileEvent {
         key: InodeKey,
     },
     /// Files were not announced, since the ring or a queue had no room: see `Verdicts::unannounced`.
-    Unannounced,
+    Unannounced {
+        /// Whose they may be.
+        containers: Vec<Arc<Container>>,
+    },
     /// Bytes written to a log file, or to one that is not judged yet.
     Data {
         /// Device and inode number.

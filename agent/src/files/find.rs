@@ -93,16 +93,22 @@ pub(super) fn made(
 /// Device and inode numbers, as `stat(2)` gives them, of the files that processes hold open for writing.
 #[must_use]
 pub(super) fn held_for_writing(pids: &[u32]) -> HashSet<(u64, u64)> {
-    let descriptors = pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok());
-    let descriptors = descriptors.flat_map(|descriptors| descriptors.flatten().take(MAX_DESCRIPTORS));
-    // The mode of the link tells how the descriptor was opened, `proc_pid_fd(5)`; the file is what it leads to.
-    let writing = descriptors.filter(|descriptor| descriptor.metadata().is_ok_and(|link| link.mode() & 0o200 != 0));
-    let metadata = writing.filter_map(|descriptor| fs::metadata(descriptor.path()).ok());
+    let metadata = writing(pids).filter_map(|(_, descriptor)| fs::metadata(descriptor.path()).ok());
     metadata.map(|metadata| (metadata.dev(), metadata.ino())).collect()
 }
 
+/// The descriptors that processes can write through: links to what they lead to.
+pub(super) fn writing(pids: &[u32]) -> impl Iterator<Item = (u32, DirEntry)> {
+    let of_process = |pid: &u32| Some((*pid, fs::read_dir(format!("/proc/{pid}/fd")).ok()?));
+    let descriptors = pids.iter().filter_map(of_process).flat_map(|(pid, descriptors)| {
+        descriptors.flatten().take(MAX_DESCRIPTORS).map(move |descriptor| (pid, descriptor))
+    });
+    // The mode of the link tells how the descriptor was opened, `proc_pid_fd(5)`; the file is what it leads to.
+    descriptors.filter(|(_, descriptor)| descriptor.metadata().is_ok_and(|link| link.mode() & 0o200 != 0))
+}
+
 /// What stands in `directory` below `root`; links lead nowhere else.
-fn entries(root: &Path, directory: &str) -> impl Iterator<Item = DirEntry> {
+pub(super) fn entries(root: &Path, directory: &str) -> impl Iterator<Item = DirEntry> + use<> {
     let open = || {
         let top = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let relative = match directory.trim_start_matches('/') {

@@ -19,6 +19,7 @@ mod readings;
 mod server;
 mod source;
 mod sparse;
+mod survey;
 mod tailer;
 mod tally;
 

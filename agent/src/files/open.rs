@@ -133,9 +133,14 @@ fn superblock_device(table: &str, mount: &str) -> Option<u32> {
         if fields.next() != Some(mount) {
             return None;
         }
-        let (major, minor) = fields.nth(1)?.split_once(':')?;
-        Some(major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?)
+        device(fields.nth(1)?)
     })
+}
+
+/// A device by its two numbers, as the kernel programs have it.
+pub(super) fn device(numbers: &str) -> Option<u32> {
+    let (major, minor) = numbers.split_once(':')?;
+    Some(major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?)
 }
 
 /// When the file was made, in nanoseconds since the Unix epoch; 0 where the file system does not say.

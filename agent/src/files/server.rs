@@ -28,7 +28,7 @@ pub(super) fn find(files: &Files, host_root: &Path) -> Vec<String> {
 }
 
 /// The directory before the first component that is a glob, and how many components follow on it.
-fn fixed_part(pattern: &str) -> (PathBuf, usize) {
+pub(super) fn fixed_part(pattern: &str) -> (PathBuf, usize) {
     let components: Vec<_> = pattern.split('/').filter(|component| !component.is_empty()).collect();
     let is_glob = |component: &&str| component.contains(['*', '?', '[', '{', '\\']);
     let fixed = components.iter().take(components.len().saturating_sub(1)).take_while(|part| !is_glob(part)).count();

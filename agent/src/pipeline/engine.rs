@@ -33,6 +33,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     decode::Event,
+    events::Event as Reported,
     files::event::{FileEvent, FileEvents},
     ledger::Reason,
     sinks::Hold,
@@ -258,6 +259,10 @@ impl<K: Kernel> Engine<K> {
     /// Enters the containers that run already, and what the agent before has left.
     pub fn start(&mut self, left: State) {
         self.enter_containers();
+        if self.kernel.takes_over() {
+            // The agent before may have heard of files and not come to tell anybody.
+            self.files.set_incomplete();
+        }
         let left = if self.kernel.takes_over() { left } else { self.give_up(left) };
         // Before all streams that the kernel knows, since these begin where they are left.
         self.restore(left);
@@ -266,14 +271,13 @@ impl<K: Kernel> Engine<K> {
 
     /// The programs and their maps are new: what the agent before has not finished will never be.
     fn give_up(&mut self, left: State) -> State {
-        let pieces = |saved: &Saved| saved.pieces.values().map(|piece| piece.bytes.len()).sum::<usize>();
-        let bytes: usize = left.streams.values().map(|saved| saved.unfinished.len() + pieces(saved)).sum();
+        let bytes: u64 = left.streams.values().map(Saved::bytes).sum();
         if bytes > 0 {
             tracing::warn!(
                 bytes,
                 "the agent before has left unfinished lines, and its kernel programs are gone: they are lost"
             );
-            self.registry.lose_of_node(Reason::Shutdown, bytes as u64);
+            self.registry.lose_of_node(Reason::Shutdown, bytes);
         }
         self.streams.forget(left.streams.into_keys().collect());
         State::default()
@@ -287,7 +291,20 @@ impl<K: Kernel> Engine<K> {
                 Some(container) => container,
                 None => self.registry.container(saved.standing.cgroup),
             };
-            self.streams.restore(id, &container, saved);
+            let kernel = self.kernel.of_stream(&id);
+            match kernel.as_ref().and_then(|kernel| saved.contradiction(kernel)) {
+                None => self.streams.restore(id, &container, saved),
+                Some(what) => {
+                    let bytes = saved.bytes();
+                    let what = format!(
+                        "{what}; the stream begins with the first record that the ring has, and {bytes} bytes of \
+                         unfinished lines are dropped"
+                    );
+                    Reported::JournalImplausible { stream: &id, what: &what }.report();
+                    self.registry.lose_of_node(Reason::Damaged, bytes);
+                    self.streams.open_anywhere(id, &container, &saved.standing, kernel.as_ref());
+                }
+            }
         }
         // Their end is in the ring, or will not be told.
         self.vanished.extend(gone);

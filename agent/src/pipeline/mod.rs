@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{
     attribute::{HostFiles, Identities},
+    clock,
     config::{Config, Part},
     drain::{Drain, Remains, Source, Stop, Wakeup, ring::Ring},
     files::{self, Tailer},
@@ -169,6 +170,7 @@ impl Pipeline {
         // Of a stream that a journal does not know nothing was ever let go of; without one, nobody knows.
         let known = sources.iter_mut().map(Source::known_since).max().unwrap_or_default();
         let known_since = if restored.complete { 0 } else { known };
+        let inherited_before = if maps.takes_over() { clock::monotonic_nano() } else { 0 };
         let deliver_to = Arc::clone(&outlet);
         let repairs = match config.capture.runtime_logs {
             true => Some(Repairs::start(&config.identity.host_root)?),
@@ -176,6 +178,7 @@ impl Pipeline {
         };
         readings.set_repairs(repairs.as_ref().map(|repairs| Arc::clone(repairs.statistics())));
         let streams = Streams::new(Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)), known_since)
+            .inheriting(inherited_before)
             .with_repairs(repairs);
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
         let mut engine = Engine::new(

@@ -136,6 +136,15 @@ impl Registry {
         container
     }
 
+    /// Every container that runs, and those that have ended and are known still. The identity of each is looked for.
+    pub fn all(&mut self) -> Vec<Arc<Container>> {
+        let runs = |cgroup: &Cgroup| !cgroups::processes(&self.mount, &cgroup.path).is_empty();
+        let is_container = |cgroup: &Cgroup| cgroup.container.settled().is_some() || runs(cgroup);
+        let own = self.cgroups.iter().filter(|(id, cgroup)| cgroup.container.cgroup == **id && is_container(cgroup));
+        let own: Vec<_> = own.map(|(id, _)| *id).collect();
+        own.into_iter().map(|id| self.container(id)).collect()
+    }
+
     /// Notes a process of a cgroup, through which files of its container can be reached.
     pub fn started(&mut self, cgroup: u64, process: u32) -> Arc<Container> {
         let container = self.container(cgroup);

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     assemble::{Assembler, Mark, Unfinished},
+    events::Event,
     ledger::{Reason, Stage},
     record::{Batch, Class, IoStream, Origin, Stream},
 };
@@ -60,6 +61,9 @@ pub struct StdioStream {
     key: Option<Arc<str>>,
     /// Nobody knows what was taken of it before: it begins with the first piece that comes.
     begins_anywhere: bool,
+    /// Where the first piece began that the ring had of it, when the bytes before are another agent's: `u64::MAX` until it has
+    /// come, and 0 when there was no other agent.
+    inherited_until: u64,
     /// What another agent has not finished, until its container is known.
     restored: Option<Unfinished>,
     /// What of the unfinished is in the journal.
@@ -99,6 +103,7 @@ impl StdioStream {
             iostream,
             key: None,
             begins_anywhere: false,
+            inherited_until: 0,
             restored: None,
             mark: Mark::default(),
             new_pieces: Vec::new(),
@@ -120,6 +125,12 @@ impl StdioStream {
         self.booked = kernel.map_or(self.booked, |kernel| kernel.dropped);
     }
 
+    /// Another agent has taken what came before the first piece that this one gets. By the stream's position that is known,
+    /// unless the position is older than the ring.
+    pub const fn inherit(&mut self) {
+        self.inherited_until = u64::MAX;
+    }
+
     /// Takes one piece.
     pub fn take(&mut self, position: u64, time_unix_nano: u64, bytes: &[u8]) {
         if std::mem::take(&mut self.unwanted) {
@@ -127,6 +138,9 @@ impl StdioStream {
         }
         if std::mem::take(&mut self.begins_anywhere) {
             self.next = position;
+        }
+        if self.inherited_until == u64::MAX {
+            self.inherited_until = position;
         }
         if position == self.next && self.waiting.is_empty() && self.ensure_open() {
             self.accept(time_unix_nano, bytes);
@@ -231,12 +245,12 @@ impl StdioStream {
         }
         // The rest of the last line may be found.
         let may_follow = !certain && self.repair.is_some() && kernel.is_some_and(|kernel| self.is_behind(kernel));
-        let kernel = kernel.filter(|_| certain);
+        let counts = kernel.filter(|_| certain && !self.begins_anywhere);
         loop {
             if !self.take_repaired(kernel) {
                 return false;
             }
-            let written = kernel.filter(|_| !self.begins_anywhere).map_or(0, |kernel| kernel.written);
+            let written = counts.map_or(0, |kernel| kernel.written);
             let end = self.waiting.first_key_value().map_or(written, |(&position, _)| position);
             if end <= self.next {
                 break;
@@ -389,11 +403,19 @@ impl StdioStream {
 
     /// Books bytes that will never come.
     fn lose(&mut self, missing: u64, kernel: Option<&Stdio>) {
-        let Some(account) = self.open.as_ref().map(|open| Arc::clone(&open.stream.account)) else { return };
-        account.produce(missing);
-        let drop = |reason, bytes| account.drop_bytes(Stage::Capture, reason, bytes);
+        let Some(stream) = self.open.as_ref().map(|open| Arc::clone(&open.stream)) else { return };
+        let account = &stream.account;
+        let drop = |reason, bytes| {
+            account.produce(bytes);
+            account.drop_bytes(Stage::Capture, reason, bytes);
+        };
         let left = kernel.map_or(missing, |kernel| self.book(missing, kernel, drop));
-        if left > 0 {
+        if left > 0 && kernel.is_some() && self.next.saturating_add(missing) <= self.inherited_until {
+            // The kernel has not lost them, and the ring has them no more: the agent before has taken them.
+            let what = format!("{left} bytes from {} on were taken by an agent since, and are not missed", self.next);
+            Event::JournalImplausible { stream: &stream.key, what: &what }.report();
+        } else if left > 0 {
+            account.produce(left);
             account.drop_bytes(Stage::Capture, Reason::Unknown, left);
         }
         if let Some(open) = &mut self.open {

@@ -11,7 +11,7 @@ use sidestep_abi::stdio::{InodeKey, Stdio};
 
 use super::{
     container::Container,
-    journal::{Change, Saved, StreamId},
+    journal::{Change, Saved, Standing, StreamId},
     readings::StreamReading,
     rounds::Effects,
     stdio::StdioStream,
@@ -74,6 +74,8 @@ pub struct Streams {
     /// A stream that was registered before this time and that nobody has told of was taken in part by an agent that has
     /// left no journal: nanoseconds of `CLOCK_MONOTONIC`.
     known_since: u64,
+    /// Of a stream that was registered before this time another agent may have taken more than its journal says.
+    inherited_before: u64,
     /// `None` when nothing is looked for in the runtimes' logs.
     repairs: Option<Repairs>,
     /// Streams whose container has ended, and that missing bytes are looked for; whether the container is gone, and whether
@@ -101,9 +103,18 @@ impl Streams {
             of_container: HashMap::new(),
             ended: Effects::default(),
             known_since,
+            inherited_before: 0,
             repairs: None,
             ending: HashMap::new(),
         }
+    }
+
+    /// Streams that were registered before this time (nanoseconds of `CLOCK_MONOTONIC`) were another agent's, whose journal
+    /// may be older than the ring.
+    #[must_use]
+    pub const fn inheriting(mut self, before: u64) -> Self {
+        self.inherited_before = before;
+        self
     }
 
     /// Looks for what the ring could not hold in the runtimes' logs.
@@ -144,7 +155,25 @@ impl Streams {
         }
     }
 
+    /// Enters a stream of which the agent before has left what can't be: it begins with the first piece that comes.
+    pub fn open_anywhere(
+        &mut self,
+        id: StreamId,
+        container: &Arc<Container>,
+        standing: &Standing,
+        kernel: Option<&Stdio>,
+    ) {
+        if !self.contains(&id) {
+            let mut stream = StdioStream::new(id, Arc::clone(container), standing.cgroup, standing.iostream);
+            stream.begin_anywhere(kernel);
+            self.enter(stream);
+        }
+    }
+
     fn enter(&mut self, mut stream: StdioStream) {
+        if stream.id.registered < self.inherited_before {
+            stream.inherit();
+        }
         if let Some(repairs) = &self.repairs {
             stream.repair_with(repairs.clone());
         }

@@ -17,7 +17,10 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-use super::{Capture, Container, console, spec::Spec};
+use super::{
+    Capture, Container, console,
+    spec::{Bind, Spec},
+};
 use crate::{RuntimeLog, Testbed, rootfs};
 
 /// Where a standard stream of a container leads to.
@@ -52,7 +55,7 @@ pub struct ContainerBuilder<'a> {
     stderr: Stdio,
     host_programs: bool,
     annotated: bool,
-    binds: Vec<(PathBuf, PathBuf)>,
+    binds: Vec<Bind>,
 }
 
 impl<'a> ContainerBuilder<'a> {
@@ -154,7 +157,22 @@ impl<'a> ContainerBuilder<'a> {
     /// A directory or file of the host at `target` in the container, writable.
     #[must_use]
     pub fn bind(mut self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
-        self.binds.push((source.as_ref().to_owned(), target.as_ref().to_owned()));
+        self.binds.push(Bind {
+            source: source.as_ref().to_owned(),
+            target: target.as_ref().to_owned(),
+            read_only: false,
+        });
+        self
+    }
+
+    /// As [`ContainerBuilder::bind`], and the container can't write there.
+    #[must_use]
+    pub fn bind_read_only(mut self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
+        self.binds.push(Bind {
+            source: source.as_ref().to_owned(),
+            target: target.as_ref().to_owned(),
+            read_only: true,
+        });
         self
     }
 

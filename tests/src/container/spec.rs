@@ -6,6 +6,14 @@ use serde_json::{Value, json};
 
 use crate::rootfs;
 
+/// A directory or file of the host in a container.
+#[derive(Debug)]
+pub(super) struct Bind {
+    pub(super) source: PathBuf,
+    pub(super) target: PathBuf,
+    pub(super) read_only: bool,
+}
+
 /// What of the configuration differs between containers.
 pub(super) struct Spec<'a> {
     pub(super) args: &'a [String],
@@ -15,7 +23,7 @@ pub(super) struct Spec<'a> {
     pub(super) cgroup: &'a str,
     pub(super) annotations: Value,
     pub(super) host_programs: bool,
-    pub(super) binds: &'a [(PathBuf, PathBuf)],
+    pub(super) binds: &'a [Bind],
     pub(super) hostname: &'a str,
 }
 
@@ -80,7 +88,8 @@ impl Spec<'_> {
         ];
         let host = if self.host_programs { rootfs::host_directories() } else { Vec::new() };
         let host = host.into_iter().map(|path| (path.clone(), path, "ro"));
-        let own = self.binds.iter().map(|(source, target)| (source.clone(), target.clone(), "rw"));
+        let mode = |bind: &Bind| if bind.read_only { "ro" } else { "rw" };
+        let own = self.binds.iter().map(|bind| (bind.source.clone(), bind.target.clone(), mode(bind)));
         mounts.extend(host.chain(own).map(|(source, target, mode)| {
             json!({ "destination": target, "type": "bind", "source": source, "options": ["rbind", mode] })
         }));

@@ -58,6 +58,15 @@ pub(super) struct Standing {
 }
 
 impl Standing {
+    /// The size of `file` when it begins as the one that stood here and is shorter: a file that was truncated begins with
+    /// other bytes, or with none.
+    #[must_use]
+    pub(super) fn is_beyond(&self, file: &File) -> Option<u64> {
+        let size = file.metadata().ok()?.len();
+        let begins_so = Self { position: 0, ..self.clone() }.holds_for(file);
+        (size < self.position && self.head_len > 0 && begins_so).then_some(size)
+    }
+
     /// Whether `file` is still the one that stood here: made at the same time, not shorter, with the same head.
     #[must_use]
     pub(super) fn holds_for(&self, file: &File) -> bool {

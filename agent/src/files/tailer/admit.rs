@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     config::StartAt,
+    events::Event,
     files::{
         judge::{Announced, Candidate},
         log_file::{About, LogFile},
@@ -130,8 +131,15 @@ impl Tailer {
             && pending.entry.birth == birth(file)
         {
             let standing = pending.entry.standing();
+            if standing.holds_for(file) {
+                return (standing.position, standing.incarnation);
+            }
+            if let Some(size) = standing.is_beyond(file) {
+                let (path, position) = (&*pending.entry.path, standing.position);
+                Event::PositionImplausible { path, position, size }.report();
+            }
             // Known, but truncated meanwhile: it begins anew.
-            return if standing.holds_for(file) { (standing.position, standing.incarnation) } else { (0, now) };
+            return (0, now);
         }
         let born = birth(file);
         let is_new = self.is_new(born) || born == 0 && first == 0;

@@ -76,7 +76,7 @@ impl Tailer {
                     self.data(key, &record, bytes, *time_unix_nano, container, now);
                 }
                 FileEvent::Forgotten { key } => self.verdicts.announce_again(key),
-                FileEvent::Unannounced => self.search_unannounced(now),
+                FileEvent::Unannounced { containers } => self.search_unannounced(containers, now),
                 FileEvent::Resume { container, pids } => self.resume(container, pids),
                 FileEvent::RulesChanged => self.rules_changed(now),
                 FileEvent::Ended { container } => self.ended(container),

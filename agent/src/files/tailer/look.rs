@@ -95,12 +95,13 @@ pub(super) fn open_of(
     whereabouts: &Whereabouts,
     settled: &Settled,
 ) -> Option<std::fs::File> {
-    let rootfs = settled
-        .identity
-        .rootfs
-        .as_ref()
-        .map(|rootfs| settings.host_root.join(rootfs.strip_prefix("/").unwrap_or(rootfs)));
-    open::open(key, whereabouts, || pids(settings, settled), rootfs.as_deref())
+    open::open(key, whereabouts, || pids(settings, settled), rootfs(settings, settled).as_deref())
+}
+
+/// A container's root directory, as the node has it.
+pub(super) fn rootfs(settings: &Settings, settled: &Settled) -> Option<PathBuf> {
+    let rootfs = settled.identity.rootfs.as_ref()?;
+    Some(settings.host_root.join(rootfs.strip_prefix("/").unwrap_or(rootfs)))
 }
 
 pub(super) fn pids(settings: &Settings, settled: &Settled) -> Vec<u32> {

@@ -8,6 +8,7 @@ mod look;
 mod node;
 mod positions;
 mod resume;
+mod unannounced;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,10 +22,11 @@ use std::{
 use sidestep_abi::stdio::InodeKey;
 
 use self::{
-    account::{Search, go_on},
+    account::go_on,
     guards::Guards,
     look::{look, reopen},
     positions::pending,
+    unannounced::Search,
 };
 use super::{
     Progress, Readings,
@@ -140,8 +142,8 @@ impl Tailer {
         progress: &Arc<Progress>,
         readings: &Arc<Readings>,
     ) -> Self {
-        let (checkpoint, known) = Checkpoint::open(&settings.state_dir);
         let started = unix_nano();
+        let (checkpoint, known) = Checkpoint::open(&settings.state_dir, started);
         let remembered = known
             .files
             .into_iter()

@@ -57,7 +57,7 @@ impl Tailer {
     }
 
     /// The directories that a container has written logs in.
-    fn log_directories(&self, container: &Container, settled: &Settled) -> BTreeSet<String> {
+    pub(super) fn log_directories(&self, container: &Container, settled: &Settled) -> BTreeSet<String> {
         let owner = owner(settled);
         let remembered = self.remembered.iter().filter(|(_, (_, pending))| pending.entry.owner == owner);
         let remembered = remembered.map(|(id, (_, pending))| (id, &*pending.entry.path));

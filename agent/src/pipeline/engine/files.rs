@@ -31,11 +31,19 @@ pub(super) struct ToFiles {
     announcements: usize,
     /// Files whose announcement did not fit: their verdicts are forgotten, so that they are announced again.
     forgotten: HashSet<InodeKey>,
+    /// Files are to be searched for that were not announced.
+    is_incomplete: bool,
 }
 
 impl ToFiles {
     pub(super) fn new(sender: SyncSender<FileEvents>) -> Self {
-        Self { sender, events: FileEvents::default(), announcements: 0, forgotten: HashSet::new() }
+        Self {
+            sender,
+            events: FileEvents::default(),
+            announcements: 0,
+            forgotten: HashSet::new(),
+            is_incomplete: false,
+        }
     }
 
     /// Whether there is room for bytes of a file.
@@ -81,6 +89,18 @@ impl ToFiles {
         });
     }
 
+    /// Files may be there that nobody has announced.
+    pub(super) const fn set_incomplete(&mut self) {
+        self.is_incomplete = true;
+    }
+
+    /// Lets the files be searched for that were not announced, if there may be any.
+    pub(super) fn search_unannounced(&mut self, containers: impl FnOnce() -> Vec<Arc<Container>>) {
+        if std::mem::take(&mut self.is_incomplete) {
+            self.push(FileEvent::Unannounced { containers: containers() });
+        }
+    }
+
     pub(super) fn push(&mut self, event: FileEvent) {
         self.events.events.push(event);
     }
@@ -93,7 +113,7 @@ impl ToFiles {
     pub(super) fn send(&mut self, hold: Option<&Hold>) {
         if self.events.weight() < MAX_UNSENT / 2 && !self.forgotten.is_empty() {
             self.events.events.extend(self.forgotten.drain().map(|key| FileEvent::Forgotten { key }));
-            self.events.events.push(FileEvent::Unannounced);
+            self.is_incomplete = true;
         }
         if !self.is_waiting() {
             return;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Engine, Kernel};
-use crate::{events::Event, files::event::FileEvent};
+use crate::events::Event;
 
 impl<K: Kernel> Engine<K> {
     pub(super) fn refresh_roots(&mut self) {
@@ -20,9 +20,15 @@ impl<K: Kernel> Engine<K> {
         let lost = events.iter().map(|(_, count)| count).sum();
         let lost_files = self.kernel.lost_files();
         if lost_files != std::mem::replace(&mut self.lost_files, lost_files) {
-            self.files.push(FileEvent::Unannounced);
+            self.files.set_incomplete();
         }
         self.readings.set_lost_events(events);
+        self.find_others(lost);
+        self.files.search_unannounced(|| self.registry.all());
+    }
+
+    /// Finds containers, and ends of containers, that were not announced.
+    fn find_others(&mut self, lost: u64) {
         if lost != self.lost || self.full {
             self.lost = lost;
             self.register();

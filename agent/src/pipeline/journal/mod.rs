@@ -21,6 +21,7 @@ use std::{
 };
 
 pub use self::state::{Change, Piece, Saved, Standing, State, StreamId};
+use crate::events::Event;
 
 const NAME: &str = "streams.journal";
 const MAGIC: &[u8; 8] = b"sidestrm";
@@ -104,10 +105,7 @@ impl Journal {
             Err(error) => {
                 let aside = path.with_extension("journal.bad");
                 let kept = fs::rename(&path, &aside).is_ok();
-                tracing::warn!(
-                    %error, kept_as = kept.then(|| aside.display().to_string()),
-                    "the positions in standard streams can't be used; lines at the restart may be torn or repeated"
-                );
+                Event::JournalUnreadable { error: &error, kept_as: kept.then_some(aside.as_path()) }.report();
                 Restored::default()
             }
         };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     sync::Arc,
 };
 
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sidestep_abi::{
     log::LogEvent,
-    stdio::{DROP_REASONS, InodeKey},
+    stdio::{DROP_REASONS, InodeKey, Stdio},
 };
 
 use crate::{
@@ -45,6 +46,13 @@ impl StreamId {
     #[must_use]
     pub const fn key(&self) -> InodeKey {
         InodeKey { ino: self.ino, dev: self.dev, _pad: 0 }
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ino, dev, registered } = self;
+        write!(f, "inode {ino} of device {dev:x}, registered at {registered}")
     }
 }
 
@@ -85,6 +93,27 @@ pub struct Saved {
     pub unfinished: Unfinished,
     /// Bytes behind its position, by their positions.
     pub pieces: BTreeMap<u64, Piece>,
+}
+
+impl Saved {
+    /// What of it can't be, by what the kernel has counted since it registered the stream: its counts never sink, and come
+    /// before anything that an agent could take or book.
+    #[must_use]
+    pub fn contradiction(&self, kernel: &Stdio) -> Option<String> {
+        let end = |(position, piece): (&u64, &Piece)| position.saturating_add(piece.bytes.len() as u64);
+        let known = self.pieces.last_key_value().map_or(0, end).max(self.standing.next);
+        if known > kernel.written {
+            return Some(format!("it knows {known} bytes, and {} were written", kernel.written));
+        }
+        let booked = self.standing.booked.iter().zip(kernel.dropped).find(|(booked, dropped)| *booked > dropped);
+        booked.map(|(booked, dropped)| format!("it has booked a loss of {booked} bytes, and {dropped} were lost"))
+    }
+
+    /// Bytes that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.unfinished.len() + self.pieces.values().map(|piece| piece.bytes.len()).sum::<usize>()) as u64
+    }
 }
 
 /// One change. A change of a stream says what is new since the one before.

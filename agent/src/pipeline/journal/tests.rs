@@ -170,3 +170,25 @@ fn a_full_disk_is_an_error_and_the_file_stays_whole() {
     journal.append(vec![stream(2, 20, &[])]).expect("written anew");
     assert_eq!(&open(&directory).1.state, journal.state());
 }
+
+#[test]
+fn what_can_not_be_by_the_kernels_counts_is_told() {
+    let saved = |next, pieces: &[(u64, &'static str)]| {
+        let mut state = State::default();
+        state.apply(stream(1, next, pieces));
+        state.streams.remove(&id(1)).expect("the stream")
+    };
+    let counts = |written, dropped| sidestep_abi::stdio::Stdio {
+        cgroup: 7,
+        registered: 1_001,
+        written,
+        dropped: [dropped; DROP_REASONS],
+        iostream: 1,
+        _pad: 0,
+    };
+    assert_eq!(saved(10, &[(12, "ab")]).contradiction(&counts(14, 1)), None);
+    let beyond = saved(10, &[(12, "ab")]).contradiction(&counts(13, 1)).expect("a piece");
+    assert_eq!(beyond, "it knows 14 bytes, and 13 were written");
+    assert!(saved(15, &[]).contradiction(&counts(14, 1)).is_some());
+    assert!(saved(10, &[]).contradiction(&counts(14, 0)).expect("losses").contains("booked a loss of 1 bytes"));
+}

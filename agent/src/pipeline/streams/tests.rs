@@ -20,7 +20,7 @@ use crate::{
     config::Lines,
     decode::{Event, decode},
     drain::ring::{Ring, tests::Model},
-    ledger::Account,
+    ledger::{Account, Reason, Stage},
     pipeline::{
         container::Settled,
         journal::Journal,
@@ -387,4 +387,57 @@ fn an_unknown_stream_begins_with_what_comes() {
         streams.tick(Instant::now() + Duration::from_secs(seconds), START, START, true, &map);
     }
     assert_eq!(account.balance().dropped_total(), 95, "what is lost since is booked");
+}
+
+/// A stream of another agent whose journal knows less than that agent has taken.
+#[test]
+fn what_an_agent_before_has_taken_is_not_missed() {
+    for (inheriting, lost) in [(id(1).registered + 1, 100), (0, 500)] {
+        let mut streams = Streams::new(Box::new(|_, _| ()), 0).inheriting(inheriting);
+        let container = Container::new(CGROUP);
+        let mut map = Map::default();
+        let registered = id(1).registered;
+        let mut dropped = [0; DROP_REASONS];
+        dropped[DROP_RING_FULL] = 100;
+        map.0.insert(1, Stdio { cgroup: CGROUP, registered, written: 510, dropped, iostream: STDOUT, _pad: 0 });
+        streams.restore(id(1), &container, Saved::default());
+        let account = Arc::new(Account::default());
+        let identity = Arc::default();
+        container.settle(Settled { identity, account: Arc::clone(&account), files: None, lines: lines(false) });
+        for position in [500, 505] {
+            let written = Written { position, time_unix_nano: START, bytes: b"line\n", unwanted: false };
+            streams.take(id(1), written);
+        }
+        for seconds in 0..2 {
+            streams.end_round(Instant::now() + Duration::from_secs(seconds), &map);
+        }
+        let balance = account.balance();
+        assert_eq!((balance.produced, balance.dropped_total()), (lost + 10, lost), "{inheriting}");
+    }
+}
+
+/// The end of a container, while the ring may hold more of it: a hole before what has come is booked by the kernel's reason.
+#[test]
+fn a_hole_at_an_uncertain_end_has_a_reason() {
+    let mut streams = Streams::new(Box::new(|_, _| ()), 0);
+    let container = Container::new(CGROUP);
+    let mut map = Map::default();
+    let registered = id(1).registered;
+    let mut dropped = [0; DROP_REASONS];
+    dropped[DROP_RING_FULL] = 50;
+    map.0.insert(1, Stdio { cgroup: CGROUP, registered, written: 55, dropped, iostream: STDOUT, _pad: 0 });
+    streams.open(id(1), &container, CGROUP, STDOUT, &map);
+    let account = Arc::new(Account::default());
+    let identity = Arc::default();
+    container.settle(Settled { identity, account: Arc::clone(&account), files: None, lines: lines(false) });
+    streams.take(id(1), Written { position: 20, time_unix_nano: START, bytes: b"line\n", unwanted: false });
+    streams.finish(CGROUP, false, false, &map);
+    let expected = vec![(Stage::Capture, Reason::RingFull, 20)];
+    assert_eq!((account.balance().produced, account.balance().dropped), (25, expected), "the rest may come");
+    // It does not.
+    streams.finish(CGROUP, true, true, &map);
+    assert_eq!(
+        (account.balance().produced, account.balance().dropped),
+        (55, vec![(Stage::Capture, Reason::RingFull, 50)])
+    );
 }

@@ -151,7 +151,7 @@ fn an_agent_vouches_for_what_it_can_have_found_only() {
     // By then the next agent's clock shows an earlier time than it was saved with.
     let next = Still::new(config(directory.path(), &[]));
     assert!(next.tailer.new_since <= next.tailer.last_tick);
-    assert_eq!(Checkpoint::open(&directory.path().join("state")).1.complete_until, Some(until));
+    assert_eq!(Checkpoint::open(&directory.path().join("state"), until).1.complete_until, Some(until));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn what_a_file_began_with_is_read_again_as_long_as_no_sink_has_it() {
     still.round(vec![(vec![], seen), (b"one\n".to_vec(), writer.write("one\n"))]);
     assert_eq!(still.delivered(), b"one\n");
     still.tailer.save();
-    let known = Checkpoint::open(&directory.path().join("state")).1.files;
+    let known = Checkpoint::open(&directory.path().join("state"), unix_nano()).1.files;
     assert_eq!(known.iter().map(|entry| entry.position).collect::<Vec<_>>(), [0]);
 }
 
