@@ -73,6 +73,8 @@ pub enum Reason {
     BufferFull,
     /// A record in a sink's buffer on disk was damaged, or is of a form that this version can't read.
     Damaged,
+    /// Its place in the store is blocked for a time, and there is no more room to hold what waits for that.
+    Blocked,
 }
 
 impl Stage {
@@ -95,7 +97,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,
@@ -116,6 +118,7 @@ impl Reason {
         Self::Layout,
         Self::BufferFull,
         Self::Damaged,
+        Self::Blocked,
     ];
 
     /// The metric label.
@@ -142,6 +145,7 @@ impl Reason {
             Self::Layout => "layout",
             Self::BufferFull => "buffer_full",
             Self::Damaged => "damaged",
+            Self::Blocked => "blocked",
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod kafka;
 pub mod otlp;
 mod rate;
 pub mod receipt;
+mod refusals;
 mod reopen;
 mod replace;
 pub mod set;

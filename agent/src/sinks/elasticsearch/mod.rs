@@ -10,6 +10,7 @@ pub mod config;
 mod encode;
 mod held;
 mod index;
+mod open;
 mod reach;
 mod reply;
 mod servers;
