@@ -124,9 +124,14 @@ impl Held {
         if answers { self.uptime.answered(now) } else { self.uptime.failed() }
     }
 
-    /// Since when an index takes nothing.
-    pub(super) fn since(&self, index: &str) -> Option<Instant> {
-        self.indices.get(index).map(|index| index.since)
+    /// Whether an index takes nothing.
+    pub(super) fn has(&self, index: &str) -> bool {
+        self.indices.contains_key(index)
+    }
+
+    /// Since when an index takes nothing, for a cause that others may have as well.
+    pub(super) fn in_common_trouble_since(&self, index: &str) -> Option<Instant> {
+        self.indices.get(index).filter(|index| index.refusal.is_common).map(|index| index.since)
     }
 
     /// Keeps a line that its index did not take. Gives back the lines that are to be given up, as the server has turned
@@ -249,7 +254,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
 
     fn refusal(is_blocked: bool) -> Refusal {
-        Refusal { kind: "kind".into(), why: "why".into(), is_blocked }
+        Refusal { kind: "kind".into(), why: "why".into(), is_blocked, is_common: false }
     }
 
     /// The lines of a batch.

@@ -26,6 +26,8 @@ pub(super) struct Refusal {
     pub(super) why: String,
     /// Whether the index is only blocked for a time, which is no reason to give its lines up.
     pub(super) is_blocked: bool,
+    /// Whether the cause may be one that other indices have as well, as a full disk.
+    pub(super) is_common: bool,
 }
 
 /// What becomes of one line.
@@ -90,27 +92,30 @@ impl Item {
         }
         let (kind, reason) = describe(&error);
         let text = || format!("{status} {kind}: {reason}");
-        let hold = |remedy: &str, is_blocked| {
-            Fate::Hold(Refusal { kind: kind.clone(), why: format!("{}; {remedy}", text()), is_blocked })
+        let refusal = |remedy: &str| Refusal {
+            kind: kind.clone(),
+            why: format!("{}; {remedy}", text()),
+            is_blocked: false,
+            is_common: false,
         };
+        let hold = |remedy: &str| Fate::Hold(refusal(remedy));
+        let block = |remedy: &str, is_common| Fate::Hold(Refusal { is_blocked: true, is_common, ..refusal(remedy) });
         match (status, &*kind) {
             // Something with this id is there, which can only be this line.
             (409, _) if is_create => Fate::Delivered,
             (_, "cluster_block_exception") => match block_remedy(&reason) {
-                Some(remedy) => hold(remedy, true),
+                Some((remedy, is_common)) => block(remedy, is_common),
                 None => Fate::Again(text()),
             },
             // It waited for the primary as long as it was told.
             (_, "unavailable_shards_exception") => {
-                hold("see why the primary has no place (`GET /_cluster/allocation/explain`)", true)
+                block("see why the primary has no place (`GET /_cluster/allocation/explain`)", true)
             }
             (408 | 409 | 425 | 429 | 500..=599, _) | (_, "es_rejected_execution_exception") => Fate::Again(text()),
-            (401 | 403, _) => {
-                hold("give the agent's user the rights `create_index`, `create` and `index` on it", false)
-            }
-            (404, _) => hold("create it, or let the server do so (`action.auto_create_index`)", false),
+            (401 | 403, _) => hold("give the agent's user the rights `create_index`, `create` and `index` on it"),
+            (404, _) => hold("create it, or let the server do so (`action.auto_create_index`)"),
             (400..500, _) => match index_remedy(&kind, &reason) {
-                Some(remedy) => hold(remedy, false),
+                Some(remedy) => hold(remedy),
                 None => Fate::Refused { kind, reason },
             },
             _ => Fate::Again(text()),
@@ -131,25 +136,26 @@ fn describe(error: &Value) -> (String, String) {
     (cut(kind), cut(&reason))
 }
 
-/// What to do about a blocked index (`ClusterBlock`'s numbers); `None` where the whole cluster is just starting.
-fn block_remedy(reason: &str) -> Option<&'static str> {
+/// What to do about a blocked index (`ClusterBlock`'s numbers), and whether others may be blocked for the same cause; `None`
+/// where the whole cluster is just starting.
+fn block_remedy(reason: &str) -> Option<(&'static str, bool)> {
     let is = |block: &str| reason.contains(&format!("/{block}/"));
     if is("12") {
-        Some(
-            "the server's disk is almost full (`cluster.routing.allocation.disk.watermark.flood_stage`): make room there, \
-             and where the server does not lift the block itself after that, \
-             `PUT /INDEX/_settings {\"index.blocks.read_only_allow_delete\": null}`",
-        )
+        let remedy = "the server's disk is almost full (`cluster.routing.allocation.disk.watermark.flood_stage`): make \
+                      room there, and where the server does not lift the block itself after that, \
+                      `PUT /INDEX/_settings {\"index.blocks.read_only_allow_delete\": null}`";
+        Some((remedy, true))
     } else if is("5") {
-        Some("lift it by `PUT /INDEX/_settings {\"index.blocks.read_only\": false}`")
+        Some(("lift it by `PUT /INDEX/_settings {\"index.blocks.read_only\": false}`", false))
     } else if is("8") {
-        Some("lift it by `PUT /INDEX/_settings {\"index.blocks.write\": false}`")
+        Some(("lift it by `PUT /INDEX/_settings {\"index.blocks.write\": false}`", false))
     } else if is("4") {
-        Some("open the index (`POST /INDEX/_open`)")
+        Some(("open the index (`POST /INDEX/_open`)", false))
     } else if is("10") {
-        Some("lift it by `PUT /_cluster/settings {\"persistent\": {\"cluster.blocks.create_index\": null}}`")
+        let remedy = "lift it by `PUT /_cluster/settings {\"persistent\": {\"cluster.blocks.create_index\": null}}`";
+        Some((remedy, true))
     } else if reason.contains("FORBIDDEN") {
-        Some("see the blocks of the index and of the cluster (`GET /_cluster/state/blocks`)")
+        Some(("see the blocks of the index and of the cluster (`GET /_cluster/state/blocks`)", true))
     } else {
         None
     }

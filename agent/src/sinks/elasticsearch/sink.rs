@@ -153,14 +153,15 @@ impl ElasticsearchSink {
     /// dead-letter index, and where that takes nothing either, nowhere.
     fn make_room_for_others(&mut self, now: Instant) {
         while self.held.is_over(self.max_held()) {
-            let no_dead_letters = self.held.since(&self.settings.dead_letter_index);
+            let dead_letters = &self.settings.dead_letter_index;
             // Where no index takes anything, the cluster is in trouble: all wait, and nothing is lost.
-            if !self.open.any(no_dead_letters, now) {
+            if !self.open.any(self.held.in_common_trouble_since(dead_letters), now) {
                 return;
             }
+            let takes_dead_letters = !self.held.has(dead_letters);
             let Some(Oldest { refusal, lines }) = self.held.take_oldest() else { return };
             for entry in lines {
-                if no_dead_letters.is_none() && entry.rejection.is_none() {
+                if takes_dead_letters && entry.rejection.is_none() {
                     self.refused(entry, refusal.kind.clone(), refusal.why.clone());
                 } else {
                     let reason = if refusal.is_blocked { Reason::Blocked } else { Reason::Rejected };

@@ -294,6 +294,7 @@ fn what_an_operator_can_mend_is_held_with_the_remedy() {
         (Reply::status(405), "takes logs by POST"),
         (Reply::status(400).body("400 No required SSL certificate was sent"), "see `tls.cert_file`"),
         (Reply::status(400).body("Client sent an HTTP request to an HTTPS server."), "write `https://`"),
+        (Reply::status(200).body("\n<!DOCTYPE html><title>Log in</title>"), "a page for people"),
         (Reply::status(415), "neither this `encoding` nor this `compression`"),
         (
             Reply::status(308).header("Location", "https://elsewhere/v1/logs"),
