@@ -74,6 +74,8 @@ pub enum Reason {
     /// A record in a sink's buffer on disk was damaged, or is of a form that this version can't read; or the journal of
     /// streams held what can't be.
     Damaged,
+    /// Its place in the store is blocked for a time, and there is no more room to hold what waits for that.
+    Blocked,
 }
 
 impl Stage {
@@ -96,7 +98,7 @@ impl Stage {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Quota,
         Self::RingFull,
         Self::MapFull,
@@ -117,6 +119,7 @@ impl Reason {
         Self::Layout,
         Self::BufferFull,
         Self::Damaged,
+        Self::Blocked,
     ];
 
     /// The metric label.
@@ -143,6 +146,7 @@ impl Reason {
             Self::Layout => "layout",
             Self::BufferFull => "buffer_full",
             Self::Damaged => "damaged",
+            Self::Blocked => "blocked",
         }
     }
 }

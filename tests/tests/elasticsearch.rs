@@ -14,7 +14,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
-    Agent, Config, DEADLINE, Expected, Testbed, agent::binary, end_to_end, opensearch::OpenSearch, wait_until,
+    Agent, Config, DEADLINE, Expected, Testbed, agent::binary, end_to_end, opensearch::OpenSearch, records::Record,
+    wait_until,
 };
 
 /// The usual configuration with the sink in the place of the file sink.
@@ -48,6 +49,7 @@ fn wait_error(config: &Config, part: &str) -> Result<()> {
 fn a_real_server_gets_every_line_once() {
     end_to_end(|bed| {
         let mut server = OpenSearch::start(bed)?;
+        a_blocked_index_never_holds_others(bed, &server).context("a_blocked_index_never_holds_others")?;
         lines_arrive_with_their_identity(bed, &server).context("lines_arrive_with_their_identity")?;
         data_streams_take_them_too(bed, &server).context("data_streams_take_them_too")?;
         a_conflict_concerns_its_line_alone(bed, &server).context("a_conflict_concerns_its_line_alone")?;
@@ -146,6 +148,86 @@ fn a_blocked_index_holds_its_own_lines_only(bed: &Testbed, server: &OpenSearch<'
     server.call("PUT", "/blocked-two/_settings", Some(&json!({ "index.blocks.read_only_allow_delete": null })))?;
     let ledger = agent.wait_ledger(two.id(), two.stdout().len() as u64)?;
     ensure!(ledger.dropped_total() == 0 && server.count("blocked-two")? == 100, "{ledger:?}");
+    agent.stop()
+}
+
+/// The room behind the buffer fills with lines of one index that is blocked, in three steps: they wait for ever where no
+/// index takes lines, go to the dead-letter index where others do, and are dropped and counted where that is blocked too.
+fn a_blocked_index_never_holds_others(bed: &Testbed, server: &OpenSearch<'_>) -> Result<()> {
+    let blocked = json!({ "settings": { "index.blocks.write": true } });
+    let block = |index: &str, is_blocked: bool| {
+        server.call("PUT", &format!("/{index}/_settings"), Some(&json!({ "index.blocks.write": is_blocked })))
+    };
+    for index in ["room-closed", "room-open"] {
+        server.call("PUT", &format!("/{index}"), Some(&blocked))?;
+    }
+    let options = json!({
+        "index": "room-{container}", "dead_letter_index": "dead-room",
+        "buffer": { "max_unacknowledged": "64KiB", "spill_after": "10ms" },
+    });
+    let config = config(bed, &server.url(), &options);
+    let agent = Agent::start(bed, &config)?;
+    // Each round is more than the sink may have at once.
+    let script = "round() { for line in $(seq 2000); do echo $1 line $line of the index that takes nothing; done; \
+                  echo end $1; read go; }; for number in 1 2 3 4; do round $number; done";
+    let mut closed = bed.container("closed").shell(script).start()?;
+    let mut open = bed.container("open").shell("while true; do echo tick; read go || exit; done").start()?;
+    closed.wait_stdout("end 1\n")?;
+    // No index takes lines: all wait.
+    wait_error(&config, "PUT /room-closed/_settings {\"index.blocks.write\": false}")?;
+    let ledger = agent.metrics()?.ledger(closed.id());
+    ensure!((ledger.delivered, ledger.dropped_total()) == (0, 0), "{ledger:?}");
+    block("room-closed", false)?;
+    let mut expected = Expected::new();
+    expected.stdout(&closed, closed.stdout());
+    agent.wait_ledger(closed.id(), expected.total(closed.id()))?;
+    expected.compare(&server.records("room-closed")?)?;
+    block("room-open", false)?;
+    agent.wait_ledger(open.id(), open.stdout().len() as u64)?;
+
+    // Blocked again, while the other goes on: it goes on whatever comes, and nothing is lost.
+    block("room-closed", true)?;
+    closed.stdin().write_all(b"\n")?;
+    closed.wait_stdout("end 2\n")?;
+    let mut ticks = 1;
+    let mut tick_until = |what: &str, done: &dyn Fn() -> Result<bool>| {
+        wait_until(what, DEADLINE * 2, || {
+            ticks += 1;
+            open.stdin().write_all(b"\n")?;
+            open.wait_stdout(&"tick\n".repeat(ticks))?;
+            wait_until("a line of the open index", DEADLINE, || {
+                Ok((server.count("room-open")? == ticks as u64).then_some(()))
+            })?;
+            Ok(done()?.then_some(()))
+        })
+    };
+    tick_until("dead letters", &|| Ok(server.count("dead-room")? > 1000))?;
+    let ledger = agent.metrics()?.ledger(closed.id());
+    ensure!(ledger.dropped_total() == 0, "{ledger:?}");
+
+    // The dead-letter index takes nothing either: what there is no room for is dropped, and counted to the line.
+    block("dead-room", true)?;
+    closed.stdin().write_all(b"\n")?;
+    closed.wait_stdout("end 3\n")?;
+    tick_until("drops", &|| Ok(agent.metrics()?.ledger(closed.id()).dropped_for("sink", "blocked") > 10_000))?;
+    wait_error(&config, "index.blocks.write")?;
+    for index in ["room-closed", "dead-room"] {
+        block(index, false)?;
+    }
+    closed.stdin().write_all(b"\n")?;
+    closed.wait_stdout("end 4\n")?;
+    let ledger = agent.wait_ledger(closed.id(), closed.stdout().len() as u64)?;
+    let dropped = ledger.dropped_for("sink", "blocked");
+    ensure!(dropped == ledger.dropped_total() && ledger.difference() == 0, "{ledger:?}");
+    let bytes = |records: Vec<Record>| records.iter().map(|record| record.text("/body").len() as u64 + 1).sum::<u64>();
+    let mut there = bytes(server.records("room-closed")?);
+    for letter in server.search("dead-room", &json!({ "match_all": {} }))? {
+        let original: Value = serde_json::from_str(letter["_source"]["original"].as_str().context("the original")?)?;
+        there += original["body"].as_str().context("a body")?.len() as u64 + 1;
+    }
+    ensure!(there + dropped == closed.stdout().len() as u64, "{there} bytes are there, and {dropped} are counted");
+    let end = json!({ "match_phrase": { "body": "4 line" } });
+    ensure!(server.search("room-closed", &end)?.len() == 2000, "what was written after it was opened");
     agent.stop()
 }
 

@@ -22,6 +22,7 @@ mod named_file;
 pub mod otlp;
 mod rate;
 pub mod receipt;
+mod refusals;
 mod reopen;
 mod replace;
 pub mod set;

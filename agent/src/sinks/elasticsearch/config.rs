@@ -65,10 +65,12 @@ pub struct Settings {
     /// no end.
     #[serde(with = "units::duration")]
     pub retention: Duration,
-    /// The index for documents that the server does not take into their own; default `sidestep-dead-letter`.
+    /// The index for documents that the server does not take into their own, and for those that there is no room to hold;
+    /// default `sidestep-dead-letter`.
     pub dead_letter_index: String,
     /// For how long lines of an index that is missing or may not be written are held and tried again before they are
-    /// dropped; default 5 minutes. Lines of a blocked index (read-only, full disk) are held without an end.
+    /// dropped; default 5 minutes. Lines of a blocked index (read-only, full disk) are held without an end, but for what is
+    /// more than half of `buffer.max_unacknowledged` while other indices take lines.
     #[serde(with = "units::duration")]
     pub give_up_after: Duration,
 }

@@ -36,14 +36,16 @@ pub(super) struct Entry {
     pub(super) receipt: LineReceipt,
     /// Why its own index does not take it: then it goes to the dead-letter index.
     pub(super) rejection: Option<Box<Rejection>>,
-    /// Since when it is held and tried again, as its index takes nothing: by [`Uptime`](crate::sinks::uptime::Uptime).
+    /// Since when it is held, as its index takes nothing: by [`Uptime`](crate::sinks::uptime::Uptime).
     pub(super) held_since: Option<Duration>,
+    /// It is sent to show whether its index takes lines again.
+    pub(super) is_trial: bool,
 }
 
 impl Entry {
     /// A line that was never sent.
     pub(super) const fn new(receipt: LineReceipt) -> Self {
-        Self { receipt, rejection: None, held_since: None }
+        Self { receipt, rejection: None, held_since: None, is_trial: false }
     }
 }
 
@@ -54,6 +56,17 @@ pub(super) struct Bulk {
     pub(super) entries: Vec<Entry>,
     /// Its body, compressed where that is set.
     pub(super) body: Bytes,
+    /// It is a part of one that was refused.
+    pub(super) was_refused: bool,
+    /// It was held as the server seemed to be at fault that refused it.
+    pub(super) was_held: bool,
+}
+
+impl Bulk {
+    /// Bytes of its lines.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.receipt.line().body.len()).sum()
+    }
 }
 
 /// Why a line can't go into the request.
@@ -107,12 +120,12 @@ impl Filler {
     }
 
     /// The index that a line goes to.
-    pub(super) fn index_of(&mut self, entry: &Entry) -> String {
+    pub(super) fn index_of(&mut self, entry: &Entry) -> &str {
         if entry.rejection.is_some() {
-            return self.dead_letter_index.clone();
+            return &self.dead_letter_index;
         }
         let Self { index, streams, .. } = self;
-        constant(streams, index, &entry.receipt).index.clone()
+        &constant(streams, index, &entry.receipt).index
     }
 
     /// Adds a line to the request.
@@ -142,7 +155,7 @@ impl Filler {
             Compression::None => Bytes::copy_from_slice(&self.body),
         };
         self.body.clear();
-        Some(Bulk { entries, body })
+        Some(Bulk { entries, body, was_refused: false, was_held: false })
     }
 
     /// Takes out the lines that were added.

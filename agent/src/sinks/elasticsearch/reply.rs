@@ -17,6 +17,19 @@ pub(super) struct Rejection {
     pub(super) reason: String,
 }
 
+/// Why an index takes no document at all.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Refusal {
+    /// The server's name for it.
+    pub(super) kind: String,
+    /// In words, with what to do about it; `INDEX` stands for the index.
+    pub(super) why: String,
+    /// Whether the index is only blocked for a time, which is no reason to give its lines up.
+    pub(super) is_blocked: bool,
+    /// Whether the cause may be one that other indices have as well, as a full disk.
+    pub(super) is_common: bool,
+}
+
 /// What becomes of one line.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Fate {
@@ -25,11 +38,7 @@ pub(super) enum Fate {
     /// The server has no time for it now.
     Again(String),
     /// Its index takes nothing, and never will before somebody does what the text says.
-    Hold {
-        why: String,
-        /// Whether the index is only blocked for a time, so that its lines are never dropped.
-        is_blocked: bool,
-    },
+    Hold(Refusal),
     /// Its index does not take this document.
     Refused { kind: String, reason: String },
 }
@@ -83,24 +92,30 @@ impl Item {
         }
         let (kind, reason) = describe(&error);
         let text = || format!("{status} {kind}: {reason}");
+        let refusal = |remedy: &str| Refusal {
+            kind: kind.clone(),
+            why: format!("{}; {remedy}", text()),
+            is_blocked: false,
+            is_common: false,
+        };
+        let hold = |remedy: &str| Fate::Hold(refusal(remedy));
+        let block = |remedy: &str, is_common| Fate::Hold(Refusal { is_blocked: true, is_common, ..refusal(remedy) });
         match (status, &*kind) {
             // Something with this id is there, which can only be this line.
             (409, _) if is_create => Fate::Delivered,
             (_, "cluster_block_exception") => match block_remedy(&reason) {
-                Some(remedy) => Fate::Hold { why: format!("{}; {remedy}", text()), is_blocked: true },
+                Some((remedy, is_common)) => block(remedy, is_common),
                 None => Fate::Again(text()),
             },
+            // It waited for the primary as long as it was told.
+            (_, "unavailable_shards_exception") => {
+                block("see why the primary has no place (`GET /_cluster/allocation/explain`)", true)
+            }
             (408 | 409 | 425 | 429 | 500..=599, _) | (_, "es_rejected_execution_exception") => Fate::Again(text()),
-            (401 | 403, _) => {
-                let remedy = "give the agent's user the rights `create_index`, `create` and `index` on it";
-                Fate::Hold { why: format!("{}; {remedy}", text()), is_blocked: false }
-            }
-            (404, _) => {
-                let remedy = "create it, or let the server do so (`action.auto_create_index`)";
-                Fate::Hold { why: format!("{}; {remedy}", text()), is_blocked: false }
-            }
+            (401 | 403, _) => hold("give the agent's user the rights `create_index`, `create` and `index` on it"),
+            (404, _) => hold("create it, or let the server do so (`action.auto_create_index`)"),
             (400..500, _) => match index_remedy(&kind, &reason) {
-                Some(remedy) => Fate::Hold { why: format!("{}; {remedy}", text()), is_blocked: false },
+                Some(remedy) => hold(remedy),
                 None => Fate::Refused { kind, reason },
             },
             _ => Fate::Again(text()),
@@ -121,20 +136,26 @@ fn describe(error: &Value) -> (String, String) {
     (cut(kind), cut(&reason))
 }
 
-/// What to do about a blocked index (`ClusterBlock`'s numbers); `None` where the whole cluster is just starting.
-fn block_remedy(reason: &str) -> Option<&'static str> {
+/// What to do about a blocked index (`ClusterBlock`'s numbers), and whether others may be blocked for the same cause; `None`
+/// where the whole cluster is just starting.
+fn block_remedy(reason: &str) -> Option<(&'static str, bool)> {
     let is = |block: &str| reason.contains(&format!("/{block}/"));
     if is("12") {
-        Some(
-            "the server's disk is almost full (`cluster.routing.allocation.disk.watermark.flood_stage`): make room there, \
-             and older servers want `index.blocks.read_only_allow_delete` set to null after that",
-        )
-    } else if is("5") || is("8") {
-        Some("set `index.blocks.read_only` and `index.blocks.write` of the index to false")
+        let remedy = "the server's disk is almost full (`cluster.routing.allocation.disk.watermark.flood_stage`): make \
+                      room there, and where the server does not lift the block itself after that, \
+                      `PUT /INDEX/_settings {\"index.blocks.read_only_allow_delete\": null}`";
+        Some((remedy, true))
+    } else if is("5") {
+        Some(("lift it by `PUT /INDEX/_settings {\"index.blocks.read_only\": false}`", false))
+    } else if is("8") {
+        Some(("lift it by `PUT /INDEX/_settings {\"index.blocks.write\": false}`", false))
     } else if is("4") {
-        Some("open the index (`POST /INDEX/_open`)")
+        Some(("open the index (`POST /INDEX/_open`)", false))
+    } else if is("10") {
+        let remedy = "lift it by `PUT /_cluster/settings {\"persistent\": {\"cluster.blocks.create_index\": null}}`";
+        Some((remedy, true))
     } else if reason.contains("FORBIDDEN") {
-        Some("see the blocks of the index and of the cluster (`GET /_cluster/state/blocks`)")
+        Some(("see the blocks of the index and of the cluster (`GET /_cluster/state/blocks`)", true))
     } else {
         None
     }
@@ -179,9 +200,7 @@ mod tests {
         assert_eq!(fate("index", 201, "", ""), Fate::Delivered);
         assert_eq!(fate("index", 200, "", ""), Fate::Delivered);
         assert_eq!(fate("create", 409, "version_conflict_engine_exception", ""), Fate::Delivered);
-        for (status, kind) in
-            [(429, "es_rejected_execution_exception"), (503, "unavailable_shards_exception"), (500, "x")]
-        {
+        for (status, kind) in [(429, "es_rejected_execution_exception"), (503, "cluster_block_exception"), (500, "x")] {
             assert!(matches!(fate("index", status, kind, ""), Fate::Again(_)), "{kind}");
         }
         for kind in ["mapper_parsing_exception", "document_parsing_exception", "illegal_argument_exception"] {
@@ -196,6 +215,9 @@ mod tests {
             (403, "cluster_block_exception", "blocked by: [FORBIDDEN/12/index read-only];", "make room", true),
             (429, "cluster_block_exception", "[TOO_MANY_REQUESTS/12/disk usage exceeded]", "make room", true),
             (403, "cluster_block_exception", "[FORBIDDEN/8/index write (api)];", "index.blocks.write", true),
+            (403, "cluster_block_exception", "[FORBIDDEN/5/index read-only (api)];", "index.blocks.read_only", true),
+            (403, "cluster_block_exception", "[FORBIDDEN/4/index closed];", "/INDEX/_open", true),
+            (503, "unavailable_shards_exception", "primary shard is not active", "allocation/explain", true),
             (403, "security_exception", "unauthorized", "rights", false),
             (404, "index_not_found_exception", "no such index", "auto_create_index", false),
             (
@@ -206,8 +228,8 @@ mod tests {
                 false,
             ),
         ] {
-            let Fate::Hold { why, is_blocked } = fate("index", status, kind, reason) else { panic!("{kind} held") };
-            assert!(why.contains(part) && is_blocked == blocked, "{why}");
+            let Fate::Hold(refusal) = fate("index", status, kind, reason) else { panic!("{kind} held") };
+            assert!(refusal.why.contains(part) && refusal.is_blocked == blocked, "{refusal:?}");
         }
         assert!(matches!(fate("index", 503, "cluster_block_exception", "SERVICE_UNAVAILABLE/1/state"), Fate::Again(_)));
     }

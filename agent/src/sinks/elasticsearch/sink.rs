@@ -16,7 +16,8 @@ use reqwest::{
 use super::{
     config::{Compression, Settings},
     encode::{Bulk, Entry, Filler, NoRoom},
-    held::Held,
+    held::{Held, Oldest},
+    open::Open,
     reach::{client, error},
     reply::FILTER,
     servers::Servers,
@@ -30,6 +31,7 @@ use crate::{
         flights::Flights,
         http_client::Request,
         receipt::{Lines, rejoin},
+        refusals::Refusals,
     },
 };
 
@@ -51,7 +53,9 @@ pub struct ElasticsearchSink {
     again: Vec<Entry>,
     /// Lines of indices that take nothing.
     held: Held,
+    open: Open,
     attempts: Attempts,
+    refusals: Refusals<Bulk>,
     counts: Counts,
 }
 
@@ -89,7 +93,9 @@ impl ElasticsearchSink {
             waiting: VecDeque::new(),
             again: Vec::new(),
             held: Held::default(),
+            open: Open::default(),
             attempts: Attempts::default(),
+            refusals: Refusals::default(),
             counts: Counts::default(),
             settings,
         })
@@ -99,7 +105,11 @@ impl ElasticsearchSink {
     fn take(&mut self, delivery: Delivery) {
         let lines = Lines::new(&delivery.batch, delivery.receipt);
         for index in 0..delivery.batch.lines.len() {
-            self.fill(Entry::new(lines.line(index)));
+            let mut entry = Some(Entry::new(lines.line(index)));
+            if !self.held.is_empty() {
+                entry = entry.and_then(|entry| self.held.hold_back(self.filler.index_of(&entry), entry));
+            }
+            entry.into_iter().for_each(|entry| self.fill(entry));
         }
         if self.filling_since.is_none() && !self.filler.is_empty() {
             self.filling_since = Some(Instant::now());
@@ -126,7 +136,39 @@ impl ElasticsearchSink {
     fn give_up(&mut self, entry: Entry, reason: Reason, why: &str) {
         let index = self.filler.index_of(&entry);
         self.attempts.give_up(format!("a line for index {index} is dropped: {why}"));
+        if entry.is_trial {
+            self.held.note_no_trial(index);
+        }
         entry.receipt.give_up(reason);
+    }
+
+    /// The most memory of lines that are held while other indices take lines: those need the rest of what the sink may have.
+    fn max_held(&self) -> usize {
+        let buffer = &self.settings.buffer;
+        let most = buffer.max_unacknowledged.as_u64().min(buffer.max_bytes.as_u64() / 2);
+        usize::try_from(most / 2).unwrap_or(usize::MAX)
+    }
+
+    /// Lets no index that takes nothing keep others from getting lines: the oldest of what is held for it goes to the
+    /// dead-letter index, and where that takes nothing either, nowhere.
+    fn make_room_for_others(&mut self, now: Instant) {
+        while self.held.is_over(self.max_held()) {
+            let dead_letters = &self.settings.dead_letter_index;
+            // Where no index takes anything, the cluster is in trouble: all wait, and nothing is lost.
+            if !self.open.any(self.held.in_common_trouble_since(dead_letters), now) {
+                return;
+            }
+            let takes_dead_letters = !self.held.has(dead_letters);
+            let Some(Oldest { refusal, lines }) = self.held.take_oldest() else { return };
+            for entry in lines {
+                if takes_dead_letters && entry.rejection.is_none() {
+                    self.refused(entry, refusal.kind.clone(), refusal.why.clone());
+                } else {
+                    let reason = if refusal.is_blocked { Reason::Blocked } else { Reason::Rejected };
+                    self.give_up(entry, reason, &format!("there is no more room to hold it: {}", refusal.why));
+                }
+            }
+        }
     }
 
     /// Makes a request of the lines that wait for more.
@@ -150,6 +192,7 @@ impl ElasticsearchSink {
     /// Sends what waits, as far as it may be sent.
     fn send(&mut self) {
         let now = Instant::now();
+        self.make_room_for_others(now);
         if self.attempts.pause(now).is_some() {
             return;
         }
@@ -168,14 +211,22 @@ impl ElasticsearchSink {
                 }
                 return;
             }
-            let Some(bulk) = self.waiting.pop_front() else { return };
+            let Some(bulk) = self.next_bulk() else { return };
             self.send_bulk(bulk, now);
         }
     }
 
+    fn next_bulk(&mut self) -> Option<Bulk> {
+        // While the server is in doubt: what was never refused is the most likely to be taken.
+        let fresh = self.waiting.iter().rposition(|bulk| self.refusals.is_in_doubt() && !bulk.was_refused);
+        self.waiting.remove(fresh.unwrap_or(0))
+    }
+
     fn send_bulk(&mut self, bulk: Bulk, now: Instant) {
         let server = self.servers.pick(now);
-        let url = self.servers.url(server, &format!("_bulk?filter_path={FILTER}"));
+        // An index without a primary has to be told of before the time of the request is over.
+        let timeout = (self.settings.request_timeout / 2).as_millis();
+        let url = self.servers.url(server, &format!("_bulk?filter_path={FILTER}&timeout={timeout}ms"));
         let mut request = Request::new(Method::POST, url, self.settings.auth.as_ref())
             .with_body("application/x-ndjson", bulk.body.clone());
         if self.settings.compression == Compression::Gzip {
@@ -222,7 +273,14 @@ impl ElasticsearchSink {
     /// Whether no more may be taken up.
     fn is_full(&self) -> bool {
         let most = usize::try_from(self.settings.max_request_bytes.as_u64()).unwrap_or(usize::MAX);
-        !self.waiting.is_empty() || self.held.bytes() > most.saturating_mul(self.settings.max_in_flight)
+        // More lines may show that it is not the server that is at fault.
+        let is_waiting = if self.refusals.is_in_doubt() {
+            self.waiting.iter().map(Bulk::bytes).sum::<usize>() >= most
+        } else {
+            !self.waiting.is_empty()
+        };
+        // Behind a buffer on disk it never holds as much.
+        is_waiting || self.held.is_over(self.max_held().saturating_mul(2))
     }
 
     /// Tells when to call again, and what keeps lines from getting through, if anything does.
@@ -249,7 +307,10 @@ impl ElasticsearchSink {
 
     /// How many lines are not settled.
     fn unsettled(&mut self) -> usize {
-        self.waiting.iter().map(|bulk| bulk.entries.len()).sum::<usize>() + self.again.len() + self.held.len()
+        self.waiting.iter().map(|bulk| bulk.entries.len()).sum::<usize>()
+            + self.again.len()
+            + self.held.len()
+            + self.refusals.len()
     }
 }
 
@@ -317,7 +378,7 @@ impl Sink for ElasticsearchSink {
             ("sidestep_elasticsearch_requests_in_flight", self.flights.len() as f64),
             ("sidestep_elasticsearch_retried_records_total", self.counts.retried as f64),
             ("sidestep_elasticsearch_dead_letter_records_total", self.counts.dead_letters as f64),
-            ("sidestep_elasticsearch_held_records", self.held.len() as f64),
+            ("sidestep_elasticsearch_held_records", self.held.records() as f64),
         ];
         values.map(|(name, value)| Figure { name, value }).to_vec()
     }
@@ -352,6 +413,7 @@ impl Sink for ElasticsearchSink {
         let mut left: Vec<_> = std::mem::take(&mut self.waiting).into_iter().flat_map(|bulk| bulk.entries).collect();
         left.append(&mut self.again);
         left.extend(self.held.take_all());
+        left.extend(self.refusals.take_all().into_iter().flat_map(|bulk| bulk.entries));
         left.extend(self.filler.take_entries());
         rejoin(left.into_iter().map(|entry| entry.receipt))
     }

@@ -105,7 +105,9 @@ fn reply(documents: &Documents, status: impl Fn(usize, &Value) -> (u16, &'static
         let operation = action.as_object().and_then(|action| action.keys().next()).expect("an operation");
         match status(index, document) {
             (status, "") => json!({ operation: { "status": status } }),
-            (status, kind) => json!({ operation: { "status": status, "error": { "type": kind, "reason": "so" } } }),
+            (status, kind) => {
+                json!({ operation: { "status": status, "error": { "type": kind, "reason": "so, FORBIDDEN/8/" } } })
+            }
         }
     });
     Some((200, json!({ "errors": true, "items": items.collect::<Vec<_>>() }).to_string()))
@@ -205,6 +207,37 @@ fn a_request_that_is_too_large_for_the_server_goes_in_halves() {
 }
 
 #[test]
+fn a_request_that_is_refused_goes_in_halves_to_the_line_at_fault() {
+    let server = Server::start(|_, documents| {
+        let is_bad = |(_, document): &(Value, Value)| document["body"] == "bad";
+        if documents.iter().any(is_bad) { Some((400, "no".into())) } else { reply(documents, |_, _| (201, "")) }
+    });
+    let mut sink = sink(&server, |settings| settings.max_in_flight = 1);
+    let (mut queue, settled) = deliveries(&[b"one", b"two", b"bad", b"four"]);
+    let (lost, errors) = work(&mut sink, &mut queue, &settled);
+    assert_eq!((lost, server.sizes()), (Some((Reason::Rejected, 1)), vec![4, 2, 2, 1, 1]));
+    assert!(errors.contains("is dropped") && errors.contains("the request is refused: 400 no"), "{errors}");
+}
+
+#[test]
+fn a_server_that_refuses_every_line_is_at_fault_itself() {
+    for status in [400, 413, 422] {
+        let server =
+            Server::start(
+                move |number, documents| {
+                    if number < 26 { Some((status, String::new())) } else { reply(documents, |_, _| (201, "")) }
+                },
+            );
+        let mut sink = sink(&server, |settings| settings.max_in_flight = 1);
+        let bodies: Vec<_> = (0..50).map(|number| format!("line {number}")).collect();
+        let (mut queue, settled) = deliveries(&bodies.iter().map(String::as_bytes).collect::<Vec<_>>());
+        let (lost, errors) = work(&mut sink, &mut queue, &settled);
+        assert_eq!(lost, None, "{errors}");
+        assert!(errors.contains("it refuses every line so"), "{errors}");
+    }
+}
+
+#[test]
 fn a_line_above_the_limit_is_dropped_alone() {
     let server = Server::start(|_, documents| reply(documents, |_, _| (201, "")));
     let mut sink = sink(&server, |settings| settings.max_request_bytes = ByteSize::kib(2));
@@ -249,6 +282,24 @@ fn lines_of_an_index_that_takes_nothing_are_held_and_others_are_not() {
     assert!(errors.contains("1 lines are held and tried again: 404 index_not_found_exception"), "{errors}");
     assert!(errors.contains("is dropped: held for 500ms") && errors.contains("auto_create_index"), "{errors}");
     assert!(server.sizes().len() > 2 && server.sizes().iter().skip(1).all(|size| *size == 1), "{:?}", server.sizes());
+}
+
+#[test]
+fn where_every_index_is_blocked_lines_wait_and_nothing_is_lost() {
+    let server = Server::start(|number, documents| {
+        let kind = if number < 5 { (403, "cluster_block_exception") } else { (201, "") };
+        reply(documents, |_, _| kind)
+    });
+    let mut sink = sink(&server, |settings| {
+        settings.buffer.max_unacknowledged = ByteSize::kib(64);
+        settings.give_up_after = Duration::from_millis(1);
+    });
+    let body = vec![b'x'; 30_000];
+    let (mut queue, settled) = deliveries(&[&*body; 3]);
+    let (lost, errors) = work(&mut sink, &mut queue, &settled);
+    assert_eq!(lost, None, "{errors}");
+    assert!(errors.contains("index logs-pod-2026.11.21: 3 lines are held and tried again"), "{errors}");
+    assert!(server.sizes()[1..5].iter().all(|size| *size == 1), "one line shows it: {:?}", server.sizes());
 }
 
 #[test]

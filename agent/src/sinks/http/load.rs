@@ -26,6 +26,10 @@ pub(super) struct Load {
     /// The body; sent again without being made again.
     pub(super) body: Bytes,
     pub(super) is_compressed: bool,
+    /// It is a part of one that was refused.
+    pub(super) was_refused: bool,
+    /// It was held as the server seemed to be at fault that refused it.
+    pub(super) was_held: bool,
 }
 
 impl Load {
@@ -36,6 +40,11 @@ impl Load {
             // right, and the bytes are about right.
             if index < rejected { line.give_up(Reason::Rejected) } else { line.deliver() }
         }
+    }
+
+    /// Bytes of its lines.
+    pub(super) fn bytes(&self) -> usize {
+        self.lines.iter().map(|line| line.line().body.len()).sum()
     }
 
     /// All lines are given up.
@@ -116,10 +125,11 @@ impl Filler {
             Body::OtlpProto(_, request) => request.finish(),
         };
         let lines = std::mem::take(&mut self.lines);
-        match compress(self.compression, &body) {
-            Some(body) => Load { first, lines, body: body.into(), is_compressed: true },
-            None => Load { first, lines, body: body.into(), is_compressed: false },
-        }
+        let (body, is_compressed) = match compress(self.compression, &body) {
+            Some(body) => (body, true),
+            None => (body, false),
+        };
+        Load { first, lines, body: body.into(), is_compressed, was_refused: false, was_held: false }
     }
 
     /// Makes two requests of the lines of one.
@@ -135,7 +145,7 @@ impl Filler {
                     line.give_up(Reason::Oversize);
                 }
             }
-            filler.finish_as(first)
+            Load { was_refused: true, ..filler.finish_as(first) }
         };
         [half(front, load.first), half(back, load.first + middle as u64)]
     }

@@ -26,6 +26,7 @@ use crate::{
         http_client::Request,
         otlp::Fit,
         receipt::{LineReceipt, Lines, rejoin},
+        refusals::{Judgement, Refusals, Suspect, in_doubt},
     },
 };
 
@@ -45,6 +46,10 @@ pub struct HttpSink {
     /// Requests that are to be sent, by the number of their first line.
     waiting: BTreeMap<u64, Load>,
     attempts: Attempts,
+    refusals: Refusals<Load>,
+    /// Number of the first line that is tried next while the server is in doubt: one request after the other, as one of
+    /// them may hold a line that it takes.
+    next_trial: u64,
 }
 
 impl fmt::Debug for HttpSink {
@@ -69,6 +74,8 @@ impl HttpSink {
             filling_since: None,
             waiting: BTreeMap::new(),
             attempts: Attempts::default(),
+            refusals: Refusals::default(),
+            next_trial: 0,
         })
     }
 
@@ -109,12 +116,23 @@ impl HttpSink {
     fn send(&mut self) {
         let now = Instant::now();
         while self.flights.has_room() && self.attempts.may_send(self.flights.len(), now) {
-            let Some((_, load)) = self.waiting.pop_first() else { return };
+            let Some(load) = self.next_load() else { return };
             match self.request(&load) {
                 Ok(request) => self.flights.start(request, load),
                 Err(why) => self.put_back(load, held(&why), None, now),
             }
         }
+    }
+
+    fn next_load(&mut self) -> Option<Load> {
+        if !self.refusals.is_in_doubt() {
+            return self.waiting.pop_first().map(|(_, load)| load);
+        }
+        // What was never refused is the most likely to be taken.
+        let newest = self.waiting.last_key_value().filter(|(_, load)| !load.was_refused);
+        let first = *newest.or_else(|| self.waiting.range(self.next_trial..).chain(&self.waiting).next())?.0;
+        self.next_trial = first + 1;
+        self.waiting.remove(&first)
     }
 
     fn request(&self, load: &Load) -> Result<Request, String> {
@@ -148,12 +166,20 @@ impl HttpSink {
                     } else if !message.is_empty() {
                         tracing::debug!(sink = self.settings.name, message, "the server warns");
                     }
+                    if rejected < load.lines.len() as u64 {
+                        let suspects = self.refusals.note_taken();
+                        self.give_up(suspects);
+                    }
                     load.settle(rejected);
                 }
                 Verdict::Again { why, after } => self.put_back(load, why, after, now),
-                Verdict::Refused { why } => self.divide(load, Reason::Rejected, &why),
-                Verdict::TooLarge { why } => self.divide(load, Reason::Oversize, &why),
+                Verdict::Refused { why } => self.divide(load, Reason::Rejected, why, now),
+                Verdict::TooLarge { why } => self.divide(load, Reason::Oversize, why, now),
             }
+        }
+        if self.is_idle() && self.filler.is_empty() && self.refusals.len() > 0 {
+            let judgement = self.refusals.note_idle();
+            self.follow(judgement, Instant::now());
         }
     }
 
@@ -164,17 +190,40 @@ impl HttpSink {
     }
 
     /// Finds the line that the server does not take.
-    fn divide(&mut self, load: Load, reason: Reason, why: &str) {
-        // It answers, and to the point.
-        self.attempts.succeed();
+    fn divide(&mut self, load: Load, reason: Reason, why: String, now: Instant) {
+        if self.refusals.is_in_doubt() {
+            self.attempts.fail(in_doubt(&why), None, now);
+        } else {
+            // It answers, and to the point.
+            self.attempts.succeed();
+        }
         if load.lines.len() > 1 {
             for half in self.filler.halves(load) {
                 self.waiting.insert(half.first, half);
             }
             return;
         }
-        self.attempts.give_up(format!("a line is dropped: {why}"));
-        load.give_up(reason);
+        let was_held = load.was_held;
+        let judgement = self.refusals.note_refused(Suspect { load, reason, why }, was_held);
+        self.follow(judgement, now);
+    }
+
+    fn follow(&mut self, judgement: Judgement<Load>, now: Instant) {
+        match judgement {
+            Judgement::GiveUp(suspects) => self.give_up(suspects),
+            Judgement::Hold(loads, why) => {
+                for load in loads {
+                    self.put_back(Load { was_held: true, ..load }, why.clone(), None, now);
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self, suspects: Vec<Suspect<Load>>) {
+        for Suspect { load, reason, why } in suspects {
+            self.attempts.give_up(format!("a line is dropped: {why}"));
+            load.give_up(reason);
+        }
     }
 
     /// Sends and settles until nothing waits or is under way, but not after `until`, and not beyond the beginning of a
@@ -198,7 +247,7 @@ impl HttpSink {
         loop {
             self.land();
             self.send();
-            if self.waiting.is_empty() {
+            if self.waiting.is_empty() || self.may_try_more() {
                 return true;
             }
             let now = Instant::now();
@@ -207,6 +256,12 @@ impl HttpSink {
             }
             self.flights.wait(until);
         }
+    }
+
+    /// Whether more lines are to show that it is not the server that is at fault.
+    fn may_try_more(&self) -> bool {
+        let most = usize::try_from(self.settings.max_request_bytes.as_u64()).unwrap_or(usize::MAX);
+        self.refusals.is_in_doubt() && self.waiting.values().map(Load::bytes).sum::<usize>() < most
     }
 
     fn is_idle(&self) -> bool {
@@ -300,7 +355,7 @@ impl Sink for HttpSink {
         for load in self.flights.cancel() {
             self.waiting.insert(load.first, load);
         }
-        let lines: usize = self.waiting.values().map(|load| load.lines.len()).sum();
+        let lines = self.waiting.values().map(|load| load.lines.len()).sum::<usize>() + self.refusals.len();
         if lines == 0 {
             return self.check();
         }
@@ -313,6 +368,7 @@ impl Sink for HttpSink {
         for (_, load) in std::mem::take(&mut self.waiting) {
             lines.extend(load.lines);
         }
+        lines.extend(self.refusals.take_all().into_iter().flat_map(|load| load.lines));
         lines.extend(self.filler.take_lines());
         rejoin(lines)
     }

@@ -196,6 +196,82 @@ fn the_line_that_the_server_refuses_is_dropped_alone() {
 }
 
 #[test]
+fn a_server_that_refuses_every_line_is_at_fault_itself() {
+    for status in [400, 413, 422] {
+        // Long enough for ten lines to be refused alone, and for attempts after that.
+        let server = Server::start(move |number| if number < 26 { Reply::status(status) } else { Reply::status(200) });
+        let mut sink = HttpSink::new(Settings { max_in_flight: 1, ..settings(&server) }).expect("a sink");
+        let (mut queue, settled) = deliveries(&[numbered(50)]);
+        let (settled, errors) = drive(&mut sink, &mut queue, &settled);
+        assert_eq!(lost(&settled), (0, None), "{errors:?}");
+        let status = status.to_string();
+        let tells = |error: &String| error.contains(&status) && error.contains("it refuses every line so");
+        assert!(errors.iter().any(tells), "{errors:?}");
+    }
+}
+
+#[test]
+fn many_bad_lines_in_a_row_hold_the_good_ones_for_a_while_only() {
+    let server = Server::answering(|got| {
+        let bad = got.bodies().iter().any(|body| body.starts_with("bad"));
+        if bad { Reply::status(422) } else { Reply::status(200) }
+    });
+    let mut sink = HttpSink::new(settings(&server)).expect("a sink");
+    let mut lines = numbered(100);
+    lines.splice(40..40, (0..25).map(|number| format!("bad {number}")));
+    let mut batches = vec![lines];
+    batches.extend((0..20).map(|number| vec![format!("later {number}")]));
+    let (mut queue, settled) = deliveries(&batches);
+    let mut later = queue.split_off(1);
+    let (end, mut errors) = (Instant::now() + LONG, Vec::new());
+    // Others come, one by one, until all is settled that came first.
+    let mut outstanding = 0;
+    let settled = loop {
+        assert!(Instant::now() < end, "{errors:?}");
+        errors.extend(sink.write(&mut queue).and_then(|()| sink.flush()).and_then(|()| sink.tick()).err());
+        let (mut first, others): (Vec<_>, Vec<_>) =
+            all_settled(&settled).into_iter().partition(|settled| settled.lines == 125);
+        outstanding -= others.len();
+        match first.pop() {
+            Some(settled) => break settled,
+            None if outstanding == 0 && !errors.is_empty() => {
+                queue.push_back(later.pop_front().expect("few are enough"));
+                outstanding += 1;
+            }
+            None => {}
+        }
+    };
+    assert_eq!(lost(&[settled]), (25, Some(Reason::Rejected)), "{errors:?}");
+    let taken = server.got().into_iter().filter(|got| got.status == 200);
+    let lines = taken.flat_map(|got| got.bodies()).filter(|body| body.starts_with("line"));
+    assert_eq!(lines.count(), 100, "each good line once");
+}
+
+#[test]
+fn a_bad_line_that_comes_first_waits_for_a_good_one() {
+    let server = Server::answering(|got| {
+        let bad = got.bodies().iter().any(|body| body == "bad");
+        if bad { Reply::status(400) } else { Reply::status(200) }
+    });
+    let mut sink = HttpSink::new(settings(&server)).expect("a sink");
+    let (mut queue, settled) = deliveries(&[vec!["bad".to_owned()], vec!["good".to_owned()]]);
+    let mut later = queue.split_off(1);
+    let end = Instant::now() + LONG;
+    loop {
+        let _ = sink.write(&mut queue).and_then(|()| sink.flush());
+        match sink.tick() {
+            Err(error) if error.to_string().contains("it refuses every line so") => break,
+            _ => assert!(Instant::now() < end),
+        }
+    }
+    assert!(all_settled(&settled).is_empty(), "the server has taken nothing yet");
+    let _ = sink.write(&mut later);
+    assert!(later.is_empty(), "it may show that the first one is at fault");
+    let (settled, _) = drive_on(&mut sink, &settled, 2);
+    assert_eq!(lost(&settled), (1, Some(Reason::Rejected)));
+}
+
+#[test]
 fn what_is_too_large_for_the_server_goes_in_parts() {
     let server = Server::answering(|got| if got.length > 5_000 { Reply::status(413) } else { Reply::status(200) });
     let mut sink = HttpSink::new(Settings { compression: Compression::None, ..settings(&server) }).expect("a sink");
@@ -218,6 +294,7 @@ fn what_an_operator_can_mend_is_held_with_the_remedy() {
         (Reply::status(405), "takes logs by POST"),
         (Reply::status(400).body("400 No required SSL certificate was sent"), "see `tls.cert_file`"),
         (Reply::status(400).body("Client sent an HTTP request to an HTTPS server."), "write `https://`"),
+        (Reply::status(200).body("\n<!DOCTYPE html><title>Log in</title>"), "a page for people"),
         (Reply::status(415), "neither this `encoding` nor this `compression`"),
         (
             Reply::status(308).header("Location", "https://elsewhere/v1/logs"),

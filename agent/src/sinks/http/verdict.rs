@@ -34,7 +34,7 @@ pub(super) fn verdict(encoding: Encoding, url: &str, landing: &Landing) -> Verdi
         }
         Err(failure) => return Verdict::Again { why: failure.to_string(), after: None },
     };
-    if answer.is_success() {
+    if answer.is_success() && !is_page(answer) {
         return taken(encoding, answer);
     }
     let why = |remedy: &str| format!("{url}: {}{remedy}", describe(answer));
@@ -44,6 +44,7 @@ pub(super) fn verdict(encoding: Encoding, url: &str, landing: &Landing) -> Verdi
         return hold(&format!("; {remedy}"));
     }
     match answer.status {
+        200..300 => hold("; that is a page for people and no server of logs: see `url`, and what stands before it"),
         400 | 422 => Verdict::Refused { why: why("; see `encoding`, and what the server takes") },
         413 => Verdict::TooLarge {
             why: why("; lower `max_request_bytes` or `lines.max_line_bytes`, or raise the server's limit"),
@@ -70,6 +71,14 @@ pub(super) fn held(why: &str) -> String {
 fn is_json(answer: &Answer) -> bool {
     let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.is_some_and(|value| value.trim_start().starts_with("application/json"))
+}
+
+/// Whether it is a page of HTML, as gateways show it that want somebody to log in: with a status that says that all is well.
+fn is_page(answer: &Answer) -> bool {
+    let start = answer.body.trim_ascii_start();
+    ["<!doctype html", "<html"]
+        .iter()
+        .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes())))
 }
 
 fn taken(encoding: Encoding, answer: &Answer) -> Verdict {

@@ -59,6 +59,8 @@ fn what_is_no_answer_says_why() {
         (&b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\nshort"[..], "http", FailureKind::Broken, "server's own log"),
         (b"", "http", FailureKind::Broken, "tried again"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "http", FailureKind::Garbage, "another service"),
+        // The settings with which HTTP/2 begins.
+        (b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64", "http", FailureKind::Garbage, "another service"),
         (b"HTTP/1.1 400 No TLS here\r\n\r\n", "https", FailureKind::Tls, "write `http://`"),
     ] {
         let failure = failure(Some(answer), scheme);
@@ -67,6 +69,48 @@ fn what_is_no_answer_says_why() {
     }
     let silent = failure(None, "http");
     assert_eq!(silent.kind, FailureKind::Timeout, "{silent}");
+}
+
+#[test]
+fn a_compressed_answer_stays_as_it_is() {
+    // A megabyte of zeros.
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    bomb.write_all(&[0; 1 << 20]).expect("compresses");
+    let bomb = bomb.finish().expect("compresses");
+    assert!(bomb.len() > 1000, "longer than an answer may be");
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", bomb.len());
+    let whole = [head.as_bytes(), &bomb].concat();
+    assert_eq!(failure(Some(whole.leak()), "http").kind, FailureKind::TooLong);
+    let (answer, asked) =
+        ask(Some(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"), "http", None);
+    assert_eq!(answer.expect("an answer").body, b"abc");
+    assert!(!asked.to_lowercase().contains("accept-encoding"), "{asked}");
+}
+
+/// Asks a server at `address` that goes on as long as the client is there: `first`, and then `rest` again and again.
+fn ask_dripping(address: &str, first: &'static [u8], rest: &'static [u8], pause: Duration) -> Failure {
+    let listener = TcpListener::bind(address).expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let server = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().expect("a connection");
+        assert!(connection.read(&mut [0; 4096]).expect("a request") > 0);
+        connection.write_all(first).expect("writes");
+        while connection.write_all(rest).is_ok() {
+            thread::sleep(pause);
+        }
+    });
+    let client = HttpClient::new(&options()).expect("a client");
+    let failure = client.ask(Request::new(Method::GET, url.parse().expect("a URL"), None)).expect_err("no answer");
+    server.join().expect("no panic");
+    failure
+}
+
+#[test]
+fn headers_without_an_end_take_neither_time_nor_memory_without_an_end() {
+    let slow = ask_dripping("[::1]:0", b"HTTP/1.1 200 OK\r\nA: ", b"b", Duration::from_millis(50));
+    assert!(slow.kind == FailureKind::Timeout && slow.text.contains("http://[::1]:"), "{slow}");
+    let fast = ask_dripping("127.0.0.1:0", b"HTTP/1.1 200 OK\r\nA: ", &[b'b'; 4096], Duration::ZERO);
+    assert_eq!(fast.kind, FailureKind::Garbage, "{fast}");
 }
 
 #[test]
