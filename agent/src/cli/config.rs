@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, Subcommand};
 
 use super::{colors, ignore_closed_pipe, run::effective_path};
-use crate::config::{ConfigError, EXAMPLE, Environment, Raw};
+use crate::config::{ConfigError, EXAMPLE, Environment, Raw, render_warning};
 
 /// Print, check or show the configuration
 #[derive(Args, Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct ConfigArgs {
 /// What to do with a configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Action {
-    /// Say all that is wrong with a file, and exit with 1 if anything is
+    /// Say all that is wrong with a file, and exit with 1 if anything is; warn of files in it that this machine has not
     Check(FileArgs),
     /// Print what is in force, defaults included
     Show(FileArgs),
@@ -79,7 +79,17 @@ impl ConfigArgs {
         let (written, code) = match &self.action {
             None | Some(Action::Example) => (output.write_all(EXAMPLE.as_bytes()), ExitCode::SUCCESS),
             Some(Action::Check(args)) => match args.load(environment) {
-                Ok((name, _)) => (writeln!(output, "{name}: no problems"), ExitCode::SUCCESS),
+                Ok((name, raw)) => {
+                    let warnings = raw.warnings();
+                    let told =
+                        warnings.iter().try_for_each(|text| writeln!(errors, "{}", render_warning(text, colors)));
+                    let count = match warnings.len() {
+                        0 => String::new(),
+                        1 => ", 1 warning".to_owned(),
+                        count => format!(", {count} warnings"),
+                    };
+                    (told.and_then(|()| writeln!(output, "{name}: no problems{count}")), ExitCode::SUCCESS)
+                }
                 Err(error) => (writeln!(errors, "{}", error.render(colors)), ExitCode::FAILURE),
             },
             Some(Action::Show(args)) => match args.load(environment) {

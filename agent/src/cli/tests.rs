@@ -180,3 +180,24 @@ fn config_checks_and_shows_files() {
     let (is_right, _, errors) = run_config(Some(config::Action::Check(file())));
     assert!(!is_right && errors.contains("No such file or directory"), "{errors}");
 }
+
+#[test]
+fn check_warns_of_files_that_this_machine_has_not() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("sidestep.yaml");
+    let there = directory.path().join("token");
+    std::fs::write(&there, "x").expect("written");
+    let text = format!(
+        "sinks:\n  - {{type: console}}\n  - {{type: http, name: far, url: 'https://a/logs', tls: {{ca_file: /no/ca}}, \
+         auth: {{bearer: {{token_file: {}}}}}, headers: {{X-A: {{file: /no/header}}}}}}\n",
+        there.display()
+    );
+    std::fs::write(&path, text).expect("written");
+    let check = config::Action::Check(config::FileArgs { file: Some(path.clone()) });
+    let (is_right, output, errors) = run_config(Some(check));
+    assert_eq!((is_right, output), (true, format!("{}: no problems, 2 warnings\n", path.display())));
+    for part in ["sinks[1], `far`: tls.ca_file /no/ca: No such file", "headers.X-A.file /no/header: No such file"] {
+        assert!(errors.contains(part), "{part} is not in {errors}");
+    }
+    assert_eq!(errors.lines().filter(|line| line.starts_with("warning: ")).count(), 2, "{errors}");
+}

@@ -12,8 +12,6 @@ pub(super) struct Place {
     /// The node to leave out.
     pub(super) node: usize,
     pub(super) span: Span,
-    /// The value's own place, when `span` is that of its key.
-    pub(super) value_span: Option<Span>,
     pub(super) path: String,
 }
 

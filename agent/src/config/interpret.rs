@@ -12,12 +12,8 @@ use super::{
     failure::{Failure, Kind, Place},
     reader::{Context, Reader, address, join},
     report::{MAX_PROBLEMS, Problem},
-    tree::{Node, Span, Value},
+    tree::{Node, Value},
 };
-
-/// How many values of the file are read in all in search of the wrong ones, when only their section is known: a
-/// small file is searched to the end, a huge one that is wrong all over does not hold up the agent.
-const MAX_TRIAL_READS: usize = 2_000_000;
 
 /// What was read of a file.
 pub(super) struct Reading<T> {
@@ -32,24 +28,28 @@ pub(super) struct Reading<T> {
 /// Reads a `T`, and all that is wrong with it.
 pub(super) fn interpret<T: DeserializeOwned>(root: &Node) -> Reading<T> {
     let context = Context::default();
-    context.trials_left.set(MAX_TRIAL_READS / size(root));
     let mut left_out = Vec::new();
     let value = loop {
         let failure = match T::deserialize(Reader::root(root, &context)) {
             Ok(value) => break Some(value),
             Err(failure) => failure,
         };
-        let Some(place) = failure.place.clone() else {
+        let Some(Place { mut node, mut path, span }) = failure.place.clone() else {
             context.note(failure.problem(String::new(), root.span.clone()));
             break None;
         };
-        let place = narrow::<T>(root, &context, &failure, place);
-        if !is_consequence(root, &context, &failure, &place) {
-            context.note(failure.problem(place.path.clone(), place.span));
+        if !context.skips(node) && !is_consequence(root, &context, &failure, node, &path) {
+            context.note(failure.problem(path.clone(), span));
         }
-        left_out.push(place.path);
-        let is_new = context.skipped.borrow_mut().insert(place.node);
-        if !is_new || place.node == address(root) || context.problems.borrow().len() >= MAX_PROBLEMS {
+        // What can't be left out, as the content of a choice, goes with the section that it is in.
+        while context.skips(node)
+            && let Some(outer) = find(root, &context, |reader| has_child(reader.node, node))
+        {
+            (node, path) = (address(outer.node), outer.path);
+        }
+        left_out.push(path);
+        let is_new = context.skipped.borrow_mut().insert(node);
+        if !is_new || node == address(root) || context.problems.borrow().len() >= MAX_PROBLEMS {
             break None;
         }
     };
@@ -92,88 +92,33 @@ impl<T> Reading<T> {
 }
 
 /// Whether the failure only comes from what was left out before: the missing option was wrong, or all options were.
-fn is_consequence(root: &Node, context: &Context, failure: &Failure, place: &Place) -> bool {
+fn is_consequence(root: &Node, context: &Context, failure: &Failure, node: usize, path: &str) -> bool {
     if let Kind::MissingField(field) = &failure.kind {
-        let path = join(&place.path, field);
+        let path = join(path, field);
         return context.problems.borrow().iter().any(|problem| problem.path == path);
     }
-    let node = find(root, context, place.node).map(|reader| &reader.node.value);
+    let node = find(root, context, |reader| address(reader.node) == node).map(|reader| &reader.node.value);
     matches!(node, Some(Value::Mapping(entries))
         if !entries.is_empty() && entries.iter().all(|entry| context.skips(address(&entry.node))))
 }
 
-/// Types that serde buffers first (tagged enums, flattened structs) fail as a whole; finds out which value did it.
-fn narrow<T: DeserializeOwned>(root: &Node, context: &Context, failure: &Failure, place: Place) -> Place {
-    let Some(Reader { node, path, .. }) = find(root, context, place.node) else { return place };
-    if matches!(failure.kind, Kind::MissingField(_)) || !matches!(node.value, Value::Mapping(_) | Value::Sequence(_)) {
-        return place;
-    }
-    let mut candidates = Vec::new();
-    collect(node, &path, &place.span, &mut candidates);
-    if let Kind::UnknownField { field, .. } = &failure.kind {
-        candidates.retain(|(_, key)| *key == Some(field));
-    }
-    context.is_trial.set(true);
-    let culprit = candidates.into_iter().map(|(candidate, _)| candidate).find(|candidate| {
-        let Some(trials_left) = context.trials_left.get().checked_sub(1) else { return false };
-        context.trials_left.set(trials_left);
-        let before = context.skipped.borrow().clone();
-        if !context.skipped.borrow_mut().insert(candidate.node) {
-            return false;
-        }
-        let outcome = T::deserialize(Reader::root(root, context));
-        context.skipped.replace(before);
-        let Err(other) = outcome else { return true };
-        let is_elsewhere = other.place.as_ref().is_none_or(|other| other.node != place.node);
-        // An option that has to be there is no culprit: without it the section fails in another way.
-        is_elsewhere || (other.kind != failure.kind && !matches!(other.kind, Kind::MissingField(_)))
-    });
-    context.is_trial.set(false);
-    let Some(culprit) = culprit else { return place };
-    // Of an unknown option the name is wrong, of all others the value.
-    match (&failure.kind, culprit.value_span.clone()) {
-        (Kind::UnknownField { .. }, _) | (_, None) => culprit,
-        (_, Some(span)) => Place { span, ..culprit },
-    }
-}
-
-/// How many values the tree has.
-fn size(node: &Node) -> usize {
-    1 + match &node.value {
-        Value::Mapping(entries) => entries.iter().map(|entry| size(&entry.node)).sum(),
-        Value::Sequence(items) => items.iter().map(size).sum(),
-        _ => 0,
-    }
-}
-
-/// All values below `node`, leaves before what holds them, each with its key.
-fn collect<'t>(node: &'t Node, path: &str, parent: &Span, into: &mut Vec<(Place, Option<&'t String>)>) {
+fn has_child(node: &Node, wanted: usize) -> bool {
     match &node.value {
-        Value::Mapping(entries) => {
-            for entry in entries {
-                let path = join(path, &entry.key);
-                collect(&entry.node, &path, &entry.key_span, into);
-                let value_span = (!entry.node.span.is_empty()).then(|| entry.node.span.clone());
-                let place = Place { node: address(&entry.node), span: entry.key_span.clone(), value_span, path };
-                into.push((place, Some(&entry.key)));
-            }
-        }
-        Value::Sequence(items) => {
-            for (index, item) in items.iter().enumerate() {
-                let path = format!("{path}[{index}]");
-                let span = item.place(parent);
-                collect(item, &path, &span, into);
-                into.push((Place { node: address(item), span, value_span: None, path }, None));
-            }
-        }
-        _ => {}
+        Value::Mapping(entries) => entries.iter().any(|entry| address(&entry.node) == wanted),
+        Value::Sequence(items) => items.iter().any(|item| address(item) == wanted),
+        _ => false,
     }
 }
 
-fn find<'t, 'c>(node: &'t Node, context: &'c Context, wanted: usize) -> Option<Reader<'t, 'c>> {
+/// The first node that is as wanted.
+fn find<'t, 'c>(
+    node: &'t Node,
+    context: &'c Context,
+    is_wanted: impl Fn(&Reader<'t, 'c>) -> bool,
+) -> Option<Reader<'t, 'c>> {
     let mut open = vec![Reader::root(node, context)];
     while let Some(reader) = open.pop() {
-        if address(reader.node) == wanted {
+        if is_wanted(&reader) {
             return Some(reader);
         }
         match &reader.node.value {

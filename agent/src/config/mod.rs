@@ -11,6 +11,7 @@ mod patterns;
 mod raw;
 mod reader;
 mod report;
+mod tagged;
 mod tree;
 pub mod units;
 mod validate;
@@ -24,7 +25,8 @@ pub use changes::{Changes, Part};
 pub use load::{Environment, MAX_FILE_BYTES, display_name, read_text};
 pub use patterns::{CgroupPattern, Globs, Slash};
 pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt, WhenStopped};
-pub use report::{ConfigError, Problem, Report};
+pub use report::{ConfigError, Problem, Report, render_warning};
+pub(crate) use tagged::Tagged;
 pub use units::Percent;
 
 use crate::{

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{self, Percent};
+use super::{
+    tagged,
+    units::{self, Percent},
+};
 use crate::{
     assemble::{self, Multiline, Parse},
     attribute,
@@ -34,8 +37,10 @@ pub struct Raw {
     /// Who wrote.
     pub identity: attribute::Settings,
     /// What is done with lines before they go there.
+    #[serde(deserialize_with = "tagged::deserialize")]
     pub processors: Vec<ProcessorSettings>,
     /// Where records go.
+    #[serde(deserialize_with = "tagged::deserialize")]
     pub sinks: Vec<SinkSettings>,
     /// The HTTP endpoint.
     pub telemetry: Telemetry,
@@ -227,6 +232,18 @@ pub enum LogFormat {
     Text,
     /// A JSON object a line.
     Json,
+}
+
+impl Raw {
+    /// What may be wrong on this machine and right where the agent is to run: files that sinks name and that can't be read.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let unreadable = |(index, sink): (usize, &SinkSettings)| {
+            let faults = sink.files().into_iter().filter_map(|file| file.read().err());
+            faults.map(|fault| format!("sinks[{index}], `{}`: {fault}", sink.name())).collect::<Vec<_>>()
+        };
+        self.sinks.iter().enumerate().flat_map(unreadable).collect()
+    }
 }
 
 impl Default for Raw {

@@ -1,9 +1,6 @@
 //! serde's view of a tree.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashSet,
-};
+use std::{cell::RefCell, collections::HashSet};
 
 use serde::de::{
     self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
@@ -12,6 +9,7 @@ use serde::de::{
 use super::{
     failure::{Failure, Kind, Place},
     report::{MAX_PROBLEMS, Problem},
+    tagged::TYPE,
     tree::{Entry, Node, Span, Value},
 };
 
@@ -20,10 +18,6 @@ pub(super) struct Context {
     /// Nodes that are left out, by address.
     pub(super) skipped: RefCell<HashSet<usize>>,
     pub(super) problems: RefCell<Vec<Problem>>,
-    /// How many more trials may be made.
-    pub(super) trials_left: Cell<usize>,
-    /// While a trial runs, nothing is noted.
-    pub(super) is_trial: Cell<bool>,
 }
 
 impl Context {
@@ -33,7 +27,7 @@ impl Context {
 
     pub(super) fn note(&self, problem: Problem) {
         let mut problems = self.problems.borrow_mut();
-        if !self.is_trial.get() && problems.len() < MAX_PROBLEMS {
+        if problems.len() < MAX_PROBLEMS {
             problems.push(problem);
         }
     }
@@ -66,7 +60,7 @@ impl<'t, 'c> Reader<'t, 'c> {
     /// Gives a failure that has no place yet this node's.
     fn place(&self) -> impl Fn(Failure) -> Failure + use<> {
         let span = if self.node.span.is_empty() { self.fallback.clone() } else { self.node.span.clone() };
-        let place = Place { node: address(self.node), span, value_span: None, path: self.path.clone() };
+        let place = Place { node: address(self.node), span, path: self.path.clone() };
         move |failure| match failure.place {
             Some(_) => failure,
             None => Failure { place: Some(place.clone()), ..failure },
@@ -93,7 +87,12 @@ impl<'t, 'c> Reader<'t, 'c> {
                 }
             }
         }
-        Entries { reader: self, rest: entries.iter(), current: None }
+        Entries {
+            tag: entries.iter().find(|entry| entry.key == TYPE),
+            reader: self,
+            rest: entries.iter(),
+            current: None,
+        }
     }
 }
 
@@ -204,6 +203,8 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
 
 struct Entries<'t, 'c> {
     reader: Reader<'t, 'c>,
+    /// Who reads a section of several kinds has to know the kind first.
+    tag: Option<&'t Entry>,
     rest: std::slice::Iter<'t, Entry>,
     current: Option<&'t Entry>,
 }
@@ -212,11 +213,16 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
     type Error = Failure;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
-        for entry in self.rest.by_ref() {
+        let rest = self.rest.by_ref().filter(|entry| entry.key != TYPE);
+        for entry in self.tag.take().into_iter().chain(rest) {
             if !self.reader.context.skips(address(&entry.node)) {
                 self.current = Some(entry);
-                let place = self.reader.entry(entry).place();
-                return seed.deserialize(entry.key.as_str().into_deserializer()).map(Some).map_err(place);
+                let path = join(&self.reader.path, &entry.key);
+                let place = Place { node: address(&entry.node), span: entry.key_span.clone(), path };
+                let named = seed.deserialize(entry.key.as_str().into_deserializer());
+                return named
+                    .map(Some)
+                    .map_err(|failure: Failure| Failure { place: failure.place.or(Some(place)), ..failure });
             }
         }
         Ok(None)

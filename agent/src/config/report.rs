@@ -80,6 +80,12 @@ impl ConfigError {
     }
 }
 
+/// A warning for a person at a terminal.
+#[must_use]
+pub fn render_warning(text: &str, colors: bool) -> String {
+    renderer(colors).render(&[Group::with_title(Level::WARNING.primary_title(text))])
+}
+
 impl Report {
     /// Line and column, from 1, columns in characters; of the file's first byte for what has no place.
     #[must_use]

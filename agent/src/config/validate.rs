@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use sidestep_abi::kernel::MAX_ROOTS;
 
 use super::{
@@ -58,7 +59,7 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
     let lines = check.lines("lines", &raw.lines);
     check.identity(&raw.identity);
     check.processors(&raw.processors);
-    check.sinks(&raw.sinks);
+    check.sinks(&raw.sinks, raw.lines.max_line_bytes);
     check.duration(
         "telemetry.sink_failing_limit",
         raw.telemetry.sink_failing_limit,
@@ -335,14 +336,16 @@ impl Check {
         }
     }
 
-    fn sinks(&mut self, sinks: &[SinkSettings]) {
+    fn sinks(&mut self, sinks: &[SinkSettings], max_line_bytes: ByteSize) {
         if sinks.is_empty() {
             self.wrong("sinks", "without a sink nothing leaves the node; name at least one");
         }
         let mut names = HashMap::new();
         let mut paths = HashMap::new();
         for (index, sink) in sinks.iter().enumerate() {
-            for InvalidSetting { option, problem } in sink.problems() {
+            for InvalidSetting { option, problem } in
+                sink.problems().into_iter().chain(sink.line_problem(max_line_bytes))
+            {
                 self.wrong(format!("sinks[{index}].{option}"), format!("`{option}` {problem}"));
             }
             let name = sink.name();

@@ -2,14 +2,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{self, MapAccess, value::MapAccessDeserializer},
+};
 
 use super::{
     limit::Workload,
     redact::{Pattern, REDACTED, Redactor, Rule},
     select::Selector,
 };
-use crate::{config::units, record::Attributes, sinks::json};
+use crate::{
+    config::{Tagged, units},
+    record::Attributes,
+    sinks::json,
+};
 
 /// The most processors of a configuration.
 pub const MAX_PROCESSORS: usize = 64;
@@ -32,6 +39,21 @@ pub enum ProcessorSettings {
     AddFields(AddFields),
     /// Limits the lines of a workload.
     RateLimit(RateLimit),
+}
+
+impl Tagged for ProcessorSettings {
+    const KINDS: &'static [&'static str] = &["drop", "sample", "redact", "add_fields", "rate_limit"];
+
+    fn read<'de, A: MapAccess<'de>>(kind: &str, options: MapAccessDeserializer<A>) -> Result<Self, A::Error> {
+        match kind {
+            "drop" => Drop::deserialize(options).map(Self::Drop),
+            "sample" => Sample::deserialize(options).map(Self::Sample),
+            "redact" => Redact::deserialize(options).map(Self::Redact),
+            "add_fields" => AddFields::deserialize(options).map(Self::AddFields),
+            "rate_limit" => RateLimit::deserialize(options).map(Self::RateLimit),
+            other => Err(de::Error::unknown_variant(other, Self::KINDS)),
+        }
+    }
 }
 
 /// Leaves lines out.

@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{self, MapAccess, value::MapAccessDeserializer},
+};
 
 use super::{
     Sink, SinkError,
@@ -16,7 +19,14 @@ use super::{
     reopen::Reopen,
     stats::Counters,
 };
-use crate::{config::units, process::Selector, record::Class};
+use crate::{
+    config::{Tagged, units},
+    process::Selector,
+    record::Class,
+};
+
+/// What file systems take as the name of a file.
+const MAX_NAME_BYTES: usize = 255;
 
 /// One entry of the configuration's list of sinks.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -33,6 +43,21 @@ pub enum SinkSettings {
     Http(http::Settings),
     /// Topics of Kafka.
     Kafka(kafka::Settings),
+}
+
+impl Tagged for SinkSettings {
+    const KINDS: &'static [&'static str] = &["console", "elasticsearch", "file", "http", "kafka", "opensearch"];
+
+    fn read<'de, A: MapAccess<'de>>(kind: &str, options: MapAccessDeserializer<A>) -> Result<Self, A::Error> {
+        match kind {
+            "console" => console::Settings::deserialize(options).map(Self::Console),
+            "elasticsearch" | "opensearch" => elasticsearch::Settings::deserialize(options).map(Self::Elasticsearch),
+            "file" => file::Settings::deserialize(options).map(Self::File),
+            "http" => http::Settings::deserialize(options).map(Self::Http),
+            "kafka" => kafka::Settings::deserialize(options).map(Self::Kafka),
+            other => Err(de::Error::unknown_variant(other, Self::KINDS)),
+        }
+    }
 }
 
 /// The bounded queue in front of a sink.
@@ -189,6 +214,11 @@ impl SinkSettings {
         let name = self.name();
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         require(!name.is_empty() && name.bytes().all(is_plain), "name", "must be made of letters, digits, `-` and `_`");
+        require(
+            name.len() <= MAX_NAME_BYTES,
+            "name",
+            "must have at most 255 bytes: the buffer's directory is named so",
+        );
         require(!self.classes().is_empty(), "classes", "must name at least one of `pod`, `business`, `server`");
         require(self.queue().max_bytes.as_u64() > 0, "queue.max_bytes", "must be greater than zero");
         require(self.queue().max_batches > 0, "queue.max_batches", "must be greater than zero");
@@ -204,6 +234,20 @@ impl SinkSettings {
             Self::Kafka(settings) => problems.extend(settings.problems()),
         }
         problems
+    }
+
+    /// What keeps lines of so many bytes from the sink.
+    #[must_use]
+    pub fn line_problem(&self, max_line_bytes: ByteSize) -> Option<InvalidSetting> {
+        let buffer = self.buffer()?.max_bytes;
+        let [most, line] = [buffer, max_line_bytes].map(|size| units::byte_size::format(size.as_u64()));
+        (buffer < max_line_bytes).then(|| InvalidSetting {
+            option: "buffer.max_bytes",
+            problem: format!(
+                "is `{most}`, and `lines.max_line_bytes` is `{line}`: a line could be larger than the whole \
+                 buffer; raise the one or lower the other"
+            ),
+        })
     }
 
     /// Makes the sink, behind its buffer if it has one. `counters` are those of its queue.
@@ -321,6 +365,7 @@ mod tests {
         assert!(bad.contains("a duration with its unit"), "{bad}");
         for (option, value) in [
             ("name", json!({"type": "console", "name": "a b"})),
+            ("name", json!({"type": "console", "name": "a".repeat(256)})),
             ("classes", json!({"type": "console", "classes": []})),
             ("filter.body", json!({"type": "console", "filter": {"body": "("}})),
             ("filter.pod", json!({"type": "file", "filter": {"pod": ["["]}})),

@@ -185,6 +185,44 @@ fn errors_in_other_stages_sections_have_their_place_too() {
 }
 
 #[test]
+fn errors_in_nested_sections_of_a_sink_have_their_place() {
+    // `^` stands before what is wrong.
+    for (sink, expected) in [
+        ("auth: {^basic: {username: a}}", "auth.basic: the option `password_file` is missing here"),
+        ("auth: {basic: {username: ^5, password_file: /x}}", "auth.basic.username: expected a string, found"),
+        ("auth: {basic: {^user: a, username: b, password_file: /x}}", "auth.basic.user: unknown option `user`"),
+        ("^auth: {token: /x}", "auth: `token` is not allowed here; allowed here: `basic`, `bearer`"),
+        ("auth: ^basic", "auth: "),
+        ("^auth: {username: a, password_file: /x}", "auth: expected one of `basic`, `bearer`, `api_key`"),
+        ("tls: {^ca: /x}", "tls.ca: unknown option `ca`"),
+        ("tls: {^ca_file: [/x]}", "tls.ca_file: expected a path"),
+        ("tls: ^yes", "tls: expected a section of options, found `true`"),
+        ("headers: {X-A: {file: /x, ^fil: /x}}", "headers.X-A.fil: unknown option `fil`; did you mean `file`?"),
+        ("headers: {X-A: ^5}", "headers.X-A: expected a text, or `file: /path`, found the number `5`"),
+        ("^compresion: gzip", "compresion: unknown option `compresion`; did you mean `compression`?"),
+        ("^compression: {level: 3}", "compression: `level` is not allowed here"),
+    ] {
+        let line = format!("  - {{type: http, {sink}}}");
+        let column = line.find('^').expect("a place") + 1;
+        let errors = errors(&format!("sinks:\n{}\n", line.replace('^', "")));
+        let others: Vec<_> = errors.iter().filter(|error| !error.contains("`url` must be given")).collect();
+        assert!(
+            others.len() == 1 && others[0].starts_with(&format!("sidestep.yaml:2:{column}: sinks[0].{expected}")),
+            "{sink}: {expected:?} at {column} is not in {errors:#?}"
+        );
+    }
+    let kafka = "sinks:\n  - type: kafka\n    brokers: [a:1]\n    sasl:\n      username: a\n      mechanism: SCRAM\n";
+    let errors = errors(kafka);
+    assert!(errors[0].starts_with("sidestep.yaml:6:18: sinks[0].sasl.mechanism: `SCRAM` is not allowed"), "{errors:?}");
+}
+
+#[test]
+fn the_kind_of_a_sink_may_stand_anywhere_in_its_section() {
+    let shared = config("sinks: [{raw: true, type: console, name: last}]");
+    assert_eq!(shared.sinks[0].name(), "last");
+}
+
+#[test]
 fn several_errors_in_tagged_sections_are_told_apart() {
     let text = "\
 sinks:

@@ -69,6 +69,29 @@ fn a_quota_that_keeps_nothing_is_refused() {
 }
 
 #[test]
+fn a_line_that_is_larger_than_a_buffer_is_refused() {
+    assert_problems(
+        "lines: {max_line_bytes: 4MiB}\nsinks:\n  - {type: kafka, brokers: ['a:1'], buffer: {max_bytes: 2MiB}}\n  - \
+         {type: kafka, name: without, brokers: ['a:1'], buffer: {enabled: false, max_bytes: 2MiB}}\n",
+        &[("sinks[0].buffer.max_bytes", "is `2MiB`, and `lines.max_line_bytes` is `4MiB`")],
+    );
+}
+
+#[test]
+fn traps_of_kafka_and_otlp_are_refused() {
+    let text =
+        "sinks:\n  - type: kafka\n    brokers: ['a:1']\n    options: {acks: '1', colour: red, sasl.password: x}\n";
+    for part in ["`acks: 1`", "`colour`, which librdkafka does not take", "`sasl.password`, which `config show` would"]
+    {
+        assert_problems(text, &[("sinks[0].options", part)]);
+    }
+    for (path, part) in [("", "has no path"), ("/", "has no path"), ("/v1/traces", "which takes no logs")] {
+        let text = format!("sinks:\n  - {{type: http, url: 'http://otel:4318{path}', encoding: otlp_proto}}\n");
+        assert_problems(&text, &[("sinks[0].url", part)]);
+    }
+}
+
+#[test]
 fn roots_that_name_nothing_or_the_same_are_refused() {
     assert_problems(
         "capture:\n  cgroup_roots: [/sys/fs/cgroup/unified/x, /a, /a, /a/b, /c/d-*, /c/d-1/e]\n",

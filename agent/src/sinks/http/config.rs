@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytesize::ByteSize;
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::headers::{self, HeaderText};
@@ -149,9 +150,24 @@ impl Settings {
         if !self.url.is_empty() {
             problems.extend(http_client::url_problem("url", &self.url, self.auth.as_ref()));
         }
+        problems.extend(self.path_problem());
         problems.extend(headers::problem(self));
         problems.extend(self.tls.as_ref().and_then(Tls::problem));
         problems
+    }
+
+    /// A URL of OTLP that no server takes logs at: other programs are given the URL without its path, or that of another
+    /// signal.
+    fn path_problem(&self) -> Option<InvalidSetting> {
+        let url = Url::parse(&self.url).ok().filter(|_| self.encoding == Encoding::OtlpProto)?;
+        let path = url.path().trim_end_matches('/');
+        let is_other = ["/v1/traces", "/v1/metrics", "/v1development/profiles"].iter().any(|end| path.ends_with(end));
+        let problem = match path {
+            "" => "has no path; servers of OTLP take logs at `/v1/logs` as a rule".to_owned(),
+            path if is_other => format!("has the path `{path}`, which takes no logs; `/v1/logs` does as a rule"),
+            _ => return None,
+        };
+        Some(InvalidSetting { option: "url", problem })
     }
 
     /// What a request is made of, for its header.

@@ -1,12 +1,15 @@
 //! Headers of the operator's own.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use reqwest::{
     Url,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::config::{Encoding, Settings};
 use crate::sinks::{NamedFile, config::InvalidSetting, http_client};
@@ -15,7 +18,7 @@ use crate::sinks::{NamedFile, config::InvalidSetting, http_client};
 const OURS: [&str; 5] = ["connection", "content-encoding", "content-length", "host", "transfer-encoding"];
 
 /// The value of a header.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum HeaderText {
     /// As it stands there.
@@ -30,6 +33,31 @@ pub enum HeaderText {
 pub struct FromFile {
     /// The file, as Kubernetes mounts a Secret.
     pub file: PathBuf,
+}
+
+/// By hand, as serde's own way forgets what is wrong, and where.
+impl<'de> Deserialize<'de> for HeaderText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(HeaderTextVisitor)
+    }
+}
+
+struct HeaderTextVisitor;
+
+impl<'de> Visitor<'de> for HeaderTextVisitor {
+    type Value = HeaderText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, or `file: /path`")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<HeaderText, E> {
+        Ok(HeaderText::Plain(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, options: A) -> Result<HeaderText, A::Error> {
+        FromFile::deserialize(MapAccessDeserializer::new(options)).map(HeaderText::File)
+    }
 }
 
 impl HeaderText {

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use super::topic::TopicTemplate;
+use super::{options, topic::TopicTemplate};
 use crate::{
     config::units,
     process::Selector,
@@ -60,7 +60,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// Says who the agent is, when it is there.
     pub sasl: Option<Sasl>,
-    /// More options of librdkafka by their own names; they win over all of the above.
+    /// More options of librdkafka by their own names; they win over all of the above, but none that would break what the
+    /// sink promises, or that holds a secret.
     pub options: BTreeMap<String, String>,
 }
 
@@ -218,6 +219,7 @@ impl Settings {
         let mut problems: Vec<_> =
             wrong.map(|(_, option, problem)| InvalidSetting { option, problem: problem.to_owned() }).collect();
         problems.extend(self.tls.as_ref().and_then(Tls::problem));
+        problems.extend(options::problem(self));
         problems
     }
 

@@ -11,6 +11,7 @@ mod context;
 mod failure;
 mod figures;
 mod held;
+mod options;
 mod producer;
 mod sink;
 mod topic;
