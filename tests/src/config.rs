@@ -77,6 +77,12 @@ impl Config {
         self
     }
 
+    /// Has these sinks in the place of the file sink.
+    #[must_use]
+    pub fn with_sinks(self, sinks: &[Value]) -> Self {
+        self.with("/sinks", json!(sinks))
+    }
+
     /// The file sink's directory; the records are read from there.
     #[must_use]
     pub fn with_records(mut self, directory: &Path) -> Self {
@@ -120,4 +126,13 @@ impl Config {
     pub fn text(&self) -> String {
         format!("{:#}\n", self.value)
     }
+}
+
+/// A sink: its usual options, and these beside them or in their place.
+#[must_use]
+pub fn sink(mut usual: Value, options: &Value) -> Value {
+    for (option, value) in options.as_object().into_iter().flatten() {
+        usual[option] = value.clone();
+    }
+    usual
 }

@@ -3,7 +3,6 @@
 use std::{
     io::{self, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -14,34 +13,16 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
-    Agent, Config, DEADLINE, Expected, Testbed, agent::binary, end_to_end, opensearch::OpenSearch, records::Record,
+    Agent, Config, DEADLINE, Expected, Testbed, config, end_to_end,
+    opensearch::OpenSearch,
+    records::Record,
+    status::{last_error, wait_error},
     wait_until,
 };
 
 /// The usual configuration with the sink in the place of the file sink.
 fn config(bed: &Testbed, url: &str, options: &Value) -> Config {
-    let mut sink = json!({ "type": "opensearch", "urls": [url] });
-    for (name, value) in options.as_object().into_iter().flatten() {
-        sink[name] = value.clone();
-    }
-    bed.config().with("/sinks", json!([sink]))
-}
-
-/// What the sink says of itself in `sidestep status`.
-fn last_error(config: &Config) -> Result<String> {
-    let mut status = Command::new(binary()?);
-    let output = status.args(["status", "--output", "json", "--socket"]).arg(config.socket()).output()?;
-    let report: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(report["sinks"][0]["last_error"].as_str().unwrap_or_default().to_owned())
-}
-
-fn wait_error(config: &Config, part: &str) -> Result<()> {
-    let mut last = String::new();
-    wait_until(&format!("an error with {part:?}"), DEADLINE, || {
-        last = last_error(config)?;
-        Ok(last.contains(part).then_some(()))
-    })
-    .with_context(|| last)
+    bed.config().with_sinks(&[config::sink(json!({ "type": "opensearch", "urls": [url] }), options)])
 }
 
 /// One server for all cases: it takes long to start. Each case has indices of its own.
@@ -134,8 +115,12 @@ fn a_blocked_index_holds_its_own_lines_only(bed: &Testbed, server: &OpenSearch<'
     open.wait_stdout("200\n")?;
     agent.wait_ledger(open.id(), open.stdout().len() as u64)?;
     ensure!(server.count("blocked-open")? == 200);
-    wait_error(&config, "index.blocks.write")?;
-    ensure!(last_error(&config)?.contains("300 lines are held"), "{}", last_error(&config)?);
+    wait_error(&config, "elasticsearch", &["index.blocks.write"])?;
+    ensure!(
+        last_error(&config, "elasticsearch")?.contains("300 lines are held"),
+        "{}",
+        last_error(&config, "elasticsearch")?
+    );
     server.call("PUT", "/blocked-one/_settings", Some(&json!({ "index.blocks.write": false })))?;
     let mut expected = Expected::new();
     expected.stdout(&one, one.stdout());
@@ -144,7 +129,7 @@ fn a_blocked_index_holds_its_own_lines_only(bed: &Testbed, server: &OpenSearch<'
 
     let two = bed.container("two").shell("seq 100; read hold").start()?;
     two.wait_stdout("100\n")?;
-    wait_error(&config, "disk is almost full")?;
+    wait_error(&config, "elasticsearch", &["disk is almost full"])?;
     server.call("PUT", "/blocked-two/_settings", Some(&json!({ "index.blocks.read_only_allow_delete": null })))?;
     let ledger = agent.wait_ledger(two.id(), two.stdout().len() as u64)?;
     ensure!(ledger.dropped_total() == 0 && server.count("blocked-two")? == 100, "{ledger:?}");
@@ -174,7 +159,7 @@ fn a_blocked_index_never_holds_others(bed: &Testbed, server: &OpenSearch<'_>) ->
     let mut open = bed.container("open").shell("while true; do echo tick; read go || exit; done").start()?;
     closed.wait_stdout("end 1\n")?;
     // No index takes lines: all wait.
-    wait_error(&config, "PUT /room-closed/_settings {\"index.blocks.write\": false}")?;
+    wait_error(&config, "elasticsearch", &["PUT /room-closed/_settings {\"index.blocks.write\": false}"])?;
     let ledger = agent.metrics()?.ledger(closed.id());
     ensure!((ledger.delivered, ledger.dropped_total()) == (0, 0), "{ledger:?}");
     block("room-closed", false)?;
@@ -210,7 +195,7 @@ fn a_blocked_index_never_holds_others(bed: &Testbed, server: &OpenSearch<'_>) ->
     closed.stdin().write_all(b"\n")?;
     closed.wait_stdout("end 3\n")?;
     tick_until("drops", &|| Ok(agent.metrics()?.ledger(closed.id()).dropped_for("sink", "blocked") > 10_000))?;
-    wait_error(&config, "index.blocks.write")?;
+    wait_error(&config, "elasticsearch", &["index.blocks.write"])?;
     for index in ["room-closed", "dead-room"] {
         block(index, false)?;
     }
@@ -266,7 +251,7 @@ fn garbage_is_no_success(bed: &Testbed, server: &OpenSearch<'_>) -> Result<()> {
     let agent = Agent::start(bed, &config)?;
     let container = bed.container("garbage").shell("seq 1000; read hold").start()?;
     container.wait_stdout("1000\n")?;
-    wait_error(&config, "another service may listen there")?;
+    wait_error(&config, "elasticsearch", &["another service may listen there"])?;
     honest.store(true, SeqCst);
     let mut expected = Expected::new();
     expected.stdout(&container, container.stdout());
@@ -287,14 +272,14 @@ fn an_outage_costs_time_and_no_line(bed: &Testbed, server: &mut OpenSearch<'_>) 
     server.freeze(true)?;
     container.stdin().write_all(b"\n")?;
     container.wait_stdout("4000\n")?;
-    wait_error(&config, "no complete answer in time")?;
+    wait_error(&config, "elasticsearch", &["no complete answer in time"])?;
     server.freeze(false)?;
     agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
     // Gone while lines come.
     server.stop();
     container.stdin().write_all(b"\n")?;
     container.wait_stdout("6000\n")?;
-    wait_error(&config, "Connection refused")?;
+    wait_error(&config, "elasticsearch", &["Connection refused"])?;
     server.run()?;
     let mut expected = Expected::new();
     expected.stdout(&container, container.stdout());
@@ -307,7 +292,7 @@ fn an_outage_costs_time_and_no_line(bed: &Testbed, server: &mut OpenSearch<'_>) 
     server.wipe()?;
     container.stdin().write_all(b"\n")?;
     container.wait_stdout("8000\n")?;
-    wait_error(&config, "Connection refused")?;
+    wait_error(&config, "elasticsearch", &["Connection refused"])?;
     server.run()?;
     agent.wait_ledger(container.id(), container.stdout().len() as u64)?;
     ensure!(server.count("outage-pod")? == 2000);

@@ -6,9 +6,9 @@ use std::fs;
 use anyhow::ensure;
 use serde_json::{Value, json};
 use sidestep_tests::{
-    Agent, Config, DEADLINE, Expected, Testbed,
+    Agent, DEADLINE, Expected,
     certificates::Authority,
-    end_to_end,
+    config, end_to_end,
     front::{Front, PASSWORD, USER},
     opensearch::OpenSearch,
     status::wait_error,
@@ -18,15 +18,7 @@ use sidestep_tests::{
 /// A sink with indices of its own.
 fn sink(name: &str, url: &str, options: &Value) -> Value {
     let index = format!("{name}-{{class}}");
-    let mut sink = json!({ "type": "opensearch", "name": name, "urls": [url], "index": index });
-    for (option, value) in options.as_object().into_iter().flatten() {
-        sink[option] = value.clone();
-    }
-    sink
-}
-
-fn with_sinks(bed: &Testbed, sinks: &[Value]) -> Config {
-    bed.config().with("/sinks", json!(sinks))
+    config::sink(json!({ "type": "opensearch", "name": name, "urls": [url], "index": index }), options)
 }
 
 #[test]
@@ -59,7 +51,7 @@ fn who_is_who_is_said_and_what_is_wrong_is_told() {
             sink("outdated", &mutual, &json!({ "tls": outdated })),
             sink("plain", &password.replace("https", "http"), &json!({ "auth": user(&right) })),
         ];
-        let config = with_sinks(bed, &[&good[..], &bad[..]].concat());
+        let config = bed.config().with_sinks(&[&good[..], &bad[..]].concat());
         let agent = Agent::start(bed, &config)?;
         let container = bed.container("app").shell("seq 500; read hold").start()?;
         container.wait_stdout("500\n")?;
@@ -102,7 +94,7 @@ fn who_is_who_is_said_and_what_is_wrong_is_told() {
                 sink[option] = value.clone();
             }
         }
-        fs::write(agent.config_file(), with_sinks(bed, &[&good[..], &bad[..]].concat()).text())?;
+        fs::write(agent.config_file(), bed.config().with_sinks(&[&good[..], &bad[..]].concat()).text())?;
         agent.reload()?;
         let ledger = agent.wait_ledger(container.id(), expected.total(container.id()))?;
         ensure!(ledger.dropped_total() == 0, "{ledger:?}");

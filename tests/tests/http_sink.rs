@@ -6,22 +6,13 @@ use std::io::Write as _;
 use anyhow::ensure;
 use serde_json::{Value, json};
 use sidestep_tests::{
-    Agent, Config, DEADLINE, Expected, Testbed, certificates::Authority, end_to_end, receiver::Receiver,
-    status::wait_error, wait_until,
+    Agent, DEADLINE, Expected, certificates::Authority, config, end_to_end, receiver::Receiver, status::wait_error,
+    wait_until,
 };
 
 /// A sink of this name.
 fn sink(name: &str, url: &str, options: &Value) -> Value {
-    let mut sink = json!({ "type": "http", "name": name, "url": url });
-    for (option, value) in options.as_object().into_iter().flatten() {
-        sink[option] = value.clone();
-    }
-    sink
-}
-
-/// The usual configuration with HTTP sinks in the place of the file sink.
-fn config(bed: &Testbed, sinks: &[Value]) -> Config {
-    bed.config().with("/sinks", json!(sinks))
+    config::sink(json!({ "type": "http", "name": name, "url": url }), options)
 }
 
 #[test]
@@ -34,7 +25,7 @@ fn lines_arrive_with_their_identity_and_in_order_as_ndjson_and_as_otlp() {
             sink("ndjson", &ndjson.url(), &json!({ "max_in_flight": 1 })),
             sink("otlp", &otlp.url(), &json!({ "encoding": "otlp_proto", "max_in_flight": 1, "headers": headers })),
         ];
-        let agent = Agent::start(bed, &config(bed, &sinks))?;
+        let agent = Agent::start(bed, &bed.config().with_sinks(&sinks))?;
         let script = "seq 5000; printf 'not \\377 text\\n'; echo error >&2; seq 100 > /var/log/app.log; read hold";
         let container = bed.container("app").shell(script).start()?;
         container.wait_stdout("text\n")?;
@@ -63,7 +54,7 @@ fn a_server_that_is_away_or_busy_costs_time_and_no_line() {
         let mut server = Receiver::start(bed)?;
         server.stop();
         let options = json!({ "encoding": "otlp_proto", "request_timeout": "2s" });
-        let config = config(bed, &[sink("http", &server.url(), &options)]);
+        let config = bed.config().with_sinks(&[sink("http", &server.url(), &options)]);
         let agent = Agent::start(bed, &config)?;
         let script = "for step in 1 2 3 4 5 6; do seq $((step * 1000)) $((step * 1000 + 999)); echo end $step; \
                       read go; done; read hold";
@@ -105,7 +96,7 @@ fn a_record_that_the_server_refuses_is_dropped_and_counted_alone() {
     end_to_end(|bed| {
         let server = Receiver::start(bed)?;
         server.behave(&json!({ "refuse": "forbidden" }))?;
-        let config = config(bed, &[sink("http", &server.url(), &json!({ "encoding": "otlp_proto" }))]);
+        let config = bed.config().with_sinks(&[sink("http", &server.url(), &json!({ "encoding": "otlp_proto" }))]);
         let agent = Agent::start(bed, &config)?;
         let container = bed.container("app").shell("seq 500; echo forbidden; seq 500; echo end; read hold").start()?;
         container.wait_stdout("end\n")?;
@@ -124,7 +115,7 @@ fn a_part_that_the_server_rejects_is_counted() {
     end_to_end(|bed| {
         let server = Receiver::start(bed)?;
         server.behave(&json!({ "rejected": 1 }))?;
-        let config = config(bed, &[sink("http", &server.url(), &json!({ "encoding": "otlp_proto" }))]);
+        let config = bed.config().with_sinks(&[sink("http", &server.url(), &json!({ "encoding": "otlp_proto" }))]);
         let agent = Agent::start(bed, &config)?;
         let container = bed.container("app").shell("echo line; read hold").start()?;
         container.wait_stdout("line\n")?;
@@ -139,7 +130,7 @@ fn a_part_that_the_server_rejects_is_counted() {
 fn what_can_be_mended_is_told_and_nothing_is_lost_until_then() {
     end_to_end(|bed| {
         let server = Receiver::start(bed)?;
-        let config = config(bed, &[sink("http", &server.url(), &json!({}))]);
+        let config = bed.config().with_sinks(&[sink("http", &server.url(), &json!({}))]);
         let agent = Agent::start(bed, &config)?;
         let container = bed.container("app").shell("seq 100; read hold").start()?;
         for (behaviour, error) in [
@@ -175,16 +166,13 @@ fn certificates_are_checked_on_both_sides() {
         let ca = json!({ "ca_file": authority.file() });
         let certified = json!({ "ca_file": authority.file(), "cert_file": client_cert, "key_file": client_key });
         let with = |tls: &Value| json!({ "tls": tls, "queue": { "when_full": "drop_newest" } });
-        let config = config(
-            bed,
-            &[
-                sink("certified", &mutual.url(), &with(&certified)),
-                sink("anonymous", &mutual.url(), &with(&ca)),
-                sink("strange", &mutual.url(), &with(&json!({ "ca_file": stranger.file() }))),
-                sink("expired", &expired.url(), &with(&ca)),
-                sink("plain", &mutual.url().replace("https", "http"), &json!({})),
-            ],
-        );
+        let config = bed.config().with_sinks(&[
+            sink("certified", &mutual.url(), &with(&certified)),
+            sink("anonymous", &mutual.url(), &with(&ca)),
+            sink("strange", &mutual.url(), &with(&json!({ "ca_file": stranger.file() }))),
+            sink("expired", &expired.url(), &with(&ca)),
+            sink("plain", &mutual.url().replace("https", "http"), &json!({})),
+        ]);
         let agent = Agent::start(bed, &config)?;
         let container = bed.container("app").shell("seq 100; read hold").start()?;
         container.wait_stdout("100\n")?;

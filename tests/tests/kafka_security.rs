@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use anyhow::ensure;
 use serde_json::{Value, json};
 use sidestep_tests::{
-    Agent, Config, DEADLINE, Expected, Testbed, end_to_end,
+    Agent, DEADLINE, Expected, config, end_to_end,
     kafka::{
         Broker,
         security::{PASSWORD, Security, USER},
@@ -17,19 +17,14 @@ use sidestep_tests::{
 
 /// A sink with a topic of its own.
 fn sink(name: &str, broker: &str, options: &Value) -> Value {
-    let mut sink = json!({ "type": "kafka", "name": name, "brokers": [broker], "topic": format!("logs.{name}") });
-    for (option, value) in options.as_object().into_iter().flatten() {
-        sink[option] = value.clone();
-    }
-    sink
+    config::sink(
+        json!({ "type": "kafka", "name": name, "brokers": [broker], "topic": format!("logs.{name}") }),
+        options,
+    )
 }
 
 fn sasl(mechanism: &str, password_file: &Path) -> Value {
     json!({ "mechanism": mechanism, "username": USER, "password_file": password_file })
-}
-
-fn with_sinks(bed: &Testbed, sinks: &[Value]) -> Config {
-    bed.config().with("/sinks", json!(sinks))
 }
 
 #[test]
@@ -63,7 +58,7 @@ fn who_is_who_is_said_and_what_is_wrong_is_told() {
             sink("without", &mutual, &json!({})),
             sink("needless", &broker.address(), &json!({ "tls": tls })),
         ]);
-        let config = with_sinks(bed, &sinks);
+        let config = bed.config().with_sinks(&sinks);
         let agent = Agent::start(bed, &config)?;
         let container = bed.container("app").shell("seq 500; read hold").start()?;
         container.wait_stdout("500\n")?;
@@ -119,7 +114,7 @@ fn who_is_who_is_said_and_what_is_wrong_is_told() {
                 sink[option] = value.clone();
             }
         }
-        fs::write(agent.config_file(), config.with("/sinks", json!(sinks)).text())?;
+        fs::write(agent.config_file(), config.with_sinks(&sinks).text())?;
         agent.reload()?;
         let ledger = agent.wait_ledger(container.id(), expected.total(container.id()))?;
         ensure!(ledger.dropped_total() == 0, "{ledger:?}");
@@ -183,7 +178,7 @@ fn a_topic_that_may_not_be_written_loses_its_own_lines_only() {
             "tls": { "ca_file": broker.security().ca() },
             "sasl": sasl("SCRAM-SHA-512", &password),
         });
-        let config = with_sinks(bed, &[sink("kafka", &broker.security().sasl(), &options)]);
+        let config = bed.config().with_sinks(&[sink("kafka", &broker.security().sasl(), &options)]);
         let agent = Agent::start(bed, &config)?;
         let denied = bed.container("denied").shell("seq 200; read hold").start()?;
         let allowed = bed.container("allowed").shell("seq 300; read hold").start()?;
