@@ -154,14 +154,24 @@ impl Log {
         } else {
             (self.cursor.sequence, self.records) = (mark.sequence, mark.records);
         }
-        // Segments that end before the mark are done with.
-        while self.segments.get(1).is_some_and(|second| second.first <= self.cursor.sequence) {
-            let (start, end) = (self.segments[0].start, self.segments[1].start);
-            self.expected = match (self.expected, start, end) {
-                (Some(expected), Some(start), Some(end)) => Some(expected.plus(end.beyond(start))),
-                _ => None,
-            };
-            self.remove(0);
+        self.remove_acknowledged(mark);
+    }
+
+    /// Segments that end before the mark are done with.
+    fn remove_acknowledged(&mut self, mark: Mark) {
+        let followers = self.segments.iter().skip(1);
+        let done = followers.take_while(|next| next.first <= self.cursor.sequence).count();
+        let front = self.segments.get(done).and_then(|oldest| oldest.start);
+        let (Some(front), 1..) = (front, done) else { return };
+        // Before they go: a mark that says less would have them missing. Where it can't be written they are read over.
+        if let Err(error) = self.mark.write(Mark { front, ..mark }) {
+            tracing::warn!(buffer = %self.path.display(), %error, "noting what is acknowledged");
+            return;
         }
+        let first = self.segments.front().and_then(|oldest| oldest.start);
+        // What was missing before them is missing still.
+        let missing = first.zip(self.expected).map(|(first, expected)| first.beyond(expected));
+        self.expected = missing.map(|missing| front.beyond(missing));
+        (0..done).for_each(|_| self.remove(0));
     }
 }
