@@ -62,7 +62,7 @@ impl<'settings> NamedFile<'settings> {
     }
 
     /// Why it can't be used.
-    pub(super) fn fault(&self, cause: impl ToString, remedy: &'static str) -> FileFault {
+    pub(super) fn fault(&self, cause: &(impl ToString + ?Sized), remedy: &'static str) -> FileFault {
         FileFault { option: self.option.clone(), path: self.path.to_owned(), cause: cause.to_string(), remedy }
     }
 }

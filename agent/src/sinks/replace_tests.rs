@@ -234,6 +234,27 @@ fn a_sink_that_can_not_be_started_again_is_tried_on() {
 }
 
 #[test]
+fn a_new_sink_whose_file_is_missing_is_refused_by_name_and_the_old_ones_go_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let old = file("one", folder.path());
+    let (sinks, settled) = started(std::slice::from_ref(&old));
+    let late = SinkSettings::Http(http::Settings {
+        name: "late".to_owned(),
+        url: "https://127.0.0.1/logs".to_owned(),
+        tls: Some(config::Tls { ca_file: Some(folder.path().join("ca.pem")), ..Default::default() }),
+        buffer: buffer::BufferSettings { enabled: false, ..Default::default() },
+        ..Default::default()
+    });
+    let error = sinks.replace(&[old, late], Instant::now() + LONG).expect_err("no such file").to_string();
+    for part in ["sink `late`: ", "tls.ca_file", "ca.pem: No such file"] {
+        assert!(error.contains(part), "{part} is not in {error}");
+    }
+    deliver(&sinks, 0..2);
+    delivered(&settled, 0..2);
+    drop(sinks.close(LONG));
+}
+
+#[test]
 fn what_a_removed_sink_has_not_taken_is_dropped_as_such_and_nobody_waits_for_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let (script, sinks, settled) = scripted(&QueueSettings { max_batches: 2, ..QueueSettings::default() });

@@ -354,7 +354,7 @@ fn explain(action: &str, path: &str, source: io::Error) -> SinkError {
     SinkError { action: format!("{action} {path} ({remedy}records stay queued and are tried again)"), source }
 }
 
-/// An error of a sink that does not come to run: nothing is queued, and nothing is tried again.
+/// An error of a sink that does not come to run.
 fn explain_start(path: &str, source: io::Error) -> SinkError {
     let remedy = match source.kind() {
         io::ErrorKind::ResourceBusy => {
