@@ -29,11 +29,6 @@ pub enum Event<'a> {
         /// Its name.
         sink: &'a str,
     },
-    /// The thread of a sink has panicked: a bug.
-    SinkPanicked {
-        /// Its name.
-        sink: &'a str,
-    },
     /// The queue of a sink that drops when it is full has begun to drop.
     QueueFull {
         /// The sink's name.
@@ -138,11 +133,10 @@ pub enum Event<'a> {
 }
 
 /// Names of all events: the values of the metric's label, in the order of [`Event::index`].
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 18] = [
     "sink_failing",
     "sink_recovered",
     "sink_stuck",
-    "sink_panicked",
     "queue_full",
     "records_rejected",
     "record_unreadable",
@@ -181,22 +175,21 @@ impl Event<'_> {
             Self::SinkFailing { .. } => 0,
             Self::SinkRecovered { .. } => 1,
             Self::SinkStuck { .. } => 2,
-            Self::SinkPanicked { .. } => 3,
-            Self::QueueFull { .. } => 4,
-            Self::RecordsRejected { .. } => 5,
-            Self::RecordUnreadable { .. } => 6,
-            Self::MapFull { .. } => 7,
-            Self::PositionsUnreadable { .. } => 8,
-            Self::PositionsUnwritable { .. } => 9,
-            Self::FileUnreadable { .. } => 10,
-            Self::ProbesDegraded { .. } => 11,
-            Self::ReloadDone { .. } => 12,
-            Self::ReloadRefused { .. } => 13,
-            Self::StoppedEarly { .. } => 14,
-            Self::PositionImplausible { .. } => 15,
-            Self::JournalUnreadable { .. } => 16,
-            Self::JournalImplausible { .. } => 17,
-            Self::PositionsFromFuture { .. } => 18,
+            Self::QueueFull { .. } => 3,
+            Self::RecordsRejected { .. } => 4,
+            Self::RecordUnreadable { .. } => 5,
+            Self::MapFull { .. } => 6,
+            Self::PositionsUnreadable { .. } => 7,
+            Self::PositionsUnwritable { .. } => 8,
+            Self::FileUnreadable { .. } => 9,
+            Self::ProbesDegraded { .. } => 10,
+            Self::ReloadDone { .. } => 11,
+            Self::ReloadRefused { .. } => 12,
+            Self::StoppedEarly { .. } => 13,
+            Self::PositionImplausible { .. } => 14,
+            Self::JournalUnreadable { .. } => 15,
+            Self::JournalImplausible { .. } => 16,
+            Self::PositionsFromFuture { .. } => 17,
         }
     }
 
@@ -210,7 +203,6 @@ impl Event<'_> {
                 sink,
                 "the sink is stuck in a call: what it has taken goes to the new one when it returns"
             ),
-            Self::SinkPanicked { sink } => tracing::error!(event, sink, "the thread of the sink has panicked"),
             Self::QueueFull { sink } => tracing::warn!(
                 event,
                 sink,
@@ -301,7 +293,6 @@ mod tests {
             Event::SinkFailing { sink: "a", suppressed: 0, error },
             Event::SinkRecovered { sink: "a" },
             Event::SinkStuck { sink: "a" },
-            Event::SinkPanicked { sink: "a" },
             Event::QueueFull { sink: "a" },
             Event::RecordsRejected { reason: "rejected", lines: 1, stream: "a" },
             Event::RecordUnreadable { error },

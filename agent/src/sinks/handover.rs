@@ -15,7 +15,6 @@ use super::{
     driver::Driver,
     worker::{Shared, Size, Worker},
 };
-use crate::events::Event;
 
 /// A thread that waits for the sink that it is to drive: made beforehand, so that taking over can't fail.
 pub(super) struct Seat {
@@ -23,11 +22,10 @@ pub(super) struct Seat {
     start: SyncSender<(u64, Box<dyn Sink>)>,
 }
 
-/// Tells those who wait for a sink's thread that it has ended, also when the sink panics.
+/// Tells those who wait for a sink's thread that it has ended, however.
 struct Gone<'shared> {
     shared: &'shared Shared,
     number: u64,
-    name: String,
 }
 
 impl Drop for Gone<'_> {
@@ -37,9 +35,6 @@ impl Drop for Gone<'_> {
         drop(queue);
         self.shared.finished.notify_all();
         self.shared.room.notify_all();
-        if thread::panicking() {
-            Event::SinkPanicked { sink: &self.name }.report();
-        }
     }
 }
 
@@ -60,7 +55,7 @@ impl Seat {
                 // Nobody sits down when it turns out that the thread is not needed.
                 let Ok((number, sink)) = started.recv() else { return };
                 // Declared before the driver, which takes the sink with it when it ends: so it is dropped after.
-                let _gone = Gone { shared: &shared, number, name: sink.name().to_owned() };
+                let _gone = Gone { shared: &shared, number };
                 Driver::new(&shared, number, sink).run();
             })
             .map_err(|source| SinkError {
@@ -77,7 +72,7 @@ impl Seat {
         let mut queued = Size::default();
         queue.deliveries.iter().for_each(|delivery| queued += Size::of(&delivery.batch));
         let batches = queue.deliveries.len();
-        // A thread that has ended without putting back what it had fetched has panicked: its receipts are settled.
+        // A thread that has ended without putting back what it had fetched has settled it.
         if queue.gone < queue.driver {
             queue.abandoned.0 += queue.batches - batches;
             queue.abandoned.1 += queue.span - queued.span;
