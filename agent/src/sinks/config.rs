@@ -262,11 +262,17 @@ impl SinkSettings {
     /// is missing, fails and is tried again, and what is for it waits in its buffer.
     ///
     /// # Errors
-    /// The buffer can't be used.
+    /// The buffer can't be used; another agent has what the sink needs for itself.
     pub(super) fn start_in(&self, home: &Home, counters: &Arc<Counters>) -> Result<Box<dyn Sink>, SinkError> {
-        let settings = self.clone();
-        let build =
-            || Ok(self.build().unwrap_or_else(|_| Box::new(Reopen::new(self.name(), move || settings.build()))));
+        let build = || match self.build() {
+            // Two agents on one configuration are a mistake that does not mend itself.
+            Err(error) if error.source.kind() == std::io::ErrorKind::ResourceBusy => Err(error),
+            Err(_) => {
+                let settings = self.clone();
+                Ok(Box::new(Reopen::new(self.name(), move || settings.build())) as Box<dyn Sink>)
+            }
+            Ok(sink) => Ok(sink),
+        };
         self.build_behind(home, counters, build)
     }
 

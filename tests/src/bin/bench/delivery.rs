@@ -200,6 +200,7 @@ fn beside_rsyslog(bed: &Testbed, broker: &Broker<'_>, job: Job) -> Result<(f64, 
 }
 
 fn throughput(session: &mut Session, bed: &Testbed, broker: &Broker<'_>) -> Result<()> {
+    let mut writer = Writer::drained(bed, "writer", None)?;
     for (encoding, name, flood_name) in [
         ("otlp_proto", "kafka_otlp_lines_per_second", "kafka_otlp_flood_lines_per_second"),
         ("json", "kafka_json_lines_per_second", "kafka_json_flood_lines_per_second"),
@@ -207,7 +208,6 @@ fn throughput(session: &mut Session, bed: &Testbed, broker: &Broker<'_>) -> Resu
         session.step(&format!(
             "throughput: lines of 200 B by one writer to Kafka as {encoding}, the broker on the same cores"
         ));
-        let mut writer = Writer::drained(bed, "writer", None)?;
         let agent = session.agent(bed, &config(bed, broker).with("/sinks/0/encoding", json!(encoding)))?;
         let (floods, sustained) = throughput::sustained(session, &agent, &mut writer)?;
         agent.stop()?;
