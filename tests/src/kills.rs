@@ -158,11 +158,15 @@ pub fn run(bed: &Testbed, plan: Plan, mut progress: impl FnMut(u32, u32)) -> Res
     let agent = Agent::start(bed, &config)?;
     load.check_ledger(&agent)?;
     let written = load.stop()?;
-    for (class, ledger) in load.wait_settled(&agent)? {
-        ensure!(ledger.dropped.is_empty(), "lines of {class} were dropped: {ledger:?}");
+    let ledgers = load.wait_settled(&agent)?;
+    let (kafka, opensearch) = stores.tally(&written)?;
+    for (class, ledger) in ledgers {
+        ensure!(
+            ledger.dropped.is_empty(),
+            "lines of {class} were dropped: {ledger:?}, Kafka: {kafka}, OpenSearch: {opensearch}"
+        );
     }
     agent.stop()?;
-    let (kafka, opensearch) = stores.tally(&written)?;
     Ok(Report { kills: plan.kills, ready, spared, kafka, opensearch })
 }
 

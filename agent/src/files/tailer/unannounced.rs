@@ -11,7 +11,7 @@ use super::{
     look::{pids, rootfs},
 };
 use crate::{
-    clock::unix_nano,
+    clock::{monotonic_nano, unix_nano},
     files::{
         Settings,
         find::{self, Found},
@@ -33,8 +33,9 @@ const SEARCH_NANOS: (u64, u64) = (2_000_000_000, 60_000_000_000);
 const SEARCH_SHARE: u64 = 20;
 
 /// Files that were not announced, and what they can be known by.
-#[derive(Default)]
 pub(super) struct Search {
+    /// When this agent began, by the kernel's clock: an agent before it may have read what was announced earlier.
+    begin: u64,
     /// By device and by the hash of name and directory, which holds for as long as the directory is in use.
     names: HashMap<(u32, u32), Name>,
     /// Whose the others may be.
@@ -45,6 +46,19 @@ pub(super) struct Search {
     pause: u64,
     /// Before any other.
     least: u64,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self {
+            begin: monotonic_nano(),
+            names: HashMap::new(),
+            containers: Vec::new(),
+            due: None,
+            pause: 0,
+            least: 0,
+        }
+    }
 }
 
 /// The name of a log.
@@ -130,7 +144,12 @@ impl Tailer {
             return true;
         }
         self.verdicts.settle(file);
-        book_lost(container, file.written);
+        if file.announced < self.search.begin {
+            // It is gone, and nobody can tell what of it an agent before this one has read.
+            self.readings.count_unjudged(file.written);
+        } else {
+            book_lost(container, file.written);
+        }
         false
     }
 
