@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::DEADLINE;
+
 /// An answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Answer {
@@ -22,7 +24,7 @@ pub struct Answer {
 /// # Errors
 /// No connection, or something that isn't HTTP.
 pub fn get(address: SocketAddr, path: &str) -> Result<Answer> {
-    ask(address, "GET", path, "", Duration::from_secs(5))
+    ask(address, "GET", path, "", DEADLINE)
 }
 
 /// A request with a body of JSON; HTTP/1.0, so that the answer is never chunked and ends with the connection.

@@ -11,6 +11,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
+    error::RDKafkaErrorCode,
     message::{BorrowedMessage, Headers as _},
     metadata::MetadataTopic,
 };
@@ -276,8 +277,12 @@ impl<'bed> Broker<'bed> {
         let metadata = consumer.fetch_metadata(Some(topic), limit).context("the broker's metadata")?;
         let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
         let counts = partitions.map(|partition| {
-            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), limit)?;
-            Ok(high.abs_diff(low))
+            match consumer.fetch_watermarks(topic, partition.id(), limit) {
+                Ok((low, high)) => Ok(high.abs_diff(low)),
+                // One that was just made has no leader yet.
+                Err(error) if error.rdkafka_error_code().is_some_and(is_being_made) => Ok(0),
+                Err(error) => Err(error.into()),
+            }
         });
         counts.sum()
     }
@@ -301,4 +306,15 @@ impl<'bed> Broker<'bed> {
         };
         self.messages(topic)?.into_iter().map(parse).collect()
     }
+}
+
+/// Whether a partition is only just being made.
+const fn is_being_made(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::NotLeaderForPartition
+    )
 }

@@ -4,7 +4,9 @@ use std::io::Write as _;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sidestep_tests::{Agent, Config, DEADLINE, Expected, Testbed, end_to_end, kafka::Broker, mounts, wait_until};
+use sidestep_tests::{
+    Agent, Config, Container, DEADLINE, Expected, Testbed, end_to_end, kafka::Broker, mounts, wait_until,
+};
 
 /// The usual configuration with a Kafka sink only.
 fn config(bed: &Testbed, broker: &Broker<'_>, options: &Value) -> Config {
@@ -28,6 +30,16 @@ fn wait_buffered(agent: &Agent, records: u64) -> Result<()> {
         Ok((last >= records).then_some(()))
     })
     .with_context(|| format!("{last} are there: {}", agent.log()))
+}
+
+/// Waits until the buffer has nothing any more, and that is booked.
+fn wait_empty(agent: &Agent, container: &Container) -> Result<()> {
+    wait_until("an empty buffer", DEADLINE, || {
+        let ledger = agent.ledger(container.id())?;
+        let is_booked = ledger.pending == 0 && ledger.difference() == 0;
+        Ok((is_booked && of_sink(agent, "buffer_bytes")? == 0).then_some(()))
+    })
+    .with_context(|| agent.log())
 }
 
 #[test]
@@ -54,8 +66,7 @@ fn a_killed_agent_leaves_its_buffer_to_the_next() {
         let agent = Agent::start(bed, &config)?;
         ensure!(of_sink(&agent, "buffer_bytes")? > 0);
         broker.freeze(false)?;
-        wait_until("an empty buffer", DEADLINE, || Ok((of_sink(&agent, "buffer_bytes")? == 0).then_some(())))
-            .with_context(|| agent.log())?;
+        wait_empty(&agent, &container)?;
         let ledger = agent.ledger(container.id())?;
         ensure!(ledger.difference() == 0 && ledger.dropped_total() == 0 && ledger.pending == 0, "{ledger:?}");
         ensure!(ledger.delivered > 0, "{ledger:?}");
@@ -99,8 +110,7 @@ fn flipped_bits_cost_the_records_that_they_hit() {
 
         let agent = Agent::start(bed, &config)?;
         broker.freeze(false)?;
-        wait_until("an empty buffer", DEADLINE, || Ok((of_sink(&agent, "buffer_bytes")? == 0).then_some(())))
-            .with_context(|| agent.log())?;
+        wait_empty(&agent, &container)?;
         let mut lines = Vec::new();
         wait_until("all lines but those that were hit", DEADLINE, || {
             lines = broker.records("logs.pod")?.iter().map(|record| record.text("/body").to_owned()).collect();
@@ -180,8 +190,7 @@ fn what_a_clean_end_leaves_is_delivered_once() {
         ensure!(!log.contains("stopped before everything was delivered"), "{log}");
         broker.run()?;
         let agent = Agent::start(bed, &config)?;
-        wait_until("an empty buffer", DEADLINE, || Ok((of_sink(&agent, "buffer_bytes")? == 0).then_some(())))
-            .with_context(|| agent.log())?;
+        wait_empty(&agent, &container)?;
         let mut expected = Expected::new();
         expected.stdout(&container, container.stdout());
         expected.compare(&broker.records("logs.pod")?)?;

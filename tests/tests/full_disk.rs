@@ -11,6 +11,9 @@ use rustix::mount::MountFlags;
 use serde_json::{Value, json};
 use sidestep_tests::{Agent, Config, Container, DEADLINE, Expected, Testbed, end_to_end, mounts, records, wait_until};
 
+/// What a busy machine may add to a limit.
+const SLOW: Duration = Duration::from_secs(15);
+
 /// Batches that the queue of a sink takes before it is full, in tests that want it to be.
 const FEW: usize = 2;
 
@@ -102,7 +105,7 @@ fn ends_on_a_full_disk(bed: &Testbed, classes: &[&str]) -> Result<()> {
     let start = Instant::now();
     let log = agent.stop_with_log()?;
     let took = start.elapsed();
-    ensure!(took < LIMIT + Duration::from_secs(1), "it took {took:?}\n{log}");
+    ensure!(took < LIMIT + SLOW, "it took {took:?}\n{log}");
     ensure!(log.contains("stopped before everything was delivered"), "{log}");
     ensure!(!log.contains("could not be saved"), "{log}");
 
@@ -157,7 +160,7 @@ fn sigterm_with_a_last_line_that_finds_no_room_ends_in_time_and_says_what_is_lef
         ensure!(metrics.of_sink("sidestep_sink_queued_batches", "stuck") == Some(FEW as f64));
         let start = Instant::now();
         let log = agent.stop_with_log()?;
-        ensure!(start.elapsed() < Duration::from_secs(3), "it took {:?}\n{log}", start.elapsed());
+        ensure!(start.elapsed() < Duration::from_secs(2) + SLOW, "it took {:?}\n{log}", start.elapsed());
         ensure!(log.contains("stopped before everything was delivered") && log.contains("bytes=16004"), "{log}");
         Ok(())
     });

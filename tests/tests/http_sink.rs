@@ -132,6 +132,7 @@ fn what_can_be_mended_is_told_and_nothing_is_lost_until_then() {
         let server = Receiver::start(bed)?;
         let config = bed.config().with_sinks(&[sink("http", &server.url(), &json!({}))]);
         let agent = Agent::start(bed, &config)?;
+        server.behave(&json!({ "status": 401 }))?;
         let container = bed.container("app").shell("seq 100; read hold").start()?;
         for (behaviour, error) in [
             (json!({ "status": 401 }), "see `auth` and `headers`"),

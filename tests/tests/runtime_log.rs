@@ -92,6 +92,7 @@ fn begin(bed: &Testbed) -> Result<Container> {
     let mut container = counter(bed)?;
     write(&mut container, 1, 1000)?;
     wait_complete(&agent, &container, 1000)?;
+    agent.wait_ring()?;
     agent.kill()?;
     Ok(container)
 }
@@ -196,11 +197,7 @@ fn counted(config: impl Fn(&Testbed) -> Config, damage: impl FnOnce(&Container) 
         write(&mut container, 1001, MANY)?;
         damage(&container)?;
         let agent = Agent::start(bed, &config(bed))?;
-        wait_until("room in the ring", DEADLINE, || {
-            let metrics = agent.metrics()?;
-            let bytes = ["sidestep_ring_held_bytes", "sidestep_ring_fill_bytes"].map(|name| metrics.sum(name));
-            Ok((bytes == [0.0; 2]).then_some(()))
-        })?;
+        agent.wait_ring()?;
         write(&mut container, MANY + 1, MANY + 1000)?;
         wait_until("the last line", DEADLINE, || {
             Ok((lines(agent.records_directory(), &container)?.last() == Some(&(MANY + 1000))).then_some(()))

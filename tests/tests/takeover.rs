@@ -87,6 +87,7 @@ fn lines_of_the_time_without_an_agent_arrive() {
         let mut container = counter(bed, "long")?;
         write(&mut container, 1, 1000)?;
         exactly_once(&wait_lines(&agent, &container, 1000)?)?;
+        agent.wait_ring()?;
         agent.kill()?;
 
         write(&mut container, 1001, 2000)?;
@@ -200,11 +201,7 @@ fn survives(damage: impl FnOnce(&Path) -> Result<()>, said: &str) {
         write(&mut container, 1, 500)?;
         wait_lines(&agent, &container, 500)?;
         // What an agent is killed with before the ring has let go of it comes twice.
-        wait_until("an empty ring", DEADLINE, || {
-            let metrics = agent.metrics()?;
-            let bytes = ["sidestep_ring_held_bytes", "sidestep_ring_fill_bytes"].map(|name| metrics.sum(name));
-            Ok((bytes == [0.0; 2]).then_some(()))
-        })?;
+        agent.wait_ring()?;
         agent.kill()?;
         damage(&bed.pins().join("1"))?;
         let agent = Agent::start(bed, &config)?;

@@ -5,6 +5,7 @@ use std::{
     borrow::Cow,
     fs,
     io::{self, Read as _},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -42,7 +43,7 @@ impl<'settings> NamedFile<'settings> {
     /// It is missing, can't be read, or is larger than any such file.
     pub fn read(&self) -> Result<Vec<u8>, FileFault> {
         let mut bytes = Vec::new();
-        let read = fs::File::open(self.path).and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes));
+        let read = open(self.path).and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes));
         match read {
             Err(cause) => Err(self.fault(&cause, remedy(cause.kind()))),
             Ok(_) if bytes.len() as u64 > MOST => Err(self.fault("it has more than 1MiB", "name the right file")),
@@ -67,6 +68,17 @@ impl<'settings> NamedFile<'settings> {
     }
 }
 
+/// Opens a file, and no FIFO, which would be waited for.
+fn open(path: &Path) -> io::Result<fs::File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(rustix::io::Errno::ISDIR.into());
+    }
+    if kind.is_fifo() { Err(io::Error::other("it is no file, but a FIFO")) } else { Ok(file) }
+}
+
 const fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::NotFound => "put it there, see that its Secret is mounted, or correct the path",
@@ -79,6 +91,17 @@ const fn remedy(kind: io::ErrorKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let fifo = directory.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).expect("a FIFO");
+        for (path, part) in [(fifo.as_path(), "a FIFO"), (directory.path(), "name a file in it")] {
+            let fault = NamedFile::new("token", path).read().expect_err("no file").to_string();
+            assert!(fault.contains(part), "{fault}");
+        }
+    }
 
     #[test]
     fn a_secret_ends_before_its_newline() {

@@ -154,7 +154,7 @@ definitions! {
     SINK_BEHIND_BYTES: GAUGE "sidestep_sink_behind_bytes" ["sink", "type"]
         "Bytes of log streams in these records; what is on disk only counts as it is there.";
     SINK_ACKNOWLEDGED: GAUGE "sidestep_sink_acknowledged_timestamp_seconds" ["sink", "type"]
-        "Unix time up to which all that the sink was given is settled, by when it was written; absent before the first.";
+        "Unix time up to which all that the sink was given is settled, by when it was written; absent before it was given the first.";
     SINK_ERRORS: COUNTER "sidestep_sink_errors_total" ["sink", "type"]
         "Errors of the sink; each is tried again.";
     SINK_LAST_ERROR: GAUGE "sidestep_sink_last_error_timestamp_seconds" ["sink", "type"]
@@ -162,7 +162,7 @@ definitions! {
     SINK_FAILING: GAUGE "sidestep_sink_failing_seconds" ["sink", "type"]
         "For how long every attempt of the sink has failed; 0 while it works.";
     SINK_LAST_SUCCESS: GAUGE "sidestep_sink_last_success_timestamp_seconds" ["sink", "type"]
-        "Unix time of the sink's last write without an error; absent before the first.";
+        "Unix time of the sink's last turn without an error, also one that had nothing to send; absent before the first.";
     SINK_BUFFER_BYTES: GAUGE "sidestep_sink_buffer_bytes" ["sink", "type"]
         "Bytes in the sink's buffer on disk.";
     SINK_BUFFER_CAPACITY: GAUGE "sidestep_sink_buffer_capacity_bytes" ["sink", "type"]

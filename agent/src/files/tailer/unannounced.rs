@@ -50,14 +50,7 @@ pub(super) struct Search {
 
 impl Default for Search {
     fn default() -> Self {
-        Self {
-            begin: monotonic_nano(),
-            names: HashMap::new(),
-            containers: Vec::new(),
-            due: None,
-            pause: 0,
-            least: 0,
-        }
+        Self { begin: monotonic_nano(), names: HashMap::new(), containers: Vec::new(), due: None, pause: 0, least: 0 }
     }
 }
 

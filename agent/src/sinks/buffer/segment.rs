@@ -121,8 +121,14 @@ impl Segment {
 
     /// Opens one that an earlier agent wrote.
     pub(super) fn open(path: &Path, first: u64) -> Result<Self, OpenError> {
-        let file = OpenOptions::new().read(true).open(path)?;
-        let size = file.metadata()?.len();
+        // A FIFO of that name would be waited for.
+        let file =
+            OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(OpenError::Damaged);
+        }
+        let size = metadata.len();
         let mut head = [0; HEAD as usize];
         let read = read_up_to(&file, &mut head, 0)?;
         let mut copies = head[..read].chunks(COPY).map(Head::parse);
@@ -210,6 +216,10 @@ impl Segment {
         let mut chunk = vec![0; SEARCH];
         while self.size.saturating_sub(offset) >= HEADER as u64 {
             let read = read_up_to(&self.file, &mut chunk, offset)?;
+            if read < HEADER {
+                // It was cut off meanwhile.
+                break;
+            }
             let mut from = 0;
             while let Some(at) = finder.find(&chunk[from..read]) {
                 let place = offset + (from + at) as u64;

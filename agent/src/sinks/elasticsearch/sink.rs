@@ -345,11 +345,14 @@ impl Sink for ElasticsearchSink {
 
     fn flush(&mut self) -> Result<(), SinkError> {
         if let Some(since) = self.filling_since {
-            // More lines come into the queue meanwhile, and go with the next request.
             let until = since + self.settings.linger;
-            self.work(until);
-            thread::sleep(until.saturating_duration_since(Instant::now()));
-            self.close_request();
+            // A long time is looked at again in [`Sink::tick`], so that the end does not wait for it.
+            if until.saturating_duration_since(Instant::now()) <= ANSWER_WAIT.0 {
+                // More lines come into the queue meanwhile, and go with the next request.
+                self.work(until);
+                thread::sleep(until.saturating_duration_since(Instant::now()));
+                self.close_request();
+            }
         }
         self.work(Instant::now() + ANSWER_WAIT.0);
         self.check()

@@ -191,13 +191,19 @@ impl Settings {
     /// Every option that makes no sense.
     pub(crate) fn problems(&self) -> Vec<InvalidSetting> {
         let has_port = |broker: &String| {
-            let address = broker.rsplit_once("://").map_or(broker.as_str(), |(_, address)| address);
-            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            let is_odd = |character: char| character.is_whitespace() || matches!(character, ',' | '/' | '@');
+            let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+            let parts = broker.rsplit_once(':');
+            parts.is_some_and(|(host, port)| !host.is_empty() && is_port(port)) && !broker.contains(is_odd)
         };
         let is_plain = self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain);
         let checks = [
             (!self.brokers.is_empty(), "brokers", "must name at least one broker, as `host:9092`"),
-            (self.brokers.iter().all(has_port), "brokers", "must be written as `host:port`"),
+            (
+                self.brokers.iter().all(has_port),
+                "brokers",
+                "must be written as `host:port`, one in an item, without a scheme: `tls` and `sasl` say that",
+            ),
             (
                 (ByteSize::mib(1)..=ByteSize::gib(2)).contains(&self.producer_buffer),
                 "producer_buffer",

@@ -52,7 +52,20 @@ fn broken(name: &str, value: &str) -> Option<&'static str> {
         "delivery.report.only.error" if is_true() => Some("the sink would not hear that a line is delivered"),
         "transactional.id" | "test.mock.num.brokers" => Some("the sink's lines would not arrive"),
         "bootstrap.servers" | "metadata.broker.list" => Some("that is said by `brokers`"),
-        "security.protocol" => Some("that is said by `tls` and `sasl`"),
+        "retries" | "message.send.max.retries" if value == "0" => {
+            Some("lines that are not acknowledged have to be sent again")
+        }
+        "enable.ssl.certificate.verification" if !is_true() => {
+            Some("anybody could be the broker; name the authority in `tls.ca_file`")
+        }
+        "security.protocol"
+        | "sasl.mechanism"
+        | "sasl.mechanisms"
+        | "sasl.username"
+        | "ssl.ca.location"
+        | "ssl.certificate.location"
+        | "ssl.key.location"
+        | "ssl.endpoint.identification.algorithm" => Some("that is said by `tls` and `sasl`"),
         _ => None,
     }
 }
@@ -103,6 +116,10 @@ mod tests {
             ("delivery.report.only.error", "true", "would not hear"),
             ("test.mock.num.brokers", "3", "would not arrive"),
             ("security.protocol", "plaintext", "`tls` and `sasl`"),
+            ("sasl.username", "eve", "`tls` and `sasl`"),
+            ("ssl.ca.location", "/ca.pem", "`tls` and `sasl`"),
+            ("enable.ssl.certificate.verification", "false", "`tls.ca_file`"),
+            ("retries", "0", "sent again"),
             ("sasl.password", "hunter2", "`sasl.password_file`"),
             ("ssl.key.password", "hunter2", "`tls.key_file`"),
             ("ssl.key.pem", "hunter2", "`tls.key_file`"),

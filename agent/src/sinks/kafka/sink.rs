@@ -224,7 +224,11 @@ impl KafkaSink {
             Encoder::Json(encoder) => encoder.append_line(batch, line, &mut self.payload),
             Encoder::OtlpProto(encoder) => encoder.append_lines(batch, receipt.lines(), &mut self.payload),
         }
-        let headers = route.headers.as_ref().map(|headers| place(headers, line));
+        let headers = route.headers.as_ref().map(|headers| match receipt.lines() {
+            [line] => place(headers, line),
+            // Sent again, other lines may go together: each record says its own place.
+            _ => headers.clone(),
+        });
         // A line may say of itself that it is of tomorrow; brokers refuse what is too far in the future.
         let time = line.time_unix_nano.min(line.observed_time_unix_nano);
         let milliseconds = i64::try_from(time / 1_000_000).unwrap_or_default();
@@ -325,7 +329,7 @@ fn headers(stream: &Stream) -> OwnedHeaders {
     known.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
 }
 
-/// The headers of a stream, with the place of a message's first line in it: with the key, a consumer knows a repeat by that.
+/// The headers of a stream, with the place of the one line in it: with the key, a consumer knows a repeat by that.
 fn place(headers: &OwnedHeaders, line: &Line) -> OwnedHeaders {
     let mut position = itoa::Buffer::new();
     headers.clone().insert(Header { key: "position", value: Some(position.format(line.position)) })

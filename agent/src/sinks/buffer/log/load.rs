@@ -82,13 +82,13 @@ impl Log {
                     self.size += segment.size;
                     self.segments.push_back(segment);
                 }
-                Err(OpenError::Io(error)) => return Err(error),
                 Err(error) => self.set_aside(&path, &error),
             }
-            self.next = self.next.max(first + 1);
+            self.next = self.next.max(first.saturating_add(1));
         }
         for segment in self.segments.iter().rev() {
-            let last = segment.last()?;
+            // One that can't be read is told of when its turn comes.
+            let last = segment.last().unwrap_or_default();
             if let Some(last) = last {
                 self.next = self.next.max(last.meta.sequence + 1);
             }
@@ -109,8 +109,8 @@ impl Log {
             file = %path.display(),
             kept_as = %aside.display(),
             ?renamed,
-            "{error}: the records in this file of the buffer are not delivered; an agent of the version that wrote it \
-             delivers them when the file has its name again, else delete it"
+            "{error}: the records in this file of the buffer are not delivered; where an agent of another version wrote \
+             it, that one delivers them when the file has its name again, else check the disk and delete it"
         );
     }
 

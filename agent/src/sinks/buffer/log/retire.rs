@@ -40,6 +40,8 @@ impl Log {
         let sequence = oldest.unwrap_or(u64::MAX).min(if self.has_unread() { self.cursor.sequence } else { self.next });
         let known = self.mark.last().map_or(Totals::default(), |mark| mark.front);
         let front = self.segments.get(go).map_or(Some(self.totals), |oldest| oldest.start).unwrap_or(known);
+        // What is missing before it and not told yet is told by the next agent, if this one does not come to it.
+        let front = self.expected.map_or(front, |expected| if go == 0 { front.min(expected) } else { front });
         // Before they go: a mark that says less would have them missing.
         let noted = self.mark.write(Mark { sequence, tail: self.totals, front, records: self.records });
         let hollowed = (go..done.len()).filter(|index| done[*index]).try_for_each(|index| self.hollow(index));

@@ -185,7 +185,7 @@ impl ElasticsearchSink {
             return self.give_up(entry, Reason::Rejected, &format!("{kind}: {reason}"));
         }
         let index = self.filler.index_of(&entry).to_owned();
-        tracing::debug!(sink = self.settings.name, index, kind, reason, "a line goes to the dead-letter index");
+        tracing::warn!(sink = self.settings.name, index, kind, reason, "a line goes to the dead-letter index");
         self.counts.dead_letters += 1;
         let rejection = Some(Box::new(Rejection { index, kind, reason }));
         self.again.push(Entry { receipt: entry.receipt, rejection, held_since: None, is_trial: false });
