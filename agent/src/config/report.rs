@@ -1,8 +1,9 @@
 //! What is wrong with a configuration: every problem with its place, printed the way compilers do.
 
-use std::{fmt, fmt::Write as _, io, path::PathBuf};
+use std::{fmt, fmt::Write as _, io, path::PathBuf, sync::LazyLock};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use regex::Regex;
 
 use super::{load::display_name, tree::Span};
 
@@ -98,10 +99,11 @@ impl Report {
 
     fn render(&self, colors: bool) -> String {
         let renderer = renderer(colors);
+        let text = without_secrets(&self.text);
         let mut output = String::new();
         for problem in &self.problems {
             let mut group = Level::ERROR.primary_title(problem.message.as_str()).element(
-                Snippet::source(self.text.as_str())
+                Snippet::source(text.as_str())
                     .path(self.file.as_str())
                     .annotation(AnnotationKind::Primary.span(problem.span.clone().unwrap_or(0..0))),
             );
@@ -143,6 +145,43 @@ impl fmt::Display for Report {
     }
 }
 
+/// The text with a star for each byte of what may be a secret: what is shown may come into a journal. Secrets have files of
+/// their own, but this is for who did not know that.
+fn without_secrets(text: &str) -> String {
+    static SECRETS: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let keys =
+            r#"(?i)(?:password|passwd|passphrase|secret|token|api_?key|authorization)["']?\s*:[ \t]*([^\n,}\]]+)"#;
+        Regex::new(&format!(r"{keys}|://([^\s/@]+)@")).ok()
+    });
+    let mut bytes = text.as_bytes().to_vec();
+    for found in SECRETS.iter().flat_map(|secrets| secrets.captures_iter(text)) {
+        if let Some(secret) = found.get(1).or_else(|| found.get(2)) {
+            bytes[secret.range()].fill(b'*');
+        }
+    }
+    // Whole characters were replaced.
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
 fn renderer(colors: bool) -> Renderer {
     if colors { Renderer::styled() } else { Renderer::plain() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for (text, shown) in [
+            ("password: hunter2\nname: x", "password: *******\nname: x"),
+            ("sasl: {password: hunter2, username: x}", "sasl: {password: *******, username: x}"),
+            ("headers: {Authorization: \"Bearer é\"}", "headers: {Authorization: ***********}"),
+            ("url: https://u:hunter2@c/x", "url: https://*********@c/x"),
+            ("password_file: /etc/p", "password_file: /etc/p"),
+            ("urls: [https://c:9200/a@b]", "urls: [https://c:9200/a@b]"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+    }
 }
