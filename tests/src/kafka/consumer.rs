@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -44,9 +44,13 @@ impl Follower {
         let mut assignment = TopicPartitionList::new();
         let mut partitions = Vec::new();
         for topic in topics {
-            let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).context("the broker's metadata")?;
-            let found = metadata.topics().iter().flat_map(MetadataTopic::partitions).map(MetadataPartition::id);
-            let before = partitions.len();
+            // One that was just made is not known at once.
+            let found = wait_until(&format!("a topic {topic}"), DEADLINE, || {
+                let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).context("the broker's metadata")?;
+                let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+                let found: Vec<_> = partitions.map(MetadataPartition::id).collect();
+                Ok((!found.is_empty()).then_some(found))
+            })?;
             for partition in found {
                 assignment.add_partition_offset(topic, partition, from)?;
                 // A broker that has just started, or a topic that was just made, has no leader at once.
@@ -55,7 +59,6 @@ impl Follower {
                 })?;
                 partitions.push(((*topic).to_owned(), partition));
             }
-            ensure!(partitions.len() > before, "there is no topic {topic}");
         }
         consumer.assign(&assignment)?;
         Ok(Self { consumer, partitions, read: AtomicU64::default() })
