@@ -69,8 +69,10 @@ impl<'bed> Kafka<'bed> {
 
     fn read(&mut self) -> Result<()> {
         while let Some(message) = self.reader.next(Duration::ZERO)? {
-            let length: u64 = message.header("length").parse().context("a message without its length")?;
-            *self.received.entry(message.header("container.id").to_owned()).or_default() += length;
+            let record: Value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
+            let length = record["length"].as_u64().context("a record without its length")?;
+            let container = record["resource"]["container.id"].as_str().unwrap_or_default().to_owned();
+            *self.received.entry(container).or_default() += length;
         }
         Ok(())
     }
