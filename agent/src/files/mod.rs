@@ -24,6 +24,7 @@ mod tailer;
 mod tally;
 
 pub use handle::{Commands, Handle, Leftover, Settings, Stopped};
+pub(crate) use open::open_for_reading;
 pub use progress::Progress;
 pub use readings::{Readings, StreamReading};
 pub use source::Source;

@@ -86,7 +86,7 @@ pub(super) fn open_below(root: &Path, path: &str) -> io::Result<File> {
 ///
 /// # Errors
 /// Those of `open(2)`.
-pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
+pub(crate) fn open_for_reading(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 

@@ -5,9 +5,11 @@ use std::{
     borrow::Cow,
     fs,
     io::{self, Read as _},
-    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
 };
+
+use crate::files::open_for_reading;
 
 /// No certificate, key or password is larger, in bytes.
 const MOST: u64 = 1 << 20;
@@ -70,8 +72,7 @@ impl<'settings> NamedFile<'settings> {
 
 /// Opens a file, and no FIFO, which would be waited for.
 fn open(path: &Path) -> io::Result<fs::File> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let file = open_for_reading(path)?;
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
         return Err(rustix::io::Errno::ISDIR.into());

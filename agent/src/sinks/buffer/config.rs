@@ -59,6 +59,12 @@ impl Default for BufferSettings {
 }
 
 impl BufferSettings {
+    /// The most bytes of lines that the sink has at once: all of them have to go to the disk when it is late.
+    pub(in crate::sinks) fn at_once(&self) -> usize {
+        let most = self.max_unacknowledged.as_u64().min(self.max_bytes.as_u64() / 2);
+        usize::try_from(most).unwrap_or(usize::MAX)
+    }
+
     /// Every option that makes no sense.
     pub(in crate::sinks) fn problems(&self) -> Vec<InvalidSetting> {
         let milliseconds = Duration::from_millis(1)..=Duration::from_secs(60);

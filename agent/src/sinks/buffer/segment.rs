@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::frame::{HEADER, Header, Marker, Meta, Totals, seal};
+use crate::files::open_for_reading;
 
 /// How files end.
 pub(super) const EXTENSION: &str = "segment";
@@ -122,8 +123,7 @@ impl Segment {
     /// Opens one that an earlier agent wrote.
     pub(super) fn open(path: &Path, first: u64) -> Result<Self, OpenError> {
         // A FIFO of that name would be waited for.
-        let file =
-            OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+        let file = open_for_reading(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(OpenError::Damaged);

@@ -139,15 +139,9 @@ impl Buffered {
         Ok(buffered)
     }
 
-    fn max_unacknowledged(&self) -> usize {
-        // All of it has to go to the disk when it is late.
-        let most = self.settings.max_unacknowledged.as_u64().min(self.settings.max_bytes.as_u64() / 2);
-        usize::try_from(most).unwrap_or(usize::MAX)
-    }
-
     /// Whether the sink may have one more batch now.
     fn has_room(&self, size: Size) -> bool {
-        self.table.has_room(self.max_unacknowledged(), size) && !self.inner.is_finished()
+        self.table.has_room(self.settings.at_once(), size) && !self.inner.is_finished()
     }
 
     /// Hands a batch to the sink behind.

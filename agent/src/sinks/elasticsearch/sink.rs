@@ -144,9 +144,7 @@ impl ElasticsearchSink {
 
     /// The most memory of lines that are held while other indices take lines: those need the rest of what the sink may have.
     fn max_held(&self) -> usize {
-        let buffer = &self.settings.buffer;
-        let most = buffer.max_unacknowledged.as_u64().min(buffer.max_bytes.as_u64() / 2);
-        usize::try_from(most / 2).unwrap_or(usize::MAX)
+        self.settings.buffer.at_once() / 2
     }
 
     /// Lets no index that takes nothing keep others from getting lines: the oldest of what is held for it goes to the

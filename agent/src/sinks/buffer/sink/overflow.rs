@@ -33,7 +33,7 @@ impl Buffered {
                 // Other troubles of the disk would not end with less on it.
                 is_full =
                     matches!(refused.error.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-                        && refused.delivery.batch.memory() < self.max_unacknowledged();
+                        && refused.delivery.batch.memory() < self.settings.at_once();
                 self.why_full = refused.error.to_string();
                 result = Err(refused.error);
                 refused.delivery
