@@ -47,7 +47,7 @@ pub(super) fn make(directory: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// There is none.
-pub fn of_agent() -> Result<Vec<u8>> {
+pub(super) fn of_agent() -> Result<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a checkout")?;
     pack::agent(&agent::binary()?, root, AGENT, "")
 }
