@@ -3,9 +3,12 @@
 mod build;
 mod command;
 mod delegate;
+mod go;
+mod helm;
 mod image;
 mod libraries;
 mod lint;
+mod manifests;
 mod setup;
 mod test;
 mod ui;
@@ -41,7 +44,7 @@ Results:
 
 Environment:
   CARGO_TARGET_DIR              another place for target/
-  XDG_CACHE_HOME                where bpf-linker and kernels are kept, below sidestep/ (default ~/.cache)
+  XDG_CACHE_HOME                where bpf-linker, helm and kernels are kept, below sidestep/ (default ~/.cache)
   NO_COLOR                      no colours, also on a terminal
 
 Exit status: 0 done, 1 failed, 2 wrong use; `run`, `demo`, `bench`, `soak`, `test` and `vm` pass on that of what they ran.";
@@ -66,10 +69,12 @@ enum Task {
     Soak(DelegateArguments),
     /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine
     Test(TestArguments),
-    /// Check formatting, clippy's lints and the dependencies
+    /// Check formatting, clippy's lints, the dependencies and the chart
     Lint,
     /// Boot other kernels in emulation, and run a program with the agent in them
     Vm(vm::Guest),
+    /// Render the chart into `deploy/kustomize`
+    Manifests(ManifestsArguments),
     /// Pack the agent as an OCI archive for `docker load` and `ctr image import`
     Image(ImageArguments),
 }
@@ -129,6 +134,13 @@ struct TestArguments {
 }
 
 #[derive(Args)]
+struct ManifestsArguments {
+    /// Write nothing, and fail where a file is not what the chart renders
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Args)]
 struct ImageArguments {
     /// Where to write it [default: target/sidestep-image.tar]
     #[arg(long, short, value_name = "FILE")]
@@ -170,6 +182,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         }
         Task::Lint => lint::lint(&workspace),
         Task::Vm(guest) => vm::vm(&workspace, &guest, false),
+        Task::Manifests(arguments) => manifests::manifests(&workspace, arguments.check),
         Task::Image(arguments) => image::image(&workspace, arguments.output.as_deref(), arguments.name.as_deref()),
     }
 }

@@ -78,6 +78,22 @@ container.apparmor.security.beta.kubernetes.io/sidestep: {{ eq .type "Unconfined
 {{- end }}
 {{- end }}
 
+{{- define "sidestep.placement" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+priorityClassName: {{ include "sidestep.priorityClassName" . }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "sidestep.securityContext" -}}
 {{- with .Values.security -}}
 # Capabilities that are added take effect for root alone, and the files of state are root's.
