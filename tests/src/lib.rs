@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod certificates;
 pub mod cgroup;
+pub mod cluster;
 pub mod config;
 pub mod container;
 mod daemon;

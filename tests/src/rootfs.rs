@@ -14,6 +14,15 @@ pub const HOST_DIRECTORIES: [&str; 3] = ["/usr", "/etc/alternatives", "/etc/ssl"
 
 const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 
+/// The static busybox of this machine.
+///
+/// # Errors
+/// It isn't installed.
+pub fn busybox() -> Result<&'static Path> {
+    let busybox = BUSYBOX.into_iter().map(Path::new).find(|path| path.exists());
+    busybox.context("no busybox: apt-get install busybox-static")
+}
+
 /// Makes the lower layer of all containers of a test at `directory`, once.
 ///
 /// # Errors
@@ -22,8 +31,7 @@ pub fn make(directory: &Path) -> Result<()> {
     if directory.exists() {
         return Ok(());
     }
-    let busybox = BUSYBOX.iter().map(Path::new).find(|path| path.exists());
-    let busybox = busybox.context("no busybox: apt-get install busybox-static")?;
+    let busybox = busybox()?;
     let staging = directory.with_extension("staging");
     for name in ["bin", "dev", "etc", "proc", "sys", "usr", "tmp", "var/log", "run", "data"] {
         fs::create_dir_all(staging.join(name)).with_context(|| format!("creating {name} of the rootfs"))?;

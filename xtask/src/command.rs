@@ -18,13 +18,13 @@ use signal_hook::{
 
 /// A program that ran and failed; its exit code becomes that of the task.
 #[derive(Debug)]
-pub(crate) struct Failed {
+pub struct Failed {
     command: String,
     status: ExitStatus,
 }
 
 /// The failure of a program that ran elsewhere, such as in an emulated machine.
-pub(crate) fn failed(command: String, code: u8) -> anyhow::Error {
+pub fn failed(command: String, code: u8) -> anyhow::Error {
     // The form in which `wait` tells of an exit.
     Failed { command, status: ExitStatus::from_raw(i32::from(code) << 8) }.into()
 }
@@ -38,7 +38,7 @@ impl fmt::Display for Failed {
 impl std::error::Error for Failed {}
 
 /// The exit code for `error`: that of the program that failed, as a shell would report it, or 1.
-pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+pub fn exit_code(error: &anyhow::Error) -> u8 {
     let Some(failed) = error.downcast_ref::<Failed>() else { return 1 };
     let code = failed.status.code().or_else(|| failed.status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
@@ -48,7 +48,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
 ///
 /// # Errors
 /// It can't be started, or it fails ([`Failed`]).
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start `{}`", shown(command)))?;
     if status.success() { Ok(()) } else { Err(Failed { command: shown(command), status }.into()) }
 }
@@ -58,7 +58,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn run_to_its_end(command: &mut Command) -> Result<()> {
+pub fn run_to_its_end(command: &mut Command) -> Result<()> {
     // A handler, not "ignore": that the program would inherit. SIGCHLD ends the wait.
     let mut signals = Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM]).context("cannot handle signals")?;
     let mut child = command.spawn().with_context(|| format!("cannot start `{}`", shown(command)))?;
@@ -81,7 +81,7 @@ pub(crate) fn run_to_its_end(command: &mut Command) -> Result<()> {
 }
 
 /// Whether `error` is only that somebody has interrupted a program, and it has said so itself.
-pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
+pub fn is_interrupt(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failed>().is_some() && exit_code(error) == INTERRUPTED
 }
 
@@ -92,7 +92,7 @@ const INTERRUPTED: u8 = 130;
 ///
 /// # Errors
 /// It can't be started, fails (with what it wrote to standard error), or writes invalid UTF-8.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+pub fn output(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{}`", shown(command)))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -104,14 +104,14 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// The first executable called `name` in `PATH`, then where Debian keeps programs of root, which a user's `PATH` lacks.
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     folders.map(|folder| folder.join(name)).find(|program| is_executable(program))
 }
 
 /// Whether `path` is a file that may be executed by someone.
-pub(crate) fn is_executable(path: &Path) -> bool {
+pub fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 

@@ -18,7 +18,7 @@ const OLDEST: (u32, u32) = (1, 21);
 ///
 /// # Errors
 /// The build fails, or the cache can't be written.
-pub(crate) fn build_once(folder: &Path, what: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn build_once(folder: &Path, what: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -50,7 +50,7 @@ pub(crate) fn build_once(folder: &Path, what: &str, build: impl FnOnce(&Path) ->
 ///
 /// # Errors
 /// There is none; says which are too old.
-pub(crate) fn find() -> Result<PathBuf> {
+pub fn find() -> Result<PathBuf> {
     let mut candidates: Vec<PathBuf> = command::find_program("go").into_iter().collect();
     candidates.push("/usr/local/go/bin/go".into());
     for entry in fs::read_dir("/usr/lib").into_iter().flatten().flatten() {

@@ -16,7 +16,7 @@ use crate::command;
 ///
 /// # Errors
 /// A library is missing here, or `ldd` says something unknown.
-pub(crate) fn libraries(program: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
+pub fn libraries(program: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let mut ldd = Command::new("ldd");
     // `cargo run` adds folders of the compiler, in which nothing may be found that gets shipped.
     ldd.arg(program).env_remove("LD_LIBRARY_PATH").env("LC_ALL", "C");

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build, command, helm, manifests, setup, ui, workspace::Workspace};
+use crate::{build, chart, command, manifests, setup, ui, workspace::Workspace};
 
 /// Checks everything that can be checked without running it; the first finding ends it.
 ///
@@ -25,7 +25,7 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     dependencies(workspace)?;
 
     ui::step("chart");
-    helm::check(workspace)?;
+    chart::check(workspace)?;
     manifests::manifests(workspace, true)
 }
 

@@ -1,23 +1,22 @@
 //! `cargo xtask`: everything that is done to this project, in one place and without hand work.
 
 mod build;
-mod command;
+mod chart;
+mod cluster;
 mod delegate;
-mod go;
-mod helm;
 mod image;
-mod libraries;
 mod lint;
 mod manifests;
 mod setup;
 mod test;
-mod ui;
 mod vm;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+// The modules of the library, by the names that those of the tasks have.
+use xtask::{cache, command, helm, kubernetes, libraries, pack, ui};
 
 use setup::Purpose;
 use test::Selection;
@@ -35,6 +34,7 @@ const EXAMPLES: &str = "\
 Where to begin:
   cargo xtask demo              set up what is missing, build, and show the agent at work
   cargo xtask demo --kafka      the same with a Kafka broker that the lines are delivered to (needs Java)
+  cargo xtask cluster up        start a Kubernetes node in a network of its own, with the agent's image on it
   cargo xtask test              set up what is missing, build, and run every test
   cargo xtask test drain        only tests whose name has `drain` in it
 
@@ -44,10 +44,10 @@ Results:
 
 Environment:
   CARGO_TARGET_DIR              another place for target/
-  XDG_CACHE_HOME                where bpf-linker, helm and kernels are kept, below sidestep/ (default ~/.cache)
+  XDG_CACHE_HOME                where bpf-linker, kernels, helm and Kubernetes are kept, below sidestep/ (default ~/.cache)
   NO_COLOR                      no colours, also on a terminal
 
-Exit status: 0 done, 1 failed, 2 wrong use; `run`, `demo`, `bench`, `soak`, `test` and `vm` pass on that of what they ran.";
+Exit status: 0 done, 1 failed, 2 wrong use; `run`, `demo`, `bench`, `cluster`, `soak`, `test` and `vm`\npass on that of what they ran.";
 
 #[derive(Subcommand)]
 enum Task {
@@ -67,6 +67,9 @@ enum Task {
     /// the broker for ten minutes
     #[command(after_help = "`cargo xtask soak -- --help` shows the runs and their options.")]
     Soak(DelegateArguments),
+    /// Start, show and remove a Kubernetes cluster on this machine: `cargo xtask cluster up`
+    #[command(disable_help_flag = true)]
+    Cluster(DelegateArguments),
     /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine
     Test(TestArguments),
     /// Check formatting, clippy's lints, the dependencies and the chart
@@ -176,6 +179,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Demo(arguments) => delegate::demo(&workspace, &arguments.arguments),
         Task::Bench(arguments) => delegate::bench(&workspace, &arguments.arguments),
         Task::Soak(arguments) => delegate::soak(&workspace, &arguments.arguments),
+        Task::Cluster(arguments) => cluster::cluster(&workspace, &arguments.arguments),
         Task::Test(arguments) => {
             let release = arguments.profile.release;
             test::test(&workspace, &Selection { no_vm: arguments.no_vm, release, filters: &arguments.filters })

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{helm, ui, workspace::Workspace};
+use crate::{chart, ui, workspace::Workspace};
 
 /// Each file, and how the chart is rendered for it.
 const FILES: [(&str, &[&str]); 2] = [
@@ -23,7 +23,7 @@ pub(crate) fn manifests(workspace: &Workspace, check: bool) -> Result<()> {
     let mut differing = Vec::new();
     for (name, arguments) in FILES {
         let path = workspace.root.join(name);
-        let rendered = format!("{HEAD}{}", helm::template(workspace, arguments)?);
+        let rendered = format!("{HEAD}{}", chart::template(workspace, arguments)?);
         if fs::read_to_string(&path).is_ok_and(|present| present == rendered) {
             ui::done(name);
         } else if check {

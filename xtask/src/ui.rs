@@ -5,22 +5,22 @@
 use std::{env, fmt::Display, io::IsTerminal as _, sync::OnceLock};
 
 /// The start of a step that may take a while.
-pub(crate) fn step(message: impl Display) {
+pub fn step(message: impl Display) {
     eprintln!("{} {message}", paint("1;34", "==>"));
 }
 
 /// Something that is there or has been done.
-pub(crate) fn done(message: impl Display) {
+pub fn done(message: impl Display) {
     eprintln!("  {} {message}", paint("32", "ok"));
 }
 
 /// Something that is missing or skipped, and does not stop the task.
-pub(crate) fn warn(message: impl Display) {
+pub fn warn(message: impl Display) {
     eprintln!("  {} {message}", paint("33", "--"));
 }
 
 /// What ended the task, with its causes.
-pub(crate) fn error(error: &anyhow::Error) {
+pub fn error(error: &anyhow::Error) {
     eprintln!("{} {error:#}", paint("1;31", "error:"));
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::command;
+use crate::{cache, command};
 
 /// Folders of this checkout, all absolute.
 pub(crate) struct Workspace {
@@ -16,7 +16,7 @@ pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     /// Where cargo builds, `CARGO_TARGET_DIR` and cargo's configuration considered.
     pub(crate) target: PathBuf,
-    /// What is kept between checkouts: bpf-linker, kernels.
+    /// What is kept between checkouts: bpf-linker, kernels, Kubernetes.
     pub(crate) cache: PathBuf,
     /// The cargo that runs this task.
     cargo: PathBuf,
@@ -46,7 +46,7 @@ impl Workspace {
         })?;
         let metadata: serde_json::Value = serde_json::from_str(&metadata).context("output of cargo metadata")?;
         let target = metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into();
-        Ok(Self { root, target, cache: cache_folder()?, cargo })
+        Ok(Self { root, target, cache: cache::folder()?, cargo })
     }
 
     /// A cargo command for the host, at the root of the workspace.
@@ -81,10 +81,4 @@ impl Workspace {
     pub(crate) fn ebpf_object(&self) -> PathBuf {
         self.target.join("ebpf/sidestep-ebpf")
     }
-}
-
-fn cache_folder() -> Result<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    Ok(caches.context("neither XDG_CACHE_HOME nor HOME is set to an absolute path")?.join("sidestep"))
 }

@@ -38,9 +38,9 @@ pub(crate) fn setup(workspace: &Workspace, purposes: &[Purpose], check_only: boo
         missing.retain(|package| !apt::is_present(package));
     }
     // To build and to check the sources needs no particular machine.
-    let runs_here = purposes
-        .iter()
-        .any(|purpose| matches!(purpose, Purpose::Demo | Purpose::Test | Purpose::Bench | Purpose::Soak));
+    let runs_here = purposes.iter().any(|purpose| {
+        matches!(purpose, Purpose::Demo | Purpose::Test | Purpose::Bench | Purpose::Soak | Purpose::Cluster)
+    });
     let machine = !runs_here || machine::report();
     ui::step("compiler and linker of the kernel programs");
     // Every purpose needs them, since every one runs the agent.

@@ -11,6 +11,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Run the tests on this machine's kernel.
     Test,
+    /// Run a Kubernetes cluster on this machine.
+    Cluster,
     /// Run a Kafka broker beside the demo (`demo --kafka`).
     Kafka,
     /// Run the benchmarks.
@@ -23,7 +25,7 @@ pub(crate) enum Purpose {
     Vm,
 }
 
-use Purpose::{Bench, Build, Demo, Kafka, Lint, Soak, Test, Vm};
+use Purpose::{Bench, Build, Cluster, Demo, Kafka, Lint, Soak, Test, Vm};
 
 /// How it is known that a package's content is there, however it was installed.
 #[derive(Clone, Copy, Debug)]
@@ -58,16 +60,16 @@ pub(crate) const PACKAGES: &[Package] = &[
     package("libssl-dev", Evidence::File("/usr/include/openssl/ssl.h"), &[Build], "TLS of librdkafka"),
     package("zlib1g-dev", Evidence::File("/usr/include/zlib.h"), &[Build], "gzip of librdkafka"),
     package("rust-web-clippy", Evidence::File("/usr/bin/clippy-driver"), &[Lint], "checks the kernel programs"),
-    package("runc", Evidence::Program("runc"), &[Demo, Test, Bench, Soak, Vm], "runs sample containers"),
+    package("runc", Evidence::Program("runc"), &[Demo, Test, Bench, Soak, Vm, Cluster], "runs sample containers"),
     package(
         "busybox-static",
         Evidence::File("/bin/busybox"),
-        &[Demo, Test, Bench, Soak, Vm],
+        &[Demo, Test, Bench, Soak, Vm, Cluster],
         "is in every sample container",
     ),
     package("bpftool", Evidence::Program("bpftool"), &[Test], "shows what a failed test left in the kernel"),
     package("docker.io", Evidence::Program("dockerd"), &[Test], "containers of Docker are tested"),
-    package("containerd", Evidence::Program("containerd"), &[Test], "containers of containerd are tested"),
+    package("containerd", Evidence::Program("containerd"), &[Test, Cluster], "runs the Pods of a cluster"),
     package("python3", Evidence::Program("python3"), &[Test, Soak], "writes numbered lines, and its logging is tested"),
     package(
         "default-jre-headless",
@@ -77,9 +79,14 @@ pub(crate) const PACKAGES: &[Package] = &[
     ),
     package("default-jdk-headless", Evidence::Program("javac"), &[Test, Bench, Soak], "runs the OpenSearch server"),
     package("maven", Evidence::Program("mvn"), &[Test, Kafka, Bench, Soak], "fetches Kafka, OpenSearch and log4j2"),
-    package("openssl", Evidence::Program("openssl"), &[Test], "makes certificates for servers"),
+    package("openssl", Evidence::Program("openssl"), &[Test, Cluster], "makes certificates for servers"),
     package("python3-pip", Evidence::Program("pip3"), &[Test], "fetches OpenTelemetry's messages for Python"),
-    package("golang-go", Evidence::Program("go"), &[Test], "Go's log package is tested"),
+    package(
+        "golang-go",
+        Evidence::Program("go"),
+        &[Test, Cluster],
+        "builds Kubernetes, and Go's log package is tested",
+    ),
     package("nodejs", Evidence::Program("node"), &[Test], "Node's streams are tested"),
     package("nginx-light", Evidence::Program("nginx"), &[Test], "nginx's logs are tested"),
     package("logrotate", Evidence::Program("logrotate"), &[Test], "rotation with copytruncate is tested"),
@@ -91,6 +98,22 @@ pub(crate) const PACKAGES: &[Package] = &[
         &[Bench],
         "is what delivery to Kafka is compared with",
     ),
+    package("etcd-server", Evidence::Program("etcd"), &[Test, Cluster], "keeps the objects of a cluster"),
+    package(
+        "containernetworking-plugins",
+        Evidence::File("/usr/lib/cni/ptp"),
+        &[Test, Cluster],
+        "gives the Pods of a cluster their network",
+    ),
+    package(
+        "conntrack",
+        Evidence::Program("conntrack"),
+        &[Test, Cluster],
+        "is what kube-proxy forgets connections with",
+    ),
+    package("iptables", Evidence::Program("iptables"), &[Test, Cluster], "leads to the services of a cluster"),
+    package("iproute2", Evidence::Program("ip"), &[Test, Cluster], "connects the nodes of a cluster"),
+    package("util-linux", Evidence::Program("nsenter"), &[Test, Cluster], "makes the nodes of a cluster"),
     package("qemu-system-x86", Evidence::Program("qemu-system-x86_64"), &[Vm], "emulates a machine"),
 ];
 

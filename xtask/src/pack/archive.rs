@@ -8,19 +8,17 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use super::layer::AGENT;
-
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// What the image says about itself.
-pub(super) struct Description<'a> {
+#[derive(Debug)]
+pub struct Description<'a> {
     /// Registry, repository and tag.
-    pub(super) name: &'a str,
-    pub(super) version: &'a str,
-    /// The commit.
-    pub(super) revision: &'a str,
+    pub name: &'a str,
+    /// How its containers run by default: `Entrypoint`, `Env`, `Labels` and the rest, by the specification.
+    pub config: Value,
 }
 
 /// A content-addressed part of the image.
@@ -48,14 +46,14 @@ impl Blob {
 ///
 /// # Errors
 /// The name has no tag.
-pub(super) fn archive(layer: &[u8], description: &Description<'_>) -> Result<Vec<u8>> {
+pub fn archive(layer: &[u8], description: &Description<'_>) -> Result<Vec<u8>> {
     let (_, tag) = description.name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).with_context(|| {
         format!("{} has no tag: it would be `latest`, which Kubernetes pulls each time", description.name)
     })?;
     let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
     gzip.write_all(layer)?;
     let compressed = Blob::new(gzip.finish()?);
-    let config = Blob::new(serde_json::to_vec(&config(&digest(layer), description))?);
+    let config = Blob::new(serde_json::to_vec(&config(&digest(layer), &description.config))?);
     let manifest = Blob::new(serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -83,23 +81,11 @@ pub(super) fn archive(layer: &[u8], description: &Description<'_>) -> Result<Vec
     Ok(tar.into_inner()?)
 }
 
-fn config(diff_id: &str, description: &Description<'_>) -> Value {
+fn config(diff_id: &str, config: &Value) -> Value {
     json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": {
-            "Entrypoint": [format!("/{AGENT}")],
-            "Env": ["PATH=/usr/bin"],
-            "WorkingDir": "/",
-            "Labels": {
-                "org.opencontainers.image.title": "sidestep",
-                "org.opencontainers.image.description": "eBPF-based, sidecarless observability agent for Kubernetes nodes",
-                "org.opencontainers.image.version": description.version,
-                "org.opencontainers.image.revision": description.revision,
-                "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
-                "org.opencontainers.image.licenses": env!("CARGO_PKG_LICENSE"),
-            },
-        },
+        "config": config,
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff_id}")] },
         "history": [{ "created_by": "cargo xtask image" }],
     })
@@ -136,7 +122,7 @@ mod tests {
     use super::*;
 
     fn described(name: &str) -> Description<'_> {
-        Description { name, version: "1.2.3", revision: "abc" }
+        Description { name, config: json!({ "Entrypoint": ["/bin/true"] }) }
     }
 
     fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {

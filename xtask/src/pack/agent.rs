@@ -1,32 +1,45 @@
-//! The one layer of the image: the agent, its libraries, and the few files that the C library looks for.
+//! The image of the agent.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result};
-use tar::{Builder, EntryType, Header};
+use anyhow::Result;
+use serde_json::json;
 
-use crate::libraries;
+use super::{Description, Layer, archive, layer::read};
 
 /// Where the agent is in the image.
-pub(super) const AGENT: &str = "usr/bin/sidestep";
+const AGENT: &str = "usr/bin/sidestep";
 
 /// Where Debian keeps the certificates of public authorities, for sinks that use TLS.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// The layer as an uncompressed tar.
+/// Packs `program` as `name`; `root` is the checkout, and `revision` the commit.
+///
+/// The same program gives the same bytes: no time of day goes in.
 ///
 /// # Errors
-/// A file can't be read.
-pub(super) fn layer(agent: &Path, root: &Path) -> Result<Vec<u8>> {
-    let mut layer = Layer { tar: Builder::new(Vec::new()), folders: BTreeSet::new() };
-    layer.file(AGENT, 0o755, &read(agent)?)?;
-    for (target, source) in libraries::libraries(agent)? {
-        layer.file(target.strip_prefix("/")?, 0o755, &read(&source)?)?;
-    }
+/// A file can't be read, or `name` has no tag.
+pub fn agent(program: &Path, root: &Path, name: &str, revision: &str) -> Result<Vec<u8>> {
+    let config = json!({
+        "Entrypoint": [format!("/{AGENT}")],
+        "Env": ["PATH=/usr/bin"],
+        "WorkingDir": "/",
+        "Labels": {
+            "org.opencontainers.image.title": "sidestep",
+            "org.opencontainers.image.description": "eBPF-based, sidecarless observability agent for Kubernetes nodes",
+            "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
+            "org.opencontainers.image.revision": revision,
+            "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
+            "org.opencontainers.image.licenses": env!("CARGO_PKG_LICENSE"),
+        },
+    });
+    archive(&layer(program, root)?, &Description { name, config })
+}
+
+/// The one layer: the agent, its libraries, and the few files that the C library looks for.
+fn layer(program: &Path, root: &Path) -> Result<Vec<u8>> {
+    let mut layer = Layer::default();
+    layer.program(AGENT, program)?;
     // Host names of sinks: the node's own file first, then DNS.
     layer.file("etc/nsswitch.conf", 0o644, b"passwd: files\ngroup: files\nhosts: files dns\n")?;
     layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/usr/bin/sidestep\n")?;
@@ -38,49 +51,13 @@ pub(super) fn layer(agent: &Path, root: &Path) -> Result<Vec<u8>> {
     for (folder, mode) in [("tmp", 0o1777), ("etc/sidestep", 0o755), ("var/log", 0o755), ("var/lib/sidestep", 0o700)] {
         layer.folder(Path::new(folder), mode)?;
     }
-    Ok(layer.tar.into_inner()?)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-struct Layer {
-    tar: Builder<Vec<u8>>,
-    folders: BTreeSet<PathBuf>,
-}
-
-impl Layer {
-    fn file(&mut self, path: impl AsRef<Path>, mode: u32, content: &[u8]) -> Result<()> {
-        let path = path.as_ref();
-        self.folder(path.parent().context("a file at the root")?, 0o755)?;
-        self.entry(path, EntryType::Regular, mode, content)
-    }
-
-    /// A folder, with those above it: without entries of their own, engines would choose their modes.
-    fn folder(&mut self, path: &Path, mode: u32) -> Result<()> {
-        if path.as_os_str().is_empty() || self.folders.contains(path) {
-            return Ok(());
-        }
-        self.folder(path.parent().context("a folder above the root")?, 0o755)?;
-        self.folders.insert(path.to_owned());
-        self.entry(path, EntryType::Directory, mode, &[])
-    }
-
-    fn entry(&mut self, path: &Path, kind: EntryType, mode: u32, content: &[u8]) -> Result<()> {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(content.len() as u64);
-        self.tar.append_data(&mut header, path, content).with_context(|| format!("layer: {}", path.display()))
-    }
+    layer.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

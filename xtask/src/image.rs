@@ -1,14 +1,10 @@
 //! `image`: the agent as an OCI archive, made without a container engine.
 
-mod layer;
-mod oci;
-
 use std::{fs, io::Write as _, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, command, ui, workspace::Workspace};
-use oci::Description;
+use crate::{build, command, pack, ui, workspace::Workspace};
 
 /// Builds the agent for release and writes its image to `output`, as `name`.
 ///
@@ -22,8 +18,7 @@ pub(crate) fn image(workspace: &Workspace, output: Option<&Path>, name: Option<&
     let name = name.map_or_else(|| format!("docker.io/library/sidestep:{version}"), str::to_owned);
     let output = output.map_or_else(|| workspace.target.join("sidestep-image.tar"), Path::to_owned);
     ui::step(format!("packing {name}"));
-    let layer = layer::layer(&agent, &workspace.root)?;
-    let archive = oci::archive(&layer, &Description { name: &name, version, revision: &revision(workspace) })?;
+    let archive = pack::agent(&agent, &workspace.root, &name, &revision(workspace))?;
     write(&output, &archive).with_context(|| format!("cannot write {}", output.display()))?;
     ui::done(format!("{} ({:.1} MB)", output.display(), archive.len() as f64 / 1e6));
     ui::done(format!("docker load -i {0}; ctr -n k8s.io image import {0}", output.display()));
