@@ -1,8 +1,8 @@
-//! `lint`: formatting, clippy on both sides, and the rules for dependencies.
+//! `lint`: formatting, clippy on both sides, the rules for dependencies, and the chart.
 
 use anyhow::Result;
 
-use crate::{build, command, setup, ui, workspace::Workspace};
+use crate::{build, chart, command, manifests, setup, ui, workspace::Workspace};
 
 /// Checks everything that can be checked without running it; the first finding ends it.
 ///
@@ -22,7 +22,11 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     command::run(workspace.cargo().args(clippy))?;
 
     ui::step("dependencies");
-    dependencies(workspace)
+    dependencies(workspace)?;
+
+    ui::step("chart");
+    chart::check(workspace)?;
+    manifests::manifests(workspace, true)
 }
 
 /// `cargo deny` by `.cargo/deny.toml`: licences, banned crates and sources, and known vulnerabilities where there is

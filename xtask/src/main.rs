@@ -1,10 +1,12 @@
 //! `cargo xtask`: everything that is done to this project, in one place and without hand work.
 
 mod build;
+mod chart;
 mod cluster;
 mod delegate;
 mod image;
 mod lint;
+mod manifests;
 mod setup;
 mod test;
 mod vm;
@@ -14,7 +16,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 // The modules of the library, by the names that those of the tasks have.
-use xtask::{cache, command, kubernetes, libraries, pack, ui};
+use xtask::{cache, command, helm, kubernetes, libraries, pack, ui};
 
 use setup::Purpose;
 use test::Selection;
@@ -42,7 +44,7 @@ Results:
 
 Environment:
   CARGO_TARGET_DIR              another place for target/
-  XDG_CACHE_HOME                where bpf-linker, kernels and Kubernetes are kept, below sidestep/ (default ~/.cache)
+  XDG_CACHE_HOME                where bpf-linker, kernels, helm and Kubernetes are kept, below sidestep/ (default ~/.cache)
   NO_COLOR                      no colours, also on a terminal
 
 Exit status: 0 done, 1 failed, 2 wrong use; `run`, `demo`, `bench`, `cluster`, `soak`, `test` and `vm`\npass on that of what they ran.";
@@ -70,10 +72,12 @@ enum Task {
     Cluster(DelegateArguments),
     /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine
     Test(TestArguments),
-    /// Check formatting, clippy's lints and the dependencies
+    /// Check formatting, clippy's lints, the dependencies and the chart
     Lint,
     /// Boot other kernels in emulation, and run a program with the agent in them
     Vm(vm::Guest),
+    /// Render the chart into `deploy/kustomize`
+    Manifests(ManifestsArguments),
     /// Pack the agent as an OCI archive for `docker load` and `ctr image import`
     Image(ImageArguments),
 }
@@ -133,6 +137,13 @@ struct TestArguments {
 }
 
 #[derive(Args)]
+struct ManifestsArguments {
+    /// Write nothing, and fail where a file is not what the chart renders
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Args)]
 struct ImageArguments {
     /// Where to write it [default: target/sidestep-image.tar]
     #[arg(long, short, value_name = "FILE")]
@@ -175,6 +186,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         }
         Task::Lint => lint::lint(&workspace),
         Task::Vm(guest) => vm::vm(&workspace, &guest, false),
+        Task::Manifests(arguments) => manifests::manifests(&workspace, arguments.check),
         Task::Image(arguments) => image::image(&workspace, arguments.output.as_deref(), arguments.name.as_deref()),
     }
 }

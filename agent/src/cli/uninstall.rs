@@ -1,5 +1,7 @@
 //! `sidestep uninstall`
 
+mod everywhere;
+
 use std::{
     fs, io,
     io::Write,
@@ -9,6 +11,8 @@ use std::{
 };
 
 use clap::Args;
+
+use everywhere::{Step, StepError};
 
 use super::run::effective_path;
 use crate::{
@@ -22,11 +26,14 @@ use crate::{
 /// an agent are gone then. It does nothing where nothing is left. Exit code 0: nothing is left; 1: something could not
 /// be removed; 2: wrong use; 3: an agent runs, and nothing was removed.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "\
+#[command(
+    after_help = "\
 Examples:
   sidestep uninstall                            programs and maps
   sidestep uninstall --state                    positions, buffers and the socket as well
-  kubectl exec -n sidestep POD -- sidestep uninstall --force")]
+  kubectl exec -n sidestep POD -- sidestep uninstall --force",
+    args_conflicts_with_subcommands = true
+)]
 pub struct UninstallArgs {
     /// The configuration that names the places; without it /etc/sidestep/sidestep.yaml, and all defaults where that is
     /// missing
@@ -38,6 +45,9 @@ pub struct UninstallArgs {
     /// Do it although an agent runs; that one captures nothing from then on
     #[arg(long)]
     pub force: bool,
+    /// For the hook of the chart, which does this on every node.
+    #[command(subcommand)]
+    pub step: Option<Step>,
 }
 
 /// What the names of files and directories of state begin with; all else in `state_dir` is not the agent's, or may be
@@ -67,6 +77,9 @@ pub enum UninstallError {
         /// The cause.
         source: io::Error,
     },
+    /// Not all nodes could be waited for.
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// The output could not be written.
     #[error(transparent)]
     Output(#[from] io::Error),
@@ -90,6 +103,9 @@ impl UninstallArgs {
     }
 
     fn remove(&self, environment: &Environment, output: &mut impl Write) -> Result<(), UninstallError> {
+        if let Some(step) = &self.step {
+            return Ok(step.execute(output)?);
+        }
         let config = match effective_path(self.config.clone()) {
             Some(path) => Config::load(&path, environment)?,
             None => Config::defaults(environment)?,

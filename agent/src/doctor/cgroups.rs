@@ -32,6 +32,14 @@ fn judge_mount(mount: &Path) -> Finding {
                       mount the node's /sys/fs/cgroup into the Pod";
         return Finding::failed(AREA, "cgroup_v2", format!("{} is no cgroup v2 hierarchy", mount.display()), advice);
     }
+    // The root of the hierarchy alone has no such file.
+    if mount.join("cgroup.events").exists() {
+        let advice = "nothing can be captured: containers are not below it. Mount the node's /sys/fs/cgroup at \
+                      /sys/fs/cgroup of the container; without that a runtime shows it only its own cgroup. (A node that \
+                      is itself a container, such as kind's, has to have the whole hierarchy: `--cgroupns=host`)";
+        let found = format!("{} is one cgroup of the hierarchy, not the node's root of it", mount.display());
+        return Finding::failed(AREA, "cgroup_v2", found, advice);
+    }
     let hybrid = mount != Path::new("/sys/fs/cgroup") && Path::new("/sys/fs/cgroup/memory").exists();
     let mode = if hybrid { " (beside cgroup v1: runtimes have to place containers in both)" } else { "" };
     Finding::healthy(AREA, "cgroup_v2", format!("mounted at {}{mode}", mount.display()))
@@ -95,5 +103,9 @@ mod tests {
         assert_eq!(judge_mount(folder.path()).health, Health::Failed);
         std::fs::write(folder.path().join("cgroup.procs"), "").expect("a file");
         assert_eq!(judge_mount(folder.path()).health, Health::Healthy);
+        std::fs::write(folder.path().join("cgroup.events"), "").expect("a file");
+        let finding = judge_mount(folder.path());
+        assert_eq!(finding.health, Health::Failed);
+        assert!(finding.found.contains("one cgroup of the hierarchy"), "{finding:?}");
     }
 }

@@ -23,8 +23,6 @@ pub(super) fn examine() -> Vec<Finding> {
     let unprivileged = fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").ok();
     let mut findings = vec![judge_release(release.trim()), btf()];
     findings.extend(features());
-    findings.push(judge_tracefs(&mounts));
-    findings.push(judge_bpffs(&mounts));
     findings.push(judge_lockdown(lockdown.as_deref(), &mounts));
     findings.push(judge_unprivileged(unprivileged.as_deref().map(str::trim)));
     findings
@@ -81,37 +79,10 @@ fn bpf_loop() -> Option<bool> {
     Some(memchr::memmem::find(&btf, b"\0BPF_FUNC_loop\0").is_some())
 }
 
-fn mount_point<'a>(mounts: &'a str, kind: &str) -> Option<&'a str> {
-    mounts.lines().find_map(|line| {
-        let (front, back) = line.split_once(" - ")?;
-        (back.split(' ').next() == Some(kind)).then(|| front.split(' ').nth(4)).flatten()
-    })
-}
-
-pub(super) fn judge_tracefs(mounts: &str) -> Finding {
-    match mount_point(mounts, "tracefs") {
-        Some(path) => Finding::healthy(AREA, "tracefs", format!("mounted at {path}")),
-        None => {
-            let advice = "the agent mounts it at /sys/kernel/tracing when it may (CAP_SYS_ADMIN); else run `mount -t \
-                          tracefs none /sys/kernel/tracing`, or mount the node's into the Pod. Without it sendfile \
-                          and splice into stdout are not counted, and writes cost more where fexit is missing";
-            Finding::degraded(AREA, "tracefs", "not mounted", advice)
-        }
-    }
-}
-
-pub(super) fn judge_bpffs(mounts: &str) -> Finding {
-    match mount_point(mounts, "bpf") {
-        Some(path) => Finding::healthy(AREA, "bpffs", format!("mounted at {path}")),
-        // Capture pins nothing.
-        None => Finding::healthy(AREA, "bpffs", "not mounted; not needed for capture"),
-    }
-}
-
 pub(super) fn judge_lockdown(text: Option<&str>, mounts: &str) -> Finding {
     let mode = text.and_then(|text| text.split_once('[')).and_then(|(_, rest)| rest.split_once(']'));
     match mode {
-        None if mount_point(mounts, "securityfs").is_some() => {
+        None if mounts.lines().any(|line| line.contains(" - securityfs ")) => {
             Finding::healthy(AREA, "lockdown", "not part of this kernel")
         }
         None => {

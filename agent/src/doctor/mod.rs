@@ -5,6 +5,7 @@
 
 mod cgroups;
 mod kernel;
+mod mounts;
 mod node;
 mod privileges;
 mod probes;
@@ -20,7 +21,7 @@ use crate::{
 /// One answer: what was looked at, how it stands, what was found, and what to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// What it is about: `kernel`, `privileges`, `config`, `cgroups`, `node` or `probe`.
+    /// What it is about: `kernel`, `privileges`, `config`, `mounts`, `cgroups`, `node` or `probe`.
     pub area: &'static str,
     /// What was looked at, such as `btf` or `write`.
     pub check: String,
@@ -59,6 +60,7 @@ pub fn examine(config: Result<(String, Config), ConfigError>, fallback: Option<C
     findings.extend(privileges::examine());
     findings.push(finding);
     if let Some(config) = &config {
+        findings.extend(mounts::examine(&config.identity.host_root));
         findings.extend(cgroups::examine(&config.capture));
         findings.extend(node::examine(config));
         findings.extend(probes::examine(&config.capture));

@@ -7,9 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Access, access};
+use rustix::{
+    fs::{Access, access},
+    io::Errno,
+};
 
-use super::Finding;
+use super::{Finding, privileges};
 use crate::{
     attribute,
     config::{Config, ConfigError},
@@ -64,19 +67,22 @@ fn reached(check: &str, answer: Result<String, SinkError>) -> Finding {
 fn pins(path: &Path) -> Finding {
     const CHECK: &str = "pins";
     let shown = path.display();
+    // Below a mount that is read-only, `describe` finds what there is.
+    let existing = path.ancestors().find(|path| path.symlink_metadata().is_ok());
+    if let Some(existing) = existing
+        && pins::is_bpffs(existing)
+        && access(existing, Access::WRITE_OK) == Err(Errno::ROFS)
+    {
+        let advice = "mount the node's /sys/fs/bpf into the Pod without `readOnly`; `sidestep run` would not start";
+        return Finding::failed(AREA, CHECK, format!("{} is read-only", existing.display()), advice);
+    }
     match pins::describe(path) {
         Ok(Some(sets)) if sets.is_empty() => Finding::healthy(AREA, CHECK, format!("{shown}: nothing is pinned")),
         Ok(Some(sets)) => Finding::healthy(AREA, CHECK, format!("{shown}: {}", sets.join("; "))),
         Ok(None) if path.ancestors().any(pins::is_bpffs) => {
             Finding::healthy(AREA, CHECK, format!("{shown} will be made"))
         }
-        Ok(None) if path.starts_with("/sys/fs/bpf") => Finding::degraded(
-            AREA,
-            CHECK,
-            "no BPF file system is mounted at /sys/fs/bpf",
-            "the agent mounts it; in a container, so that it stays when that ends: mount the node's /sys/fs/bpf with \
-             `mountPropagation: Bidirectional`, or run `mount -t bpf bpf /sys/fs/bpf` on the node",
-        ),
+        Ok(None) if path.starts_with("/sys/fs/bpf") => unmounted(privileges::may_mount()),
         Ok(None) => {
             let advice =
                 "name a directory below /sys/fs/bpf in `capture.pin`, or `null` to end the capture with the agent";
@@ -84,6 +90,20 @@ fn pins(path: &Path) -> Finding {
         }
         Err(error) => Finding::failed(AREA, CHECK, error.to_string(), "`sidestep run` would not start"),
     }
+}
+
+/// No BPF file system is where it usually is.
+fn unmounted(may_mount: bool) -> Finding {
+    const FOUND: &str = "no BPF file system is mounted at /sys/fs/bpf";
+    if may_mount {
+        let advice = "the agent mounts it; in a container, so that it stays when that ends: mount the node's /sys/fs/bpf \
+                      with `mountPropagation: Bidirectional`, or run `mount -t bpf bpf /sys/fs/bpf` on the node";
+        return Finding::degraded(AREA, "pins", FOUND, advice);
+    }
+    let advice = "`sidestep run` would not start, as it may not mount one (CAP_SYS_ADMIN): run `mount -t bpf bpf \
+                  /sys/fs/bpf` on the node and mount that into the Pod, or set `security.privileged` of the chart, or \
+                  `capture.pin: null`, with which the capture ends with the agent";
+    Finding::failed(AREA, "pins", FOUND, advice)
 }
 
 fn runtimes(identity: &attribute::Settings) -> Finding {
@@ -181,6 +201,14 @@ fn socket(path: &Path) -> Finding {
 mod tests {
     use super::*;
     use crate::load::Health;
+
+    #[test]
+    fn a_missing_bpf_file_system_is_fatal_only_where_nobody_may_mount_it() {
+        assert_eq!(unmounted(true).health, Health::Degraded);
+        let finding = unmounted(false);
+        assert_eq!(finding.health, Health::Failed);
+        assert!(finding.advice.contains("security.privileged"), "{finding:?}");
+    }
 
     #[test]
     fn directories_are_judged_by_what_exists() {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::Finding;
+use super::{Finding, mounts};
 
 const AREA: &str = "privileges";
 
@@ -23,7 +23,8 @@ struct Capability {
     purpose: &'static str,
 }
 
-const CAPABILITIES: [Capability; 5] = [
+/// Those of the chart's default and of the systemd unit (a test compares them), and CAP_SYS_ADMIN.
+const CAPABILITIES: [Capability; 6] = [
     Capability {
         name: "CAP_BPF",
         number: 39,
@@ -43,7 +44,7 @@ const CAPABILITIES: [Capability; 5] = [
         number: SYS_ADMIN,
         required: false,
         implied: false,
-        purpose: "to mount tracefs where it is missing, and to look up BTF objects for fexit",
+        purpose: "to mount the BPF file system and tracefs where nobody has",
     },
     Capability {
         name: "CAP_SYS_PTRACE",
@@ -61,22 +62,42 @@ const CAPABILITIES: [Capability; 5] = [
         purpose: "to read log files and runtimes' state that only their owner may read; without it gaps in such files \
                   can't be repaired, and containers may stay without a name",
     },
+    Capability {
+        name: "CAP_SYS_NICE",
+        number: 23,
+        required: false,
+        implied: false,
+        purpose: "to drain the ring before other work of a busy node; without it the ring fills sooner",
+    },
 ];
 
 pub(super) fn examine() -> Vec<Finding> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let namespace = fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).ok();
-    let mut findings = judge_capabilities(&status);
+    let confinement = fs::read_to_string("/proc/self/attr/apparmor/current").ok();
+    let mut findings = judge_capabilities(&status, mounts::are_complete());
     findings.push(judge_memlock(&limits));
     findings.push(judge_pid_namespace(namespace.as_deref()));
+    findings.extend(confinement.as_deref().map(judge_confinement));
     findings
 }
 
-/// Reads `CapEff` of `/proc/self/status`.
-pub(super) fn judge_capabilities(status: &str) -> Vec<Finding> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(effective) = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()) else {
+/// `CapEff` of `/proc/self/status`.
+fn effective(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// Whether the process may mount file systems.
+pub(super) fn may_mount() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    effective(&status).is_some_and(|mask| mask & (1 << SYS_ADMIN) != 0)
+}
+
+/// What the effective capabilities are enough for; `mounted` says that there is nothing that the agent would mount.
+pub(super) fn judge_capabilities(status: &str, mounted: bool) -> Vec<Finding> {
+    let Some(effective) = effective(status) else {
         return vec![Finding::degraded(AREA, "capabilities", "unknown", "is /proc mounted?")];
     };
     let has = |number: u32| effective & (1 << number) != 0;
@@ -88,9 +109,12 @@ pub(super) fn judge_capabilities(status: &str) -> Vec<Finding> {
         if implied && has(SYS_ADMIN) {
             return Finding::healthy(AREA, name, "stands in CAP_SYS_ADMIN");
         }
+        if number == SYS_ADMIN && mounted {
+            return Finding::healthy(AREA, name, "missing, and not needed: all that the agent would mount is mounted");
+        }
         let advice = format!(
-            "needed {purpose}; run as root, or give it: `securityContext.capabilities.add` of the container, \
-             `AmbientCapabilities=` of the unit"
+            "needed {purpose}; run as root, or give it: `security.capabilities` of the chart \
+             (`securityContext.capabilities.add` of the container), `AmbientCapabilities=` of the unit"
         );
         if required {
             Finding::failed(AREA, name, "missing", advice)
@@ -120,4 +144,16 @@ pub(super) fn judge_pid_namespace(link: Option<&str>) -> Finding {
         }
         None => Finding::degraded(AREA, "pid_namespace", "unknown", "is /proc mounted?"),
     }
+}
+
+/// `text` is what AppArmor says of the process: `unconfined`, or a profile and its mode.
+pub(super) fn judge_confinement(text: &str) -> Finding {
+    let profile = text.trim_matches(['\0', '\n', ' ']);
+    if profile == "unconfined" || profile.ends_with("(unconfined)") || profile.ends_with("(complain)") {
+        return Finding::healthy(AREA, "apparmor", profile);
+    }
+    let advice = "the profiles of container runtimes forbid to write below /sys/fs/bpf and to look into other \
+                  containers: set `appArmorProfile: {type: Unconfined}` in the container's securityContext, as the \
+                  chart does";
+    Finding::degraded(AREA, "apparmor", format!("confined by {profile}"), advice)
 }

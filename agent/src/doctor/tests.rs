@@ -1,5 +1,7 @@
 //! Judgements by replay of what systems say.
 
+use std::path::Path;
+
 use super::*;
 use crate::load::{AttachPoint, LoadError, Probe};
 
@@ -14,14 +16,14 @@ fn status(effective: u64) -> String {
 
 #[test]
 fn root_has_every_capability() {
-    let findings = privileges::judge_capabilities(&status(0x1ff_ffff_ffff));
+    let findings = privileges::judge_capabilities(&status(0x1ff_ffff_ffff), false);
     assert!(findings.iter().all(|finding| finding.health == Health::Healthy), "{findings:?}");
-    assert_eq!(findings.len(), 5);
+    assert_eq!(findings.len(), 6);
 }
 
 #[test]
 fn nobody_is_told_what_fails_and_what_is_degraded() {
-    let findings = privileges::judge_capabilities(&status(0));
+    let findings = privileges::judge_capabilities(&status(0), false);
     assert_eq!(health_of(&findings, "CAP_BPF"), Health::Failed);
     assert_eq!(health_of(&findings, "CAP_PERFMON"), Health::Failed);
     assert_eq!(health_of(&findings, "CAP_SYS_PTRACE"), Health::Degraded);
@@ -31,7 +33,7 @@ fn nobody_is_told_what_fails_and_what_is_degraded() {
 
 #[test]
 fn system_administration_stands_for_bpf() {
-    let findings = privileges::judge_capabilities(&status(1 << 21));
+    let findings = privileges::judge_capabilities(&status(1 << 21), false);
     assert_eq!(health_of(&findings, "CAP_BPF"), Health::Healthy);
     assert_eq!(health_of(&findings, "CAP_SYS_ADMIN"), Health::Healthy);
     assert_eq!(health_of(&findings, "CAP_DAC_READ_SEARCH"), Health::Degraded);
@@ -41,7 +43,7 @@ fn system_administration_stands_for_bpf() {
 #[test]
 fn a_status_without_capabilities_is_no_proof() {
     for text in ["", "Name:\tx\n", "CapEff:\tmany\n"] {
-        assert_eq!(privileges::judge_capabilities(text)[0].health, Health::Degraded, "{text:?}");
+        assert_eq!(privileges::judge_capabilities(text, true)[0].health, Health::Degraded, "{text:?}");
     }
 }
 
@@ -66,13 +68,81 @@ const MOUNTS: &str = "\
 ";
 
 #[test]
-fn mounts_are_found_by_type() {
-    assert_eq!(kernel::judge_tracefs(MOUNTS).found, "mounted at /sys/kernel/tracing");
-    assert_eq!(kernel::judge_bpffs(MOUNTS).found, "mounted at /sys/fs/bpf");
-    let without = kernel::judge_tracefs("22 1 254:0 / / rw,relatime - ext4 tracefs rw\n");
+fn mounts_are_judged_where_the_agent_looks() {
+    assert_eq!(mounts::judge_tracefs(MOUNTS).found, "mounted at /sys/kernel/tracing");
+    assert_eq!(mounts::judge_bpffs(MOUNTS).found, "mounted at /sys/fs/bpf");
+    // What is mounted elsewhere, as below the node's root directory in a Pod, is of no use.
+    let elsewhere = MOUNTS.replace(" /sys/", " /host/sys/");
+    let without = mounts::judge_tracefs(&elsewhere);
     assert_eq!(without.health, Health::Degraded);
     assert!(without.advice.contains("mount -t tracefs"), "{without:?}");
-    assert_eq!(kernel::judge_bpffs("").health, Health::Healthy, "capture pins nothing");
+    let without = mounts::judge_bpffs(&elsewhere);
+    assert_eq!(without.health, Health::Degraded);
+    assert!(without.advice.contains("mount -t bpf"), "{without:?}");
+    let read_only = mounts::judge_bpffs(&MOUNTS.replace("/sys/fs/bpf rw,", "/sys/fs/bpf ro,"));
+    assert_eq!(read_only.found, "mounted at /sys/fs/bpf, read-only");
+    // A later mount hides an earlier one.
+    let hidden = format!("{MOUNTS}40 24 0:50 / /sys/fs/bpf rw - tmpfs tmpfs rw\n");
+    assert!(mounts::judge_bpffs(&hidden).found.starts_with("not mounted"));
+}
+
+#[test]
+fn the_root_directory_of_the_node_is_that_of_its_first_process() {
+    let judge = |is_directory, found, node| mounts::judge_host(Path::new("/host"), is_directory, found, node);
+    assert_eq!(judge(true, Some((1, 2)), Some((1, 2))).found, "/host is the node's");
+    assert_eq!(judge(true, Some((1, 2)), None).health, Health::Healthy);
+    let finding = judge(true, Some((9, 2)), Some((1, 2)));
+    assert_eq!(finding.health, Health::Degraded);
+    assert!(finding.advice.contains("hostPath"), "{finding:?}");
+    let finding = judge(false, None, Some((1, 2)));
+    assert_eq!(finding.health, Health::Failed);
+    assert!(finding.found.contains("/host is no directory"), "{finding:?}");
+}
+
+#[test]
+fn system_administration_is_for_mounting() {
+    let least = 1 << 39 | 1 << 38 | 1 << 19 | 1 << 2 | 1 << 23;
+    let findings = privileges::judge_capabilities(&status(least), true);
+    assert!(findings.iter().all(|finding| finding.health == Health::Healthy), "{findings:?}");
+    let findings = privileges::judge_capabilities(&status(least), false);
+    assert_eq!(health_of(&findings, "CAP_SYS_ADMIN"), Health::Degraded);
+}
+
+#[test]
+fn a_profile_of_apparmor_is_told() {
+    assert_eq!(privileges::judge_confinement("unconfined\n").health, Health::Healthy);
+    let finding = privileges::judge_confinement("cri-containerd.apparmor.d (enforce)\n");
+    assert_eq!(finding.health, Health::Degraded);
+    assert!(finding.found.contains("cri-containerd.apparmor.d"), "{finding:?}");
+}
+
+/// What the chart gives by default, and what the documents say, is what the doctor asks for.
+#[test]
+fn chart_unit_and_documents_have_the_same_capabilities() {
+    #[derive(serde::Deserialize)]
+    struct Values {
+        security: Security,
+    }
+    #[derive(serde::Deserialize)]
+    struct Security {
+        capabilities: Vec<String>,
+    }
+    let values: Values =
+        serde_saphyr::from_str(include_str!("../../../deploy/helm/sidestep/values.yaml")).expect("values");
+    let given: std::collections::BTreeSet<_> =
+        values.security.capabilities.iter().map(|name| format!("CAP_{name}")).collect();
+    let findings = privileges::judge_capabilities(&status(0), false);
+    let asked: std::collections::BTreeSet<_> = findings.iter().map(|finding| finding.check.clone()).collect();
+    let beside: Vec<_> = asked.difference(&given).map(String::as_str).collect();
+    assert_eq!(beside, ["CAP_SYS_ADMIN"], "the chart gives {given:?}");
+    assert!(given.is_subset(&asked), "{given:?}");
+    let unit = include_str!("../../../deploy/sidestep.service");
+    let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("a bounding set");
+    let document = include_str!("../../docs/kubernetes/deploy.md");
+    for name in &asked {
+        assert!(bounding.split(' ').any(|word| word == name), "{name} is not in the unit");
+        assert!(document.contains(&format!("| `{name}`")), "{name} is not in deploy.md");
+    }
 }
 
 #[test]

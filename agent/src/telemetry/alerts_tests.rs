@@ -1,9 +1,10 @@
-//! `deploy/alerts.yaml` and `docs/runbook.md` against the metrics that there are.
+//! `deploy/alerts.yaml`, `deploy/dashboards` and `docs/runbook.md` against the metrics that there are.
 
 use std::collections::BTreeSet;
 
 use regex::Regex;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::names;
 use crate::{events, ledger::Reason};
@@ -42,29 +43,37 @@ fn found<'a>(pattern: &str, text: &'a str) -> Vec<&'a str> {
     regex.captures_iter(text).filter_map(|captures| captures.get(1)).map(|group| group.as_str()).collect()
 }
 
+/// Every metric of `expr`, every label it is chosen or summed by, and every event and reason exists; the labels that its
+/// metrics have.
+fn check(name: &str, expr: &str) -> BTreeSet<&'static str> {
+    let mut labels = BTreeSet::from(["instance", "job"]);
+    for metric in found(r"\b((?:sidestep|process)_[a-z0-9_]+)", expr) {
+        let definition = names::ALL.iter().find(|definition| definition.name == metric);
+        labels.extend(definition.unwrap_or_else(|| panic!("{name}: there is no metric {metric}")).labels);
+    }
+    let grouped = found(r"\b(?:by|on) \(([a-z_, ]+)\)", expr);
+    let grouped = grouped.iter().flat_map(|list| list.split(',').map(str::trim));
+    for label in found(r"[{,]\s*([a-z_]+)\s*[=!]", expr).into_iter().chain(grouped) {
+        assert!(labels.contains(label), "{name}: no metric of it has the label {label}");
+    }
+    for event in found("event=~?\"([^\"]+)\"", expr).iter().flat_map(|events| events.split('|')) {
+        assert!(events::NAMES.contains(&event), "{name}: there is no event {event}");
+    }
+    for reason in found("reason(?:=~?|!~)\"([^\"]+)\"", expr).iter().flat_map(|reasons| reasons.split('|')) {
+        assert!(Reason::ALL.iter().any(|known| known.as_str() == reason), "{name}: there is no reason {reason}");
+    }
+    labels
+}
+
 #[test]
 fn every_metric_and_label_of_the_alerts_exists() {
     let rules = rules();
     assert!(rules.len() > 10);
     for Rule { alert, expr, annotations } in &rules {
-        let metrics = found(r"\b((?:sidestep|process)_[a-z0-9_]+)", expr);
-        assert!(!metrics.is_empty() || alert == "SidestepDown", "{alert}");
-        let mut labels = BTreeSet::from(["instance", "job"]);
-        for metric in metrics {
-            let definition = names::ALL.iter().find(|definition| definition.name == metric);
-            labels.extend(definition.unwrap_or_else(|| panic!("{alert}: there is no metric {metric}")).labels);
-        }
-        for label in found(r"[{,]\s*([a-z_]+)\s*[=!]", expr)
-            .into_iter()
-            .chain(found(r"\$labels\.([a-z_]+)", &annotations.summary))
-        {
+        let labels = check(alert, expr);
+        assert!(labels.len() > 2 || expr.contains("sidestep_ready") || alert == "SidestepDown", "{alert}");
+        for label in found(r"\$labels\.([a-z_]+)", &annotations.summary) {
             assert!(labels.contains(label), "{alert}: no metric of it has the label {label}");
-        }
-        for event in found("event=~?\"([^\"]+)\"", expr).iter().flat_map(|events| events.split('|')) {
-            assert!(events::NAMES.contains(&event), "{alert}: there is no event {event}");
-        }
-        for reason in found("reason(?:=|!~)\"([^\"]+)\"", expr).iter().flat_map(|reasons| reasons.split('|')) {
-            assert!(Reason::ALL.iter().any(|known| known.as_str() == reason), "{alert}: there is no reason {reason}");
         }
     }
 }
@@ -87,5 +96,45 @@ fn every_alert_has_its_section_in_the_runbook() {
     }
     for reason in Reason::ALL {
         assert!(runbook.contains(&format!("`{}`", reason.as_str())), "{}", reason.as_str());
+    }
+}
+
+/// What every dashboard has to have, and each of its panels.
+#[test]
+fn every_metric_and_label_of_the_dashboards_exists() {
+    let mut uids = BTreeSet::new();
+    for (name, text) in [
+        ("agent", include_str!("../../../deploy/dashboards/agent.json")),
+        ("ledger", include_str!("../../../deploy/dashboards/ledger.json")),
+        ("logs", include_str!("../../../deploy/dashboards/logs.json")),
+    ] {
+        let dashboard: Value = serde_json::from_str(text).expect("JSON");
+        assert!(uids.insert(dashboard["uid"].as_str().expect("a uid").to_owned()), "{name}: its uid is another's");
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let variables = list(&dashboard["templating"]["list"]);
+        let names: BTreeSet<_> = variables.iter().filter_map(|variable| variable["name"].as_str()).collect();
+        assert!(names.contains("datasource") && names.contains("instance"), "{name}: {names:?}");
+        for variable in &variables {
+            let query = variable["query"]["query"].as_str().unwrap_or_default();
+            let labels = check(name, query);
+            for label in found(r", ([a-z]+)\)$", query) {
+                assert!(labels.contains(label), "{name}: {query}");
+            }
+        }
+        let panels = list(&dashboard["panels"]);
+        let targets: Vec<_> = panels.iter().flat_map(|panel| list(&panel["targets"])).collect();
+        assert!(targets.len() > 10, "{name}");
+        for target in targets {
+            assert_eq!(target["datasource"]["uid"], "${datasource}", "{name}: {target}");
+            let expr = target["expr"].as_str().expect("an expression");
+            let labels = check(name, expr);
+            assert!(labels.len() >= 2 && expr.contains("$instance"), "{name}: {expr}");
+            for label in found(r"\{\{([a-z_]+)\}\}", target["legendFormat"].as_str().expect("a legend")) {
+                assert!(labels.contains(label), "{name}: {expr} has no label {label}");
+            }
+            for variable in found(r"\$([a-z]+)\b", expr) {
+                assert!(names.contains(variable), "{name}: there is no variable {variable}");
+            }
+        }
     }
 }

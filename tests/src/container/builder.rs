@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{
     Capture, Container, console,
-    spec::{Bind, Spec},
+    spec::{Bind, CAPABILITIES, Spec},
 };
 use crate::{RuntimeLog, Testbed, rootfs};
 
@@ -56,6 +56,8 @@ pub struct ContainerBuilder<'a> {
     host_programs: bool,
     annotated: bool,
     binds: Vec<Bind>,
+    capabilities: Vec<String>,
+    no_new_privileges: bool,
 }
 
 impl<'a> ContainerBuilder<'a> {
@@ -75,6 +77,8 @@ impl<'a> ContainerBuilder<'a> {
             host_programs: false,
             annotated: true,
             binds: Vec::new(),
+            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
+            no_new_privileges: false,
         }
     }
 
@@ -176,6 +180,15 @@ impl<'a> ContainerBuilder<'a> {
         self
     }
 
+    /// These capabilities and no others, with the prefix `CAP_`; and no program gives more, as with
+    /// `allowPrivilegeEscalation: false`.
+    #[must_use]
+    pub fn capabilities(mut self, names: &[String]) -> Self {
+        self.capabilities = names.to_vec();
+        self.no_new_privileges = true;
+        self
+    }
+
     /// Creates and starts the container; it runs when this returns, and may have ended.
     ///
     /// # Errors
@@ -272,6 +285,8 @@ impl<'a> ContainerBuilder<'a> {
             host_programs: self.host_programs,
             binds: &self.binds,
             hostname: "test",
+            capabilities: &self.capabilities,
+            no_new_privileges: self.no_new_privileges,
         };
         fs::write(bundle.join("config.json"), spec.to_json().to_string()).context("writing config.json")
     }

@@ -25,10 +25,13 @@ pub(super) struct Spec<'a> {
     pub(super) host_programs: bool,
     pub(super) binds: &'a [Bind],
     pub(super) hostname: &'a str,
+    /// With the prefix `CAP_`.
+    pub(super) capabilities: &'a [String],
+    pub(super) no_new_privileges: bool,
 }
 
 /// What Docker and containerd grant by default, as far as tests need it.
-const CAPABILITIES: [&str; 9] = [
+pub(super) const CAPABILITIES: [&str; 9] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
@@ -55,9 +58,9 @@ impl Spec<'_> {
                 "env": env,
                 "cwd": "/",
                 "capabilities": {
-                    "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
+                    "bounding": self.capabilities, "effective": self.capabilities, "permitted": self.capabilities,
                 },
-                "noNewPrivileges": false,
+                "noNewPrivileges": self.no_new_privileges,
             },
             "root": { "path": "rootfs", "readonly": false },
             "hostname": self.hostname,

@@ -90,6 +90,7 @@ pub(crate) const PACKAGES: &[Package] = &[
     package("nodejs", Evidence::Program("node"), &[Test], "Node's streams are tested"),
     package("nginx-light", Evidence::Program("nginx"), &[Test], "nginx's logs are tested"),
     package("logrotate", Evidence::Program("logrotate"), &[Test], "rotation with copytruncate is tested"),
+    package("prometheus", Evidence::Program("promtool"), &[Test], "checks alert rules and dashboards"),
     package("rsyslog", Evidence::Program("rsyslogd"), &[Bench], "is what we compare with"),
     package(
         "rsyslog-kafka",
