@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::{
-    build, command,
+    build, command, kubernetes,
     setup::{self, Purpose},
     ui,
     workspace::Workspace,
@@ -30,6 +30,10 @@ pub(crate) fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 
 /// Measures the agent (`tests/src/bin/bench`).
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    if arguments.first().is_some_and(|suite| suite == "kubernetes") {
+        setup::install_missing(&[Purpose::Cluster]);
+        kubernetes::build()?;
+    }
     hand_over(workspace, Purpose::Bench, "bench", arguments)
 }
 

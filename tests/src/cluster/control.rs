@@ -1,6 +1,32 @@
 //! The control plane, on the first node: the arguments of its components.
 
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
 use super::{Place, credentials::Credentials, network, node::Component};
+
+/// Who has asked the API server for what: service accounts alone, and no bodies.
+const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+  "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}]}"#;
+
+/// Where the API server writes that to, an event of `audit.k8s.io/v1` in JSON a line.
+pub(super) fn audit_log(place: &Place) -> PathBuf {
+    place.logs().join("audit.log")
+}
+
+fn audit_policy(place: &Place) -> PathBuf {
+    place.directory().join("audit-policy.json")
+}
+
+/// Writes the files that components read.
+///
+/// # Errors
+/// There is no space.
+pub(super) fn prepare(place: &Place) -> Result<()> {
+    let path = audit_policy(place);
+    fs::write(&path, AUDIT_POLICY).with_context(|| format!("writing {}", path.display()))
+}
 
 /// The arguments of a component of the control plane; of any other, none.
 pub(super) fn arguments(component: Component, place: &Place) -> Vec<String> {
@@ -32,6 +58,8 @@ pub(super) fn arguments(component: Component, place: &Place) -> Vec<String> {
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--allow-privileged=true".to_owned(),
+            format!("--audit-policy-file={}", audit_policy(place).display()),
+            format!("--audit-log-path={}", audit_log(place).display()),
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
         ],
         Component::ControllerManager => vec![

@@ -19,16 +19,21 @@ const MANIFEST: &str = include_str!("../../../deploy/daemonset.yaml");
 /// What takes away what the agent leaves.
 const UNINSTALL: &str = include_str!("../../../deploy/uninstall.yaml");
 
-const NAMESPACE: &str = "sidestep";
+const NAMESPACE: &str = DaemonSet::NAMESPACE;
 const WORKLOAD: &str = "daemonset/sidestep";
-
-/// Where the manifest's file sink writes to on a node.
-const RECORDS: &str = "/var/lib/sidestep/logs";
 
 /// A DaemonSet of agents. Dropping it removes it with all that it left on the nodes.
 #[derive(Debug)]
 pub struct DaemonSet<'a> {
     cluster: &'a Cluster,
+}
+
+impl DaemonSet<'_> {
+    /// Its namespace.
+    pub const NAMESPACE: &'static str = "sidestep";
+
+    /// Where the manifest's file sink writes to on a node.
+    pub const RECORDS: &'static str = "/var/lib/sidestep/logs";
 }
 
 impl<'a> DaemonSet<'a> {
@@ -124,12 +129,22 @@ impl<'a> DaemonSet<'a> {
         self.wait_rollout()
     }
 
+    /// Deletes the agent's Pod on a node, for which another one comes; waits for neither.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn delete_pod(&self, node: &Node) -> Result<()> {
+        let on = format!("--field-selector=spec.nodeName={}", node.name());
+        let pods = ["--namespace", NAMESPACE, "delete", "pods", "--selector=app.kubernetes.io/name=sidestep", &on];
+        self.cluster.kubectl(&[&pods[..], &["--wait=false"]].concat()).map(drop)
+    }
+
     /// All that the agent on a node has delivered.
     ///
     /// # Errors
     /// A file can't be read or has a line that is no record.
     pub fn records(&self, node: &Node) -> Result<Vec<Record>> {
-        records::read(&node.path(RECORDS))
+        records::read(&node.path(Self::RECORDS))
     }
 
     /// Waits until exactly what is expected has been delivered on the nodes.
@@ -137,7 +152,7 @@ impl<'a> DaemonSet<'a> {
     /// # Errors
     /// Something is missing, different or too much at the deadline.
     pub fn wait_delivered(&self, expected: &Expected) -> Result<()> {
-        let directories: Vec<PathBuf> = self.cluster.nodes().iter().map(|node| node.path(RECORDS)).collect();
+        let directories: Vec<PathBuf> = self.cluster.nodes().iter().map(|node| node.path(Self::RECORDS)).collect();
         let directories: Vec<&Path> = directories.iter().map(PathBuf::as_path).collect();
         expected.wait_in(&directories, PATIENCE)
     }

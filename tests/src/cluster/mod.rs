@@ -85,6 +85,12 @@ impl Cluster {
         &self.nodes
     }
 
+    /// What service accounts have asked the API server for: an event of `audit.k8s.io/v1` in JSON a line.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        control::audit_log(&self.place)
+    }
+
     /// The first node.
     #[must_use]
     pub fn node(&self) -> &Node {

@@ -9,7 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Cluster, Component, Node, PATIENCE, Place, credentials::Credentials, images, import, network, remove};
+use super::{
+    Cluster, Component, Node, PATIENCE, Place, control, credentials::Credentials, images, import, network, remove,
+};
 use crate::wait_until;
 
 /// The nodes that one wire connects.
@@ -87,6 +89,7 @@ impl Cluster {
             self.nodes.iter().try_for_each(Node::prepare)?;
             self.connect()?;
             joined(credentials)?;
+            control::prepare(place)?;
             // They are the slowest to come up.
             self.node().start(Component::Etcd)?;
             self.node().start(Component::ApiServer)?;

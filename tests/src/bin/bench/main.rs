@@ -5,6 +5,7 @@
 mod copier;
 mod cost;
 mod delivery;
+mod kubernetes;
 mod latency;
 mod machine;
 mod memory;
@@ -54,6 +55,17 @@ enum Suite {
         /// What to measure; everything when none is named.
         names: Vec<Delivered>,
         /// A short run, under two minutes: shows that all works; its figures are rough.
+        #[arg(long)]
+        quick: bool,
+        /// Writes the figures with all samples to this file as well.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// The agent on a real node of Kubernetes.
+    Kubernetes {
+        /// What to measure; everything when none is named.
+        names: Vec<kubernetes::Measured>,
+        /// A short run, under five minutes: shows that all works; its figures are rough.
         #[arg(long)]
         quick: bool,
         /// Writes the figures with all samples to this file as well.
@@ -110,6 +122,7 @@ fn main() -> ExitCode {
         Suite::Copier { file } => copier::run(&file).map(|()| ExitCode::SUCCESS),
         Suite::Logs { names, quick, json } => measure(&names, quick, json, logs),
         Suite::Delivery { names, quick, json } => measure(&names, quick, json, delivery::run),
+        Suite::Kubernetes { names, quick, json } => measure(&names, quick, json, kubernetes::run),
     };
     result.unwrap_or_else(|error| {
         eprintln!("bench: {error:#}");
