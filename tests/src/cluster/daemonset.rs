@@ -19,7 +19,8 @@ const MANIFEST: &str = include_str!("../../../deploy/daemonset.yaml");
 /// What takes away what the agent leaves.
 const UNINSTALL: &str = include_str!("../../../deploy/uninstall.yaml");
 
-const NAMESPACE: &str = "sidestep";
+/// The namespace of the agents.
+pub const NAMESPACE: &str = "sidestep";
 const WORKLOAD: &str = "daemonset/sidestep";
 
 /// Where the manifest's file sink writes to on a node.

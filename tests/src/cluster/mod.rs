@@ -7,7 +7,7 @@
 
 mod control;
 mod credentials;
-mod daemonset;
+pub mod daemonset;
 mod images;
 mod network;
 mod node;
@@ -36,7 +36,7 @@ pub use node::{Component, Node};
 pub use place::Place;
 pub use process::Process;
 pub use remove::{exists, remove, sweep};
-pub use shared::{Shared, on_cluster};
+pub use shared::{on_cluster, on_cluster_of};
 pub use start::{Started, up};
 
 use crate::{DEADLINE, wait_until};
