@@ -19,21 +19,17 @@ const MANIFEST: &str = include_str!("../../../deploy/daemonset.yaml");
 /// What takes away what the agent leaves.
 const UNINSTALL: &str = include_str!("../../../deploy/uninstall.yaml");
 
-const NAMESPACE: &str = DaemonSet::NAMESPACE;
+/// The namespace of the agents.
+pub const NAMESPACE: &str = "sidestep";
 const WORKLOAD: &str = "daemonset/sidestep";
+
+/// Where the manifest's file sink writes to on a node.
+pub const RECORDS: &str = "/var/lib/sidestep/logs";
 
 /// A DaemonSet of agents. Dropping it removes it with all that it left on the nodes.
 #[derive(Debug)]
 pub struct DaemonSet<'a> {
     cluster: &'a Cluster,
-}
-
-impl DaemonSet<'_> {
-    /// Its namespace.
-    pub const NAMESPACE: &'static str = "sidestep";
-
-    /// Where the manifest's file sink writes to on a node.
-    pub const RECORDS: &'static str = "/var/lib/sidestep/logs";
 }
 
 impl<'a> DaemonSet<'a> {
@@ -59,12 +55,7 @@ impl<'a> DaemonSet<'a> {
     }
 
     fn apply(&self) -> Result<()> {
-        // A cgroup on both nodes of a cluster can have one name only below the root, which is not ours alone.
-        let roots: Vec<_> = self.cluster.nodes().iter().map(Node::pods_cgroup).collect();
-        let capture = format!("    capture:\n      cgroup_roots: [{}]\n", roots.join(", "));
-        let place = "    identity:\n";
-        ensure!(MANIFEST.contains(place), "the manifest has no place for `capture`");
-        self.cluster.apply(&MANIFEST.replacen(place, &format!("{capture}{place}"), 1)).map(drop)
+        self.cluster.apply(&manifest(self.cluster.nodes())?).map(drop)
     }
 
     /// Replaces the agents as an upgrade does, and waits until that is done.
@@ -144,7 +135,7 @@ impl<'a> DaemonSet<'a> {
     /// # Errors
     /// A file can't be read or has a line that is no record.
     pub fn records(&self, node: &Node) -> Result<Vec<Record>> {
-        records::read(&node.path(Self::RECORDS))
+        records::read(&node.path(RECORDS))
     }
 
     /// Waits until exactly what is expected has been delivered on the nodes.
@@ -152,7 +143,7 @@ impl<'a> DaemonSet<'a> {
     /// # Errors
     /// Something is missing, different or too much at the deadline.
     pub fn wait_delivered(&self, expected: &Expected) -> Result<()> {
-        let directories: Vec<PathBuf> = self.cluster.nodes().iter().map(|node| node.path(Self::RECORDS)).collect();
+        let directories: Vec<PathBuf> = self.cluster.nodes().iter().map(|node| node.path(RECORDS)).collect();
         let directories: Vec<&Path> = directories.iter().map(PathBuf::as_path).collect();
         expected.wait_in(&directories, PATIENCE)
     }
@@ -205,6 +196,22 @@ impl<'a> DaemonSet<'a> {
         }
         Ok(())
     }
+}
+
+/// The manifest, changed in one thing: the cgroups of a node here are not those of a whole machine. As all nodes are on
+/// this one, each agent has a configuration that names its node's.
+fn manifest(nodes: &[Node]) -> Result<String> {
+    let parts = MANIFEST.split_once("  sidestep.yaml: |\n");
+    let (before, rest) = parts.context("the manifest has no sidestep.yaml")?;
+    let (config, after) = rest.split_once("---\n").context("the manifest ends with its configuration")?;
+    let mut text = before.to_owned();
+    let first = nodes.first().map(|node| ("sidestep".to_owned(), node));
+    for (name, node) in first.into_iter().chain(nodes.iter().map(|node| (node.name(), node))) {
+        text += &format!("  {name}.yaml: |\n    capture:\n      cgroup_roots: [{}]\n{config}", node.pods_cgroup());
+    }
+    ensure!(after.contains("/sidestep.yaml]"), "the manifest names no configuration");
+    // The kubelet fills in the variable.
+    Ok(format!("{text}---\n{}", after.replacen("/sidestep.yaml]", "/$(NODE_NAME).yaml]", 1)))
 }
 
 impl Drop for DaemonSet<'_> {

@@ -29,10 +29,11 @@ pub(super) fn make(directory: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(directory)?;
     let layer = busybox()?;
     let path = json!(["PATH=/bin"]);
-    let shell = pack::archive(&layer, &Description { name: BUSYBOX, config: json!({ "Cmd": ["sh"], "Env": path }) })?;
+    let shell =
+        pack::archive(&layer, &Description { name: BUSYBOX, config: json!({ "Cmd": ["sh"], "Env": path }), level: 0 })?;
     // About as long as there may be.
     let wait = json!({ "Entrypoint": ["/bin/sleep", "2147483647"], "Env": path });
-    let pause = pack::archive(&layer, &Description { name: PAUSE, config: wait })?;
+    let pause = pack::archive(&layer, &Description { name: PAUSE, config: wait, level: 0 })?;
     [("busybox", shell), ("pause", pause), ("sidestep", of_agent()?)]
         .into_iter()
         .map(|(name, archive)| {
@@ -49,7 +50,7 @@ pub(super) fn make(directory: &Path) -> Result<Vec<PathBuf>> {
 /// There is none.
 pub(super) fn of_agent() -> Result<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a checkout")?;
-    pack::agent(&agent::binary()?, root, AGENT, "")
+    pack::agent(&agent::binary()?, root, AGENT, "", 0)
 }
 
 /// A root file system of busybox alone.

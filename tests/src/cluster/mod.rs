@@ -7,7 +7,7 @@
 
 mod control;
 mod credentials;
-mod daemonset;
+pub mod daemonset;
 mod images;
 mod network;
 mod node;
@@ -30,13 +30,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-pub use daemonset::DaemonSet;
+pub use daemonset::{DaemonSet, NAMESPACE, RECORDS};
 pub use images::{AGENT, BUSYBOX};
 pub use node::{Component, Node};
 pub use place::Place;
 pub use process::Process;
 pub use remove::{exists, remove, sweep};
-pub use shared::{Shared, on_cluster};
+pub use shared::{on_cluster, on_cluster_of};
 pub use start::{Started, up};
 
 use crate::{DEADLINE, wait_until};

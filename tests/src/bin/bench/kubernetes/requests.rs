@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 use sidestep_tests::cluster::{
-    Cluster, DaemonSet,
+    Cluster, DaemonSet, NAMESPACE,
     workload::{Namespace, Writer, pod},
 };
 
@@ -73,7 +73,7 @@ fn requests(cluster: &Cluster) -> Result<BTreeMap<(String, String), usize>> {
         let event: Value = serde_json::from_str(line).context("a line of the audit log")?;
         let name = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let user = name(&event["user"]["username"]);
-        if user.starts_with(&format!("system:serviceaccount:{}:", DaemonSet::NAMESPACE)) {
+        if user.starts_with(&format!("system:serviceaccount:{}:", NAMESPACE)) {
             let resource = [&event["objectRef"]["resource"], &event["requestURI"]].into_iter().map(name);
             let resource = resource.filter(|text| !text.is_empty()).take(1).collect();
             *counts.entry((name(&event["verb"]), resource)).or_default() += 1;

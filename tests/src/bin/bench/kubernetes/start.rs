@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use rustix::process::Pid;
 use sidestep_tests::{
     cluster::{
-        Cluster, DaemonSet, PATIENCE,
+        Cluster, DaemonSet, PATIENCE, RECORDS,
         workload::{Namespace, Writer, pod},
     },
     wait_until,
@@ -39,7 +39,7 @@ pub(super) fn run(session: &mut Session, cluster: &Cluster, agents: &DaemonSet<'
     let writers = [Writer::new("cart", 10_000_000).with_pause(Duration::from_millis(10))];
     shop.create("apps/v1", "Deployment", "cart", &pod(&writers), serde_json::json!({ "replicas": 5 }))?;
     cluster.wait_rollout(shop.name(), "deployment/cart")?;
-    let sink = cluster.node().path(DaemonSet::RECORDS);
+    let sink = cluster.node().path(RECORDS);
     let mut seconds = Vec::new();
     for _ in 0..session.choose(10, 2) {
         session.check()?;
