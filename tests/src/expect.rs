@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -54,6 +54,13 @@ impl Expected {
         self.add(container, path, "business", bytes.as_ref())
     }
 
+    /// Adds bytes that the container with this id has written to its stdout; its names are those of the container, the
+    /// Pod and the namespace.
+    pub fn pod_stdout(&mut self, id: &str, names: [&str; 3], bytes: &[u8]) -> &mut Self {
+        self.names.insert(id.to_owned(), names.map(str::to_owned));
+        self.add_stream(id, "stdout", "pod", bytes)
+    }
+
     fn add(&mut self, container: &Container, source: &str, class: &'static str, bytes: &[u8]) -> &mut Self {
         let names = [container.name(), container.pod(), container.namespace()].map(str::to_owned);
         self.names.insert(container.id().to_owned(), names);
@@ -79,16 +86,25 @@ impl Expected {
     /// # Errors
     /// Something is missing, different or too much at the deadline.
     pub fn wait_delivered(&self, agent: &Agent) -> Result<()> {
+        self.wait_in(&[agent.records_directory()], DEADLINE).with_context(|| agent.log())
+    }
+
+    /// As [`Expected::wait_delivered`], for the file sinks of agents that others have started, within `limit`.
+    ///
+    /// # Errors
+    /// Something is missing, different or too much at the deadline.
+    pub fn wait_in(&self, directories: &[&Path], limit: Duration) -> Result<()> {
         let mut problem = None;
-        let mut tail = Tail::default();
+        let mut tails: Vec<(&Path, Tail)> = directories.iter().map(|path| (*path, Tail::default())).collect();
         let mut records = Vec::new();
-        wait_until("exactly the expected records", DEADLINE, || {
-            records.extend(tail.poll(agent.records_directory())?);
+        wait_until("exactly the expected records", limit, || {
+            for (directory, tail) in &mut tails {
+                records.extend(tail.poll(directory)?);
+            }
             problem = self.compare(&records).err();
             Ok(problem.is_none().then_some(()))
         })
         .map_err(|late| problem.take().map_or(late, |problem| problem.context("at the deadline")))
-        .with_context(|| agent.log())
     }
 
     /// Waits for delivery, checks the ledgers of `running` containers (those whose account is still open), stops the

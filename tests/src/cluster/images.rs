@@ -12,8 +12,8 @@ use xtask::pack::{self, Description, Layer};
 
 use crate::{agent, rootfs};
 
-/// What holds the namespaces of a Pod.
-pub(super) const PAUSE: &str = "docker.io/library/pause:3.9";
+/// What holds the namespaces of a Pod, by the name that manifests have for a container that waits.
+pub(super) const PAUSE: &str = "registry.k8s.io/pause:3.9";
 
 /// A shell and the usual small programs.
 pub const BUSYBOX: &str = "docker.io/library/busybox:1.36";
@@ -47,7 +47,7 @@ pub(super) fn make(directory: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// There is none.
-pub fn of_agent() -> Result<Vec<u8>> {
+pub(super) fn of_agent() -> Result<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a checkout")?;
     pack::agent(&agent::binary()?, root, AGENT, "")
 }

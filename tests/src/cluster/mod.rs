@@ -7,6 +7,7 @@
 
 mod control;
 mod credentials;
+mod daemonset;
 mod images;
 mod network;
 mod node;
@@ -15,6 +16,7 @@ mod process;
 mod remove;
 mod shared;
 mod start;
+pub mod workload;
 
 use std::{
     fs,
@@ -28,6 +30,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+pub use daemonset::DaemonSet;
 pub use images::{AGENT, BUSYBOX};
 pub use node::{Component, Node};
 pub use place::Place;

@@ -17,8 +17,7 @@ pub(super) const SERVICES: &str = "10.96.0.0/16";
 pub(super) const PODS: &str = "10.244.0.0/16";
 
 /// A node's address.
-#[must_use]
-pub fn address(node: u8) -> Ipv4Addr {
+pub(super) fn address(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 200, 0, node)
 }
 
@@ -28,7 +27,6 @@ pub(super) fn pods(node: u8) -> String {
 }
 
 /// The name of a node, which is its host name too.
-#[must_use]
-pub fn node_name(place: &Place, node: u8) -> String {
+pub(super) fn node_name(place: &Place, node: u8) -> String {
     format!("{}-{node}", place.name())
 }

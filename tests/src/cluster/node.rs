@@ -255,8 +255,6 @@ impl Node {
             "evictionHard": {},
             "failCgroupV1": false,
             "failSwapOn": false,
-            // The machine's settings are read-only on the node; this is what makes the kubelet bear it.
-            "featureGates": { "KubeletInUserNamespace": true },
             "imageGCHighThresholdPercent": 100,
             "localStorageCapacityIsolation": false,
             "maxPods": 250,

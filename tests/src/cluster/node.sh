@@ -10,10 +10,13 @@ mount --bind "$place/lib" /var/lib
 mount --bind "$place/log" /var/log
 mount -t bpf bpf /sys/fs/bpf
 echo "$2" > /proc/sys/kernel/hostname
-# The kubelet would set how the machine handles panics and overcommits memory.
-for group in kernel vm; do
-    mount --bind "/proc/sys/$group" "/proc/sys/$group"
-    mount -o remount,bind,ro "/proc/sys/$group"
+# The kubelet sets how a machine handles panics, memory and keys: here it gets files of its own to write that to.
+mkdir -p "$place/settings"
+for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
+    kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
+    own=$place/settings/$(basename "$setting")
+    cat "/proc/sys/$setting" > "$own"
+    mount --bind "$own" "/proc/sys/$setting"
 done
 echo 1 > /proc/sys/net/ipv4/ip_forward
 ip link set lo up

@@ -44,7 +44,10 @@ impl Process {
         shell.env("PATH", format!("{path}:/usr/sbin:/sbin")).env_remove("KUBECONFIG");
         shell.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = shell.spawn().with_context(|| format!("starting {}", command.join(" ")))?;
-        fs::write(&self.file, child.id().to_string()).with_context(|| format!("writing {}", self.file.display()))
+        fs::write(&self.file, child.id().to_string()).with_context(|| format!("writing {}", self.file.display()))?;
+        // In its cgroup it is known; when it ends before, that is for who waits for what it does.
+        let entered = || self.pid().is_some() || !Path::new("/proc").join(child.id().to_string()).exists();
+        wait_until(&format!("the start of {self}"), DEADLINE, || Ok(entered().then_some(())))
     }
 
     /// Its number, if it runs.

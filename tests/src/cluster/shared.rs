@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Cluster, remove, start};
+use super::{
+    Cluster,
+    remove::{remove, sweep},
+    start,
+};
 
 /// Clusters of tests are named with this and the number of the process.
 const PREFIX: &str = "test-";
@@ -30,7 +34,7 @@ impl Shared {
         if let Some(shared) = current.upgrade() {
             return Ok(shared);
         }
-        if let Err(error) = remove::sweep(PREFIX) {
+        if let Err(error) = sweep(PREFIX) {
             eprintln!("removing the clusters of earlier runs: {error:#}");
         }
         let started = start::up(&format!("{PREFIX}{}", process::id()), 1, &|_| ())?;
@@ -47,7 +51,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Err(error) = super::remove(self.cluster.place().name()) {
+        if let Err(error) = remove(self.cluster.place().name()) {
             eprintln!("clean-up of the cluster: {error:#}");
         }
     }

@@ -144,16 +144,19 @@ impl Cluster {
     /// Waits until all nodes are ready, and Pods can be made.
     ///
     /// # Errors
-    /// Not in time.
+    /// Not in time, or a component has ended.
     pub fn wait_ready(&self) -> Result<()> {
-        self.wait_for(&["nodes"], |list| {
+        wait_until("the nodes", PATIENCE, || {
+            // What ends while it starts does so for good.
+            ensure!(self.missing().is_empty(), "a component has ended");
+            let list = self.get(&["nodes"])?;
             let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
             let ready = |node: &serde_json::Value| {
                 let conditions = node["status"]["conditions"].as_array();
                 let of = |condition: &serde_json::Value| condition["type"] == "Ready" && condition["status"] == "True";
                 conditions.is_some_and(|conditions| conditions.iter().any(of))
             };
-            items.len() == self.nodes.len() && items.iter().all(ready)
+            Ok((items.len() == self.nodes.len() && items.iter().all(ready)).then_some(()))
         })?;
         // Pods are refused before there is an account that they run with.
         self.wait_for(&["--namespace=default", "serviceaccount/default", "configmap/kube-root-ca.crt"], |_| true)?;

@@ -1,0 +1,204 @@
+//! The agent on the nodes, from the manifests that users get.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{Cluster, Node, PATIENCE};
+use crate::{Expected, records, records::Record, wait_until};
+
+/// What `README.md` tells to apply.
+const MANIFEST: &str = include_str!("../../../deploy/daemonset.yaml");
+
+/// What takes away what the agent leaves.
+const UNINSTALL: &str = include_str!("../../../deploy/uninstall.yaml");
+
+const NAMESPACE: &str = "sidestep";
+const WORKLOAD: &str = "daemonset/sidestep";
+
+/// Where the manifest's file sink writes to on a node.
+const RECORDS: &str = "/var/lib/sidestep/logs";
+
+/// A DaemonSet of agents. Dropping it removes it with all that it left on the nodes.
+#[derive(Debug)]
+pub struct DaemonSet<'a> {
+    cluster: &'a Cluster,
+}
+
+impl<'a> DaemonSet<'a> {
+    /// Applies the manifest, with the cgroups that this cluster's Pods are below, and waits until the agents are ready.
+    ///
+    /// # Errors
+    /// The API server refuses, or an agent does not become ready.
+    pub fn install(cluster: &'a Cluster) -> Result<Self> {
+        let daemonset = Self { cluster };
+        daemonset.apply()?;
+        daemonset.wait_rollout()?;
+        Ok(daemonset)
+    }
+
+    /// Installs it, runs `test` with it, and takes it away as a user would. What the agents said is in the error.
+    ///
+    /// # Errors
+    /// As [`DaemonSet::install`], those of `test`, and what is left afterwards.
+    pub fn with(cluster: &'a Cluster, test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let daemonset = Self::install(cluster)?;
+        test(&daemonset).with_context(|| daemonset.logs())?;
+        daemonset.uninstall()
+    }
+
+    fn apply(&self) -> Result<()> {
+        // A cgroup on both nodes of a cluster can have one name only below the root, which is not ours alone.
+        let roots: Vec<_> = self.cluster.nodes().iter().map(Node::pods_cgroup).collect();
+        let capture = format!("    capture:\n      cgroup_roots: [{}]\n", roots.join(", "));
+        let place = "    identity:\n";
+        ensure!(MANIFEST.contains(place), "the manifest has no place for `capture`");
+        self.cluster.apply(&MANIFEST.replacen(place, &format!("{capture}{place}"), 1)).map(drop)
+    }
+
+    /// Replaces the agents as an upgrade does, and waits until that is done.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn roll(&self) -> Result<()> {
+        self.cluster.kubectl(&["--namespace", NAMESPACE, "rollout", "restart", WORKLOAD])?;
+        self.wait_rollout()
+    }
+
+    /// Waits until every agent is ready.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn wait_rollout(&self) -> Result<()> {
+        self.cluster.wait_rollout(NAMESPACE, WORKLOAD)
+    }
+
+    /// The agent's container that runs on a node.
+    ///
+    /// # Errors
+    /// There is none.
+    fn container(&self, node: &Node) -> Result<Option<String>> {
+        let on = format!("--field-selector=spec.nodeName={}", node.name());
+        let pods = ["--namespace", NAMESPACE, "pods", "--selector=app.kubernetes.io/name=sidestep", &on];
+        let list = self.cluster.get(&pods)?;
+        let running = |pod: &Value| {
+            let status = &pod["status"]["containerStatuses"][0];
+            let id = status["containerID"].as_str()?.strip_prefix("containerd://")?;
+            (status["state"]["running"].is_object() && pod["metadata"]["deletionTimestamp"].is_null())
+                .then(|| id.to_owned())
+        };
+        Ok(list["items"].as_array().context("a list of Pods")?.iter().find_map(running))
+    }
+
+    /// The process of the agent on a node.
+    ///
+    /// # Errors
+    /// None runs.
+    pub fn process(&self, node: &Node) -> Result<Pid> {
+        let id = wait_until("the agent's container", PATIENCE, || self.container(node))?;
+        for pid in node.processes()? {
+            let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if cgroup.contains(&id) && name.trim() == "sidestep" {
+                return Ok(pid);
+            }
+        }
+        anyhow::bail!("container {id} has no process `sidestep`")
+    }
+
+    /// Kills the agent on a node, as the kernel would; the kubelet starts it again. Waits until another one is ready.
+    ///
+    /// # Errors
+    /// It has ended by itself, or does not come back.
+    pub fn kill(&self, node: &Node) -> Result<()> {
+        let before = self.process(node)?;
+        let id = self.container(node)?;
+        kill_process(before, Signal::KILL).context("killing the agent")?;
+        wait_until("another agent", PATIENCE, || Ok(self.container(node)?.filter(|now| Some(now) != id.as_ref())))?;
+        self.wait_rollout()
+    }
+
+    /// All that the agent on a node has delivered.
+    ///
+    /// # Errors
+    /// A file can't be read or has a line that is no record.
+    pub fn records(&self, node: &Node) -> Result<Vec<Record>> {
+        records::read(&node.path(RECORDS))
+    }
+
+    /// Waits until exactly what is expected has been delivered on the nodes.
+    ///
+    /// # Errors
+    /// Something is missing, different or too much at the deadline.
+    pub fn wait_delivered(&self, expected: &Expected) -> Result<()> {
+        let directories: Vec<PathBuf> = self.cluster.nodes().iter().map(|node| node.path(RECORDS)).collect();
+        let directories: Vec<&Path> = directories.iter().map(PathBuf::as_path).collect();
+        expected.wait_in(&directories, PATIENCE)
+    }
+
+    /// Runs the agent's program on a node, in its container, and returns its output.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn exec(&self, arguments: &[&str]) -> Result<String> {
+        let run = ["--namespace", NAMESPACE, "exec", WORKLOAD, "--", "sidestep"];
+        self.cluster.kubectl(&[&run[..], arguments].concat())
+    }
+
+    /// Takes the agents away by the manifest for it, and checks that nothing is left on the nodes.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn uninstall(&self) -> Result<()> {
+        self.cluster.kubectl(&["--namespace", NAMESPACE, "delete", "--wait", WORKLOAD])?;
+        self.wait_gone()?;
+        self.cluster.apply(UNINSTALL)?;
+        self.cluster.wait_rollout(NAMESPACE, "daemonset/sidestep-uninstall")?;
+        for node in self.cluster.nodes() {
+            let left = node.command("find")?.args(["/sys/fs/bpf/sidestep", "/run/sidestep/sidestep.sock"]).output()?;
+            ensure!(left.stdout.is_empty(), "left on {}: {}", node.name(), String::from_utf8_lossy(&left.stdout));
+        }
+        Ok(())
+    }
+
+    /// Waits until no agent runs.
+    fn wait_gone(&self) -> Result<()> {
+        let pods = ["--namespace", NAMESPACE, "pods", "--selector=app.kubernetes.io/name=sidestep"];
+        self.cluster.wait_for(&pods, |list| list["items"].as_array().is_some_and(Vec::is_empty)).map(drop)
+    }
+
+    /// The last words of the agents, also of those before.
+    fn logs(&self) -> String {
+        let logs = ["--namespace", NAMESPACE, "logs", "--selector=app.kubernetes.io/name=sidestep", "--tail=40"];
+        let [now, before] = [&[][..], &["--previous"]].map(|more| self.cluster.kubectl(&[&logs[..], more].concat()));
+        format!("agents:\n{}\nbefore:\n{}", now.unwrap_or_default(), before.unwrap_or_default())
+    }
+
+    /// Removes everything, whatever state it is in.
+    fn remove(&self) -> Result<()> {
+        self.cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])?;
+        for node in self.cluster.nodes() {
+            let paths = ["/sys/fs/bpf/sidestep", "/var/lib/sidestep", "/run/sidestep"];
+            let output = node.command("rm")?.arg("-rf").args(paths).output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DaemonSet<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        if let Err(error) = self.remove() {
+            eprintln!("clean-up of the DaemonSet: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Workloads that write numbered lines, each in a namespace of the test.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::{BUSYBOX, Cluster};
+use crate::Expected;
+
+/// A namespace for the objects of a test. Dropping it removes it with them.
+#[derive(Debug)]
+pub struct Namespace<'a> {
+    cluster: &'a Cluster,
+    name: String,
+}
+
+/// What a container does: it writes so many lines, and waits then or ends.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    name: String,
+    lines: u64,
+    pause: Duration,
+    ends: bool,
+}
+
+impl Writer {
+    /// A container of this name that writes `lines` lines and runs on.
+    #[must_use]
+    pub fn new(name: &str, lines: u64) -> Self {
+        Self { name: name.to_owned(), lines, pause: Duration::ZERO, ends: false }
+    }
+
+    /// It waits for this long after each line.
+    #[must_use]
+    pub fn with_pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
+    }
+
+    /// It ends after the last line.
+    #[must_use]
+    pub fn that_ends(mut self) -> Self {
+        self.ends = true;
+        self
+    }
+
+    /// All that it writes.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        (1..=self.lines).flat_map(|number| format!("{} line {number}\n", self.name).into_bytes()).collect()
+    }
+
+    /// The container in a Pod's specification.
+    #[must_use]
+    pub fn container(&self) -> Value {
+        let pause = match self.pause.as_micros() {
+            0 => String::new(),
+            microseconds => format!("usleep {microseconds}; "),
+        };
+        let last = if self.ends { "" } else { "exec sleep 2147483647" };
+        let script = format!(
+            "i=0; while [ $i -lt {} ]; do i=$((i+1)); echo \"{} line $i\"; {pause}done; {last}",
+            self.lines, self.name
+        );
+        json!({ "name": self.name, "image": BUSYBOX, "command": ["sh", "-c", script] })
+    }
+}
+
+/// A Pod's specification with these containers. It ends at once when it is deleted.
+#[must_use]
+pub fn pod(writers: &[Writer]) -> Value {
+    let containers: Vec<Value> = writers.iter().map(Writer::container).collect();
+    json!({ "containers": containers, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false })
+}
+
+impl<'a> Namespace<'a> {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn new(cluster: &'a Cluster, name: &str) -> Result<Self> {
+        let namespace = Self { cluster, name: name.to_owned() };
+        namespace.cluster.kubectl(&["create", "namespace", name])?;
+        // Pods are refused before their namespace has its account.
+        let account = ["--namespace", name, "serviceaccount/default"];
+        namespace.cluster.wait_for(&account, |_| true)?;
+        Ok(namespace)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A workload of this kind (`apps/v1` `Deployment`) with a template of a Pod; `more` is merged into its
+    /// specification.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn create(&self, version: &str, kind: &str, name: &str, pod: &Value, more: Value) -> Result<()> {
+        let labels = json!({ "app": name });
+        let mut spec = json!({ "template": { "metadata": { "labels": labels }, "spec": pod } });
+        if version == "apps/v1" {
+            spec["selector"] = json!({ "matchLabels": labels });
+        }
+        let object = json!({
+            "apiVersion": version, "kind": kind,
+            "metadata": { "name": name, "namespace": self.name },
+            "spec": merged(spec, more),
+        });
+        self.cluster.apply(&object.to_string()).map(drop)
+    }
+
+    /// A Pod alone.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn create_pod(&self, name: &str, spec: &Value) -> Result<()> {
+        let metadata = json!({ "name": name, "namespace": self.name, "labels": { "app": name } });
+        let object = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+        self.cluster.apply(&object.to_string()).map(drop)
+    }
+
+    /// Waits until the Pods labelled `app=NAME` are `count`, and every container of them has started; adds what `writers`
+    /// write in each of them to `expected`.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn expect(&self, app: &str, count: usize, writers: &[Writer], expected: &mut Expected) -> Result<()> {
+        let selector = format!("--selector=app={app}");
+        let pods = ["--namespace", &self.name, "pods", &selector];
+        let list = self.cluster.wait_for(&pods, |list| {
+            let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
+            items.len() == count && items.iter().all(|pod| writers.iter().all(|writer| id(pod, &writer.name).is_some()))
+        })?;
+        for pod in list["items"].as_array().context("a list of Pods")? {
+            let name = pod["metadata"]["name"].as_str().context("a Pod's name")?;
+            for writer in writers {
+                let id = id(pod, &writer.name).context("a container's id")?;
+                expected.pod_stdout(id, [&writer.name, name, &self.name], &writer.bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.kubectl(&["delete", "namespace", &self.name, "--ignore-not-found"]) {
+            eprintln!("clean-up of namespace {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// The id of a container that has started.
+fn id<'a>(pod: &'a Value, container: &str) -> Option<&'a str> {
+    let lists = ["initContainerStatuses", "containerStatuses"].map(|list| pod["status"][list].as_array());
+    let status = lists.into_iter().flatten().flatten().find(|status| status["name"] == container)?;
+    status["containerID"].as_str()?.strip_prefix("containerd://")
+}
+
+/// `base` with the members of `more`, member by member where both have an object.
+fn merged(base: Value, more: Value) -> Value {
+    match (base, more) {
+        (Value::Object(mut base), Value::Object(more)) => {
+            for (name, value) in more {
+                let before = base.remove(&name).unwrap_or(Value::Null);
+                base.insert(name, merged(before, value));
+            }
+            Value::Object(base)
+        }
+        (base, Value::Null) => base,
+        (_, more) => more,
+    }
+}

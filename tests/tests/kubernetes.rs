@@ -1,0 +1,120 @@
+//! The agent as a DaemonSet on a real Kubernetes node: what Pods of every kind write arrives, complete and in order.
+
+/// By this name `cargo xtask test --no-cluster` leaves them out.
+mod on_cluster {
+    use std::time::Duration;
+
+    use anyhow::Result;
+    use rustix::process::Signal;
+    use serde_json::json;
+    use sidestep_tests::{
+        Expected,
+        cluster::{
+            Cluster, Component, DaemonSet, on_cluster,
+            workload::{Namespace, Writer, pod},
+        },
+    };
+
+    /// A Deployment, a Job of a moment, a Job of a CronJob, a StatefulSet, a Pod in the node's network, and init containers.
+    #[test]
+    fn lines_of_every_kind_of_workload_arrive_with_their_pod() {
+        on_cluster(|cluster| {
+            DaemonSet::with(cluster, |daemonset| {
+                let shop = Namespace::new(cluster, "shop")?;
+                let mut expected = Expected::new();
+
+                let cart = [Writer::new("cart", 200), Writer::new("cache", 100)];
+                shop.create("apps/v1", "Deployment", "cart", &pod(&cart), json!({ "replicas": 2 }))?;
+                let store = [Writer::new("store", 100)];
+                shop.create(
+                    "apps/v1",
+                    "StatefulSet",
+                    "store",
+                    &pod(&store),
+                    json!({ "replicas": 2, "serviceName": "store" }),
+                )?;
+                let short = [Writer::new("short", 50).that_ends()];
+                let mut once = pod(&short);
+                once["restartPolicy"] = json!("Never");
+                shop.create("batch/v1", "Job", "short", &once, json!({ "completions": 3, "parallelism": 3 }))?;
+                // Its time never comes: the Job is made by hand.
+                let job =
+                    json!({ "spec": { "template": { "metadata": { "labels": { "app": "nightly" } }, "spec": once } } });
+                let nightly = json!({
+                    "apiVersion": "batch/v1", "kind": "CronJob",
+                    "metadata": { "name": "nightly", "namespace": shop.name() },
+                    "spec": { "schedule": "0 0 31 2 *", "jobTemplate": job },
+                });
+                cluster.apply(&nightly.to_string())?;
+                cluster.kubectl(&[
+                    "--namespace",
+                    shop.name(),
+                    "create",
+                    "job",
+                    "nightly-1",
+                    "--from=cronjob/nightly",
+                ])?;
+                let main = [Writer::new("main", 100)];
+                let mut staged = pod(&main);
+                staged["initContainers"] = json!([
+                    Writer::new("prepare", 30).that_ends().container(),
+                    Writer::new("migrate", 20).that_ends().container(),
+                ]);
+                shop.create_pod("staged", &staged)?;
+                let mut host = pod(&[Writer::new("host", 100)]);
+                host["hostNetwork"] = json!(true);
+                shop.create_pod("host", &host)?;
+
+                shop.expect("cart", 2, &cart, &mut expected)?;
+                shop.expect("store", 2, &store, &mut expected)?;
+                shop.expect("short", 3, &short, &mut expected)?;
+                shop.expect("nightly", 1, &short, &mut expected)?;
+                let all = [Writer::new("prepare", 30), Writer::new("migrate", 20), Writer::new("main", 100)];
+                shop.expect("staged", 1, &all, &mut expected)?;
+                shop.expect("host", 1, &[Writer::new("host", 100)], &mut expected)?;
+                daemonset.wait_delivered(&expected)
+            })
+        });
+    }
+
+    /// Writes for long enough that all that happens to the agent happens meanwhile.
+    fn under_load(happens: impl FnOnce(&Cluster, &DaemonSet<'_>) -> Result<()>) {
+        on_cluster(|cluster| {
+            DaemonSet::with(cluster, |daemonset| {
+                let shop = Namespace::new(cluster, "shop")?;
+                let writers = [Writer::new("cart", 3000).with_pause(Duration::from_millis(8))];
+                shop.create("apps/v1", "Deployment", "cart", &pod(&writers), json!({ "replicas": 2 }))?;
+                // What was on its way to a file when an agent was killed is written again.
+                let mut expected = Expected::new().with_repeats();
+                shop.expect("cart", 2, &writers, &mut expected)?;
+                happens(cluster, daemonset)?;
+                daemonset.wait_delivered(&expected)
+            })
+        });
+    }
+
+    #[test]
+    fn nothing_is_lost_while_the_daemonset_is_rolled() {
+        under_load(|_, daemonset| {
+            daemonset.roll()?;
+            daemonset.roll()
+        });
+    }
+
+    #[test]
+    fn nothing_is_lost_when_the_agent_is_killed() {
+        under_load(|cluster, daemonset| daemonset.kill(cluster.node()));
+    }
+
+    #[test]
+    fn nothing_is_lost_while_the_runtime_and_the_kubelet_are_restarted() {
+        under_load(|cluster, daemonset| {
+            let node = cluster.node();
+            node.restart(Component::Containerd, Signal::KILL)?;
+            node.wait_containerd()?;
+            node.restart(Component::Kubelet, Signal::TERM)?;
+            cluster.wait_ready()?;
+            daemonset.roll()
+        });
+    }
+}
