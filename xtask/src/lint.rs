@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build, chart, command, manifests, setup, ui, workspace::Workspace};
+use crate::{build, chart, command, helm, manifests, setup, ui, workspace::Workspace};
 
 /// Checks everything that can be checked without running it; the first finding ends it.
 ///
@@ -25,6 +25,10 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     dependencies(workspace)?;
 
     ui::step("chart");
+    if let Err(error) = helm::build() {
+        ui::warn(format!("the chart is not checked, there is no helm: {error:#}"));
+        return Ok(());
+    }
     chart::check(workspace)?;
     manifests::manifests(workspace, true)
 }

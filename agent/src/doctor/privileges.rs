@@ -52,7 +52,7 @@ const CAPABILITIES: [Capability; 6] = [
         required: false,
         implied: false,
         purpose: "to reach the files and descriptors of containers through /proc; without it the stdout of containers \
-                  that ran before the agent is unknown, and gaps in log files can't be repaired",
+                  that ran before the agent is unknown, and gaps in log files on volumes can't be repaired",
     },
     Capability {
         name: "CAP_DAC_READ_SEARCH",

@@ -30,7 +30,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-pub use daemonset::{DaemonSet, NAMESPACE, RECORDS};
+pub use daemonset::DaemonSet;
 pub use images::{AGENT, BUSYBOX};
 pub use node::{Component, Node};
 pub use place::Place;

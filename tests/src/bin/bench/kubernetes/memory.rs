@@ -63,8 +63,9 @@ pub(super) fn run(session: &mut Session, cluster: &Cluster, agents: &DaemonSet<'
 
 /// A Pod with labels as people give them, each with a value of its own.
 fn writing(namespace: &Namespace<'_>, number: usize) -> Value {
-    let labels: Map<String, Value> =
-        (0..LABELS).map(|label| (format!("example.com/label-{label}"), json!(format!("value-{label}-{number}")))).collect();
+    let labels: Map<String, Value> = (0..LABELS)
+        .map(|label| (format!("example.com/label-{label}"), json!(format!("value-{label}-{number}"))))
+        .collect();
     let writer = Writer::new("app", 1_000_000).with_pause(Duration::from_secs(1));
     json!({
         "apiVersion": "v1", "kind": "Pod",

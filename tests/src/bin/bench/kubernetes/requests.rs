@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 use sidestep_tests::cluster::{
-    Cluster, DaemonSet, NAMESPACE,
+    Cluster, DaemonSet,
+    daemonset::NAMESPACE,
     workload::{Namespace, Writer, pod},
 };
 
@@ -48,7 +49,12 @@ pub(super) fn run(session: &mut Session, cluster: &Cluster, agents: &DaemonSet<'
     };
     let others = Figure::of("kubernetes_requests", "requests an hour beside the watches", "", vec![sum(false)])?;
     session.report.add(others.target(Target::AtMost(TARGET)));
-    session.report.add(Figure::of("kubernetes_watches", "  watches an hour that are begun again", "", vec![sum(true)])?);
+    session.report.add(Figure::of(
+        "kubernetes_watches",
+        "  watches an hour that are begun again",
+        "",
+        vec![sum(true)],
+    )?);
     for ((verb, resource), count) in counts.iter().filter(|(_, count)| **count > 0) {
         session.report.note(format!("requests: {verb} {resource}: {count} in {} minutes", time.as_secs() / 60));
     }
@@ -73,7 +79,7 @@ fn requests(cluster: &Cluster) -> Result<BTreeMap<(String, String), usize>> {
         let event: Value = serde_json::from_str(line).context("a line of the audit log")?;
         let name = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let user = name(&event["user"]["username"]);
-        if user.starts_with(&format!("system:serviceaccount:{}:", NAMESPACE)) {
+        if user.starts_with(&format!("system:serviceaccount:{NAMESPACE}:")) {
             let resource = [&event["objectRef"]["resource"], &event["requestURI"]].into_iter().map(name);
             let resource = resource.filter(|text| !text.is_empty()).take(1).collect();
             *counts.entry((name(&event["verb"]), resource)).or_default() += 1;

@@ -13,7 +13,8 @@ use anyhow::{Context, Result};
 use rustix::process::Pid;
 use sidestep_tests::{
     cluster::{
-        Cluster, DaemonSet, PATIENCE, RECORDS,
+        Cluster, DaemonSet, PATIENCE,
+        daemonset::RECORDS,
         workload::{Namespace, Writer, pod},
     },
     wait_until,
