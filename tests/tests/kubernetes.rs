@@ -4,7 +4,7 @@
 mod on_cluster {
     use std::time::Duration;
 
-    use anyhow::Result;
+    use anyhow::{Result, ensure};
     use rustix::process::Signal;
     use serde_json::json;
     use sidestep_tests::{
@@ -12,7 +12,7 @@ mod on_cluster {
         cluster::{
             Cluster, Component, DaemonSet,
             daemonset::NAMESPACE,
-            on_cluster,
+            on_cluster, trial,
             workload::{Namespace, Writer, pod},
         },
     };
@@ -118,6 +118,17 @@ mod on_cluster {
             node.restart(Component::Kubelet, Signal::TERM)?;
             cluster.wait_ready()?;
             daemonset.roll()
+        });
+    }
+
+    /// All of it at once; `cargo xtask soak kubernetes` takes the API server away for ten minutes.
+    #[test]
+    fn every_line_reaches_kafka_in_order_with_its_labels_whatever_happens() {
+        on_cluster(|cluster| {
+            let plan = trial::Plan { outage: Duration::from_secs(20) };
+            let report = trial::run(cluster, plan, &|step| eprintln!("{step}"))?;
+            ensure!(report.lines > 0 && report.records >= report.lines, "{report}");
+            Ok(())
         });
     }
 }

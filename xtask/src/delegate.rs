@@ -30,16 +30,23 @@ pub(crate) fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 
 /// Measures the agent (`tests/src/bin/bench`).
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    if arguments.first().is_some_and(|suite| suite == "kubernetes") {
-        setup::install_missing(&[Purpose::Cluster]);
-        kubernetes::build()?;
-    }
+    prepare_cluster(arguments)?;
     hand_over(workspace, Purpose::Bench, "bench", arguments)
 }
 
 /// Puts the agent under load for long (`tests/src/bin/soak`).
 pub(crate) fn soak(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    prepare_cluster(arguments)?;
     hand_over(workspace, Purpose::Soak, "soak", arguments)
+}
+
+/// What `kubernetes` as the first argument needs beside the rest.
+fn prepare_cluster(arguments: &[String]) -> Result<()> {
+    if arguments.first().is_some_and(|first| first == "kubernetes") {
+        setup::install_missing(&[Purpose::Cluster]);
+        kubernetes::build()?;
+    }
+    Ok(())
 }
 
 /// Runs a program of the crate of tests, in release: what people watch and what is measured is what gets deployed.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Cluster, Node, PATIENCE};
 use crate::{Expected, records, records::Record, wait_until};
@@ -56,6 +56,22 @@ impl<'a> DaemonSet<'a> {
 
     fn apply(&self) -> Result<()> {
         self.cluster.apply(&manifest(self.cluster.nodes())?).map(drop)
+    }
+
+    /// Gives the agents another configuration, whole, and their Pods' specification what is merged into it; waits until
+    /// they are replaced.
+    ///
+    /// # Errors
+    /// The API server refuses, or an agent does not become ready.
+    pub fn configure(&self, config: &Value, pod: &Value) -> Result<()> {
+        let run = ["--namespace", NAMESPACE, "patch", "--type=merge"];
+        // JSON is YAML.
+        let data = json!({ "data": { "sidestep.yaml": config.to_string() } }).to_string();
+        self.cluster.kubectl(&[&run[..], &["configmap/sidestep", "--patch", &data]].concat())?;
+        let template = json!({ "metadata": { "annotations": { "configured": data } }, "spec": pod });
+        let spec = json!({ "spec": { "template": template } }).to_string();
+        self.cluster.kubectl(&[&run[..], &[WORKLOAD, "--patch", &spec]].concat())?;
+        self.wait_rollout()
     }
 
     /// Replaces the agents as an upgrade does, and waits until that is done.

@@ -16,6 +16,7 @@ mod process;
 mod remove;
 mod shared;
 mod start;
+pub mod trial;
 pub mod workload;
 
 use std::{

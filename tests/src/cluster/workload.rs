@@ -45,6 +45,12 @@ impl Writer {
         self
     }
 
+    /// The container's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// All that it writes.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
@@ -133,12 +139,13 @@ impl<'a> Namespace<'a> {
         let pods = ["--namespace", &self.name, "pods", &selector];
         let list = self.cluster.wait_for(&pods, |list| {
             let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
-            items.len() == count && items.iter().all(|pod| writers.iter().all(|writer| id(pod, &writer.name).is_some()))
+            items.len() == count
+                && items.iter().all(|pod| writers.iter().all(|writer| container_id(pod, &writer.name).is_some()))
         })?;
         for pod in list["items"].as_array().context("a list of Pods")? {
             let name = pod["metadata"]["name"].as_str().context("a Pod's name")?;
             for writer in writers {
-                let id = id(pod, &writer.name).context("a container's id")?;
+                let id = container_id(pod, &writer.name).context("a container's id")?;
                 expected.pod_stdout(id, [&writer.name, name, &self.name], &writer.bytes());
             }
         }
@@ -154,8 +161,9 @@ impl Drop for Namespace<'_> {
     }
 }
 
-/// The id of a container that has started.
-fn id<'a>(pod: &'a Value, container: &str) -> Option<&'a str> {
+/// The id of a container of a Pod (as `kubectl` shows it) that has started.
+#[must_use]
+pub fn container_id<'a>(pod: &'a Value, container: &str) -> Option<&'a str> {
     let lists = ["initContainerStatuses", "containerStatuses"].map(|list| pod["status"][list].as_array());
     let status = lists.into_iter().flatten().flatten().find(|status| status["name"] == container)?;
     status["containerID"].as_str()?.strip_prefix("containerd://")

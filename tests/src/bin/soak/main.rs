@@ -1,6 +1,7 @@
 //! Long runs that a test has no time for: what the agent promises, over and over.
 
 mod kills;
+mod kubernetes;
 mod outage;
 
 use std::process::ExitCode;
@@ -23,12 +24,16 @@ enum Run {
     /// Take the broker away and let it come back, once frozen and once killed: with a large buffer nothing may be lost,
     /// with a small one exactly what is counted, and the memory has to stay as it is
     Outage(outage::Outage),
+    /// On a real cluster, roll and kill the agents, restart the container runtime and take the API server away, while
+    /// every kind of workload writes; in the end every line has to be in Kafka, in order, with workload and labels
+    Kubernetes(kubernetes::Kubernetes),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().run {
         Run::Kills(kills) => kills.execute(),
         Run::Outage(outage) => outage.execute(),
+        Run::Kubernetes(kubernetes) => kubernetes.execute(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
