@@ -84,7 +84,7 @@ mod on_cluster {
         on_cluster(|cluster| {
             DaemonSet::with(cluster, |daemonset| {
                 let shop = Namespace::new(cluster, "shop")?;
-                let writers = [Writer::new("cart", 3000).with_pause(Duration::from_millis(8))];
+                let writers = [Writer::new("cart", 2000).with_pause(Duration::from_millis(8))];
                 shop.create("apps/v1", "Deployment", "cart", &pod(&writers), json!({ "replicas": 2 }))?;
                 // What was on its way to a file when an agent was killed is written again. The first lines of an agent
                 // are captured by the programs of the one before, until it has taken them over.

@@ -17,19 +17,21 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Where to begin:
-  cargo xtask cluster up                       one node, with the agent's image on it
+  cargo xtask cluster up                    one node, with the agent's image on it
   cargo xtask cluster kubectl get pods -A
-  cargo xtask cluster kubectl apply -f deploy/daemonset.yaml
-  cargo xtask cluster exec helm list           any client, in the cluster's network and with its KUBECONFIG
+  cargo xtask cluster exec helm list        any client, in the cluster's network, with KUBECONFIG
+  cargo xtask cluster load-image            the agent's image again, after a new build
   cargo xtask cluster down
 
-The API server is reached from inside the cluster's network only: `kubectl` and `exec` enter it. The first `up` builds
-Kubernetes, 8 to 15 minutes on two cores.
+The API server is reached from inside the cluster's network only: `kubectl` and `exec` enter it.
+The first `up` builds Kubernetes, 8 to 15 minutes on two cores.
 
 Environment:
-  SIDESTEP_AGENT                the agent that goes into the image, in the place of one built for release
+  SIDESTEP_AGENT      the agent for the image; without it one is built for release
+  SIDESTEP_CLUSTER    the cluster's name, as --name
 
-Exit status: 0 done, 1 failed (`status`: not all runs), 2 wrong use; `kubectl` and `exec` pass on that of what they ran.";
+Exit status: 0 done, 1 failed (`status`: not all of it runs), 2 wrong use; `kubectl` and `exec`
+pass on that of what they ran.";
 
 #[derive(Debug, Subcommand)]
 enum Task {

@@ -31,8 +31,9 @@ pub(super) fn make(directory: &Path) -> Result<Vec<PathBuf>> {
     let path = json!(["PATH=/bin"]);
     let shell =
         pack::archive(&layer, &Description { name: BUSYBOX, config: json!({ "Cmd": ["sh"], "Env": path }), level: 0 })?;
-    // About as long as there may be.
-    let wait = json!({ "Entrypoint": ["/bin/sleep", "2147483647"], "Env": path });
+    // As the first process of a container a shell ends by a signal only if it says so; `sleep` never would.
+    let script = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done";
+    let wait = json!({ "Entrypoint": ["/bin/sh", "-c", script], "Env": path });
     let pause = pack::archive(&layer, &Description { name: PAUSE, config: wait, level: 0 })?;
     [("busybox", shell), ("pause", pause), ("sidestep", of_agent()?)]
         .into_iter()

@@ -45,6 +45,9 @@ use crate::{DEADLINE, wait_until};
 /// For how long what the cluster has to do is waited for: an image is unpacked, a Pod is started and stopped.
 pub const PATIENCE: Duration = DEADLINE.saturating_mul(4);
 
+/// How long it takes at least from one look at the cluster to the next.
+const POLL: Duration = Duration::from_millis(200);
+
 /// A cluster that has been started, by whomever.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -198,16 +201,15 @@ impl Cluster {
     /// Not in time, with how the object stood last; or as [`Cluster::get`], unless it may come into being.
     pub fn wait_for(&self, arguments: &[&str], condition: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = String::new();
-        wait_until(&format!("a condition of {}", arguments.join(" ")), PATIENCE, || match self.get(arguments) {
-            Ok(object) if condition(&object) => Ok(Some(object)),
-            Ok(object) => {
-                last = object.to_string();
-                Ok(None)
+        wait_until(&format!("a condition of {}", arguments.join(" ")), PATIENCE, || {
+            match self.get(arguments) {
+                Ok(object) if condition(&object) => return Ok(Some(object)),
+                Ok(object) => last = object.to_string(),
+                Err(error) => last = format!("{error:#}"),
             }
-            Err(error) => {
-                last = format!("{error:#}");
-                Ok(None)
-            }
+            // Each look is a program that is started, on the processors that others wait for.
+            thread::sleep(POLL);
+            Ok(None)
         })
         .with_context(|| format!("it stands at {last:.4000}\n{}", self.last_words()))
     }
