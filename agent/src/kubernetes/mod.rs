@@ -6,11 +6,13 @@
 mod client;
 pub mod health;
 mod meter;
+mod metric_labels;
 mod owners;
 mod pod;
 mod pods;
 mod projection;
 mod saved;
+pub mod selector;
 mod settings;
 mod watch;
 
@@ -19,6 +21,7 @@ use std::{error::Error, path::PathBuf, sync::Arc};
 pub use self::{
     client::ClientError,
     health::Health,
+    metric_labels::MetricLabels,
     pod::{ANNOTATION_PREFIX, Labels, Owner, Pod},
     pods::Pods,
     projection::Projection,
