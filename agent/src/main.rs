@@ -34,6 +34,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Logs(logs) => return Ok(logs.execute()),
         Command::Status(status) => return Ok(status.execute()),
         Command::Uninstall(uninstall) => return Ok(uninstall.execute(&Environment::current(), output)),
+        Command::Crds(crds) => crds.execute(output)?,
         Command::Completions(completions) => completions.execute(output)?,
         Command::Man(man) => man.execute(output)?,
         Command::Version(version) => version.execute(output)?,

@@ -2,6 +2,7 @@
 
 pub mod completions;
 pub mod config;
+pub mod crds;
 pub mod doctor;
 pub mod logs;
 pub mod man;
@@ -57,6 +58,8 @@ pub enum Command {
     Status(status::StatusArgs),
     #[expect(missing_docs, reason = "a text here would take the place of the longer one of the arguments")]
     Uninstall(uninstall::UninstallArgs),
+    /// Print the definitions of the resources that Kubernetes has to know
+    Crds(crds::CrdsArgs),
     /// Print a script that completes commands in a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual, or write its pages into a directory

@@ -281,7 +281,7 @@ impl Check {
             Err(errors) => {
                 for error in &errors {
                     // An error begins with the option's path below the settings.
-                    let text = error_text(error);
+                    let text = error.on_one_line();
                     let (option, message) = text.split_once(": ").unwrap_or(("", &text));
                     let separator = if option.is_empty() { "" } else { "." };
                     self.wrong(format!("{path}{separator}{option}"), message);
@@ -365,17 +365,6 @@ impl Check {
             }
         }
     }
-}
-
-/// The error on one line: of a regular expression's, which quotes it and marks a place, only the last line.
-fn error_text(error: &assemble::SettingsError) -> String {
-    if let assemble::SettingsError::Pattern { index, field, source } = error {
-        let text = source.to_string();
-        let reason = text.lines().last().unwrap_or_default();
-        let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-        return format!("multiline.patterns[{index}].{field}: not a regular expression: {reason}");
-    }
-    error.to_string()
 }
 
 /// Those that are globs.
