@@ -123,6 +123,45 @@ pub enum Event<'a> {
         /// The file.
         file: Option<&'a Path>,
     },
+    /// The API server does not answer, or not as it should; logged at most every minute for a watch.
+    KubernetesUnreachable {
+        /// What is watched.
+        resource: &'a str,
+        /// What happened.
+        error: &'a str,
+    },
+    /// The API server refuses a request for want of a right.
+    KubernetesForbidden {
+        /// The verb that the role lacks.
+        verb: &'a str,
+        /// Of which resource.
+        resource: &'a str,
+        /// The answer.
+        error: &'a str,
+    },
+    /// The API server tells of changes again.
+    KubernetesWatchRecovered {
+        /// What is watched.
+        resource: &'a str,
+        /// After how long.
+        after: std::time::Duration,
+    },
+    /// A Pod has more labels or annotations than are kept.
+    KubernetesMetadataLeftOut {
+        /// Its namespace.
+        namespace: &'a str,
+        /// Its name.
+        name: &'a str,
+        /// How many are left out.
+        count: usize,
+    },
+    /// The file with the Pods can't be read or written.
+    KubernetesStateUnusable {
+        /// The file.
+        path: &'a Path,
+        /// The cause.
+        error: &'a dyn Display,
+    },
     /// The agent has stopped before everything was delivered.
     StoppedEarly {
         /// What was left.
@@ -133,7 +172,7 @@ pub enum Event<'a> {
 }
 
 /// Names of all events: the values of the metric's label, in the order of [`Event::index`].
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 23] = [
     "sink_failing",
     "sink_recovered",
     "sink_stuck",
@@ -152,6 +191,11 @@ pub const NAMES: [&str; 18] = [
     "journal_unreadable",
     "journal_implausible",
     "positions_from_future",
+    "kubernetes_unreachable",
+    "kubernetes_forbidden",
+    "kubernetes_watch_recovered",
+    "kubernetes_metadata_left_out",
+    "kubernetes_state_unusable",
 ];
 
 /// How often each has happened. Events come from everywhere, so the count belongs to the process.
@@ -190,6 +234,11 @@ impl Event<'_> {
             Self::JournalUnreadable { .. } => 15,
             Self::JournalImplausible { .. } => 16,
             Self::PositionsFromFuture { .. } => 17,
+            Self::KubernetesUnreachable { .. } => 18,
+            Self::KubernetesForbidden { .. } => 19,
+            Self::KubernetesWatchRecovered { .. } => 20,
+            Self::KubernetesMetadataLeftOut { .. } => 21,
+            Self::KubernetesStateUnusable { .. } => 22,
         }
     }
 
@@ -270,6 +319,36 @@ impl Event<'_> {
             Self::ReloadRefused { error, file } => {
                 tracing::error!(event, error, ?file, "reload refused: the configuration in force stays");
             }
+            Self::KubernetesUnreachable { resource, error } => tracing::warn!(
+                event,
+                resource,
+                error,
+                "the API server does not tell of changes: labels and workloads are as they were, or missing; records go on"
+            ),
+            Self::KubernetesForbidden { verb, resource, error } => tracing::warn!(
+                event,
+                verb,
+                resource,
+                error,
+                "the API server refuses `{verb}` of `{resource}`: add it to the agent's ClusterRole"
+            ),
+            Self::KubernetesWatchRecovered { resource, after } => {
+                tracing::info!(event, resource, ?after, "the API server tells of changes again");
+            }
+            Self::KubernetesMetadataLeftOut { namespace, name, count } => tracing::warn!(
+                event,
+                namespace,
+                pod = name,
+                count,
+                "labels or annotations of the Pod are left out: they are too large, or too many"
+            ),
+            Self::KubernetesStateUnusable { path, error } => tracing::warn!(
+                event,
+                path = %path.display(),
+                %error,
+                "the Pods in state_dir can't be read or written: an agent that starts while the API server is down has \
+                 no labels"
+            ),
             Self::StoppedEarly { bytes, limit } => {
                 tracing::warn!(event, bytes, ?limit, "stopped before everything was delivered");
             }
@@ -308,6 +387,11 @@ mod tests {
             Event::JournalUnreadable { error, kept_as: None },
             Event::JournalImplausible { stream: error, what: error },
             Event::PositionsFromFuture { path, seconds: 1 },
+            Event::KubernetesUnreachable { resource: "pods", error: "refused" },
+            Event::KubernetesForbidden { verb: "get", resource: "jobs", error: "refused" },
+            Event::KubernetesWatchRecovered { resource: "pods", after: std::time::Duration::ZERO },
+            Event::KubernetesMetadataLeftOut { namespace: "a", name: "b", count: 1 },
+            Event::KubernetesStateUnusable { path, error },
         ];
         assert_eq!(events.len(), NAMES.len());
         for (index, event) in events.into_iter().enumerate() {

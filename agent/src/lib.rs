@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod drain;
 pub mod events;
 pub mod files;
+pub mod kubernetes;
 pub mod ledger;
 pub mod load;
 pub mod observe;

@@ -4,7 +4,7 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use crate::{files::Source, ledger::Account};
+use crate::{files::Source, kubernetes::Pod, ledger::Account};
 
 /// The three classes of the log center.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
@@ -89,6 +89,39 @@ pub struct Resource {
     pub pod_uid: Option<Arc<str>>,
     /// Path of the cgroup in the v2 hierarchy; the only name of a container that no runtime knows.
     pub cgroup: Option<Arc<str>>,
+    /// What the API server tells of the Pod; `None` until it has. It comes and changes later than all else, so it is
+    /// saved nowhere with it.
+    #[serde(skip)]
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+/// The names of attributes that have a label of a Pod begin so; the key follows.
+pub const LABEL_ATTRIBUTE: &str = "k8s.pod.label.";
+
+/// The same for an annotation.
+pub const ANNOTATION_ATTRIBUTE: &str = "k8s.pod.annotation.";
+/// The same for a label of the Pod's namespace.
+pub const NAMESPACE_LABEL_ATTRIBUTE: &str = "k8s.namespace.label.";
+
+/// What the API server tells of a Pod, as far as the configuration lets it into records.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Metadata {
+    /// Name of the workload: what made the Pod in the end.
+    pub workload: Option<Arc<str>>,
+    /// Attributes by name: `k8s.deployment.name`, `k8s.pod.label.<key>`, `k8s.pod.annotation.<key>`,
+    /// `k8s.namespace.label.<key>`.
+    pub attributes: Vec<(Arc<str>, Arc<str>)>,
+    /// The Pod with all of its labels, for rules; `None` for what comes from a buffer on disk.
+    pub pod: Option<Arc<Pod>>,
+}
+
+impl Metadata {
+    /// A label of the Pod that records have.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let is_it = |name: &str| name.strip_prefix(LABEL_ATTRIBUTE) == Some(key);
+        self.attributes.iter().find(|(name, _)| is_it(name)).map(|(_, value)| &**value)
+    }
 }
 
 /// One sequence of log bytes. A rotated file that continues under a new name is the same stream; a file that was
@@ -107,7 +140,22 @@ pub struct Stream {
     /// The account that the stream's bytes are booked on.
     pub account: Arc<Account>,
     /// Where its bytes can be read again; `None` for a pipe, and for what comes from a buffer on disk.
-    pub source: Option<Source>,
+    pub source: Option<Arc<Source>>,
+}
+
+impl Stream {
+    /// The same stream, of which more is known: what is kept for a stream is kept by its address, so it has another one.
+    #[must_use]
+    pub fn with_resource(&self, resource: Arc<Resource>) -> Arc<Self> {
+        Arc::new(Self {
+            key: Arc::clone(&self.key),
+            class: self.class,
+            origin: self.origin.clone(),
+            resource,
+            account: Arc::clone(&self.account),
+            source: self.source.clone(),
+        })
+    }
 }
 
 /// `SeverityNumber` of the OpenTelemetry log data model, by its six ranges (`TRACE` = 1, `DEBUG` = 5, ...).

@@ -13,6 +13,7 @@ use crate::{
     config::{Attach, Config, WhenStopped},
     control::{self, Tap},
     events::Event,
+    kubernetes::Kubernetes,
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
     own_log::OwnLog,
@@ -38,6 +39,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let tap = Arc::new(Tap::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let listener = runtime.block_on(control::Listener::bind(&config.socket))?;
+    let kubernetes = Kubernetes::open(&config)?;
     let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
     let endpoint = match config.telemetry_listen {
         Some(listen) => {
@@ -52,7 +54,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     load::report::log(&kernel);
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks, programs.pinned.is_some())?;
+    let pipeline =
+        Pipeline::start(&config, kernel.maps, kernel.roots, sinks, kubernetes.clone(), programs.pinned.is_some())?;
     let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots));
 
     runtime.block_on(async {
@@ -63,6 +66,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             tokio::spawn(server.serve());
         }
         tokio::spawn(own_log.clone().tell());
+        tokio::spawn(kubernetes.run());
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
         tracing::info!(socket = %config.socket.display(), metrics, "ready");
         let reload = Reload { path: args.config.clone(), pipeline: pipeline.reloader(), agent, own_log };

@@ -43,6 +43,8 @@ pub enum Part {
     Lines,
     /// `identity`
     Identity,
+    /// `kubernetes`
+    Kubernetes,
     /// `processors`
     Processors,
     /// `sinks`
@@ -59,7 +61,7 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the file.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NodeName,
         Self::StateDir,
         Self::Socket,
@@ -78,6 +80,7 @@ impl Part {
         Self::Server,
         Self::Lines,
         Self::Identity,
+        Self::Kubernetes,
         Self::Processors,
         Self::Sinks,
         Self::TelemetryListen,
@@ -108,6 +111,7 @@ impl Part {
             Self::Server => "server",
             Self::Lines => "lines",
             Self::Identity => "identity",
+            Self::Kubernetes => "kubernetes",
             Self::Processors => "processors",
             Self::Sinks => "sinks",
             Self::TelemetryListen => "telemetry.listen",
@@ -143,6 +147,7 @@ impl Part {
             | Self::WhenStopped
             | Self::RuntimeLogs
             | Self::Identity
+            | Self::Kubernetes
             | Self::TelemetryListen
             | Self::SinkFailingLimit
             | Self::LogFormat => false,
@@ -169,6 +174,7 @@ impl Part {
             Self::Server => old.server != new.server,
             Self::Lines => old.lines != new.lines,
             Self::Identity => old.identity != new.identity,
+            Self::Kubernetes => old.kubernetes != new.kubernetes,
             Self::Processors => old.processors != new.processors,
             Self::Sinks => old.sinks != new.sinks,
             Self::TelemetryListen => old.telemetry_listen != new.telemetry_listen,
@@ -198,6 +204,7 @@ impl Part {
             Self::Server => to.server = from.server.clone(),
             Self::Lines => to.lines = from.lines.clone(),
             Self::Identity => to.identity = from.identity.clone(),
+            Self::Kubernetes => to.kubernetes = from.kubernetes.clone(),
             Self::Processors => to.processors = from.processors.clone(),
             Self::Sinks => to.sinks = from.sinks.clone(),
             Self::TelemetryListen => to.telemetry_listen = from.telemetry_listen,

@@ -30,7 +30,7 @@ pub(crate) use tagged::Tagged;
 pub use units::Percent;
 
 use crate::{
-    assemble, attribute,
+    assemble, attribute, kubernetes,
     process::ProcessorSettings,
     record::Resource,
     sinks::{SinkSettings, console},
@@ -67,6 +67,8 @@ pub struct Config {
     pub lines: Lines,
     /// Who wrote.
     pub identity: attribute::Settings,
+    /// What the API server is asked, and what of it goes where.
+    pub kubernetes: kubernetes::Settings,
     /// What is done with lines before they go there, in this order; each with a name of its own.
     pub processors: Vec<ProcessorSettings>,
     /// Where records go; at least one, each with a name of its own.
@@ -157,6 +159,20 @@ pub struct Server {
     pub files: Files,
     /// How often new files and new bytes are looked for.
     pub poll_interval: Duration,
+}
+
+impl Config {
+    /// Whether records have to wait for what the API server tells of their Pod: a rule goes by labels or the workload.
+    #[must_use]
+    pub fn needs_metadata(&self) -> bool {
+        false
+    }
+
+    /// Whether the labels of namespaces are asked for.
+    #[must_use]
+    pub fn needs_namespaces(&self) -> bool {
+        !self.kubernetes.namespace_labels.is_empty()
+    }
 }
 
 impl Lines {

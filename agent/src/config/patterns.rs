@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 
 /// Some globs; matches when any of them does.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Globs {
     patterns: Vec<String>,
     set: GlobSet,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     assemble::{self, Multiline, Parse},
-    attribute,
+    attribute, kubernetes,
     process::ProcessorSettings,
     sinks::SinkSettings,
 };
@@ -37,6 +37,8 @@ pub struct Raw {
     pub lines: assemble::Settings,
     /// Who wrote.
     pub identity: attribute::Settings,
+    /// What the API server tells of Pods.
+    pub kubernetes: kubernetes::Settings,
     /// What is done with lines before they go there.
     #[serde(deserialize_with = "tagged::deserialize")]
     pub processors: Vec<ProcessorSettings>,
@@ -258,6 +260,7 @@ impl Default for Raw {
             server: Server::default(),
             lines: assemble::Settings::default(),
             identity: attribute::Settings::default(),
+            kubernetes: kubernetes::Settings::default(),
             processors: Vec::new(),
             sinks: super::default_sinks(),
             telemetry: Telemetry::default(),

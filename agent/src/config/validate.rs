@@ -17,7 +17,7 @@ use super::{
     units::{Percent, byte_size},
 };
 use crate::{
-    assemble, attribute,
+    assemble, attribute, kubernetes,
     process::{MAX_PROCESSORS, ProcessorProblem, ProcessorSettings},
     sinks::{SinkSettings, config::InvalidSetting},
 };
@@ -58,6 +58,7 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
     let server = check.server(&raw.server);
     let lines = check.lines("lines", &raw.lines);
     check.identity(&raw.identity);
+    check.kubernetes(&raw.kubernetes);
     check.processors(&raw.processors);
     check.sinks(&raw.sinks, raw.lines.max_line_bytes);
     check.duration(
@@ -76,6 +77,7 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
             server,
             lines,
             identity: raw.identity.clone(),
+            kubernetes: raw.kubernetes.clone(),
             processors: raw.processors.clone(),
             sinks: raw.sinks.clone(),
             telemetry_listen: raw.telemetry.listen,
@@ -312,6 +314,22 @@ impl Check {
                 self.wrong(format!("identity.{option}"), format!("`{count}` is not between `1` and `{MAX_CACHED}`"));
             }
         }
+    }
+
+    fn kubernetes(&mut self, settings: &kubernetes::Settings) {
+        if let Some(path) = &settings.kubeconfig {
+            self.path("kubernetes.kubeconfig", path);
+        }
+        let lists = [
+            ("labels", &settings.labels),
+            ("annotations", &settings.annotations),
+            ("namespace_labels", &settings.namespace_labels),
+            ("metric_labels", &settings.metric_labels),
+        ];
+        for (option, patterns) in lists {
+            self.globs(&format!("kubernetes.{option}"), patterns, Slash::IsPlain);
+        }
+        self.duration("kubernetes.wait", settings.wait, Duration::ZERO, Duration::from_mins(1));
     }
 
     fn processors(&mut self, processors: &[ProcessorSettings]) {

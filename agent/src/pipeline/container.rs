@@ -9,13 +9,18 @@ use crate::{
     attribute::Identity,
     config::{Capture, Files, Lines},
     ledger::Account,
+    record::Resource,
 };
 
-/// What is known of a container once its identity is settled; only other rules change it.
+/// What is known of a container once its identity is settled; only other rules, and what the API server tells, change it.
 #[derive(Debug)]
 pub struct Settled {
     /// Who it is.
     pub identity: Arc<Identity>,
+    /// What goes into its records: the identity's, with what the API server tells of the Pod.
+    pub resource: Arc<Resource>,
+    /// Whether its records wait for what the API server tells of the Pod, as a rule needs that.
+    pub awaits: bool,
     /// Its account in the ledger.
     pub account: Arc<Account>,
     /// Which of its files are logs; `None` when nothing of it is captured (its rule, or a Pod's sandbox).
@@ -27,17 +32,28 @@ pub struct Settled {
 impl Settled {
     /// Applies the rule that the configuration has for the container.
     #[must_use]
-    pub fn new(identity: Arc<Identity>, account: Arc<Account>, capture: &Capture, lines: &Lines) -> Self {
+    pub fn new(identity: Arc<Identity>, told: Told, account: Arc<Account>, capture: &Capture, lines: &Lines) -> Self {
         let rule = capture.rule(&identity.resource);
         let logs = !identity.sandbox && rule.is_none_or(|rule| rule.logs);
         let files = rule.map_or(&capture.files, |rule| &rule.files);
         Self {
             files: logs.then(|| files.clone()),
             lines: rule.map_or(lines, |rule| &rule.lines).clone(),
+            resource: told.resource.unwrap_or_else(|| Arc::clone(&identity.resource)),
+            awaits: told.awaits,
             identity,
             account,
         }
     }
+}
+
+/// What the API server tells of a container's Pod.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The identity's resource with it; `None` when there is nothing to add.
+    pub resource: Option<Arc<Resource>>,
+    /// See [`Settled::awaits`].
+    pub awaits: bool,
 }
 
 /// One container. The cgroups that it makes below its own are the same container.
@@ -63,7 +79,20 @@ impl Container {
         self.settled.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Says what is known, or applies other rules to it. Streams that are open keep the rules that they began with.
+    /// What is known, once no record waits for more of it.
+    #[must_use]
+    pub fn ready(&self) -> Option<Arc<Settled>> {
+        self.settled().filter(|settled| !settled.awaits)
+    }
+
+    /// Whether its identity is settled, and its records wait for what the API server tells.
+    #[must_use]
+    pub fn awaits(&self) -> bool {
+        self.settled().is_some_and(|settled| settled.awaits)
+    }
+
+    /// Says what is known, or applies other rules to it. Streams that are open keep the rules that they began with, and
+    /// take over what records say of the container.
     pub fn settle(&self, settled: Settled) {
         *self.settled.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(settled));
     }

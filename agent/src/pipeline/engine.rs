@@ -6,7 +6,7 @@ mod kernel;
 mod search;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, Instant},
 };
@@ -73,6 +73,8 @@ pub struct Engine<K> {
     vanished: HashSet<u64>,
     /// Cgroups of containers that are gone, and of which missing bytes are looked for still.
     leaving: HashSet<u64>,
+    /// Containers that have ended while their records wait for what the API server tells; whether they are gone.
+    postponed: HashMap<u64, bool>,
 }
 
 /// How far a round has come.
@@ -112,13 +114,14 @@ impl<K: Kernel> Engine<K> {
             full: false,
             vanished: HashSet::new(),
             leaving: HashSet::new(),
+            postponed: HashMap::new(),
         }
     }
 
     /// Takes over what a new configuration says of capture and lines.
     pub fn reload(&mut self, config: &Config) {
         self.terminals = config.capture.terminals;
-        self.registry.reload(config.capture.clone(), config.lines.clone());
+        self.registry.reload(config.capture.clone(), config.lines.clone(), config.needs_metadata());
         self.files.push(FileEvent::RulesChanged);
     }
 
@@ -194,8 +197,34 @@ impl<K: Kernel> Engine<K> {
     fn empty(&mut self, header: &Header) {
         let Some(container) = self.registry.own(header.cgroup) else { return };
         container.set_ended(true);
-        self.finish_streams(&container, false);
+        self.end(container, false);
+    }
+
+    /// Brings the streams of a container to their ends, as soon as its records wait for nothing.
+    fn end(&mut self, container: Arc<Container>, gone: bool) {
+        if container.awaits() {
+            *self.postponed.entry(container.cgroup).or_default() |= gone;
+            return;
+        }
+        self.finish_streams(&container, gone);
+        let cgroup = container.cgroup;
         self.files.push(FileEvent::Ended { container });
+        if gone {
+            self.leaving.insert(cgroup);
+            self.leave(Instant::now());
+        }
+    }
+
+    /// Brings those to their ends whose records wait no longer.
+    fn end_postponed(&mut self) {
+        let registry = &self.registry;
+        let awaits = |cgroup: &u64| registry.own(*cgroup).is_some_and(|container| container.awaits());
+        let due: Vec<_> = self.postponed.extract_if(|cgroup, _| !awaits(cgroup)).collect();
+        for (cgroup, gone) in due {
+            if let Some(container) = self.registry.own(cgroup).filter(|container| gone || container.has_ended()) {
+                self.end(container, gone);
+            }
+        }
     }
 
     fn removed(&mut self, cgroup: u64) {
@@ -203,10 +232,7 @@ impl<K: Kernel> Engine<K> {
             && !self.leaving.contains(&cgroup)
         {
             container.set_ended(true);
-            self.finish_streams(&container, true);
-            self.files.push(FileEvent::Ended { container });
-            self.leaving.insert(cgroup);
-            self.leave(Instant::now());
+            self.end(container, true);
         } else if !self.leaving.contains(&cgroup) {
             self.registry.removed(cgroup, Instant::now());
             self.kernel.remove_container(cgroup);
@@ -224,7 +250,7 @@ impl<K: Kernel> Engine<K> {
     }
 
     fn finish_streams(&mut self, container: &Arc<Container>, gone: bool) {
-        if self.streams.has_container(container.cgroup) && container.settled().is_none() {
+        if self.streams.has_container(container.cgroup) && container.ready().is_none() {
             self.registry.settle_now(container, Instant::now());
         }
         // Processes may have entered it since, and what they wrote is in the ring.
@@ -357,6 +383,7 @@ impl<K: Kernel> Engine<K> {
             }
         }
         self.registry.tick(now);
+        self.end_postponed();
         let (settled, waiting) =
             std::mem::take(&mut self.resuming).into_iter().partition(|(container, _)| container.settled().is_some());
         self.resuming = waiting;
@@ -385,7 +412,7 @@ impl<K: Kernel> Engine<K> {
         let now = Instant::now();
         self.registry.settle_all(now);
         for cgroup in self.streams.containers() {
-            if let Some(container) = self.registry.own(cgroup).filter(|container| container.settled().is_none()) {
+            if let Some(container) = self.registry.own(cgroup).filter(|container| container.ready().is_none()) {
                 self.registry.settle_now(&container, now);
             }
         }

@@ -15,6 +15,7 @@ pub mod rounds;
 pub(crate) mod settle;
 pub mod stdio;
 pub mod streams;
+pub mod told;
 
 use std::{
     io,
@@ -30,6 +31,7 @@ use self::{
     registry::Registry,
     rounds::Rounds,
     streams::Streams,
+    told::Teller,
 };
 use crate::{
     attribute::{HostFiles, Identities},
@@ -37,6 +39,7 @@ use crate::{
     config::{Config, Part},
     drain::{Drain, Remains, Source, Stop, Wakeup, ring::Ring},
     files::{self, Tailer},
+    kubernetes::Kubernetes,
     ledger::Ledger,
     load::{KernelMaps, Roots},
     policy::KernelVerdicts,
@@ -139,6 +142,7 @@ impl Pipeline {
         mut maps: KernelMaps,
         roots: Roots,
         sinks: StartedSinks,
+        kubernetes: Kubernetes,
         kept: bool,
     ) -> Result<Self, PipelineError> {
         let StartedSinks { outlet, settlements, ledger } = sinks;
@@ -159,8 +163,15 @@ impl Pipeline {
             source,
         })?;
         let identities = Identities::new(host_files, config.identity.clone(), Some(Arc::clone(&config.node_name)));
-        let registry =
-            Registry::new(&roots, identities, Arc::clone(&ledger), config.capture.clone(), config.lines.clone());
+        let teller = Teller::new(config, kubernetes);
+        let registry = Registry::new(
+            &roots,
+            identities,
+            Arc::clone(&ledger),
+            config.capture.clone(),
+            config.lines.clone(),
+            teller,
+        );
         let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;
         let ring = Ring::open(ring)?;
         let wakeup = Wakeup::new(&ring)?;

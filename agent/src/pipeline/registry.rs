@@ -10,10 +10,12 @@ use std::{
 use super::{
     container::{Container, Settled},
     journal::Change,
+    told::Teller,
 };
 use crate::{
     attribute::{self, HostFiles, Identities, Identity, Statistics},
     config::{Capture, Lines},
+    kubernetes::Pod,
     ledger::{Ledger, Reason, Stage},
     load::{RootPattern, Roots, cgroups},
     record::Resource,
@@ -32,10 +34,13 @@ pub struct Registry {
     ledger: Arc<Ledger>,
     capture: Capture,
     lines: Lines,
+    teller: Teller,
     cgroups: HashMap<u64, Cgroup>,
     by_path: HashMap<Arc<str>, u64>,
     /// Containers whose identity is still looked for.
     unsettled: Vec<u64>,
+    /// Containers whose records wait for what the API server tells, and since when.
+    awaiting: Vec<(u64, Instant)>,
     /// What the journal does not know.
     changes: Vec<Change>,
     /// Containers whose cgroup is gone, in the order of their ends.
@@ -56,6 +61,7 @@ impl Registry {
         ledger: Arc<Ledger>,
         capture: Capture,
         lines: Lines,
+        teller: Teller,
     ) -> Self {
         Self {
             mount: roots.mount.clone(),
@@ -64,22 +70,54 @@ impl Registry {
             ledger,
             capture,
             lines,
+            teller,
             cgroups: HashMap::new(),
             by_path: HashMap::new(),
             unsettled: Vec::new(),
+            awaiting: Vec::new(),
             changes: Vec::new(),
             gone: Vec::new(),
         }
     }
 
-    /// Takes over other rules.
-    pub fn reload(&mut self, capture: Capture, lines: Lines) {
+    /// Takes over other rules. `needs_metadata`: whether one goes by what the API server tells.
+    pub fn reload(&mut self, capture: Capture, lines: Lines, needs_metadata: bool) {
         self.capture = capture;
         self.lines = lines;
+        self.teller.set_needed(needs_metadata);
         for cgroup in self.cgroups.values() {
-            if let Some(known) = cgroup.container.settled() {
-                let (identity, account) = (Arc::clone(&known.identity), Arc::clone(&known.account));
-                cgroup.container.settle(Settled::new(identity, account, &self.capture, &self.lines));
+            if cgroup.container.settled().is_some() {
+                self.renew(&cgroup.container, !cgroup.container.awaits());
+            }
+        }
+    }
+
+    /// Tells a container that is settled what is known of it by now; its records wait no longer when they `go_on`.
+    fn renew(&self, container: &Container, go_on: bool) {
+        if let Some(known) = container.settled() {
+            let (identity, account) = (Arc::clone(&known.identity), Arc::clone(&known.account));
+            let told = self.teller.tell(&identity.resource, go_on);
+            container.settle(Settled::new(identity, told, account, &self.capture, &self.lines));
+        }
+    }
+
+    /// Tells containers what the API server has told of their Pods.
+    fn take_news(&mut self, now: Instant) {
+        let news = self.teller.news();
+        if !news.is_empty() {
+            for (id, cgroup) in &self.cgroups {
+                if cgroup.container.cgroup == *id
+                    && cgroup.container.settled().is_some_and(|known| concerns(&news, &known))
+                {
+                    self.renew(&cgroup.container, !cgroup.container.awaits());
+                }
+            }
+        }
+        for (cgroup, since) in std::mem::take(&mut self.awaiting) {
+            let Some(container) = self.own(cgroup).filter(|container| container.awaits()) else { continue };
+            self.renew(&container, self.teller.is_over(since, now));
+            if container.awaits() {
+                self.awaiting.push((cgroup, since));
             }
         }
     }
@@ -175,7 +213,8 @@ impl Registry {
             }
             let container = Container::new(cgroup);
             let account = self.ledger.open(cgroup, &identity.resource);
-            container.settle(Settled::new(Arc::new(*identity), account, &self.capture, &self.lines));
+            let told = self.teller.tell(&identity.resource, true);
+            container.settle(Settled::new(Arc::new(*identity), told, account, &self.capture, &self.lines));
             self.by_path.insert(Arc::clone(&path), cgroup);
             self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
             gone.push(cgroup);
@@ -216,8 +255,9 @@ impl Registry {
         gone.map(|(id, _)| *id).collect()
     }
 
-    /// Looks again for what is not settled, and lets go of what is long gone.
+    /// Looks again for what is not settled, takes what the API server has told, and lets go of what is long gone.
     pub fn tick(&mut self, now: Instant) {
+        self.take_news(now);
         for cgroup in std::mem::take(&mut self.unsettled) {
             let Some(entry) = self.cgroups.get(&cgroup) else { continue };
             let container = Arc::clone(&entry.container);
@@ -284,8 +324,18 @@ impl Registry {
                 let (cgroup, path, identity) = (container.cgroup, path.into(), Box::new(Identity::clone(&identity)));
                 self.changes.push(Change::Container { cgroup, path, identity });
             }
-            container.settle(Settled::new(identity, account, &self.capture, &self.lines));
+            let told = self.teller.tell(&identity.resource, at_once);
+            if told.awaits && !self.awaiting.iter().any(|(cgroup, _)| *cgroup == container.cgroup) {
+                self.awaiting.push((container.cgroup, now));
+            }
+            container.settle(Settled::new(identity, told, account, &self.capture, &self.lines));
             self.unsettled.retain(|cgroup| *cgroup != container.cgroup);
         }
     }
+}
+
+/// Whether a container is of one of these Pods.
+fn concerns(pods: &[Arc<Pod>], known: &Settled) -> bool {
+    let uid = known.identity.resource.pod_uid.as_ref();
+    uid.is_some_and(|uid| pods.iter().any(|pod| pod.uid == *uid || pod.static_uid.as_ref() == Some(uid)))
 }

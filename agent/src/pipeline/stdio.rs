@@ -307,6 +307,15 @@ impl StdioStream {
         open.assembler.take_batch(&open.stream)
     }
 
+    /// Takes over what is known of the container by now; returns the lines that were ready before that.
+    pub fn renew(&mut self) -> Option<Batch> {
+        let resource = Arc::clone(&self.container.settled()?.resource);
+        let open = self.open.as_mut().filter(|open| !Arc::ptr_eq(&open.stream.resource, &resource))?;
+        let batch = open.assembler.take_batch(&open.stream);
+        open.stream = open.stream.with_resource(resource);
+        batch
+    }
+
     /// Bytes of lines that are ready.
     #[must_use]
     pub fn ready_bytes(&self) -> usize {
@@ -322,7 +331,7 @@ impl StdioStream {
 
     fn ensure_open(&mut self) -> bool {
         if self.open.is_none()
-            && let Some(settled) = self.container.settled()
+            && let Some(settled) = self.container.ready()
         {
             let stream = Arc::new(self.stream(&settled));
             self.key = Some(Arc::clone(&stream.key));
@@ -339,7 +348,7 @@ impl StdioStream {
     }
 
     fn stream(&self, settled: &Settled) -> Stream {
-        let resource = &settled.identity.resource;
+        let resource = &settled.resource;
         let owner = match &resource.container_id {
             Some(id) if id.bytes().all(|byte| byte.is_ascii_alphanumeric()) => id.to_string(),
             _ => format!("cgroup-{}", self.container.cgroup),

@@ -279,6 +279,10 @@ impl Streams {
             if reconcile && let Some(kernel) = kernel.of_stream(id) {
                 has_moved = stream.reconcile(now, &kernel);
             }
+            if let Some(batch) = stream.renew() {
+                has_moved = true;
+                (self.deliver)(Arc::new(batch), self.hold.as_ref());
+            }
             has_moved |= stream.idle(taken, unix, || kernel.of_stream(id));
             if let Some(batch) = stream.take_batch() {
                 has_moved = true;

@@ -254,6 +254,21 @@ impl LogFile {
         self.collect();
     }
 
+    /// Takes over what is known of the writer by now.
+    pub(super) fn renew(&mut self, resource: &Arc<Resource>) {
+        if !Arc::ptr_eq(&self.about.resource, resource) {
+            self.collect();
+            self.about.resource = Arc::clone(resource);
+            self.stream = self.stream.with_resource(Arc::clone(resource));
+        }
+    }
+
+    /// Bytes of lines that are finished and not handed out.
+    #[must_use]
+    pub(super) fn ready_bytes(&self) -> usize {
+        self.ready.iter().map(|batch| batch.data.len()).sum::<usize>() + self.assembler.ready_bytes()
+    }
+
     /// Hands out what is ready.
     pub(super) fn take_batches(&mut self, mut deliver: impl FnMut(Arc<Batch>)) {
         self.collect();
@@ -381,7 +396,7 @@ fn stream(about: &About, file: Option<Arc<File>>, birth: u64, incarnation: u64) 
         origin: Origin::File { path: Arc::clone(&about.path) },
         resource: Arc::clone(&about.resource),
         account: Arc::clone(&about.account),
-        source: Some(Source::new(file, &about.lines)),
+        source: Some(Arc::new(Source::new(file, &about.lines))),
     })
 }
 

@@ -194,7 +194,7 @@ pub(super) fn about(class: Class, key: InodeKey, path: Arc<str>, settled: &Settl
         key,
         class,
         path,
-        resource: Arc::clone(&settled.identity.resource),
+        resource: Arc::clone(&settled.resource),
         account: Arc::clone(&settled.account),
         lines: Arc::clone(settled.lines.compiled()),
     }

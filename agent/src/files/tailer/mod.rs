@@ -67,6 +67,8 @@ const SAVE_NEW_NANOS: u64 = 100_000_000;
 const TURN_BYTES: usize = 1024 * 1024;
 /// Files that are read between two rounds of events.
 const TURNS: usize = 8;
+/// Bytes of finished lines of a file that wait for what the API server tells of its Pod.
+const MAX_AWAITING: usize = 4 * 1024 * 1024;
 
 /// A file of one class.
 type Id = (Class, InodeKey);
@@ -87,6 +89,19 @@ struct Open {
     saved: bool,
     /// Read to its end, then closed.
     ending: bool,
+}
+
+impl Open {
+    /// Takes over what is known of its writer by now; whether its lines wait for more.
+    fn awaits(&mut self) -> bool {
+        let Some(settled) = self.users.first().and_then(|user| user.settled()) else { return false };
+        // The one whose stream it is may have ended, and another one goes on.
+        if !Arc::ptr_eq(&settled.account, &self.log.about.account) {
+            return false;
+        }
+        self.log.renew(&settled.resource);
+        settled.awaits && self.log.ready_bytes() <= MAX_AWAITING
+    }
 }
 
 /// All log files of the node.
@@ -221,7 +236,7 @@ impl Tailer {
             let Some(id) = self.queue.pop_front() else { break };
             let Some(open) = self.files.get_mut(&id) else { continue };
             open.queued = false;
-            if !open.saved {
+            if !open.saved || open.awaits() {
                 // Its turn comes with the next tick.
                 continue;
             }

@@ -16,7 +16,7 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Batch, Class, IoStream, Line, LineFlags, Origin, Resource, Severity};
+use crate::record::{Batch, Class, IoStream, Line, LineFlags, Metadata, Origin, Resource, Severity};
 
 /// The version that is written, and the only one that is read.
 const VERSION: u8 = 2;
@@ -85,6 +85,17 @@ struct HeadResource {
     pod_uid: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<HeadMetadata>,
+}
+
+/// Rules have been applied before it is written, so the Pod itself is not in it.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct HeadMetadata {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<Arc<str>>,
+    attributes: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl HeadResource {
@@ -100,8 +111,24 @@ impl HeadResource {
             pod,
             pod_uid,
             cgroup,
+            metadata,
         } = resource.clone();
-        Self { host_name, container_runtime, container_id, container_name, image, namespace, pod, pod_uid, cgroup }
+        let metadata = metadata.map(|metadata| HeadMetadata {
+            workload: metadata.workload.clone(),
+            attributes: metadata.attributes.clone(),
+        });
+        Self {
+            host_name,
+            container_runtime,
+            container_id,
+            container_name,
+            image,
+            namespace,
+            pod,
+            pod_uid,
+            cgroup,
+            metadata,
+        }
     }
 }
 
@@ -146,8 +173,22 @@ impl Head {
             pod,
             pod_uid,
             cgroup,
+            metadata,
         } = self.resource;
-        Resource { host_name, container_runtime, container_id, container_name, image, namespace, pod, pod_uid, cgroup }
+        let metadata = metadata
+            .map(|HeadMetadata { workload, attributes }| Arc::new(Metadata { workload, attributes, pod: None }));
+        Resource {
+            host_name,
+            container_runtime,
+            container_id,
+            container_name,
+            image,
+            namespace,
+            pod,
+            pod_uid,
+            cgroup,
+            metadata,
+        }
     }
 }
 

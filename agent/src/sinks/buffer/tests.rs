@@ -306,7 +306,7 @@ fn a_full_buffer_leaves_files_where_they_are_and_goes_back_for_them() {
         let node = Node::start(directory.path(), &settings, blocked).expect("starts");
         let lines = crate::assemble::Settings::default().compile().expect("compiles");
         let file = Some(Arc::new(fs::File::open(&path).expect("opens")));
-        let source = Some(crate::files::Source::new(file, &lines));
+        let source = Some(Arc::new(crate::files::Source::new(file, &lines)));
         let origin = Origin::File { path: "/app.log".into() };
         let Stream { key, class, resource, account, .. } =
             Arc::into_inner(stream(&node.ledger, origin.clone())).expect("one");

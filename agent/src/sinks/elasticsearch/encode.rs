@@ -107,7 +107,7 @@ impl Filler {
             dead_letter_index: settings.dead_letter_index.clone(),
             compression: settings.compression,
             max_bytes: usize::try_from(settings.max_request_bytes.as_u64()).unwrap_or(usize::MAX),
-            encoder: Encoder::default(),
+            encoder: Encoder::grouping_labels(),
             time: Rfc3339::default(),
             streams: StreamCache::default(),
             entries: Vec::new(),

@@ -98,6 +98,14 @@ impl Server {
         }
     }
 
+    /// Labels under whatever keys, by the same rule.
+    fn labels(&self) -> Value {
+        match self.attributes() {
+            object if object["type"] == "object" => json!({ "type": "object", "enabled": false }),
+            flat => flat,
+        }
+    }
+
     /// The mapping of records; see `docs/records.md`.
     fn mappings(&self) -> Value {
         let date = json!({ "type": "date_nanos" });
@@ -110,7 +118,11 @@ impl Server {
                 "severity_text": keyword(), "severity_number": { "type": "short" },
                 "body": self.body(), "position": { "type": "long" }, "length": { "type": "long" },
                 "flags": keyword(), "class": keyword(), "stream": keyword(),
-                "resource": { "type": "object" }, "attributes": self.attributes(),
+                "resource": { "type": "object", "properties": { "k8s": { "properties": {
+                    "pod": { "properties": { "label": self.labels(), "annotation": self.labels() } },
+                    "namespace": { "properties": { "label": self.labels() } },
+                } } } },
+                "attributes": self.attributes(),
             },
         })
     }

@@ -11,7 +11,10 @@ use std::{fmt, sync::Arc};
 pub use decode::exact_body;
 
 use super::{stream_cache::StreamCache, timestamp::Rfc3339};
-use crate::record::{Attributes, Batch, Line, LineFlags, Origin, Resource, Stream};
+use crate::record::{
+    ANNOTATION_ATTRIBUTE, Attributes, Batch, LABEL_ATTRIBUTE, Line, LineFlags, NAMESPACE_LABEL_ATTRIBUTE, Origin,
+    Resource, Stream,
+};
 
 /// The attribute that carries the exact bytes of a body that is not UTF-8.
 pub const BODY_BASE64: &str = "sidestep.body.base64";
@@ -40,6 +43,8 @@ pub struct Encoder {
     time: Rfc3339,
     observed_time: Rfc3339,
     streams: Rendered,
+    /// See [`Encoder::grouping_labels`].
+    groups_labels: bool,
 }
 
 /// The constant part of each stream's records.
@@ -52,10 +57,17 @@ impl fmt::Debug for Encoder {
 }
 
 impl Encoder {
+    /// Writes labels as an object each of Pod and namespace, by their keys, for stores that take a dot in a name for the
+    /// border of an object: the labels `app` and `app.kubernetes.io/name` would be in conflict there.
+    #[must_use]
+    pub fn grouping_labels() -> Self {
+        Self { groups_labels: true, ..Self::default() }
+    }
+
     /// Appends every record of a batch, each ended by a newline (NDJSON).
     pub fn append_batch(&mut self, batch: &Batch, out: &mut Vec<u8>) {
-        let Self { time, observed_time, streams } = self;
-        let rendered = render(streams, &batch.stream);
+        let Self { time, observed_time, streams, groups_labels } = self;
+        let rendered = render(streams, &batch.stream, *groups_labels);
         // Enough for a batch without escapes; what more it takes is allocated once and kept by the caller.
         out.reserve(batch.data.len() + batch.lines.len() * (rendered.len() + 200));
         for line in &batch.lines {
@@ -66,14 +78,14 @@ impl Encoder {
 
     /// Appends one record without a newline.
     pub fn append_line(&mut self, batch: &Batch, line: &Line, out: &mut Vec<u8>) {
-        let Self { time, observed_time, streams } = self;
-        append_record(time, observed_time, render(streams, &batch.stream), batch, line, out);
+        let Self { time, observed_time, streams, groups_labels } = self;
+        append_record(time, observed_time, render(streams, &batch.stream, *groups_labels), batch, line, out);
     }
 }
 
 /// The constant part of a stream's records, from the cache or rendered now.
-fn render<'cache>(streams: &'cache mut Rendered, stream: &Arc<Stream>) -> &'cache [u8] {
-    streams.get_or_insert_with(stream, |stream| render_stream(stream).into_boxed_slice())
+fn render<'cache>(streams: &'cache mut Rendered, stream: &Arc<Stream>, groups_labels: bool) -> &'cache [u8] {
+    streams.get_or_insert_with(stream, |stream| render_stream(stream, groups_labels).into_boxed_slice())
 }
 
 fn append_record(
@@ -185,13 +197,13 @@ fn append_name(name: &str, prefix: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\":");
 }
 
-fn render_stream(stream: &Stream) -> Vec<u8> {
+fn render_stream(stream: &Stream, groups_labels: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(640);
     append_field("class", stream.class.as_str(), &mut out);
     append_field("stream", &stream.key, &mut out);
     out.extend_from_slice(b",\"resource\":");
     let resource_start = out.len();
-    append_resource(&stream.resource, &mut out);
+    append_resource(&stream.resource, groups_labels, &mut out);
     open_object(resource_start, &mut out);
     out.extend_from_slice(b"},\"attributes\":");
     let attributes_start = out.len();
@@ -214,14 +226,28 @@ fn open_object(start: usize, out: &mut Vec<u8>) {
     }
 }
 
-fn append_resource(resource: &Resource, out: &mut Vec<u8>) {
-    for (name, value) in resource_fields(resource) {
-        append_field(name, value, out);
+fn append_resource(resource: &Resource, groups_labels: bool, out: &mut Vec<u8>) {
+    let group_of = |name: &str| GROUPS.into_iter().find(|group| groups_labels && name.starts_with(group));
+    let alone = resource_fields(resource).filter(|(name, _)| group_of(name).is_none());
+    alone.for_each(|(name, value)| append_field(name, value, out));
+    for group in GROUPS {
+        let mut members = resource_fields(resource).filter(|(name, _)| group_of(name) == Some(group)).peekable();
+        if members.peek().is_none() {
+            continue;
+        }
+        append_name(group.trim_end_matches('.'), "", out);
+        let start = out.len();
+        members.for_each(|(name, value)| append_field(name.strip_prefix(group).unwrap_or(name), value, out));
+        open_object(start, out);
+        out.push(b'}');
     }
 }
 
+/// What [`Encoder::grouping_labels`] makes an object of.
+const GROUPS: [&str; 3] = [LABEL_ATTRIBUTE, ANNOTATION_ATTRIBUTE, NAMESPACE_LABEL_ATTRIBUTE];
+
 /// What is known of a resource, by the names of records.
-pub(super) fn resource_fields(resource: &Resource) -> impl Iterator<Item = (&'static str, &str)> {
+pub(super) fn resource_fields(resource: &Resource) -> impl Iterator<Item = (&str, &str)> {
     let in_kubernetes = resource.pod.is_some();
     let fields = [
         ("host.name", &resource.host_name),
@@ -236,7 +262,9 @@ pub(super) fn resource_fields(resource: &Resource) -> impl Iterator<Item = (&'st
         // The path names the container only where nothing better does.
         ("process.linux.cgroup", if resource.container_id.is_none() { &resource.cgroup } else { &None }),
     ];
-    fields.into_iter().filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
+    let told = resource.metadata.iter().flat_map(|metadata| &metadata.attributes);
+    let told = told.map(|(name, value)| (&**name, &**value));
+    fields.into_iter().filter_map(|(name, value)| value.as_deref().map(|value| (name, value))).chain(told)
 }
 
 /// Appends `,"name":"value"`.

@@ -3,17 +3,36 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     ledger::Account,
-    record::{Attributes, Stream},
+    record::{Attributes, Metadata, Stream},
 };
 
 fn text() -> impl Strategy<Value = Option<Arc<str>>> {
     proptest::option::of("\\PC{0,20}".prop_map(|text: String| Arc::from(text.as_str())))
 }
 
+fn metadata() -> impl Strategy<Value = Option<Arc<Metadata>>> {
+    let some = |text: String| Arc::<str>::from(text);
+    let attribute = ("\\PC{0,20}".prop_map(some), "\\PC{0,20}".prop_map(some));
+    let attributes = proptest::collection::vec(attribute, 0..5);
+    let told = (text(), attributes).prop_map(|(workload, attributes)| Metadata { workload, attributes, pod: None });
+    proptest::option::of(told.prop_map(Arc::new))
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
-    let fields = (text(), text(), text(), text(), text(), text(), text(), text(), text());
+    let fields = (text(), text(), text(), text(), text(), text(), text(), text(), text(), metadata());
     fields.prop_map(
-        |(host_name, container_runtime, container_id, container_name, image, namespace, pod, pod_uid, cgroup)| {
+        |(
+            host_name,
+            container_runtime,
+            container_id,
+            container_name,
+            image,
+            namespace,
+            pod,
+            pod_uid,
+            cgroup,
+            metadata,
+        )| {
             Resource {
                 host_name,
                 container_runtime,
@@ -24,6 +43,7 @@ fn resource() -> impl Strategy<Value = Resource> {
                 pod,
                 pod_uid,
                 cgroup,
+                metadata,
             }
         },
     )

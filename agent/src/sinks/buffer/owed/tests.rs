@@ -27,7 +27,7 @@ fn written(bytes: &[u8], settings: serde_json::Value) -> (NamedTempFile, Option<
         origin: Origin::File { path: "/a".into() },
         resource: Arc::default(),
         account: Arc::default(),
-        source: Some(Source::new(Some(Arc::new(file.reopen().expect("opens"))), &lines)),
+        source: Some(Arc::new(Source::new(Some(Arc::new(file.reopen().expect("opens"))), &lines))),
     });
     let mut assembler = Assembler::new(&lines);
     for (index, part) in bytes.chunks(7).enumerate() {

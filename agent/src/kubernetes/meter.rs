@@ -1,0 +1,155 @@
+//! Counts every request to the API server by verb, resource and outcome, and notes what it says of when to come again.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use hyper::{Method, Response, StatusCode, header::RETRY_AFTER};
+use kube::client::Body;
+use tower::{BoxError, Layer, Service};
+
+use super::health::{Health, Request, outcome};
+
+/// What an API server that asks for more patience than this gets.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// Puts a [`Metered`] around the client's service.
+#[derive(Clone, Debug)]
+pub(super) struct Meter(pub(super) Arc<Health>);
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(super) struct Metered<S> {
+    service: S,
+    health: Arc<Health>,
+}
+
+impl<S> Layer<S> for Meter {
+    type Service = Metered<S>;
+
+    fn layer(&self, service: S) -> Metered<S> {
+        Metered { service, health: Arc::clone(&self.0) }
+    }
+}
+
+impl<S, B> Service<hyper::Request<Body>> for Metered<S>
+where
+    S: Service<hyper::Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: hyper::Request<Body>) -> Self::Future {
+        let (verb, resource) = asked(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
+        let health = Arc::clone(&self.health);
+        let answer = self.service.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            let now = Instant::now();
+            let outcome = match &answer {
+                Ok(response) => {
+                    let seconds =
+                        response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                    if let Some(seconds) = seconds.filter(|_| !response.status().is_success()) {
+                        health.pause(now + Duration::from_secs(seconds).min(MAX_PAUSE));
+                    }
+                    of_status(response.status())
+                }
+                Err(_) => outcome::UNREACHABLE,
+            };
+            if verb == "watch" && outcome == outcome::OK {
+                health.watch_began(&resource, now);
+            }
+            health.count(Request { verb, resource, outcome });
+            answer
+        })
+    }
+}
+
+fn of_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        ..400 => outcome::OK,
+        401 | 403 => outcome::FORBIDDEN,
+        404 => outcome::NOT_FOUND,
+        410 => outcome::GONE,
+        429 => outcome::THROTTLED,
+        ..500 => outcome::REFUSED,
+        _ => outcome::SERVER_ERROR,
+    }
+}
+
+/// Verb and resource, as RBAC has them. Paths are ours, so there are few.
+fn asked(method: &Method, path: &str, query: &str) -> (&'static str, String) {
+    let mut parts: Vec<_> = path.trim_matches('/').split('/').collect();
+    let prefix = match parts.first() {
+        Some(&"api") => 2,
+        Some(&"apis") => 3,
+        _ => 0,
+    };
+    parts.drain(..prefix.min(parts.len()));
+    // The namespace of an object, not a namespace.
+    if parts.len() > 2 && parts[0] == "namespaces" {
+        parts.drain(..2);
+    }
+    let resource = match parts[..] {
+        [resource, _, subresource, ..] => format!("{resource}/{subresource}"),
+        [resource, ..] => resource.to_owned(),
+        [] => String::new(),
+    };
+    let verb = match *method {
+        Method::GET if parts.len() > 1 => "get",
+        Method::GET if query.split('&').any(|option| option == "watch=true") => "watch",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "other",
+    };
+    (verb, resource)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_the_names_of_rbac() {
+        for (method, path, query, verb, resource) in [
+            (Method::GET, "/api/v1/pods", "&watch=true&fieldSelector=x", "watch", "pods"),
+            (Method::GET, "/api/v1/pods", "&limit=500", "list", "pods"),
+            (Method::GET, "/api/v1/namespaces", "", "list", "namespaces"),
+            (Method::GET, "/api/v1/namespaces/shop", "", "get", "namespaces"),
+            (Method::GET, "/apis/batch/v1/namespaces/shop/jobs/a", "", "get", "jobs"),
+            (Method::POST, "/apis/events.k8s.io/v1/namespaces/shop/events", "", "create", "events"),
+            (Method::PATCH, "/apis/sidestep.dev/v1/namespaces/a/policies/b/status", "", "patch", "policies/status"),
+        ] {
+            assert_eq!(asked(&method, path, query), (verb, resource.to_owned()), "{path}");
+        }
+    }
+
+    #[test]
+    fn outcomes_are_those_of_the_status() {
+        for (status, outcome) in [
+            (200, outcome::OK),
+            (403, outcome::FORBIDDEN),
+            (410, outcome::GONE),
+            (429, outcome::THROTTLED),
+            (422, outcome::REFUSED),
+            (503, outcome::SERVER_ERROR),
+        ] {
+            assert_eq!(of_status(StatusCode::from_u16(status).expect("a status")), outcome);
+        }
+    }
+}

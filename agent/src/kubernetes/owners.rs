@@ -1,0 +1,141 @@
+//! Who made the controller of a Pod: a Job's `CronJob`, and the owner of a `ReplicaSet` that no Deployment's label names.
+//!
+//! One request for each controller, not for each Pod, and few in a second: a thousand Jobs cost the API server no more
+//! than it can spare, and only the name of the `CronJob` comes later.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::{apps::v1::ReplicaSet, batch::v1::Job};
+use kube::{Api, Client, core::ObjectMeta};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::{health::Health, pod::Owner, pods::Pods};
+use crate::events::Event;
+
+/// Controllers that may wait to be asked for; one that finds no room is asked for with the next change of its Pod.
+const QUEUE: usize = 1024;
+/// Answers that are kept.
+const MAX_KNOWN: usize = 4096;
+/// Pause between two requests.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a failed one.
+const RETRY: Duration = Duration::from_secs(10);
+/// How long nobody asks again after the API server has refused.
+const FORBIDDEN: Duration = Duration::from_secs(600);
+
+/// The way to the task that asks.
+#[derive(Clone, Debug)]
+pub(super) struct Owners {
+    questions: Sender<Question>,
+    /// UIDs of controllers that are on their way.
+    asked: Arc<Mutex<HashSet<Arc<str>>>>,
+}
+
+#[derive(Debug)]
+struct Question {
+    namespace: Arc<str>,
+    controller: Owner,
+}
+
+impl Owners {
+    /// A new one, and what [`answer`] takes.
+    pub(super) fn new() -> (Self, Questions) {
+        let (sender, questions) = channel(QUEUE);
+        let asked = Arc::default();
+        (Self { questions: sender, asked: Arc::clone(&asked) }, Questions { questions, asked })
+    }
+
+    /// Asks for the owner of a controller, if nobody has.
+    pub(super) fn ask(&self, namespace: &Arc<str>, controller: &Owner) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.insert(Arc::clone(&controller.uid)) {
+            let question = Question { namespace: Arc::clone(namespace), controller: controller.clone() };
+            if self.questions.try_send(question).is_err() {
+                asked.remove(&controller.uid);
+            }
+        }
+    }
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub(super) struct Questions {
+    questions: Receiver<Question>,
+    asked: Arc<Mutex<HashSet<Arc<str>>>>,
+}
+
+/// Asks the API server, one after the other, for ever.
+pub(super) async fn answer(client: Client, mut questions: Questions, pods: Arc<Pods>, health: Arc<Health>) {
+    let mut known: HashMap<Arc<str>, Option<Owner>> = HashMap::new();
+    let mut forbidden: HashMap<Arc<str>, Instant> = HashMap::new();
+    while let Some(Question { namespace, controller }) = questions.questions.recv().await {
+        let owner = match known.get(&controller.uid) {
+            Some(owner) => Some(owner.clone()),
+            None => {
+                tokio::time::sleep(PAUSE.max(health.pause_left(Instant::now()))).await;
+                ask(&client, &namespace, &controller, &mut forbidden).await
+            }
+        };
+        // A Pod that comes between the two asks once more, and is answered from here.
+        if let Some(owner) = owner {
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            known.insert(Arc::clone(&controller.uid), owner.clone());
+            pods.set_owner(&controller.uid, owner.as_ref());
+        }
+        questions.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&controller.uid);
+    }
+}
+
+/// The owner of a controller; `None` when that can't be found out now.
+async fn ask(
+    client: &Client,
+    namespace: &str,
+    controller: &Owner,
+    forbidden: &mut HashMap<Arc<str>, Instant>,
+) -> Option<Option<Owner>> {
+    let now = Instant::now();
+    if forbidden.get(&controller.kind).is_some_and(|since| now.saturating_duration_since(*since) < FORBIDDEN) {
+        return None;
+    }
+    let (resource, metadata) = match &*controller.kind {
+        "Job" => ("jobs", metadata::<Job>(client, namespace, &controller.name).await),
+        "ReplicaSet" => ("replicasets", metadata::<ReplicaSet>(client, namespace, &controller.name).await),
+        _ => return Some(None),
+    };
+    match metadata {
+        // Another one of the same name tells nothing.
+        Ok(metadata) if metadata.uid.as_deref() != Some(&controller.uid) => Some(None),
+        Ok(metadata) => {
+            let owners = metadata.owner_references.unwrap_or_default();
+            let owner = owners.into_iter().find(|owner| owner.controller == Some(true));
+            Some(owner.map(|owner| Owner { kind: owner.kind.into(), name: owner.name.into(), uid: owner.uid.into() }))
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => Some(None),
+        Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
+            forbidden.insert(Arc::clone(&controller.kind), now);
+            Event::KubernetesForbidden { verb: "get", resource, error: &status.message }.report();
+            None
+        }
+        Err(error) => {
+            tracing::debug!(resource, namespace, name = %controller.name, error = super::chain(&error), "owner not found out");
+            tokio::time::sleep(RETRY).await;
+            None
+        }
+    }
+}
+
+async fn metadata<K>(client: &Client, namespace: &str, name: &str) -> kube::Result<ObjectMeta>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    Api::<K>::namespaced(client.clone(), namespace).get_metadata(name).await.map(|object| object.metadata)
+}
