@@ -32,6 +32,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(config) => return Ok(config.execute(&Environment::current())?),
         Command::Doctor(doctor) => return Ok(doctor.execute(&Environment::current(), output)?),
         Command::Logs(logs) => return Ok(logs.execute()),
+        Command::Explain(explain) => return Ok(explain.execute()),
         Command::Status(status) => return Ok(status.execute()),
         Command::Uninstall(uninstall) => return Ok(uninstall.execute(&Environment::current(), output)),
         Command::Crds(crds) => crds.execute(output)?,

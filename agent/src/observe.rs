@@ -8,11 +8,12 @@ use std::{
 
 use crate::{
     config::Config,
+    control::explain::{ExplainReport, ExplainRequest},
     events, files,
     ledger::Ledger,
     load::{AttachPoint, Pinned, Probe, Programs, RootPattern, Roots},
     own_log,
-    pipeline::{Pipeline, outlet::Outlet, readings::Readings},
+    pipeline::{Pipeline, known::Known, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
@@ -28,6 +29,8 @@ pub struct Agent {
     started: SystemTime,
     ledger: Arc<Ledger>,
     readings: Arc<Readings>,
+    containers: Arc<Known>,
+    node: Arc<str>,
     files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
     programs: Option<ProgramsReading>,
@@ -48,6 +51,8 @@ impl Agent {
             started: SystemTime::now(),
             ledger: pipeline.ledger(),
             readings: pipeline.readings(),
+            containers: pipeline.containers(),
+            node: Arc::clone(&config.node_name),
             files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
             programs: programs.pinned.as_ref().map(pinned),
@@ -133,6 +138,10 @@ impl Observe for Agent {
                 ("incomplete", identities.incomplete as u64),
             ],
         }
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {
+        ExplainReport::of(&self.containers, &self.node, request)
     }
 
     fn streams(&self) -> Vec<StreamReading> {

@@ -18,6 +18,10 @@ use super::{
 };
 use crate::{
     assemble, attribute, kubernetes,
+    policy::{
+        self,
+        settings::{FileSettings, MultilineSettings},
+    },
     process::{MAX_PROCESSORS, ProcessorProblem, ProcessorSettings},
     sinks::{SinkSettings, config::InvalidSetting},
 };
@@ -78,6 +82,7 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
             lines,
             identity: raw.identity.clone(),
             kubernetes: raw.kubernetes.clone(),
+            policies: raw.policies.clone(),
             processors: raw.processors.clone(),
             sinks: raw.sinks.clone(),
             telemetry_listen: raw.telemetry.listen,
@@ -240,6 +245,7 @@ impl Check {
             logs: rule.logs.unwrap_or(true),
             files: files?,
             lines: lines?,
+            declares: declared_by(rule),
         })
     }
 
@@ -382,6 +388,18 @@ impl Check {
                 self.wrong(format!("sinks[{index}].path"), message);
             }
         }
+    }
+}
+
+/// What a rule says itself.
+fn declared_by(rule: &raw::Rule) -> policy::Settings {
+    let files = rule.files.clone().unwrap_or_default();
+    policy::Settings {
+        enabled: rule.logs,
+        files: FileSettings { include: files.include, exclude: files.exclude, start_at: files.start_at },
+        multiline: rule.multiline.as_ref().map(MultilineSettings::of),
+        parse: rule.parse.as_ref().map(|parse| parse.format),
+        ..policy::Settings::default()
     }
 }
 

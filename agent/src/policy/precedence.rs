@@ -54,6 +54,12 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Whether the configuration has declared it.
+    #[must_use]
+    pub const fn is_rule(&self) -> bool {
+        matches!(self, Self::Rule(_))
+    }
+
     /// Whether an administrator of the cluster or of the node has declared it: one who may choose any topic.
     #[must_use]
     pub const fn is_administrators(&self) -> bool {

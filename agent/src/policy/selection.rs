@@ -322,7 +322,8 @@ mod tests {
         assert!(policies.effective(None, None, "app").decisions.is_empty());
         policies.retain(false, &BTreeSet::new());
         assert_eq!(policies.all().count(), 1);
-        policies.remove(&policies.all().next().expect("the other").key.clone());
+        let other = policies.all().next().expect("the other").key.clone();
+        policies.remove(&other);
         assert_eq!(policies.all().count(), 0);
     }
 

@@ -320,6 +320,16 @@ impl Settings {
 }
 
 impl MultilineSettings {
+    /// The rules of a configuration.
+    #[must_use]
+    pub fn of(multiline: &Multiline) -> Self {
+        let pattern = |Pattern { start, continuation }: &Pattern| DeclaredPattern {
+            start: start.clone(),
+            continuation: continuation.clone(),
+        };
+        Self { rules: multiline.rules.clone(), patterns: multiline.patterns.iter().map(pattern).collect() }
+    }
+
     /// As the configuration has it, with the limits of `base`.
     #[must_use]
     pub fn over(&self, base: &Multiline) -> Multiline {

@@ -19,15 +19,17 @@ pub(super) enum StreamField {
     Pod,
     Container,
     Node,
+    Tenant,
 }
 
 /// Their names in templates.
-pub(super) const STREAM_FIELDS: [(&str, StreamField); 5] = [
+pub(super) const STREAM_FIELDS: [(&str, StreamField); 6] = [
     ("class", StreamField::Class),
     ("namespace", StreamField::Namespace),
     ("pod", StreamField::Pod),
     ("container", StreamField::Container),
     ("node", StreamField::Node),
+    ("tenant", StreamField::Tenant),
 ];
 
 /// Stands for what is not known, such as the namespace of the node's own files.
@@ -43,9 +45,14 @@ impl StreamField {
             Self::Pod => &resource.pod,
             Self::Container => &resource.container_name,
             Self::Node => &resource.host_name,
+            Self::Tenant => return known(resource.route.as_ref().and_then(|route| route.tenant.as_deref())),
         };
-        value.as_deref().filter(|value| !value.is_empty()).unwrap_or(UNKNOWN)
+        known(value.as_deref())
     }
+}
+
+fn known(value: Option<&str>) -> &str {
+    value.filter(|value| !value.is_empty()).unwrap_or(UNKNOWN)
 }
 
 /// What a kind of names is like.

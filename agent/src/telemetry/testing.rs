@@ -13,6 +13,7 @@ use super::{
     },
 };
 use crate::{
+    control::explain::{ExplainReport, ExplainRequest},
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
     record::{Class, IoStream, Origin, Resource},
@@ -32,6 +33,10 @@ impl Observe for Made {
 
     fn streams(&self) -> Vec<StreamReading> {
         self.streams.clone()
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {
+        Err(format!("no container of Pod {}/{} is known", request.namespace, request.pod))
     }
 
     fn roots(&self) -> Vec<RootReading> {

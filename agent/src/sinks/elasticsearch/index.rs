@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// The name of an index with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`, and `{date}`, the
+/// The name of an index with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`, `{tenant}`, and `{date}`, the
 /// day (UTC) on which the kernel saw the line. Not the day that a line says itself: a Pod could make an index for each
 /// day of a thousand years.
 ///
@@ -38,8 +38,8 @@ const RULES: Rules<'_, Field> = Rules {
     allowed: "lower-case letters, digits, `.`, `_`, `-` and `+`",
 };
 
-const FIELDS: [(&str, Field); 6] = {
-    let mut fields = [("date", Field::Date); 6];
+const FIELDS: [(&str, Field); 7] = {
+    let mut fields = [("date", Field::Date); 7];
     let mut index = 0;
     while index < STREAM_FIELDS.len() {
         fields[index] = (STREAM_FIELDS[index].0, Field::Stream(STREAM_FIELDS[index].1));

@@ -57,6 +57,8 @@ fn a_full_record_has_every_field_under_its_standard_name() {
         pod: text("cart-0"),
         pod_uid: text("1-2-3"),
         cgroup: text("/kubepods/x"),
+        metadata: None,
+        route: Some(Arc::new(crate::record::Route { tenant: Some("shop".into()), ..Default::default() })),
     };
     let mut batch = batch(&stream(Origin::Stdio(IoStream::Stderr), resource), &[b"a \"quoted\"\r\x1b[31m\0"]);
     let line = &mut batch.lines[0];
@@ -89,6 +91,7 @@ fn a_full_record_has_every_field_under_its_standard_name() {
                 "container.name": "app",
                 "container.runtime.name": "containerd",
                 "container.image.name": "registry/app:1",
+                "sidestep.tenant": "shop",
             },
             "attributes": {"log.iostream": "stderr", "user": "ann", "n": 1.5, "deep": {"a": [null, true]}},
         })

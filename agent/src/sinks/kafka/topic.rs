@@ -9,7 +9,7 @@ use crate::{
     sinks::template::{Part, Rules, STREAM_FIELDS, StreamField},
 };
 
-/// A topic's name with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`.
+/// A topic's name with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`, `{tenant}`.
 ///
 /// What a Pod chose (its names) can't lead out of the template: a character that topics may not have becomes `_`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -27,6 +27,8 @@ fn full_stream(origin: Origin, pod: &str) -> Arc<Stream> {
         pod: text(pod),
         pod_uid: text("1-2-3"),
         cgroup: text("/kubepods/x"),
+        metadata: None,
+        route: Some(Arc::new(crate::record::Route { tenant: Some("shop".into()), ..Default::default() })),
     };
     Arc::new(Stream {
         key: format!("{pod}/stdout").into(),
