@@ -4,6 +4,7 @@
 //! server it is empty, or as old as the last answer. Who a container is needs no server: see `attribute`.
 
 mod client;
+pub mod conditions;
 pub mod health;
 mod meter;
 mod owners;

@@ -1,9 +1,9 @@
 //! The watch of `SidestepPolicy` and `ClusterSidestepPolicy`, and the table of them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use kube::{
     core::{ApiResource, DynamicObject},
     runtime::watcher::{self, Event, watcher},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, de::DeserializeOwned};
 
 use super::{health::Health, watch};
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     policy::{
         Policies, Policy,
         precedence::Key,
-        resource::{ClusterSidestepPolicy, SidestepPolicy},
+        resource::{ClusterSidestepPolicy, SidestepPolicy, Status},
         selection::{Refused, key},
     },
 };
@@ -41,12 +41,14 @@ pub struct SharedPolicies {
     current: RwLock<Arc<Policies>>,
     /// Raised with every change, so that who asks for news rarely takes the lock.
     version: AtomicU64,
+    /// The status that each has, by the API server.
+    statuses: Mutex<HashMap<Key, Status>>,
     health: Arc<Health>,
 }
 
 impl SharedPolicies {
     pub(super) fn new(health: Arc<Health>) -> Self {
-        Self { current: RwLock::default(), version: AtomicU64::new(0), health }
+        Self { current: RwLock::default(), version: AtomicU64::new(0), statuses: Mutex::default(), health }
     }
 
     /// The policies as they are now.
@@ -67,10 +69,21 @@ impl SharedPolicies {
         [NAMESPACED, CLUSTER].iter().any(|resource| self.health.is_starting(resource))
     }
 
-    fn change(&self, change: impl FnOnce(&mut Policies)) {
+    /// The status that a policy has.
+    pub(super) fn status(&self, key: &Key) -> Option<Status> {
+        self.statuses().get(key).cloned()
+    }
+
+    fn statuses(&self) -> MutexGuard<'_, HashMap<Key, Status>> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the policies; `change` says whether anything is new, as more than a status.
+    fn change(&self, change: impl FnOnce(&mut Policies) -> bool) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        change(Arc::make_mut(&mut current));
-        self.version.fetch_add(1, Relaxed);
+        if change(Arc::make_mut(&mut current)) {
+            self.version.fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -117,23 +130,36 @@ async fn follow_kind<K: Kind>(client: Client, shared: &SharedPolicies, health: &
         let mut listed = Vec::new();
         let take = |event| match event {
             Event::Init => listed.clear(),
-            Event::InitApply(object) => listed.push(read::<K>(object)),
+            Event::InitApply(object) => listed.push(read::<K>(shared, object)),
             Event::InitDone => {
                 let policies = std::mem::take(&mut listed);
                 shared.change(|all| {
                     all.retain(K::NAMESPACED, &policies.iter().map(key_of).collect());
-                    policies.into_iter().for_each(|policy| all.insert(policy));
+                    for policy in policies {
+                        all.insert(policy);
+                    }
+                    true
                 });
             }
             Event::Apply(object) => {
-                let policy = read::<K>(object);
+                let policy = read::<K>(shared, object);
                 shared.change(|all| all.insert(policy));
             }
-            Event::Delete(object) => shared.change(|all| all.remove(&key(&object.metadata))),
+            Event::Delete(object) => {
+                let key = key(&object.metadata);
+                shared.statuses().remove(&key);
+                shared.change(|all| {
+                    all.remove(&key);
+                    true
+                });
+            }
         };
         watch::follow(|| watcher(api.clone(), config.clone()), K::RESOURCE, health, take).await;
         health.absent(K::RESOURCE, Instant::now());
-        shared.change(|all| all.retain(K::NAMESPACED, &BTreeSet::new()));
+        shared.change(|all| {
+            all.retain(K::NAMESPACED, &BTreeSet::new());
+            true
+        });
         if !std::mem::replace(&mut is_told, true) {
             events::Event::PoliciesAbsent { resource: K::RESOURCE }.report();
         }
@@ -148,8 +174,11 @@ fn key_of(policy: &Result<Policy, Refused>) -> Key {
     }
 }
 
-fn read<K: Kind>(object: DynamicObject) -> Result<Policy, Refused> {
+fn read<K: Kind>(shared: &SharedPolicies, object: DynamicObject) -> Result<Policy, Refused> {
     let (key, generation) = (key(&object.metadata), object.metadata.generation.unwrap_or_default());
+    if let Ok(status) = Status::deserialize(&object.data["status"]) {
+        shared.statuses().insert(key.clone(), status);
+    }
     let policy = match object.try_parse::<K>() {
         Ok(policy) => policy.read(),
         // As when the resource's definition is newer than the agent.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use super::container::{Container, Settled};
@@ -13,19 +16,31 @@ use crate::kubernetes::Kubernetes;
 pub struct Known {
     kubernetes: Kubernetes,
     containers: Mutex<HashMap<u64, Weak<Container>>>,
+    policies_version: AtomicU64,
 }
 
 impl Known {
     /// None yet.
     #[must_use]
     pub fn new(kubernetes: Kubernetes) -> Self {
-        Self { kubernetes, containers: Mutex::default() }
+        Self { kubernetes, containers: Mutex::default(), policies_version: AtomicU64::new(0) }
     }
 
     /// What the API server tells.
     #[must_use]
     pub const fn kubernetes(&self) -> &Kubernetes {
         &self.kubernetes
+    }
+
+    /// Which version of the policies is in force for all containers.
+    #[must_use]
+    pub fn policies_version(&self) -> u64 {
+        self.policies_version.load(Relaxed)
+    }
+
+    /// This version of the policies is in force for all containers.
+    pub(super) fn set_policies_version(&self, version: u64) {
+        self.policies_version.store(version, Relaxed);
     }
 
     /// A container is settled.

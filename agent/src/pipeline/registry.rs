@@ -122,6 +122,9 @@ impl Registry {
                 }
             }
         }
+        if has_policies {
+            self.known.set_policies_version(self.teller.policies_version());
+        }
         for (cgroup, since) in std::mem::take(&mut self.awaiting) {
             let Some(container) = self.own(cgroup).filter(|container| container.awaits()) else { continue };
             self.renew(&container, self.teller.is_over(since, now));

@@ -92,6 +92,11 @@ impl Teller {
         Told { resource: pod.map(with_metadata), awaits, effective, problems }
     }
 
+    /// The version of the policies that are in force.
+    pub(super) const fn policies_version(&self) -> u64 {
+        self.policies_version
+    }
+
     /// Whether policies have changed; from now on the new ones are in force.
     pub(super) fn take_policies(&mut self) -> bool {
         let shared = self.kubernetes.policies();

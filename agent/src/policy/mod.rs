@@ -10,6 +10,7 @@ pub mod resource;
 pub mod route;
 pub mod selection;
 pub mod settings;
+pub mod status;
 pub mod verdicts;
 
 pub use allowed::Allowed;

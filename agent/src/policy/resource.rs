@@ -9,7 +9,7 @@ use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::settings::Settings;
+use super::{precedence::Key, settings::Settings};
 
 /// What is decided for some Pods of the policy's namespace.
 #[derive(Clone, CustomResource, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -141,8 +141,76 @@ pub struct Status {
     pub conditions: Vec<Condition>,
 }
 
+/// What an agent reports: one object a node, which agents alone write.
+#[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[kube(
+    group = "sidestep.dev",
+    version = "v1alpha1",
+    kind = "SidestepNode",
+    plural = "sidestepnodes",
+    category = "sidestep",
+    status = "NodeStatus",
+    derive = "PartialEq",
+    doc = "What the Sidestep agent of a node reports of policies. Written by agents alone.",
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+pub struct SidestepNodeSpec {}
+
+/// What is in force on a node.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// All policies that the agent knows.
+    pub policies: Vec<NodePolicy>,
+}
+
+/// A policy on a node.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePolicy {
+    /// `None` for a `ClusterSidestepPolicy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Its generation that the agent knows.
+    pub generation: i64,
+    /// What has become of that.
+    pub state: NodeState,
+    /// Pods of the node that it selects.
+    #[serde(default)]
+    pub pods: i32,
+    /// Fields that another policy of the same kind and priority has decided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
+}
+
+/// What has become of a policy on a node.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum NodeState {
+    /// It is in force.
+    Programmed,
+    /// It can't be.
+    Refused,
+}
+
+impl NodePolicy {
+    /// One that selects nothing.
+    #[must_use]
+    pub fn new(key: &Key, generation: i64, state: NodeState) -> Self {
+        let (namespace, name) = (key.namespace.as_deref().map(str::to_owned), key.name.to_string());
+        Self { namespace, name, generation, state, pods: 0, conflicts: Vec::new() }
+    }
+
+    /// Whether it is this policy.
+    #[must_use]
+    pub fn is(&self, key: &Key) -> bool {
+        self.namespace.as_deref() == key.namespace.as_deref() && self.name == *key.name
+    }
+}
+
 /// The definitions of all resources, to be applied before any of them.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![SidestepPolicy::crd(), ClusterSidestepPolicy::crd()]
+    vec![SidestepPolicy::crd(), ClusterSidestepPolicy::crd(), SidestepNode::crd()]
 }

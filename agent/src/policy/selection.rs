@@ -21,7 +21,7 @@ use crate::config::{Globs, Slash};
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// A policy that can be in force.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// Its name.
     pub key: Key,
@@ -179,10 +179,13 @@ pub fn key(metadata: &ObjectMeta) -> Key {
 }
 
 impl Policies {
-    /// Takes a policy over, in the place of what it was before.
-    pub fn insert(&mut self, policy: Result<Policy, Refused>) {
+    /// Takes a policy over, in the place of what it was before; whether anything has changed.
+    pub fn insert(&mut self, policy: Result<Policy, Refused>) -> bool {
         match policy {
             Ok(policy) => {
+                if self.get(&policy.key).is_some_and(|known| **known == policy) {
+                    return false;
+                }
                 self.remove(&policy.key);
                 let policies = match &policy.key.namespace {
                     None => &mut self.cluster,
@@ -191,10 +194,27 @@ impl Policies {
                 policies.insert(policy.key.clone(), Arc::new(policy));
             }
             Err(refused) => {
+                if self.refused.get(&refused.key) == Some(&refused) {
+                    return false;
+                }
                 self.remove(&refused.key);
                 self.refused.insert(refused.key.clone(), refused);
             }
         }
+        true
+    }
+
+    fn get(&self, key: &Key) -> Option<&Arc<Policy>> {
+        match &key.namespace {
+            None => self.cluster.get(key),
+            Some(namespace) => self.namespaced.get(namespace)?.get(key),
+        }
+    }
+
+    /// Whether the policy is there, in force or not.
+    #[must_use]
+    pub fn contains(&self, key: &Key) -> bool {
+        self.get(key).is_some() || self.refused.contains_key(key)
     }
 
     /// A policy is gone.
