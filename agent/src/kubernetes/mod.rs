@@ -7,6 +7,7 @@ mod client;
 pub mod conditions;
 pub mod health;
 mod meter;
+mod metric_labels;
 mod owners;
 mod pod;
 mod pod_events;
@@ -14,6 +15,7 @@ mod pods;
 mod policies;
 mod projection;
 mod saved;
+pub mod selector;
 mod settings;
 mod watch;
 
@@ -22,6 +24,7 @@ use std::{error::Error, path::PathBuf, sync::Arc, time::Instant};
 pub use self::{
     client::ClientError,
     health::Health,
+    metric_labels::MetricLabels,
     pod::{ANNOTATION_PREFIX, Labels, Owner, Pod},
     pod_events::PodEvents,
     pods::Pods,

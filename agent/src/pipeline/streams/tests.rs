@@ -17,6 +17,7 @@ use super::*;
 use crate::{
     assemble::{Assembler, Compiled, Language, Multiline, Settings},
     attribute::Identity,
+    clock,
     config::Lines,
     decode::{Event, decode},
     drain::ring::{Ring, tests::Model},
@@ -27,7 +28,7 @@ use crate::{
         rounds::{Place, Rounds},
     },
     policy::Effective,
-    record::{Class, IoStream, LineFlags, Origin, Resource, Stream},
+    record::{Class, IoStream, LineFlags, Metadata, Origin, Resource, Stream},
 };
 
 const CGROUP: u64 = 7;
@@ -520,4 +521,51 @@ fn rules_that_change_hold_from_the_next_line_and_turned_off_logs_balance() {
     assert_eq!(balance.produced, position);
     let captured: u64 = batches.iter().map(|batch| batch.span()).sum();
     assert_eq!(captured + 15, balance.produced, "every byte is a line or left out");
+}
+
+/// What the API server tells later: the lines that are there keep what was known of them, and those that come have it.
+#[test]
+fn a_stream_takes_over_what_is_told_of_its_container_and_waits_for_it_when_it_must() {
+    let container = Container::new(CGROUP);
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let delivered = Arc::clone(&batches);
+    let deliver = move |batch: Arc<Batch>, _: Option<&Hold>| delivered.lock().expect("batches").push(batch);
+    let mut streams = Streams::new(Box::new(deliver), 0);
+    let map = Map::default();
+    streams.open(id(1), &container, CGROUP, STDOUT, &map);
+    let account = Arc::new(Account::default());
+    let (now, unix) = (Instant::now(), clock::unix_nano());
+    let mut position = 0;
+    let mut write = |streams: &mut Streams| {
+        streams.take(id(1), Written { position, time_unix_nano: START, bytes: b"line\n", unwanted: false });
+        position += 5;
+        streams.end_round(now, &map);
+        streams.tick(now, unix, 0, false, &map);
+    };
+    let base = || settled(Arc::default(), Arc::clone(&account), lines(false));
+    let with = |workload: &str| {
+        let metadata = Metadata { workload: Some(workload.into()), ..Metadata::default() };
+        Arc::new(Resource { metadata: Some(Arc::new(metadata)), ..Resource::default() })
+    };
+    container.settle(Settled { awaits: true, ..base() });
+    write(&mut streams);
+    assert!(batches.lock().expect("batches").is_empty(), "it waits");
+    container.settle(base());
+    write(&mut streams);
+    container.settle(Settled { resource: with("web"), ..base() });
+    streams.tick(now, unix, 0, false, &map);
+    write(&mut streams);
+    container.settle(Settled { resource: with("other"), ..base() });
+    streams.tick(now, unix, 0, false, &map);
+    write(&mut streams);
+    let batches = batches.lock().expect("batches");
+    let told = |batch: &Arc<Batch>| {
+        batch.stream.resource.metadata.as_ref().and_then(|metadata| metadata.workload.as_deref().map(str::to_owned))
+    };
+    let told: Vec<_> = batches.iter().map(told).collect();
+    assert_eq!(told, [None, Some("web".to_owned()), Some("other".to_owned())]);
+    assert_eq!(batches.iter().map(|batch| batch.lines.len()).collect::<Vec<_>>(), [2, 1, 1]);
+    let (first, last) = (&batches[0], &batches[2]);
+    assert_eq!((&first.stream.key, last.start()), (&last.stream.key, 15));
+    assert!(Arc::ptr_eq(&first.stream.account, &last.stream.account) && !Arc::ptr_eq(&first.stream, &last.stream));
 }
