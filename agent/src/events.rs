@@ -155,6 +155,27 @@ pub enum Event<'a> {
         /// How many are left out.
         count: usize,
     },
+    /// The API server does not know a resource of policies.
+    PoliciesAbsent {
+        /// `sidesteppolicies` or `clustersidesteppolicies`.
+        resource: &'a str,
+    },
+    /// A policy can't be in force.
+    PolicyRefused {
+        /// Its name, and each field with what is wrong.
+        refused: &'a dyn Display,
+    },
+    /// What was declared for a Pod does not hold.
+    DeclarationRefused {
+        /// The Pod's namespace.
+        namespace: &'a str,
+        /// The Pod's name.
+        name: &'a str,
+        /// What kind of problem.
+        reason: &'a str,
+        /// The annotation or policy, its value, the cause and the remedy.
+        problem: &'a dyn Display,
+    },
     /// The file with the Pods can't be read or written.
     KubernetesStateUnusable {
         /// The file.
@@ -172,7 +193,7 @@ pub enum Event<'a> {
 }
 
 /// Names of all events: the values of the metric's label, in the order of [`Event::index`].
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 26] = [
     "sink_failing",
     "sink_recovered",
     "sink_stuck",
@@ -196,6 +217,9 @@ pub const NAMES: [&str; 23] = [
     "kubernetes_watch_recovered",
     "kubernetes_metadata_left_out",
     "kubernetes_state_unusable",
+    "policies_absent",
+    "policy_refused",
+    "declaration_refused",
 ];
 
 /// How often each has happened. Events come from everywhere, so the count belongs to the process.
@@ -239,6 +263,9 @@ impl Event<'_> {
             Self::KubernetesWatchRecovered { .. } => 20,
             Self::KubernetesMetadataLeftOut { .. } => 21,
             Self::KubernetesStateUnusable { .. } => 22,
+            Self::PoliciesAbsent { .. } => 23,
+            Self::PolicyRefused { .. } => 24,
+            Self::DeclarationRefused { .. } => 25,
         }
     }
 
@@ -342,6 +369,21 @@ impl Event<'_> {
                 count,
                 "labels or annotations of the Pod are left out: they are too large, or too many"
             ),
+            Self::PoliciesAbsent { resource } => tracing::info!(
+                event,
+                resource,
+                "the API server does not know the resource: no policies; `sidestep crds | kubectl apply --server-side -f -` \
+                 installs them, which is noticed within 10 minutes"
+            ),
+            Self::PolicyRefused { refused } => tracing::warn!(event, %refused, "a policy is not in force"),
+            Self::DeclarationRefused { namespace, name, reason, problem } => tracing::warn!(
+                event,
+                namespace,
+                pod = name,
+                reason,
+                %problem,
+                "what is declared for a Pod does not hold; all else of it does"
+            ),
             Self::KubernetesStateUnusable { path, error } => tracing::warn!(
                 event,
                 path = %path.display(),
@@ -392,6 +434,9 @@ mod tests {
             Event::KubernetesWatchRecovered { resource: "pods", after: std::time::Duration::ZERO },
             Event::KubernetesMetadataLeftOut { namespace: "a", name: "b", count: 1 },
             Event::KubernetesStateUnusable { path, error },
+            Event::PoliciesAbsent { resource: "sidesteppolicies" },
+            Event::PolicyRefused { refused: error },
+            Event::DeclarationRefused { namespace: "a", name: "b", reason: "c", problem: error },
         ];
         assert_eq!(events.len(), NAMES.len());
         for (index, event) in events.into_iter().enumerate() {

@@ -61,7 +61,7 @@ pub enum Reason {
     DiskFull,
     /// A reload took the sink away before it had taken everything.
     SinkRemoved,
-    /// Left out on purpose: by a processor, or by the filters of all sinks.
+    /// Left out on purpose: by a processor, by the filters of all sinks, or as the logs of its container are off.
     Filtered,
     /// Left out on purpose: a sample was kept.
     Sampled,

@@ -8,12 +8,13 @@ use std::{
 
 use crate::{
     config::Config,
+    control::explain::{ExplainReport, ExplainRequest},
     events, files,
     kubernetes::{Kubernetes, MetricLabels},
     ledger::Ledger,
     load::{AttachPoint, Pinned, Probe, Programs, RootPattern, Roots},
     own_log,
-    pipeline::{Pipeline, outlet::Outlet, readings::Readings},
+    pipeline::{Pipeline, known::Known, outlet::Outlet, readings::Readings},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
@@ -29,6 +30,8 @@ pub struct Agent {
     started: SystemTime,
     ledger: Arc<Ledger>,
     readings: Arc<Readings>,
+    containers: Arc<Known>,
+    node: Arc<str>,
     files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
     programs: Option<ProgramsReading>,
@@ -57,6 +60,8 @@ impl Agent {
             started: SystemTime::now(),
             ledger: pipeline.ledger(),
             readings: pipeline.readings(),
+            containers: pipeline.containers(),
+            node: Arc::clone(&config.node_name),
             files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
             programs: programs.pinned.as_ref().map(pinned),
@@ -169,6 +174,10 @@ impl Observe for Agent {
             ],
             kubernetes: self.kubernetes.is_on().then(|| self.kubernetes_reading()),
         }
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {
+        ExplainReport::of(&self.containers, &self.node, request)
     }
 
     fn streams(&self) -> Vec<StreamReading> {

@@ -93,6 +93,48 @@ pub struct Resource {
     /// saved nowhere with it.
     #[serde(skip)]
     pub metadata: Option<Arc<Metadata>>,
+    /// Where the records go, where annotations or policies say so. Like `metadata` it comes and changes later.
+    #[serde(skip)]
+    pub route: Option<Arc<Route>>,
+}
+
+/// The name of the attribute that has [`Route::tenant`].
+pub const TENANT_ATTRIBUTE: &str = "sidestep.tenant";
+
+/// Where records go, as far as annotations or policies have decided it.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(default)]
+pub struct Route {
+    /// The topic of Kafka, in the place of the sink's template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<Chosen>,
+    /// The index of Elasticsearch, in the place of the sink's template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<Chosen>,
+    /// `sidestep.tenant`. One that the Pod may not choose never gets here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Arc<str>>,
+    /// The names of the sinks that want the records, of those that would anyway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<Vec<Arc<str>>>,
+}
+
+/// A name, and who has chosen it.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct Chosen {
+    /// The name.
+    pub name: Arc<str>,
+    /// One who may choose any name has; else the sink says which may be chosen.
+    pub by_administrator: bool,
+}
+
+impl Chosen {
+    /// The name, if it may be chosen for records of `resource`.
+    #[must_use]
+    pub fn permitted(&self, allowed: &crate::policy::Allowed, resource: &Resource) -> Option<&str> {
+        let permitted = self.by_administrator || allowed.permits(&self.name, resource.namespace.as_deref());
+        permitted.then_some(&*self.name)
+    }
 }
 
 /// The names of attributes that have a label of a Pod begin so; the key follows.
@@ -146,10 +188,10 @@ pub struct Stream {
 impl Stream {
     /// The same stream, of which more is known: what is kept for a stream is kept by its address, so it has another one.
     #[must_use]
-    pub fn with_resource(&self, resource: Arc<Resource>) -> Arc<Self> {
+    pub fn with_resource(&self, resource: Arc<Resource>, class: Class) -> Arc<Self> {
         Arc::new(Self {
             key: Arc::clone(&self.key),
-            class: self.class,
+            class,
             origin: self.origin.clone(),
             resource,
             account: Arc::clone(&self.account),

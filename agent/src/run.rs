@@ -13,7 +13,7 @@ use crate::{
     config::{Attach, Config, WhenStopped},
     control::{self, Tap},
     events::Event,
-    kubernetes::Kubernetes,
+    kubernetes::{self, Kubernetes},
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
     own_log::OwnLog,
@@ -66,6 +66,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             tokio::spawn(server.serve());
         }
         tokio::spawn(own_log.clone().tell());
+        tokio::spawn(kubernetes::conditions::report(pipeline.containers()));
         tokio::spawn(kubernetes.run());
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
         tracing::info!(socket = %config.socket.display(), metrics, "ready");

@@ -104,6 +104,17 @@ impl Assembler {
         self.cut(self.data.len());
     }
 
+    /// Applies other settings from the line under way on; a record that waits for further lines comes out as it is.
+    pub fn change(&mut self, settings: &Arc<Compiled>) {
+        if Arc::ptr_eq(&self.settings, settings) {
+            return;
+        }
+        self.flush_joiner();
+        self.settings = Arc::clone(settings);
+        self.joiner = settings.multiline.as_ref().map(Joiner::new);
+        self.ready.settings = settings.parser.is_some().then(|| Arc::clone(settings));
+    }
+
     /// Says that `missing` bytes from `position` on will never come. The partial line before them comes out as
     /// unterminated, the next line is marked. The missing bytes are in no span: who lost them books them.
     pub fn gap(&mut self, position: u64, missing: u64) {

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -132,7 +133,7 @@ impl Default for Parse {
 }
 
 /// What the bodies of a stream are.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Text; nothing is parsed.
@@ -193,6 +194,20 @@ pub enum SettingsError {
         /// The option's path below the settings.
         option: &'static str,
     },
+}
+
+impl SettingsError {
+    /// The error on one line: of a regular expression's, which quotes it and marks a place, only the last line.
+    #[must_use]
+    pub fn on_one_line(&self) -> String {
+        if let Self::Pattern { index, field, source } = self {
+            let text = source.to_string();
+            let reason = text.lines().last().unwrap_or_default();
+            let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+            return format!("multiline.patterns[{index}].{field}: not a regular expression: {reason}");
+        }
+        self.to_string()
+    }
 }
 
 /// [`Settings`] that were checked, ready for use by any number of streams.

@@ -117,6 +117,7 @@ fn assemble(
         pod_uid: pod_uid.as_deref().and_then(value),
         cgroup: value(container_cgroup),
         metadata: None,
+        route: None,
     };
     let log_directory = finding.log_directory.or_else(|| usual_log_directory(files, settings, &resource));
     Identity {

@@ -2,7 +2,9 @@
 
 pub mod completions;
 pub mod config;
+pub mod crds;
 pub mod doctor;
+pub mod explain;
 pub mod logs;
 pub mod man;
 pub mod run;
@@ -57,6 +59,10 @@ pub enum Command {
     Status(status::StatusArgs),
     #[expect(missing_docs, reason = "a text here would take the place of the longer one of the arguments")]
     Uninstall(uninstall::UninstallArgs),
+    /// Show which rule, policy or annotation has decided what
+    Explain(explain::ExplainArgs),
+    /// Print the definitions of the resources that Kubernetes has to know
+    Crds(crds::CrdsArgs),
     /// Print a script that completes commands in a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual, or write its pages into a directory

@@ -45,6 +45,8 @@ pub enum Part {
     Identity,
     /// `kubernetes`
     Kubernetes,
+    /// `policies`
+    Policies,
     /// `processors`
     Processors,
     /// `sinks`
@@ -61,7 +63,7 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the file.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NodeName,
         Self::StateDir,
         Self::Socket,
@@ -81,6 +83,7 @@ impl Part {
         Self::Lines,
         Self::Identity,
         Self::Kubernetes,
+        Self::Policies,
         Self::Processors,
         Self::Sinks,
         Self::TelemetryListen,
@@ -112,6 +115,7 @@ impl Part {
             Self::Lines => "lines",
             Self::Identity => "identity",
             Self::Kubernetes => "kubernetes",
+            Self::Policies => "policies",
             Self::Processors => "processors",
             Self::Sinks => "sinks",
             Self::TelemetryListen => "telemetry.listen",
@@ -148,6 +152,7 @@ impl Part {
             | Self::RuntimeLogs
             | Self::Identity
             | Self::Kubernetes
+            | Self::Policies
             | Self::TelemetryListen
             | Self::SinkFailingLimit
             | Self::LogFormat => false,
@@ -175,6 +180,7 @@ impl Part {
             Self::Lines => old.lines != new.lines,
             Self::Identity => old.identity != new.identity,
             Self::Kubernetes => old.kubernetes != new.kubernetes,
+            Self::Policies => old.policies != new.policies,
             Self::Processors => old.processors != new.processors,
             Self::Sinks => old.sinks != new.sinks,
             Self::TelemetryListen => old.telemetry_listen != new.telemetry_listen,
@@ -205,6 +211,7 @@ impl Part {
             Self::Lines => to.lines = from.lines.clone(),
             Self::Identity => to.identity = from.identity.clone(),
             Self::Kubernetes => to.kubernetes = from.kubernetes.clone(),
+            Self::Policies => to.policies = from.policies.clone(),
             Self::Processors => to.processors = from.processors.clone(),
             Self::Sinks => to.sinks = from.sinks.clone(),
             Self::TelemetryListen => to.telemetry_listen = from.telemetry_listen,

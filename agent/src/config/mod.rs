@@ -24,13 +24,13 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Dura
 pub use changes::{Changes, Part};
 pub use load::{Environment, MAX_FILE_BYTES, display_name, read_text};
 pub use patterns::{CgroupPattern, Globs, Slash};
-pub use raw::{Attach, Log, LogFormat, LogLevel, Raw, StartAt, WhenStopped};
+pub use raw::{Attach, Log, LogFormat, LogLevel, Policies, Raw, StartAt, WhenStopped};
 pub use report::{ConfigError, Problem, Report, render_warning};
 pub(crate) use tagged::Tagged;
 pub use units::Percent;
 
 use crate::{
-    assemble, attribute, kubernetes,
+    assemble, attribute, kubernetes, policy,
     process::{ProcessorSettings, Selector},
     record::Resource,
     sinks::{SinkSettings, console},
@@ -69,6 +69,8 @@ pub struct Config {
     pub identity: attribute::Settings,
     /// What the API server is asked, and what of it goes where.
     pub kubernetes: kubernetes::Settings,
+    /// What may be declared for Pods, and where.
+    pub policies: Policies,
     /// What is done with lines before they go there, in this order; each with a name of its own.
     pub processors: Vec<ProcessorSettings>,
     /// Where records go; at least one, each with a name of its own.
@@ -137,6 +139,8 @@ pub struct Rule {
     pub files: Files,
     /// How their lines are cut, joined and parsed.
     pub lines: Lines,
+    /// What it says itself, for whoever asks who has decided.
+    pub declares: policy::Settings,
 }
 
 /// Globs over what is known of a container. An empty one says nothing.
@@ -172,6 +176,7 @@ impl Config {
     #[must_use]
     pub fn needs_namespaces(&self) -> bool {
         !self.kubernetes.namespace_labels.is_empty()
+            || self.policies.resources
             || self.selectors().any(|selector| selector.namespace_labels.is_some())
     }
 
@@ -220,7 +225,13 @@ impl Capture {
     /// The rule for a container, if there is one.
     #[must_use]
     pub fn rule(&self, resource: &Resource) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.matches.is_match(resource))
+        self.numbered_rule(resource).map(|(_, rule)| rule)
+    }
+
+    /// As [`Capture::rule`], with its place among the rules.
+    #[must_use]
+    pub fn numbered_rule(&self, resource: &Resource) -> Option<(usize, &Rule)> {
+        self.rules.iter().enumerate().find(|(_, rule)| rule.matches.is_match(resource))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
 use crate::{
     assemble::{self, Multiline, Parse},
     attribute, kubernetes,
+    policy::Allowed,
     process::ProcessorSettings,
     sinks::SinkSettings,
 };
@@ -38,6 +40,8 @@ pub struct Raw {
     pub identity: attribute::Settings,
     /// What the API server tells of Pods.
     pub kubernetes: kubernetes::Settings,
+    /// What may be declared for Pods.
+    pub policies: Policies,
     /// What is done with lines before they go there.
     #[serde(deserialize_with = "tagged::deserialize")]
     pub processors: Vec<ProcessorSettings>,
@@ -118,7 +122,7 @@ pub struct Files {
 }
 
 /// Where to begin in a file that was there before the agent first saw it.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StartAt {
     /// At its first byte.
@@ -184,6 +188,18 @@ pub struct Server {
     /// How often new files and new bytes are looked for.
     #[serde(with = "units::duration")]
     pub poll_interval: Duration,
+}
+
+/// What may be declared for Pods, and where.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policies {
+    /// Whether annotations `sidestep.dev/` of Pods count.
+    pub annotations: bool,
+    /// Whether `SidestepPolicy` and `ClusterSidestepPolicy` are watched.
+    pub resources: bool,
+    /// Globs over the tenants that Pods and policies of namespaces may choose.
+    pub allow_tenants: Allowed,
 }
 
 /// The HTTP endpoint.
@@ -260,6 +276,7 @@ impl Default for Raw {
             lines: assemble::Settings::default(),
             identity: attribute::Settings::default(),
             kubernetes: kubernetes::Settings::default(),
+            policies: Policies::default(),
             processors: Vec::new(),
             sinks: super::default_sinks(),
             telemetry: Telemetry::default(),
@@ -325,6 +342,12 @@ impl Default for Server {
             start_at: StartAt::End,
             poll_interval: Duration::from_secs(1),
         }
+    }
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self { annotations: true, resources: true, allow_tenants: Allowed::default() }
     }
 }
 

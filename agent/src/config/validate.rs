@@ -18,6 +18,10 @@ use super::{
 };
 use crate::{
     assemble, attribute, kubernetes,
+    policy::{
+        self,
+        settings::{FileSettings, MultilineSettings},
+    },
     process::{MAX_PROCESSORS, ProcessorProblem, ProcessorSettings},
     sinks::{SinkSettings, config::InvalidSetting},
 };
@@ -79,6 +83,7 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
             lines,
             identity: raw.identity.clone(),
             kubernetes: raw.kubernetes.clone(),
+            policies: raw.policies.clone(),
             processors: raw.processors.clone(),
             sinks: raw.sinks.clone(),
             telemetry_listen: raw.telemetry.listen,
@@ -241,6 +246,7 @@ impl Check {
             logs: rule.logs.unwrap_or(true),
             files: files?,
             lines: lines?,
+            declares: declared_by(rule),
         })
     }
 
@@ -284,7 +290,7 @@ impl Check {
             Err(errors) => {
                 for error in &errors {
                     // An error begins with the option's path below the settings.
-                    let text = error_text(error);
+                    let text = error.on_one_line();
                     let (option, message) = text.split_once(": ").unwrap_or(("", &text));
                     let separator = if option.is_empty() { "" } else { "." };
                     self.wrong(format!("{path}{separator}{option}"), message);
@@ -399,15 +405,16 @@ impl Check {
     }
 }
 
-/// The error on one line: of a regular expression's, which quotes it and marks a place, only the last line.
-fn error_text(error: &assemble::SettingsError) -> String {
-    if let assemble::SettingsError::Pattern { index, field, source } = error {
-        let text = source.to_string();
-        let reason = text.lines().last().unwrap_or_default();
-        let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-        return format!("multiline.patterns[{index}].{field}: not a regular expression: {reason}");
+/// What a rule says itself.
+fn declared_by(rule: &raw::Rule) -> policy::Settings {
+    let files = rule.files.clone().unwrap_or_default();
+    policy::Settings {
+        enabled: rule.logs,
+        files: FileSettings { include: files.include, exclude: files.exclude, start_at: files.start_at },
+        multiline: rule.multiline.as_ref().map(MultilineSettings::of),
+        parse: rule.parse.as_ref().map(|parse| parse.format),
+        ..policy::Settings::default()
     }
-    error.to_string()
 }
 
 /// Those that are globs.

@@ -1,7 +1,8 @@
-//! The unix socket behind `sidestep logs` and `sidestep status`: a live tap of the pipeline's batches, and the status
-//! view, as newline-delimited JSON. Like `telemetry` it only observes; no stage waits for it.
+//! The unix socket behind `sidestep logs`, `sidestep status` and `sidestep explain`: a live tap of the pipeline's batches, and the status
+//! view and what was decided of a Pod, as newline-delimited JSON. Like `telemetry` it only observes; no stage waits for it.
 
 pub mod client;
+pub mod explain;
 pub mod filter;
 pub mod protocol;
 pub mod server;

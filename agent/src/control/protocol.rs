@@ -4,7 +4,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{filter::Filter, status::StatusReport};
+use super::{
+    explain::{ExplainReport, ExplainRequest},
+    filter::Filter,
+    status::StatusReport,
+};
 
 /// Version of the protocol. Client and agent come from one binary, so they differ only while the agent that runs is
 /// older or newer than the file on disk.
@@ -30,6 +34,8 @@ pub enum Ask {
     Status,
     /// A [`Frame::Record`] for each line that matches.
     Logs(LogsRequest),
+    /// One [`Frame::Explain`].
+    Explain(ExplainRequest),
 }
 
 /// Which lines, and for how long.
@@ -58,6 +64,8 @@ pub enum Frame<'a> {
     },
     /// The answer to [`Ask::Status`].
     Status(Box<StatusReport>),
+    /// The answer to [`Ask::Explain`].
+    Explain(Box<ExplainReport>),
     /// The request cannot be answered.
     Error {
         /// Why, in one line.

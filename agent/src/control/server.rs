@@ -115,6 +115,13 @@ async fn answer(
                 Box::new(StatusReport::of(&agent.observe.snapshot(), agent.observe.streams(), agent.observe.roots()));
             send(writer, &[Frame::Status(report), Frame::End {}]).await
         }
+        Ask::Explain(request) => {
+            let frame = match agent.observe.explain(&request) {
+                Ok(report) => Frame::Explain(Box::new(report)),
+                Err(message) => Frame::Error { message },
+            };
+            send(writer, &[frame, Frame::End {}]).await
+        }
         Ask::Logs(logs) => {
             let Ok(_permit) = agent.logs_clients.try_acquire() else {
                 let message = format!("{LOGS_CLIENTS} clients read the logs already; end one of them");

@@ -144,7 +144,7 @@ impl Candidates {
             announced.whereabouts.path = linked_path(&announced.whereabouts);
         }
         let path = announced.whereabouts.path.as_deref();
-        let may_be_log = match container.settled() {
+        let may_be_log = match container.ready() {
             None => true,
             Some(settled) => settled.files.as_ref().is_some_and(|files| path.is_none_or(|path| files.matches(path))),
         };
@@ -296,7 +296,7 @@ impl Candidates {
 
 fn verdict(candidate: &Candidate, now: u64, finally: bool) -> Option<Verdict> {
     let overdue = now.saturating_sub(candidate.since) > PATIENCE_NANOS;
-    let (Some(settled), Some(announced)) = (candidate.container.settled(), &candidate.announced) else {
+    let (Some(settled), Some(announced)) = (candidate.container.ready(), &candidate.announced) else {
         return overdue.then_some(Verdict::Unknown);
     };
     let Some(files) = &settled.files else { return Some(Verdict::NoLog) };

@@ -22,7 +22,7 @@ fn settled(cgroup: u64) -> Arc<Container> {
     let container = Container::new(cgroup);
     let config = Config::defaults(&Environment::current()).expect("defaults");
     let identity = Arc::new(Identity::default());
-    container.settle(Settled::new(identity, Told::default(), Arc::default(), &config.capture, &config.lines));
+    container.settle(Settled::new(identity, Told::default(), Arc::default(), &config.capture, &config.lines, None));
     container
 }
 

@@ -157,6 +157,14 @@ impl Health {
         }
     }
 
+    /// The API server does not know the resource.
+    pub(super) fn absent(&self, resource: &'static str, now: Instant) {
+        let mut watches = self.watches();
+        let watch = watches.entry(resource).or_default();
+        (watch.live, watch.since) = (false, Some(now));
+        watch.error = Some("the API server does not know the resource: its definition is not installed".to_owned());
+    }
+
     /// Everything was listed.
     pub(super) fn listed(&self, resource: &'static str, now: Instant) {
         let mut watches = self.watches();

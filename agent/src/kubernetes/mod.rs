@@ -4,26 +4,31 @@
 //! server it is empty, or as old as the last answer. Who a container is needs no server: see `attribute`.
 
 mod client;
+pub mod conditions;
 pub mod health;
 mod meter;
 mod metric_labels;
 mod owners;
 mod pod;
+mod pod_events;
 mod pods;
+mod policies;
 mod projection;
 mod saved;
 pub mod selector;
 mod settings;
 mod watch;
 
-use std::{error::Error, path::PathBuf, sync::Arc};
+use std::{error::Error, path::PathBuf, sync::Arc, time::Instant};
 
 pub use self::{
     client::ClientError,
     health::Health,
     metric_labels::MetricLabels,
     pod::{ANNOTATION_PREFIX, Labels, Owner, Pod},
+    pod_events::PodEvents,
     pods::Pods,
+    policies::SharedPolicies,
     projection::Projection,
     settings::{Enabled, Settings},
 };
@@ -39,6 +44,9 @@ pub struct Kubernetes {
     is_on: bool,
     watches_namespaces: bool,
     pods: Arc<Pods>,
+    policies: Arc<SharedPolicies>,
+    watches_policies: bool,
+    pod_events: Arc<PodEvents>,
     health: Arc<Health>,
 }
 
@@ -58,6 +66,10 @@ impl Kubernetes {
             if watches_namespaces {
                 health.expect(watch::NAMESPACES);
             }
+            if config.policies.resources {
+                health.expect(policies::NAMESPACED);
+                health.expect(policies::CLUSTER);
+            }
         }
         Ok(Self {
             settings: config.kubernetes.clone(),
@@ -66,6 +78,9 @@ impl Kubernetes {
             is_on,
             watches_namespaces,
             pods,
+            policies: Arc::new(SharedPolicies::new(Arc::clone(&health))),
+            watches_policies: config.policies.resources,
+            pod_events: Arc::default(),
             health,
         })
     }
@@ -74,6 +89,26 @@ impl Kubernetes {
     #[must_use]
     pub const fn pods(&self) -> &Arc<Pods> {
         &self.pods
+    }
+
+    /// The policies of the cluster.
+    #[must_use]
+    pub const fn policies(&self) -> &Arc<SharedPolicies> {
+        &self.policies
+    }
+
+    /// Where what is wrong with a Pod's annotations is told.
+    #[must_use]
+    pub const fn pod_events(&self) -> &Arc<PodEvents> {
+        &self.pod_events
+    }
+
+    /// How fresh what is known of Pods is: `live`, `stale`, `never`, or `off` when the API server is not asked.
+    #[must_use]
+    pub fn freshness(&self) -> &'static str {
+        let readings = self.health.readings(Instant::now());
+        let pods = readings.iter().find(|reading| self.is_on && reading.resource == watch::PODS);
+        pods.map_or("off", |reading| reading.freshness.as_str())
     }
 
     /// How fresh they are.
@@ -112,6 +147,10 @@ impl Kubernetes {
         tokio::spawn(owners::answer(client.clone(), questions, Arc::clone(&pods), Arc::clone(&health)));
         if self.watches_namespaces {
             tokio::spawn(watch::namespaces(client.clone(), Arc::clone(&pods), Arc::clone(&health)));
+        }
+        tokio::spawn(pod_events::send(client.clone(), Arc::clone(&self.node), self.pod_events));
+        if self.watches_policies {
+            tokio::spawn(policies::follow(client.clone(), Arc::clone(&self.policies), Arc::clone(&health)));
         }
         let projection = Projection::new(&self.settings);
         watch::pods(client, &self.node, pods, health, projection, owners).await;

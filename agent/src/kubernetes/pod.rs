@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Globs;
 
-/// Annotations of this prefix are always kept: what users declare for a Pod.
+/// Annotations with this are always kept: what users declare for a Pod, or `CONTAINER.` in front for a container.
 pub const ANNOTATION_PREFIX: &str = "sidestep.dev/";
 
 /// The UID that the kubelet, and so the runtime, knows a static Pod by; its mirror has another one.
@@ -83,7 +83,7 @@ impl Pod {
         let mut left_out = 0;
         let all_annotations = object.annotations.unwrap_or_default();
         let static_uid = all_annotations.get(CONFIG_HASH).map(|hash| hash.as_str().into());
-        let is_wanted = |key: &str| key.starts_with(ANNOTATION_PREFIX) || annotations.is_match(key);
+        let is_wanted = |key: &str| key.contains(ANNOTATION_PREFIX) || annotations.is_match(key);
         let wanted = all_annotations.into_iter().filter(|(key, _)| is_wanted(key));
         let annotations = bounded(wanted, MAX_ANNOTATION, &mut left_out);
         let labels = bounded_labels(object.labels.unwrap_or_default(), &mut left_out);

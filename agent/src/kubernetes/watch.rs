@@ -82,9 +82,9 @@ pub(super) async fn namespaces(client: Client, pods: Arc<Pods>, health: Arc<Heal
     follow(|| watcher(api.clone(), config.clone()), NAMESPACES, &health, take).await;
 }
 
-/// Takes what a watch tells. One that fails is tried again after a pause that grows, or that the API server asks for; what
-/// it can't tell any more (410) is listed anew.
-async fn follow<K, S: Stream<Item = watcher::Result<Event<K>>>>(
+/// Takes what a watch tells, for ever; returns only when the API server does not know the resource. One that fails is tried
+/// again after a pause that grows, or that the API server asks for; what it can't tell any more (410) is listed anew.
+pub(super) async fn follow<K, S: Stream<Item = watcher::Result<Event<K>>>>(
     watch: impl Fn() -> S,
     resource: &'static str,
     health: &Health,
@@ -113,6 +113,7 @@ async fn follow<K, S: Stream<Item = watcher::Result<Event<K>>>>(
                         backoff = DefaultBackoff::default();
                     }
                 }
+                Err(watcher::Error::InitialListFailed(error)) if api_status(&error) == Some(404) => return,
                 Err(error) => {
                     is_usable = note(&error, resource, health, now);
                     let pause = backoff.next().unwrap_or(Duration::from_secs(30));

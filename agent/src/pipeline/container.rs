@@ -7,9 +7,10 @@ use std::sync::{
 
 use crate::{
     attribute::Identity,
-    config::{Capture, Files, Lines},
+    config::{Capture, Files, Globs, Lines, Slash},
     ledger::Account,
-    record::Resource,
+    policy::{Effective, Field, annotations::Problem},
+    record::{Class, Resource},
 };
 
 /// What is known of a container once its identity is settled; only other rules, and what the API server tells, change it.
@@ -23,28 +24,86 @@ pub struct Settled {
     pub awaits: bool,
     /// Its account in the ledger.
     pub account: Arc<Account>,
-    /// Which of its files are logs; `None` when nothing of it is captured (its rule, or a Pod's sandbox).
+    /// Whether anything of it is captured: it is not turned off, and no Pod's sandbox.
+    pub is_captured: bool,
+    /// Which of its files are logs; `None` when nothing of it is captured.
     pub files: Option<Files>,
+    /// The class of all of its records, where one is declared.
+    pub class: Option<Class>,
     /// How its lines are cut.
     pub lines: Lines,
+    /// What was declared, and by whom.
+    pub effective: Effective,
+    /// What was declared and does not hold.
+    pub problems: Vec<Problem>,
 }
 
 impl Settled {
-    /// Applies the rule that the configuration has for the container.
+    /// Applies the rule that the configuration has for the container, and over it what is declared. Rules for lines that are
+    /// as they were `before` stay the same ones, so that no stream begins anew with them.
     #[must_use]
-    pub fn new(identity: Arc<Identity>, told: Told, account: Arc<Account>, capture: &Capture, lines: &Lines) -> Self {
+    pub fn new(
+        identity: Arc<Identity>,
+        told: Told,
+        account: Arc<Account>,
+        capture: &Capture,
+        lines: &Lines,
+        before: Option<&Self>,
+    ) -> Self {
         let rule = capture.rule(&identity.resource);
-        let logs = !identity.sandbox && rule.is_none_or(|rule| rule.logs);
-        let files = rule.map_or(&capture.files, |rule| &rule.files);
+        let declared = &told.effective.settings;
+        let logs = !identity.sandbox && declared.enabled.unwrap_or_else(|| rule.is_none_or(|rule| rule.logs));
+        let lines = declared_lines(rule.map_or(lines, |rule| &rule.lines), &told.effective);
+        let before = before.map(|before| &before.lines).filter(|before| **before == lines);
         Self {
-            files: logs.then(|| files.clone()),
-            lines: rule.map_or(lines, |rule| &rule.lines).clone(),
+            is_captured: logs,
+            files: logs.then(|| declared_files(rule.map_or(&capture.files, |rule| &rule.files), &told.effective)),
+            class: declared.class.map(Class::from),
+            lines: before.cloned().unwrap_or(lines),
             resource: told.resource.unwrap_or_else(|| Arc::clone(&identity.resource)),
             awaits: told.awaits,
+            effective: told.effective,
+            problems: told.problems,
             identity,
             account,
         }
     }
+}
+
+/// Whether anybody but the configuration's rule, which is in the base already, has declared one of the fields.
+fn is_declared(effective: &Effective, fields: &[Field]) -> bool {
+    fields.iter().any(|field| effective.decision(*field).is_some_and(|decision| !decision.origin.is_rule()))
+}
+
+fn declared_files(base: &Files, effective: &Effective) -> Files {
+    if !is_declared(effective, &[Field::Include, Field::Exclude, Field::StartAt]) {
+        return base.clone();
+    }
+    let declared = &effective.settings.files;
+    // They were checked when they were read.
+    let globs = |globs: &Option<Vec<String>>| globs.as_ref().and_then(|globs| Globs::new(globs, Slash::Separates).ok());
+    Files {
+        include: globs(&declared.include).unwrap_or_else(|| base.include.clone()),
+        exclude: globs(&declared.exclude).unwrap_or_else(|| base.exclude.clone()),
+        start_at: declared.start_at.unwrap_or(base.start_at),
+    }
+}
+
+fn declared_lines(base: &Lines, effective: &Effective) -> Lines {
+    let mut settings = base.settings().clone();
+    if let Some(multiline) =
+        effective.settings.multiline.as_ref().filter(|_| is_declared(effective, &[Field::Multiline]))
+    {
+        settings.multiline = multiline.over(&settings.multiline);
+    }
+    if let Some(format) = effective.settings.parse.filter(|_| is_declared(effective, &[Field::Parse])) {
+        settings.parse.format = format;
+    }
+    if settings == *base.settings() {
+        return base.clone();
+    }
+    // They were checked when they were read.
+    Lines::new(settings).unwrap_or_else(|_| base.clone())
 }
 
 /// What the API server tells of a container's Pod.
@@ -54,6 +113,10 @@ pub struct Told {
     pub resource: Option<Arc<Resource>>,
     /// See [`Settled::awaits`].
     pub awaits: bool,
+    /// What was declared for it, and by whom; the configuration's rule is in it.
+    pub effective: Effective,
+    /// What was declared and does not hold.
+    pub problems: Vec<Problem>,
 }
 
 /// One container. The cgroups that it makes below its own are the same container.
@@ -91,8 +154,7 @@ impl Container {
         self.settled().is_some_and(|settled| settled.awaits)
     }
 
-    /// Says what is known, or applies other rules to it. Streams that are open keep the rules that they began with, and
-    /// take over what records say of the container.
+    /// Says what is known, or applies other rules to it. Streams that are open take that over with their next line.
     pub fn settle(&self, settled: Settled) {
         *self.settled.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(settled));
     }

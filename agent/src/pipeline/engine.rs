@@ -121,7 +121,7 @@ impl<K: Kernel> Engine<K> {
     /// Takes over what a new configuration says of capture and lines.
     pub fn reload(&mut self, config: &Config) {
         self.terminals = config.capture.terminals;
-        self.registry.reload(config.capture.clone(), config.lines.clone(), config.needs_metadata());
+        self.registry.reload(config);
         self.files.push(FileEvent::RulesChanged);
     }
 
@@ -382,7 +382,9 @@ impl<K: Kernel> Engine<K> {
                 self.find_lost();
             }
         }
-        self.registry.tick(now);
+        if self.registry.tick(now) {
+            self.files.push(FileEvent::RulesChanged);
+        }
         self.end_postponed();
         let (settled, waiting) =
             std::mem::take(&mut self.resuming).into_iter().partition(|(container, _)| container.settled().is_some());

@@ -8,6 +8,7 @@
 pub mod container;
 pub mod engine;
 pub mod journal;
+pub mod known;
 pub mod outlet;
 pub mod readings;
 pub mod registry;
@@ -26,6 +27,7 @@ use std::{
 use self::{
     engine::{Engine, Loaded},
     journal::{Journal, Restored},
+    known::Known,
     outlet::Outlet,
     readings::Readings,
     registry::Registry,
@@ -120,6 +122,7 @@ impl StartedSinks {
 /// The running stages.
 pub struct Pipeline {
     ledger: Arc<Ledger>,
+    containers: Arc<Known>,
     readings: Arc<Readings>,
     outlet: Arc<Outlet>,
     stop: Arc<Stop>,
@@ -163,7 +166,8 @@ impl Pipeline {
             source,
         })?;
         let identities = Identities::new(host_files, config.identity.clone(), Some(Arc::clone(&config.node_name)));
-        let teller = Teller::new(config, kubernetes);
+        let teller = Teller::new(config, kubernetes.clone());
+        let containers = Arc::new(Known::new(kubernetes));
         let registry = Registry::new(
             &roots,
             identities,
@@ -171,6 +175,7 @@ impl Pipeline {
             config.capture.clone(),
             config.lines.clone(),
             teller,
+            Arc::clone(&containers),
         );
         let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;
         let ring = Ring::open(ring)?;
@@ -220,13 +225,19 @@ impl Pipeline {
             // Nobody waits for it when the agent could not start.
             let _ = ended.send(drain.run());
         })?;
-        Ok(Self { ledger, readings, outlet, stop, reloads, drain: drained, files, settle })
+        Ok(Self { ledger, containers, readings, outlet, stop, reloads, drain: drained, files, settle })
     }
 
     /// The accounts of all containers.
     #[must_use]
     pub fn ledger(&self) -> Arc<Ledger> {
         Arc::clone(&self.ledger)
+    }
+
+    /// The containers that are known.
+    #[must_use]
+    pub fn containers(&self) -> Arc<Known> {
+        Arc::clone(&self.containers)
     }
 
     /// What the stages tell about themselves.

@@ -10,11 +10,12 @@ use std::{
 use super::{
     container::{Container, Settled},
     journal::Change,
+    known::Known,
     told::Teller,
 };
 use crate::{
     attribute::{self, HostFiles, Identities, Identity, Statistics},
-    config::{Capture, Lines},
+    config::{Capture, Config, Lines},
     kubernetes::Pod,
     ledger::{Ledger, Reason, Stage},
     load::{RootPattern, Roots, cgroups},
@@ -35,6 +36,7 @@ pub struct Registry {
     capture: Capture,
     lines: Lines,
     teller: Teller,
+    known: Arc<Known>,
     cgroups: HashMap<u64, Cgroup>,
     by_path: HashMap<Arc<str>, u64>,
     /// Containers whose identity is still looked for.
@@ -62,6 +64,7 @@ impl Registry {
         capture: Capture,
         lines: Lines,
         teller: Teller,
+        known: Arc<Known>,
     ) -> Self {
         Self {
             mount: roots.mount.clone(),
@@ -71,6 +74,7 @@ impl Registry {
             capture,
             lines,
             teller,
+            known,
             cgroups: HashMap::new(),
             by_path: HashMap::new(),
             unsettled: Vec::new(),
@@ -80,11 +84,11 @@ impl Registry {
         }
     }
 
-    /// Takes over other rules. `needs_metadata`: whether one goes by what the API server tells.
-    pub fn reload(&mut self, capture: Capture, lines: Lines, needs_metadata: bool) {
-        self.capture = capture;
-        self.lines = lines;
-        self.teller.set_needed(needs_metadata);
+    /// Takes over other rules.
+    pub fn reload(&mut self, config: &Config) {
+        self.capture = config.capture.clone();
+        self.lines = config.lines.clone();
+        self.teller.reload(config);
         for cgroup in self.cgroups.values() {
             if cgroup.container.settled().is_some() {
                 self.renew(&cgroup.container, !cgroup.container.awaits());
@@ -92,26 +96,34 @@ impl Registry {
         }
     }
 
-    /// Tells a container that is settled what is known of it by now; its records wait no longer when they `go_on`.
-    fn renew(&self, container: &Container, go_on: bool) {
-        if let Some(known) = container.settled() {
-            let (identity, account) = (Arc::clone(&known.identity), Arc::clone(&known.account));
-            let told = self.teller.tell(&identity.resource, go_on);
-            container.settle(Settled::new(identity, told, account, &self.capture, &self.lines));
-        }
+    /// Tells a container that is settled what is known of it by now; its records wait no longer when they `go_on`. Whether
+    /// other files of it are logs now.
+    fn renew(&self, container: &Container, go_on: bool) -> bool {
+        let Some(known) = container.settled() else { return false };
+        let (identity, account) = (Arc::clone(&known.identity), Arc::clone(&known.account));
+        let told = self.teller.tell(&identity.resource, go_on, &self.capture);
+        let settled = Settled::new(identity, told, account, &self.capture, &self.lines, Some(&*known));
+        let has_other_files = !known.awaits && settled.files != known.files;
+        container.settle(settled);
+        has_other_files
     }
 
-    /// Tells containers what the API server has told of their Pods.
-    fn take_news(&mut self, now: Instant) {
+    /// Tells containers what the API server has told of their Pods and of policies. Whether other files are logs now.
+    fn take_news(&mut self, now: Instant) -> bool {
         let news = self.teller.news();
-        if !news.is_empty() {
+        let has_policies = self.teller.take_policies();
+        let mut has_other_files = false;
+        if has_policies || !news.is_empty() {
             for (id, cgroup) in &self.cgroups {
                 if cgroup.container.cgroup == *id
-                    && cgroup.container.settled().is_some_and(|known| concerns(&news, &known))
+                    && cgroup.container.settled().is_some_and(|known| has_policies || concerns(&news, &known))
                 {
-                    self.renew(&cgroup.container, !cgroup.container.awaits());
+                    has_other_files |= self.renew(&cgroup.container, !cgroup.container.awaits());
                 }
             }
+        }
+        if has_policies {
+            self.known.set_policies_version(self.teller.policies_version());
         }
         for (cgroup, since) in std::mem::take(&mut self.awaiting) {
             let Some(container) = self.own(cgroup).filter(|container| container.awaits()) else { continue };
@@ -120,6 +132,7 @@ impl Registry {
                 self.awaiting.push((cgroup, since));
             }
         }
+        has_other_files
     }
 
     /// Enters all governed cgroups that exist; returns the containers among them that were not known, with their
@@ -213,8 +226,8 @@ impl Registry {
             }
             let container = Container::new(cgroup);
             let account = self.ledger.open(cgroup, &identity.resource);
-            let told = self.teller.tell(&identity.resource, true);
-            container.settle(Settled::new(Arc::new(*identity), told, account, &self.capture, &self.lines));
+            let told = self.teller.tell(&identity.resource, true, &self.capture);
+            container.settle(Settled::new(Arc::new(*identity), told, account, &self.capture, &self.lines, None));
             self.by_path.insert(Arc::clone(&path), cgroup);
             self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
             gone.push(cgroup);
@@ -255,9 +268,10 @@ impl Registry {
         gone.map(|(id, _)| *id).collect()
     }
 
-    /// Looks again for what is not settled, takes what the API server has told, and lets go of what is long gone.
-    pub fn tick(&mut self, now: Instant) {
-        self.take_news(now);
+    /// Looks again for what is not settled, takes what the API server has told, and lets go of what is long gone. Whether
+    /// other files of containers that are known are logs now.
+    pub fn tick(&mut self, now: Instant) -> bool {
+        let has_other_files = self.take_news(now);
         for cgroup in std::mem::take(&mut self.unsettled) {
             let Some(entry) = self.cgroups.get(&cgroup) else { continue };
             let container = Arc::clone(&entry.container);
@@ -280,6 +294,7 @@ impl Registry {
             }
             keep
         });
+        has_other_files
     }
 
     /// Books bytes that were captured and are lost, and of which nothing tells whose they are.
@@ -324,11 +339,12 @@ impl Registry {
                 let (cgroup, path, identity) = (container.cgroup, path.into(), Box::new(Identity::clone(&identity)));
                 self.changes.push(Change::Container { cgroup, path, identity });
             }
-            let told = self.teller.tell(&identity.resource, at_once);
+            let told = self.teller.tell(&identity.resource, at_once, &self.capture);
             if told.awaits && !self.awaiting.iter().any(|(cgroup, _)| *cgroup == container.cgroup) {
                 self.awaiting.push((container.cgroup, now));
             }
-            container.settle(Settled::new(identity, told, account, &self.capture, &self.lines));
+            container.settle(Settled::new(identity, told, account, &self.capture, &self.lines, None));
+            self.known.insert(container);
             self.unsettled.retain(|cgroup| *cgroup != container.cgroup);
         }
     }

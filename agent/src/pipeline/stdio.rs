@@ -87,6 +87,10 @@ pub struct StdioStream {
 struct Open {
     stream: Arc<Stream>,
     assembler: Assembler,
+    /// What was known of the container when it was looked at last.
+    settled: Arc<Settled>,
+    /// The logs of the container are turned off: what is written is counted as left out.
+    is_off: bool,
 }
 
 impl StdioStream {
@@ -307,12 +311,20 @@ impl StdioStream {
         open.assembler.take_batch(&open.stream)
     }
 
-    /// Takes over what is known of the container by now; returns the lines that were ready before that.
+    /// Takes over what is known of the container by now; returns the lines that were ready before that. From the line
+    /// under way on it is cut by the rules that are in force now; where its logs are off by now, that line comes out
+    /// unfinished.
     pub fn renew(&mut self) -> Option<Batch> {
-        let resource = Arc::clone(&self.container.settled()?.resource);
-        let open = self.open.as_mut().filter(|open| !Arc::ptr_eq(&open.stream.resource, &resource))?;
+        let settled = self.container.settled()?;
+        let open = self.open.as_mut().filter(|open| !Arc::ptr_eq(&open.settled, &settled))?;
+        open.assembler.change(settled.lines.compiled());
+        open.is_off = !settled.is_captured;
+        if open.is_off {
+            open.assembler.finish();
+        }
         let batch = open.assembler.take_batch(&open.stream);
-        open.stream = open.stream.with_resource(resource);
+        open.stream = open.stream.with_resource(Arc::clone(&settled.resource), settled.class.unwrap_or(Class::Pod));
+        open.settled = settled;
         batch
     }
 
@@ -342,7 +354,8 @@ impl StdioStream {
                 }
                 None => Assembler::new(settled.lines.compiled()),
             };
-            self.open = Some(Open { stream, assembler });
+            let is_off = !settled.is_captured;
+            self.open = Some(Open { stream, assembler, settled, is_off });
         }
         self.open.is_some()
     }
@@ -357,7 +370,7 @@ impl StdioStream {
         let made = || format!("{owner}/{}/{:x}.{}", iostream.as_str(), self.id.registered, self.id.ino).into();
         Stream {
             key: self.key.clone().unwrap_or_else(made),
-            class: Class::Pod,
+            class: settled.class.unwrap_or(Class::Pod),
             origin: Origin::Stdio(iostream),
             resource: Arc::clone(resource),
             account: Arc::clone(&settled.account),
@@ -369,6 +382,13 @@ impl StdioStream {
     /// out of the ring once more, after the one before was killed, cuts the same lines.
     fn accept(&mut self, time_unix_nano: u64, bytes: &[u8]) {
         let Some(open) = &mut self.open else { return };
+        if open.is_off {
+            let len = bytes.len() as u64;
+            open.stream.account.produce(len);
+            open.stream.account.drop_bytes(Stage::Capture, Reason::Filtered, len);
+            self.next += len;
+            return;
+        }
         if open.assembler.next_deadline().is_some_and(|deadline| deadline <= time_unix_nano) {
             open.assembler.idle(time_unix_nano);
         }

@@ -7,8 +7,12 @@ use std::{
 
 use super::container::Told;
 use crate::{
-    config::Config,
+    config::{Capture, Config},
     kubernetes::{Kubernetes, Pod, Projection},
+    policy::{
+        Permits, Policies, Subject,
+        annotations::{self, Declared},
+    },
     record::Resource,
 };
 
@@ -20,6 +24,12 @@ pub struct Teller {
     /// Whether a rule goes by what the API server tells.
     is_needed: bool,
     wait: Duration,
+    /// Whether annotations count.
+    annotations: bool,
+    permits: Permits,
+    policies: Arc<Policies>,
+    /// Of which version those are.
+    policies_version: u64,
     /// How far [`Teller::news`] has come.
     seen: u64,
 }
@@ -33,28 +43,69 @@ impl Teller {
             projection: Projection::new(&config.kubernetes),
             is_needed: config.needs_metadata(),
             wait: config.kubernetes.wait,
+            annotations: config.policies.annotations,
+            permits: Permits::of(config),
+            policies: Arc::default(),
+            policies_version: 0,
             seen: 0,
         }
     }
 
-    /// Says whether a rule goes by what the API server tells.
-    pub(super) const fn set_needed(&mut self, is_needed: bool) {
-        self.is_needed = is_needed;
+    /// Takes over another configuration.
+    pub(super) fn reload(&mut self, config: &Config) {
+        self.is_needed = config.needs_metadata();
+        self.permits = Permits::of(config);
     }
 
-    /// What is known of the Pod of `resource`. Records that do not `go_on` wait for it, if a rule needs it and the API server
-    /// may tell it.
+    /// What is known of the Pod of `resource`, and what is declared for its container, over what the rule of `capture` says.
+    /// Records that do not `go_on` wait for it, if a rule or a policy may need it and the API server may tell it.
     #[must_use]
-    pub(super) fn tell(&self, resource: &Arc<Resource>, go_on: bool) -> Told {
-        let Some(uid) = &resource.pod_uid else { return Told::default() };
-        let pod = self.kubernetes.pods().get(uid);
+    pub(super) fn tell(&self, resource: &Arc<Resource>, go_on: bool, capture: &Capture) -> Told {
+        let rule = capture.numbered_rule(resource).map(|(index, rule)| (index, &rule.declares));
+        let container = resource.container_name.as_deref().unwrap_or_default();
+        let uid = resource.pod_uid.as_ref();
+        let pod = uid.and_then(|uid| self.kubernetes.pods().get(uid));
         let is_missing = pod.as_ref().is_none_or(|pod| !pod.owners_known);
-        let awaits = is_missing && !go_on && self.is_needed && !self.wait.is_zero() && self.kubernetes.may_tell();
-        let with_metadata = |pod| {
-            let metadata = Some(Arc::new(self.projection.metadata(&pod)));
-            Arc::new(Resource { metadata, ..Resource::clone(resource) })
+        let is_unknown = pod.is_none() && self.annotations || self.kubernetes.policies().is_starting();
+        let may_wait = uid.is_some() && !go_on && !self.wait.is_zero() && self.kubernetes.may_tell();
+        let awaits = may_wait && (is_missing && self.is_needed || is_unknown);
+        let declared = match &pod {
+            Some(pod) if self.annotations => annotations::parse(&pod.annotations),
+            _ => Declared::default(),
         };
-        Told { resource: pod.map(with_metadata), awaits }
+        let subject = pod.as_ref().map(|pod| Subject {
+            namespace: &pod.namespace,
+            namespace_labels: (!pod.namespace_labels.is_empty()).then_some(&*pod.namespace_labels),
+            labels: &pod.labels,
+            declared: &declared,
+        });
+        let effective = self.policies.effective(rule, subject.as_ref(), container);
+        let (route, mut problems) = self.permits.route(&effective, resource.namespace.as_deref());
+        problems.splice(0..0, declared.problems.iter().cloned());
+        if let Some(pod) = &pod {
+            self.kubernetes.pod_events().tell(pod, &problems);
+        }
+        let with_metadata = |pod: Arc<Pod>| {
+            let metadata = Some(Arc::new(self.projection.metadata(&pod)));
+            Arc::new(Resource { metadata, route, ..Resource::clone(resource) })
+        };
+        Told { resource: pod.map(with_metadata), awaits, effective, problems }
+    }
+
+    /// The version of the policies that are in force.
+    pub(super) const fn policies_version(&self) -> u64 {
+        self.policies_version
+    }
+
+    /// Whether policies have changed; from now on the new ones are in force.
+    pub(super) fn take_policies(&mut self) -> bool {
+        let shared = self.kubernetes.policies();
+        let version = shared.version();
+        if std::mem::replace(&mut self.policies_version, version) == version {
+            return false;
+        }
+        self.policies = shared.get();
+        true
     }
 
     /// Pods that are new, or not as they were.

@@ -39,16 +39,18 @@ pub(super) enum StreamField {
     Container,
     Node,
     Workload,
+    Tenant,
 }
 
 /// Their names in templates.
-pub(super) const STREAM_FIELDS: [(&str, StreamField); 6] = [
+pub(super) const STREAM_FIELDS: [(&str, StreamField); 7] = [
     ("class", StreamField::Class),
     ("namespace", StreamField::Namespace),
     ("pod", StreamField::Pod),
     ("container", StreamField::Container),
     ("node", StreamField::Node),
     ("workload", StreamField::Workload),
+    ("tenant", StreamField::Tenant),
 ];
 
 /// Stands for what is not known, such as the namespace of the node's own files.
@@ -65,9 +67,14 @@ impl StreamField {
             Self::Container => &resource.container_name,
             Self::Node => &resource.host_name,
             Self::Workload => resource.metadata.as_ref().map_or(&None, |metadata| &metadata.workload),
+            Self::Tenant => return known(resource.route.as_ref().and_then(|route| route.tenant.as_deref())),
         };
-        value.as_deref().filter(|value| !value.is_empty()).unwrap_or(UNKNOWN)
+        known(value.as_deref())
     }
+}
+
+fn known(value: Option<&str>) -> &str {
+    value.filter(|value| !value.is_empty()).unwrap_or(UNKNOWN)
 }
 
 /// What a kind of names is like.

@@ -8,7 +8,7 @@ use std::{
 use super::{SinkError, SinkSettings, stream_cache::StreamCache};
 use crate::{
     process::{Selection, keep_lines},
-    record::{Batch, Class},
+    record::{Batch, Class, Stream},
 };
 
 /// How many streams' answers are kept.
@@ -18,6 +18,8 @@ const STREAMS: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Wants {
     pub(super) classes: Vec<Class>,
+    /// The sink's name, which streams may be meant for; `None` for what wants all of them.
+    name: Option<String>,
     filter: Option<Filter>,
 }
 
@@ -34,7 +36,7 @@ impl Wants {
     /// # Errors
     /// A filter that does not compile, which a checked configuration does not have.
     pub(super) fn new(settings: &SinkSettings) -> Result<Self, SinkError> {
-        let mut wants = Self::classes(settings.classes());
+        let mut wants = Self { name: Some(settings.name().to_owned()), ..Self::classes(settings.classes()) };
         if !settings.filter().is_everything() {
             let selection = settings.filter().compile().map_err(|problems| SinkError {
                 action: format!("reading `filter` of sink `{}`", settings.name()),
@@ -47,12 +49,18 @@ impl Wants {
 
     /// All lines of these classes.
     pub(super) fn classes(classes: &[Class]) -> Self {
-        Self { classes: classes.to_vec(), filter: None }
+        Self { classes: classes.to_vec(), name: None, filter: None }
+    }
+
+    /// Whether the stream is for this sink, where annotations or policies name sinks.
+    fn is_meant(&self, stream: &Stream) -> bool {
+        let named = stream.resource.route.as_ref().and_then(|route| route.sinks.as_ref());
+        named.zip(self.name.as_ref()).is_none_or(|(sinks, name)| sinks.iter().any(|sink| **sink == **name))
     }
 
     /// The lines of the batch that are wanted: the batch itself when all are, `None` when none is.
     pub(super) fn part(&self, batch: &Arc<Batch>) -> Option<Arc<Batch>> {
-        if !self.classes.contains(&batch.stream.class) || batch.lines.is_empty() {
+        if !self.classes.contains(&batch.stream.class) || batch.lines.is_empty() || !self.is_meant(&batch.stream) {
             return None;
         }
         let Some(Filter { selection, streams }) = &self.filter else { return Some(Arc::clone(batch)) };

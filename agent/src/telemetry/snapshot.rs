@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    control::explain::{ExplainReport, ExplainRequest},
     kubernetes::health::{Request, WatchReading},
     ledger::{Balance, Ledger, Reason},
     process::ProcessorStats,
@@ -31,6 +32,12 @@ pub trait Observe: Send + Sync + 'static {
 
     /// Every governed root, now. Only the status view asks, since it takes a look at the cgroups.
     fn roots(&self) -> Vec<RootReading>;
+
+    /// What was decided of a Pod's containers.
+    ///
+    /// # Errors
+    /// None of them is known here, and what to do.
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String>;
 }
 
 /// One reading of the agent.

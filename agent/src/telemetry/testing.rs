@@ -13,6 +13,7 @@ use super::{
     },
 };
 use crate::{
+    control::explain::{ExplainReport, ExplainRequest},
     kubernetes::health::{Freshness, Request, WatchReading},
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
@@ -33,6 +34,10 @@ impl Observe for Made {
 
     fn streams(&self) -> Vec<StreamReading> {
         self.streams.clone()
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {
+        Err(format!("no container of Pod {}/{} is known", request.namespace, request.pod))
     }
 
     fn roots(&self) -> Vec<RootReading> {

@@ -12,7 +12,7 @@ use super::{
 pub(super) const MAX_MESSAGE_LINES: u8 = 8;
 
 /// A language whose stack traces have built-in rules.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, schemars::JsonSchema, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Language {
     /// Java and other languages of its virtual machine: causes, suppressed exceptions, messages of several lines.

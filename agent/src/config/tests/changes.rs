@@ -44,6 +44,7 @@ fn every_part_is_seen_and_copied() {
         (Part::Lines, "lines: {idle_flush: 1s}"),
         (Part::Identity, "identity: {live_cgroups: 1}"),
         (Part::Kubernetes, "kubernetes: {wait: 1s}"),
+        (Part::Policies, "policies: {annotations: false}"),
         (Part::Processors, "processors: [{type: sample}]"),
         (Part::Sinks, "sinks: [{type: console, name: other}]"),
         (Part::TelemetryListen, "telemetry: {listen: null}"),

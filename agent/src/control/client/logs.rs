@@ -93,7 +93,7 @@ fn print(
                 let notice = format!("sidestep: {lines} lines lost here, because this client reads too slowly\n");
                 notices.write_all(notice.as_bytes()).map_err(ClientError::Output)?;
             }
-            Ok(Frame::Status(_) | Frame::Error { .. }) => {}
+            Ok(Frame::Status(_) | Frame::Explain(_) | Frame::Error { .. }) => {}
             Ok(Frame::End {}) => return out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output),
             Err(error) => {
                 out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;

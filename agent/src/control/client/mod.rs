@@ -1,5 +1,6 @@
-//! The other end of the socket: what `sidestep logs` and `sidestep status` do.
+//! The other end of the socket: what `sidestep logs`, `sidestep status` and `sidestep explain` do.
 
+pub mod explain;
 pub mod logs;
 pub mod since;
 pub mod status;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     assemble::{Assembler, Compiled},
     ledger::{Account, Reason, Stage},
+    pipeline::container::Settled,
     record::{Batch, Class, Origin, Resource, Stream},
 };
 
@@ -32,6 +33,8 @@ pub(super) struct About {
     pub(super) key: InodeKey,
     /// `business` or `server`.
     pub(super) class: Class,
+    /// What its records have in the place of that.
+    pub(super) declared_class: Option<Class>,
     /// The path as first seen.
     pub(super) path: Arc<str>,
     /// Who writes it.
@@ -254,13 +257,29 @@ impl LogFile {
         self.collect();
     }
 
-    /// Takes over what is known of the writer by now.
-    pub(super) fn renew(&mut self, resource: &Arc<Resource>) {
-        if !Arc::ptr_eq(&self.about.resource, resource) {
-            self.collect();
-            self.about.resource = Arc::clone(resource);
-            self.stream = self.stream.with_resource(Arc::clone(resource));
+    /// Takes over what is known of the writer by now, from the line under way on.
+    pub(super) fn renew(&mut self, settled: &Settled) {
+        let lines = settled.lines.compiled();
+        let is_cut_anew = !Arc::ptr_eq(&self.about.lines, lines);
+        let is_new =
+            !Arc::ptr_eq(&self.about.resource, &settled.resource) || self.about.declared_class != settled.class;
+        if !is_new && !is_cut_anew {
+            return;
         }
+        self.assembler.change(lines);
+        self.collect();
+        self.about.resource = Arc::clone(&settled.resource);
+        self.about.declared_class = settled.class;
+        self.about.lines = Arc::clone(lines);
+        let source = self.stream.source.clone().filter(|_| !is_cut_anew);
+        self.stream = Arc::new(Stream {
+            key: Arc::clone(&self.stream.key),
+            class: self.about.declared_class.unwrap_or(self.about.class),
+            origin: self.stream.origin.clone(),
+            resource: Arc::clone(&self.about.resource),
+            account: Arc::clone(&self.stream.account),
+            source: source.or_else(|| Some(Arc::new(Source::new(self.file.clone(), lines)))),
+        });
     }
 
     /// Bytes of lines that are finished and not handed out.
@@ -392,7 +411,7 @@ fn stream(about: &About, file: Option<Arc<File>>, birth: u64, incarnation: u64) 
     let InodeKey { ino, dev, .. } = about.key;
     Arc::new(Stream {
         key: format!("file/{dev:x}:{ino}:{birth:x}:{incarnation:x}").into(),
-        class: about.class,
+        class: about.declared_class.unwrap_or(about.class),
         origin: Origin::File { path: Arc::clone(&about.path) },
         resource: Arc::clone(&about.resource),
         account: Arc::clone(&about.account),

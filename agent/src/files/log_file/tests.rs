@@ -29,6 +29,7 @@ impl Bench {
         let about = About {
             key: inode_key(&file.metadata().expect("metadata")),
             class: Class::Business,
+            declared_class: None,
             path: "/var/log/a.log".into(),
             resource: Arc::default(),
             account: Arc::default(),

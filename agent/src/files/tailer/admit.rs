@@ -193,6 +193,7 @@ pub(super) fn about(class: Class, key: InodeKey, path: Arc<str>, settled: &Settl
     About {
         key,
         class,
+        declared_class: settled.class,
         path,
         resource: Arc::clone(&settled.resource),
         account: Arc::clone(&settled.account),

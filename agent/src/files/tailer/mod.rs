@@ -99,7 +99,7 @@ impl Open {
         if !Arc::ptr_eq(&settled.account, &self.log.about.account) {
             return false;
         }
-        self.log.renew(&settled.resource);
+        self.log.renew(&settled);
         settled.awaits && self.log.ready_bytes() <= MAX_AWAITING
     }
 }

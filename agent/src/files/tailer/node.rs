@@ -41,6 +41,7 @@ impl Tailer {
         let about = About {
             key: id.1,
             class: Class::Server,
+            declared_class: None,
             path,
             resource: Arc::clone(&self.settings.node),
             account: Arc::clone(&self.settings.node_account),

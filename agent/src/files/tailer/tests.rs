@@ -157,7 +157,14 @@ fn settle(container: &Container) -> Arc<Account> {
     let resource = Arc::new(Resource { container_id: Some("c1".into()), ..Resource::default() });
     let account = Arc::new(Account::new(7, Arc::clone(&resource)));
     let identity = Arc::new(Identity { resource, ..Identity::default() });
-    container.settle(Settled::new(identity, Told::default(), Arc::clone(&account), &config.capture, &config.lines));
+    container.settle(Settled::new(
+        identity,
+        Told::default(),
+        Arc::clone(&account),
+        &config.capture,
+        &config.lines,
+        None,
+    ));
     account
 }
 

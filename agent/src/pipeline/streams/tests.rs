@@ -27,6 +27,7 @@ use crate::{
         journal::Journal,
         rounds::{Place, Rounds},
     },
+    policy::Effective,
     record::{Class, IoStream, LineFlags, Metadata, Origin, Resource, Stream},
 };
 
@@ -449,7 +450,77 @@ fn a_hole_at_an_uncertain_end_has_a_reason() {
 }
 
 fn settled(identity: Arc<Identity>, account: Arc<Account>, lines: Lines) -> Settled {
-    Settled { resource: Arc::clone(&identity.resource), awaits: false, identity, account, files: None, lines }
+    Settled {
+        resource: Arc::clone(&identity.resource),
+        awaits: false,
+        identity,
+        account,
+        is_captured: true,
+        files: None,
+        class: None,
+        lines,
+        effective: Effective::default(),
+        problems: Vec::new(),
+    }
+}
+
+/// What is declared later holds from the line under way on; what is written while the logs are off is in the ledger.
+#[test]
+fn rules_that_change_hold_from_the_next_line_and_turned_off_logs_balance() {
+    let container = Container::new(CGROUP);
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let delivered = Arc::clone(&batches);
+    let deliver = move |batch: Arc<Batch>, _: Option<&Hold>| delivered.lock().expect("batches").push(batch);
+    let mut streams = Streams::new(Box::new(deliver), 0);
+    let map = Map::default();
+    streams.open(id(1), &container, CGROUP, STDOUT, &map);
+    let account = Arc::new(Account::default());
+    let (now, unix) = (Instant::now(), crate::clock::unix_nano());
+    let mut position = 0;
+    let mut write = |streams: &mut Streams, bytes: &[u8]| {
+        streams.take(id(1), Written { position, time_unix_nano: START, bytes, unwanted: false });
+        position += bytes.len() as u64;
+        streams.end_round(now, &map);
+        streams.tick(now, unix, 0, false, &map);
+    };
+    let change = |streams: &mut Streams, settled: Settled| {
+        container.settle(settled);
+        streams.tick(now, unix, 0, false, &map);
+    };
+    let base = |parse: &str| {
+        let settings = serde_json::from_value(serde_json::json!({ "parse": { "format": parse } })).expect("settings");
+        settled(Arc::default(), Arc::clone(&account), Lines::new(settings).expect("they compile"))
+    };
+    container.settle(base("none"));
+    write(&mut streams, b"{\"a\":1}\n{\"a\"");
+    change(&mut streams, Settled { class: Some(Class::Business), ..base("json") });
+    write(&mut streams, b":2}\nhalf");
+    change(&mut streams, Settled { is_captured: false, ..base("json") });
+    write(&mut streams, b" of it\nnothing\n");
+    change(&mut streams, base("none"));
+    write(&mut streams, b"again\n");
+    let batches = batches.lock().expect("batches");
+    let told = |batch: &Arc<Batch>| {
+        let lines = batch.lines.iter();
+        let text = |line: &crate::record::Line| String::from_utf8_lossy(batch.body(line)).into_owned();
+        lines.map(|line| (text(line), batch.stream.class, line.attributes.is_some())).collect::<Vec<_>>()
+    };
+    let told: Vec<_> = batches.iter().flat_map(told).collect();
+    let line = |text: &str, class, is_parsed| (text.to_owned(), class, is_parsed);
+    assert_eq!(
+        told,
+        [
+            line("{\"a\":1}", Class::Pod, false),
+            line("{\"a\":2}", Class::Business, true),
+            line("half", Class::Business, false),
+            line("again", Class::Pod, false),
+        ]
+    );
+    let balance = account.balance();
+    assert_eq!(balance.dropped, [(Stage::Capture, Reason::Filtered, 15)]);
+    assert_eq!(balance.produced, position);
+    let captured: u64 = batches.iter().map(|batch| batch.span()).sum();
+    assert_eq!(captured + 15, balance.produced, "every byte is a line or left out");
 }
 
 /// What the API server tells later: the lines that are there keep what was known of them, and those that come have it.

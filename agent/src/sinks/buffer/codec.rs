@@ -16,7 +16,7 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Batch, Class, IoStream, Line, LineFlags, Metadata, Origin, Resource, Severity};
+use crate::record::{Batch, Class, IoStream, Line, LineFlags, Metadata, Origin, Resource, Route, Severity};
 
 /// The version that is written, and the only one that is read.
 const VERSION: u8 = 2;
@@ -87,6 +87,8 @@ struct HeadResource {
     cgroup: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<HeadMetadata>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<Route>,
 }
 
 /// Rules have been applied before it is written, so the Pod itself is not in it.
@@ -112,6 +114,7 @@ impl HeadResource {
             pod_uid,
             cgroup,
             metadata,
+            route,
         } = resource.clone();
         let metadata = metadata.map(|metadata| HeadMetadata {
             workload: metadata.workload.clone(),
@@ -128,6 +131,7 @@ impl HeadResource {
             pod_uid,
             cgroup,
             metadata,
+            route: route.as_deref().cloned(),
         }
     }
 }
@@ -174,6 +178,7 @@ impl Head {
             pod_uid,
             cgroup,
             metadata,
+            route,
         } = self.resource;
         let metadata = metadata
             .map(|HeadMetadata { workload, attributes }| Arc::new(Metadata { workload, attributes, pod: None }));
@@ -188,6 +193,7 @@ impl Head {
             pod_uid,
             cgroup,
             metadata,
+            route: route.map(Arc::new),
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::index::IndexTemplate;
 use crate::{
     config::units,
+    policy::Allowed,
     process::Selector,
     record::Class,
     sinks::{
@@ -36,6 +37,8 @@ pub struct Settings {
     pub urls: Vec<String>,
     /// The index of a record; default `logs-{class}-{date}`, and `logs-{class}-default` with `data_stream`.
     pub index: Option<IndexTemplate>,
+    /// Indices that Pods and policies of namespaces may choose in its place; default none.
+    pub allow_declared: Allowed,
     /// Whether `index` names data streams; default no.
     pub data_stream: bool,
     /// Who the agent is, when it is there.
@@ -96,6 +99,7 @@ impl Default for Settings {
             buffer: BufferSettings::default(),
             urls: Vec::new(),
             index: None,
+            allow_declared: Allowed::default(),
             data_stream: false,
             auth: None,
             tls: None,

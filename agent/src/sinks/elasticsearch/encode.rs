@@ -19,6 +19,7 @@ use super::{
     reply::Rejection,
 };
 use crate::{
+    policy::Allowed,
     record::{Line, Stream},
     sinks::{json::Encoder, receipt::LineReceipt, stream_cache::StreamCache, timestamp::Rfc3339},
 };
@@ -80,7 +81,7 @@ pub(super) enum NoRoom {
 
 /// Fills requests.
 pub(super) struct Filler {
-    index: IndexTemplate,
+    index: Index,
     operation: &'static str,
     dead_letter_index: String,
     compression: Compression,
@@ -90,6 +91,21 @@ pub(super) struct Filler {
     streams: StreamCache<Constant, STREAMS>,
     entries: Vec<Entry>,
     body: Vec<u8>,
+}
+
+/// The names of indices.
+struct Index {
+    template: IndexTemplate,
+    allow_declared: Allowed,
+}
+
+impl Index {
+    /// The index of the records of `stream`: what is declared for it, where that may be chosen.
+    fn of(&self, stream: &Stream, day: u64) -> String {
+        let declared = stream.resource.route.as_ref().and_then(|route| route.index.as_ref());
+        let declared = declared.and_then(|index| index.permitted(&self.allow_declared, &stream.resource));
+        declared.map_or_else(|| self.template.index(stream, day), str::to_owned)
+    }
 }
 
 /// What is the same for all lines of a stream on a day.
@@ -102,7 +118,7 @@ struct Constant {
 impl Filler {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            index: settings.index(),
+            index: Index { template: settings.index(), allow_declared: settings.allow_declared.clone() },
             operation: if settings.data_stream { "create" } else { "index" },
             dead_letter_index: settings.dead_letter_index.clone(),
             compression: settings.compression,
@@ -218,12 +234,12 @@ impl Filler {
 
 fn constant<'cache>(
     streams: &'cache mut StreamCache<Constant, STREAMS>,
-    index: &IndexTemplate,
+    index: &Index,
     receipt: &LineReceipt,
 ) -> &'cache Constant {
     let day = day(receipt.line().observed_time_unix_nano);
     let stream = &receipt.batch().stream;
-    let make = |stream: &Stream| Constant { day, index: index.index(stream, day), id: id(stream) };
+    let make = |stream: &Stream| Constant { day, index: index.of(stream, day), id: id(stream) };
     let constant = streams.get_or_insert_with(stream, make);
     if constant.day != day {
         *constant = make(stream);

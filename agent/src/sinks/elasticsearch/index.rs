@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The name of an index with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`,
-/// `{workload}`, `{label:KEY}` for a label of the Pod, and `{date}`, the day (UTC) on which the kernel saw the line. Not the day that a line says itself: a Pod could make an index for each
+/// `{workload}`, `{tenant}`, `{label:KEY}` for a label of the Pod, and `{date}`, the day (UTC) on which the kernel saw the line. Not the day that a line says itself: a Pod could make an index for each
 /// day of a thousand years.
 ///
 /// What a Pod chose (its names) can't lead out of the template: letters become lower case, and a character that indices
@@ -38,8 +38,8 @@ const RULES: Rules<'_, Field> = Rules {
     allowed: "lower-case letters, digits, `.`, `_`, `-` and `+`",
 };
 
-const FIELDS: [(&str, Field); 7] = {
-    let mut fields = [("date", Field::Date); 7];
+const FIELDS: [(&str, Field); 8] = {
+    let mut fields = [("date", Field::Date); 8];
     let mut index = 0;
     while index < STREAM_FIELDS.len() {
         fields[index] = (STREAM_FIELDS[index].0, Field::Stream(STREAM_FIELDS[index].1));

@@ -13,7 +13,7 @@ pub use decode::exact_body;
 use super::{stream_cache::StreamCache, timestamp::Rfc3339};
 use crate::record::{
     ANNOTATION_ATTRIBUTE, Attributes, Batch, LABEL_ATTRIBUTE, Line, LineFlags, NAMESPACE_LABEL_ATTRIBUTE, Origin,
-    Resource, Stream,
+    Resource, Stream, TENANT_ATTRIBUTE,
 };
 
 /// The attribute that carries the exact bytes of a body that is not UTF-8.
@@ -264,7 +264,8 @@ pub(super) fn resource_fields(resource: &Resource) -> impl Iterator<Item = (&str
     ];
     let told = resource.metadata.iter().flat_map(|metadata| &metadata.attributes);
     let told = told.map(|(name, value)| (&**name, &**value));
-    fields.into_iter().filter_map(|(name, value)| value.as_deref().map(|value| (name, value))).chain(told)
+    let tenant = resource.route.as_ref().and_then(|route| Some((TENANT_ATTRIBUTE, route.tenant.as_deref()?)));
+    fields.into_iter().filter_map(|(name, value)| value.as_deref().map(|value| (name, value))).chain(told).chain(tenant)
 }
 
 /// Appends `,"name":"value"`.

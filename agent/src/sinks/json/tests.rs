@@ -66,6 +66,7 @@ fn a_full_record_has_every_field_under_its_standard_name() {
             ],
             pod: None,
         })),
+        route: Some(Arc::new(crate::record::Route { tenant: Some("shop".into()), ..Default::default() })),
     };
     let mut batch = batch(&stream(Origin::Stdio(IoStream::Stderr), resource), &[b"a \"quoted\"\r\x1b[31m\0"]);
     let line = &mut batch.lines[0];
@@ -101,6 +102,7 @@ fn a_full_record_has_every_field_under_its_standard_name() {
                 "k8s.statefulset.name": "cart",
                 "k8s.pod.label.app": "cart",
                 "k8s.pod.label.app.kubernetes.io/name": "shop \"1\"",
+                "sidestep.tenant": "shop",
             },
             "attributes": {"log.iostream": "stderr", "user": "ann", "n": 1.5, "deep": {"a": [null, true]}},
         })

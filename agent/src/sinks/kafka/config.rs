@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{options, topic::TopicTemplate};
 use crate::{
     config::units,
+    policy::Allowed,
     process::Selector,
-    record::Class,
+    record::{Class, Stream},
     sinks::{
         NamedFile, SinkError,
         buffer::BufferSettings,
@@ -36,6 +37,8 @@ pub struct Settings {
     pub brokers: Vec<String>,
     /// The topic of a record; default `logs.{class}`.
     pub topic: TopicTemplate,
+    /// Topics that Pods and policies of namespaces may choose in its place; default none.
+    pub allow_declared: Allowed,
     /// What a message is; default `json`.
     pub encoding: Encoding,
     /// How messages are compressed; default `zstd`, at its level 1, which costs the least.
@@ -157,6 +160,7 @@ impl Default for Settings {
             buffer: BufferSettings::default(),
             brokers: Vec::new(),
             topic: TopicTemplate::default(),
+            allow_declared: Allowed::default(),
             encoding: Encoding::default(),
             compression: Compression::default(),
             linger: Duration::from_millis(20),
@@ -181,6 +185,13 @@ impl Settings {
             queue: &self.queue,
             buffer: Some(&self.buffer),
         }
+    }
+
+    /// The topic of the records of `stream`: what is declared for it, where that may be chosen.
+    pub(super) fn topic_of(&self, stream: &Stream) -> String {
+        let declared = stream.resource.route.as_ref().and_then(|route| route.topic.as_ref());
+        let declared = declared.and_then(|topic| topic.permitted(&self.allow_declared, &stream.resource));
+        declared.map_or_else(|| self.topic.topic(stream), str::to_owned)
     }
 
     /// The files that it names.

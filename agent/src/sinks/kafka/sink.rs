@@ -108,7 +108,7 @@ impl KafkaSink {
 
     fn route(&self, stream: &Stream) -> Arc<Route> {
         let headers = self.settings.headers.then(|| headers(stream));
-        Arc::new(Route { topic: self.settings.topic.topic(stream), headers })
+        Arc::new(Route { topic: self.settings.topic_of(stream), headers })
     }
 
     /// Takes up a delivery, line by line.

@@ -9,7 +9,7 @@ use crate::{
     sinks::template::{Part, Rules, STREAM_FIELDS, StreamField, label, labels},
 };
 
-/// A topic's name with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`, `{workload}`, and
+/// A topic's name with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`, `{workload}`, `{tenant}`, and
 /// `{label:KEY}` for a label of the Pod.
 ///
 /// What a Pod chose (its names) can't lead out of the template: a character that topics may not have becomes `_`.

@@ -36,6 +36,7 @@ fn full_stream(origin: Origin, pod: &str) -> Arc<Stream> {
             ],
             pod: None,
         })),
+        route: Some(Arc::new(crate::record::Route { tenant: Some("shop".into()), ..Default::default() })),
     };
     Arc::new(Stream {
         key: format!("{pod}/stdout").into(),

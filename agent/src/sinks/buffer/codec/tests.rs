@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     ledger::Account,
-    record::{Attributes, Metadata, Stream},
+    record::{Attributes, Chosen, Metadata, Route, Stream},
 };
 
 fn text() -> impl Strategy<Value = Option<Arc<str>>> {
@@ -18,20 +18,24 @@ fn metadata() -> impl Strategy<Value = Option<Arc<Metadata>>> {
     proptest::option::of(told.prop_map(Arc::new))
 }
 
+fn route() -> impl Strategy<Value = Option<Arc<Route>>> {
+    let chosen = |(name, by_administrator): (String, bool)| Chosen { name: name.as_str().into(), by_administrator };
+    let chosen = proptest::option::of(("[a-z]{1,9}", any::<bool>()).prop_map(chosen));
+    let sinks =
+        proptest::option::of(proptest::collection::vec("[a-z]{1,9}".prop_map(|name| Arc::from(name.as_str())), 1..3));
+    let route = (chosen.clone(), chosen, text(), sinks);
+    let route = route.prop_map(|(topic, index, tenant, sinks)| Arc::new(Route { topic, index, tenant, sinks }));
+    proptest::option::of(route)
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
-    let fields = (text(), text(), text(), text(), text(), text(), text(), text(), text(), metadata());
+    let fields = ((text(), text(), text(), text(), text()), (text(), text(), text(), text()), metadata(), route());
     fields.prop_map(
         |(
-            host_name,
-            container_runtime,
-            container_id,
-            container_name,
-            image,
-            namespace,
-            pod,
-            pod_uid,
-            cgroup,
+            (host_name, container_runtime, container_id, container_name, image),
+            (namespace, pod, pod_uid, cgroup),
             metadata,
+            route,
         )| {
             Resource {
                 host_name,
@@ -44,6 +48,7 @@ fn resource() -> impl Strategy<Value = Resource> {
                 pod_uid,
                 cgroup,
                 metadata,
+                route,
             }
         },
     )

@@ -1,0 +1,299 @@
+//! What becomes of policies, told to the API server: each agent reports what is in force on its node in one object of its
+//! own, and one of all agents, the holder of a Lease, makes the policies' status of that. So n nodes write n objects and
+//! watch none of them, whatever many policies there are.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::Node,
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    core::{ApiResource, DynamicObject},
+    runtime::watcher::{self, Event, watcher},
+};
+use serde_json::json;
+
+use super::{Kubernetes, client};
+use crate::{
+    pipeline::known::Known,
+    policy::{
+        Policies, Subject,
+        annotations::Declared,
+        precedence::Key,
+        resource::{ClusterSidestepPolicy, NodePolicy, NodeState, SidestepNode, SidestepPolicy, Status},
+        status::status,
+    },
+};
+
+/// Who owns the fields that are written.
+const MANAGER: &str = "sidestep";
+/// The Lease.
+const LEASE: &str = "sidestep";
+/// For how long the Lease holds, and how often it is renewed or asked for: 15 requests an hour.
+const HOLDS: Duration = Duration::from_secs(300);
+const RENEW: Duration = Duration::from_secs(240);
+/// How often it is looked for what is new. Nothing is written more often.
+const TICK: Duration = Duration::from_secs(1);
+/// Pause after a write that failed.
+const FAILED: Duration = Duration::from_secs(60);
+/// Conflicts that a node reports of one policy.
+const MAX_CONFLICTS: usize = 3;
+
+/// Reports, for ever. Returns at once when the API server is not asked.
+pub async fn report(known: Arc<Known>) {
+    let kubernetes = known.kubernetes().clone();
+    if !kubernetes.is_on || !kubernetes.watches_policies {
+        return;
+    }
+    // What keeps the client from being made is told where the Pods are watched.
+    let Ok(client) = client::connect(&kubernetes.settings, &kubernetes.health).await else { return };
+    tokio::join!(report_node(client.clone(), &known), lead(client, &kubernetes));
+}
+
+/// Keeps this node's object.
+async fn report_node(client: Client, known: &Known) {
+    let kubernetes = known.kubernetes();
+    let api = Api::<SidestepNode>::all(client.clone());
+    let mut written = None;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let version = kubernetes.policies.version();
+        // Not before the pipeline has them: what is reported is in force.
+        if version == 0 || known.policies_version() != version {
+            continue;
+        }
+        let policies = of_node(&kubernetes.policies.get(), known);
+        if written.as_ref() == Some(&policies) {
+            continue;
+        }
+        match write_node(&client, &api, &kubernetes.node, &policies, written.is_none()).await {
+            Ok(()) => written = Some(policies),
+            Err(error) => {
+                tracing::debug!(%error, "the node's report on policies can't be written");
+                tokio::time::sleep(FAILED).await;
+            }
+        }
+    }
+}
+
+async fn write_node(
+    client: &Client,
+    api: &Api<SidestepNode>,
+    node: &str,
+    policies: &[NodePolicy],
+    is_first: bool,
+) -> kube::Result<()> {
+    let parameters = PatchParams::apply(MANAGER).force();
+    let (version, kind) = (SidestepNode::api_version(&()), SidestepNode::kind(&()));
+    if is_first {
+        // With its node it goes, where the agent may read that.
+        let owner = Api::<Node>::all(client.clone()).get_metadata(node).await.ok().and_then(|node| node.metadata.uid);
+        let owner = owner.map(|uid| OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: node.to_owned(),
+            uid,
+            ..OwnerReference::default()
+        });
+        let metadata = ObjectMeta {
+            name: Some(node.to_owned()),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        };
+        let object = json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "spec": {} });
+        api.patch(node, &parameters, &Patch::Apply(object)).await?;
+    }
+    let object = json!({ "apiVersion": version, "kind": kind, "status": { "policies": policies } });
+    api.patch_status(node, &parameters, &Patch::Apply(object)).await.map(drop)
+}
+
+/// What is in force here.
+fn of_node(policies: &Policies, known: &Known) -> Vec<NodePolicy> {
+    let declared = Declared::default();
+    let pods = known.kubernetes().pods().all();
+    let mut conflicts: BTreeMap<Key, Vec<String>> = BTreeMap::new();
+    for settled in known.all() {
+        let resource = &settled.identity.resource;
+        for (loser, field, winner) in settled.effective.conflicts() {
+            let told = conflicts.entry(loser.clone()).or_default();
+            let (namespace, pod) =
+                (resource.namespace.as_deref().unwrap_or("?"), resource.pod.as_deref().unwrap_or("?"));
+            let conflict = format!("spec.logs.{} for Pod {namespace}/{pod} is decided by {winner}", field.as_str());
+            if told.len() < MAX_CONFLICTS && !told.contains(&conflict) {
+                told.push(conflict);
+            }
+        }
+    }
+    let in_force = policies.all().map(|policy| {
+        let selected = pods.iter().filter(|pod| {
+            policy.selects(&Subject {
+                namespace: &pod.namespace,
+                namespace_labels: (!pod.namespace_labels.is_empty()).then_some(&*pod.namespace_labels),
+                labels: &pod.labels,
+                declared: &declared,
+            })
+        });
+        let pods = i32::try_from(selected.count()).unwrap_or(i32::MAX);
+        let mut conflicts = conflicts.remove(&policy.key).unwrap_or_default();
+        conflicts.sort();
+        NodePolicy { pods, conflicts, ..NodePolicy::new(&policy.key, policy.generation, NodeState::Programmed) }
+    });
+    let mut reports: Vec<_> = in_force.collect();
+    reports.extend(
+        policies.refused().map(|refused| NodePolicy::new(&refused.key, refused.generation, NodeState::Refused)),
+    );
+    reports
+}
+
+/// Holds the Lease when nobody else does, and then keeps the status of all policies.
+async fn lead(client: Client, kubernetes: &Kubernetes) {
+    let leases = Api::<Lease>::default_namespaced(client.clone());
+    // Whose it was last, and since when no renewal was seen: by this clock, as those of nodes differ.
+    let mut seen: Option<(Option<MicroTime>, Instant)> = None;
+    loop {
+        match hold(&leases, &kubernetes.node, &mut seen).await {
+            Ok(true) => {
+                let until = tokio::time::Instant::now() + RENEW;
+                // A watch of its own each time: it is left when the Lease is not renewed.
+                let _ = tokio::time::timeout_at(until, write_statuses(&client, kubernetes)).await;
+            }
+            Ok(false) => tokio::time::sleep(RENEW).await,
+            Err(error) => {
+                tracing::debug!(%error, "the Lease of the policies' status can't be held");
+                tokio::time::sleep(RENEW).await;
+            }
+        }
+    }
+}
+
+/// Takes or renews the Lease; whether this agent holds it. An agent that starts anew on the same node goes on with it.
+async fn hold(leases: &Api<Lease>, node: &str, seen: &mut Option<(Option<MicroTime>, Instant)>) -> kube::Result<bool> {
+    let now = MicroTime(Timestamp::now());
+    let spec = |transitions| LeaseSpec {
+        holder_identity: Some(node.to_owned()),
+        lease_duration_seconds: i32::try_from(HOLDS.as_secs()).ok(),
+        acquire_time: Some(now.clone()),
+        renew_time: Some(now.clone()),
+        lease_transitions: Some(transitions),
+        ..LeaseSpec::default()
+    };
+    let Some(mut lease) = leases.get_opt(LEASE).await? else {
+        let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
+        let lease = Lease { metadata, spec: Some(spec(0)) };
+        return match leases.create(&PostParams::default(), &lease).await {
+            Ok(_) => Ok(true),
+            // Another one was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        };
+    };
+    let held = lease.spec.take().unwrap_or_default();
+    let is_own = held.holder_identity.as_deref() == Some(node);
+    let since = match seen {
+        Some((renewed, since)) if *renewed == held.renew_time => *since,
+        _ => seen.insert((held.renew_time.clone(), Instant::now())).1,
+    };
+    let is_free = held.holder_identity.as_deref().is_none_or(str::is_empty) || since.elapsed() >= HOLDS;
+    if !is_own && !is_free {
+        return Ok(false);
+    }
+    let transitions = held.lease_transitions.unwrap_or_default() + i32::from(!is_own);
+    let acquire_time = held.acquire_time.filter(|_| is_own).or(Some(now.clone()));
+    lease.spec = Some(LeaseSpec { acquire_time, ..spec(transitions) });
+    match leases.replace(LEASE, &PostParams::default(), &lease).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps the status of all policies, until it is dropped.
+async fn write_statuses(client: &Client, kubernetes: &Kubernetes) {
+    let api = Api::<SidestepNode>::all(client.clone());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
+    let mut nodes = BTreeMap::new();
+    let mut listed = None;
+    let mut is_complete = false;
+    let mut written: HashMap<Key, Status> = HashMap::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let policies_of = |node: SidestepNode| (node.name_any(), node.status.unwrap_or_default().policies);
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(Event::Init)) => listed = Some(BTreeMap::new()),
+                Some(Ok(Event::InitApply(node))) => listed.get_or_insert_default().extend([policies_of(node)]),
+                Some(Ok(Event::InitDone)) => {
+                    nodes = listed.take().unwrap_or_default();
+                    is_complete = true;
+                }
+                Some(Ok(Event::Apply(node))) => nodes.extend([policies_of(node)]),
+                Some(Ok(Event::Delete(node))) => {
+                    nodes.remove(&node.name_any());
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the nodes' reports on policies can't be watched");
+                    tokio::time::sleep(FAILED).await;
+                }
+                None => return,
+            },
+            _ = tick.tick(), if is_complete => write_changed(client, kubernetes, &nodes, &mut written).await,
+        }
+    }
+}
+
+async fn write_changed(
+    client: &Client,
+    kubernetes: &Kubernetes,
+    nodes: &BTreeMap<String, Vec<NodePolicy>>,
+    written: &mut HashMap<Key, Status>,
+) {
+    let policies = kubernetes.policies.get();
+    let accepted = policies.all().map(|policy| (&policy.key, policy.generation, None));
+    let refused = policies.refused().map(|refused| (&refused.key, refused.generation, Some(&refused.problems[..])));
+    for (key, generation, problems) in accepted.chain(refused) {
+        let before = kubernetes.policies.status(key);
+        let before = written.get(key).or(before.as_ref());
+        let status = status(key, generation, problems, nodes, before, Timestamp::now());
+        if before == Some(&status) {
+            continue;
+        }
+        match write_status(client, key, &status).await {
+            Ok(()) => {
+                written.insert(key.clone(), status);
+            }
+            // Deleted meanwhile.
+            Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+            Err(error) => {
+                tracing::debug!(%error, %key, "the status of a policy can't be written");
+                tokio::time::sleep(TICK).await;
+            }
+        }
+    }
+    written.retain(|key, _| policies.contains(key));
+}
+
+async fn write_status(client: &Client, key: &Key, status: &Status) -> kube::Result<()> {
+    let resource = match key.namespace {
+        Some(_) => ApiResource::erase::<SidestepPolicy>(&()),
+        None => ApiResource::erase::<ClusterSidestepPolicy>(&()),
+    };
+    let api = match &key.namespace {
+        Some(namespace) => Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::<DynamicObject>::all_with(client.clone(), &resource),
+    };
+    let object = json!({ "apiVersion": resource.api_version, "kind": resource.kind, "status": status });
+    api.patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
+}

@@ -1,0 +1,142 @@
+//! Events on Pods whose annotations do not hold: what `kubectl describe pod` shows to who wrote them.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::sync::Notify;
+
+use super::pod::Pod;
+use crate::{events, policy::annotations::Problem};
+
+/// Who tells.
+const CONTROLLER: &str = "sidestep.dev/agent";
+/// What is told of a Pod.
+const REASON: &str = "SidestepDeclaration";
+/// The most characters of a note that the API server takes are 1024.
+const MAX_NOTE: usize = 1000;
+/// Pause between two of them.
+const PAUSE: Duration = Duration::from_secs(1);
+/// So many wait; of what is more, the log tells alone.
+const MAX_WAITING: usize = 256;
+/// So many are remembered as told.
+const MAX_TOLD: usize = 4096;
+
+/// Problems of Pods, each told once.
+#[derive(Debug, Default)]
+pub struct PodEvents {
+    state: Mutex<State>,
+    is_new: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    told: HashSet<(Arc<str>, Problem)>,
+    waiting: VecDeque<(Arc<Pod>, Problem)>,
+}
+
+impl PodEvents {
+    /// Tells of problems of a Pod that were not told of yet.
+    pub fn tell(&self, pod: &Arc<Pod>, problems: &[Problem]) {
+        if problems.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.told.len() >= MAX_TOLD {
+            state.told.clear();
+        }
+        for problem in problems {
+            if !state.told.insert((Arc::clone(&pod.uid), problem.clone())) {
+                continue;
+            }
+            let (namespace, name, reason) = (&*pod.namespace, &*pod.name, problem.reason.as_str());
+            events::Event::DeclarationRefused { namespace, name, reason, problem }.report();
+            if state.waiting.len() < MAX_WAITING {
+                state.waiting.push_back((Arc::clone(pod), problem.clone()));
+            }
+        }
+        drop(state);
+        self.is_new.notify_one();
+    }
+
+    fn next(&self) -> Option<(Arc<Pod>, Problem)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).waiting.pop_front()
+    }
+}
+
+/// Writes them, for ever. One that can't be written is left: the log and the metric have told.
+pub(super) async fn send(client: Client, node: Arc<str>, problems: Arc<PodEvents>) {
+    let mut is_refused = false;
+    loop {
+        let Some((pod, problem)) = problems.next() else {
+            problems.is_new.notified().await;
+            continue;
+        };
+        let api = Api::<v1::Event>::namespaced(client.clone(), &pod.namespace);
+        match api.create(&PostParams::default(), &event(&pod, &problem, &node)).await {
+            Ok(_) => is_refused = false,
+            Err(error) if !is_refused => {
+                is_refused = true;
+                let error = super::chain(&error);
+                events::Event::KubernetesForbidden { verb: "create", resource: "events", error: &error }.report();
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn event(pod: &Pod, problem: &Problem, node: &str) -> v1::Event {
+    let text = |text: &str| Some(text.to_owned());
+    v1::Event {
+        metadata: ObjectMeta {
+            generate_name: text("sidestep-"),
+            namespace: text(&pod.namespace),
+            ..ObjectMeta::default()
+        },
+        action: text("ReadDeclarations"),
+        event_time: Some(MicroTime(Timestamp::now())),
+        note: Some(problem.to_string().chars().take(MAX_NOTE).collect()),
+        reason: text(REASON),
+        regarding: Some(ObjectReference {
+            api_version: text("v1"),
+            kind: text("Pod"),
+            namespace: text(&pod.namespace),
+            name: text(&pod.name),
+            uid: text(&pod.uid),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: text(CONTROLLER),
+        reporting_instance: text(node),
+        type_: text("Warning"),
+        ..v1::Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::annotations::Reason;
+
+    #[test]
+    fn each_problem_of_a_pod_is_told_once() {
+        let events = PodEvents::default();
+        let pod = |uid: &str| Arc::new(Pod { uid: uid.into(), ..Pod::default() });
+        let problem = |value: &str| Problem::new("sidestep.dev/logs", value, Reason::InvalidValue, "no".to_owned());
+        events.tell(&pod("a"), &[problem("x"), problem("y")]);
+        events.tell(&pod("a"), &[problem("x")]);
+        events.tell(&pod("b"), &[problem("x")]);
+        let told: Vec<_> = std::iter::from_fn(|| events.next()).map(|(pod, _)| pod.uid.to_string()).collect();
+        assert_eq!(told, ["a", "a", "b"]);
+        let note = event(&pod("a"), &problem(&"x".repeat(5000)), "n").note.expect("a note");
+        assert!(note.starts_with("annotation `sidestep.dev/logs: xxx") && note.len() < 1024);
+    }
+}

@@ -1,0 +1,146 @@
+//! Where the records of a container go, of what was declared: what whoever declared it may choose.
+
+use std::sync::Arc;
+
+use super::{
+    allowed::Allowed,
+    annotations::{Problem, Reason},
+    precedence::{Effective, Origin},
+    settings::Field,
+};
+use crate::{
+    config::Config,
+    record::{Chosen, Route},
+    sinks::SinkSettings,
+};
+
+/// What Pods and policies of namespaces may choose, by the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Permits {
+    tenants: Allowed,
+    topics: Vec<Allowed>,
+    indices: Vec<Allowed>,
+    sinks: Vec<String>,
+}
+
+impl Permits {
+    /// What a configuration permits.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let mut permits = Self { tenants: config.policies.allow_tenants.clone(), ..Self::default() };
+        for sink in &config.sinks {
+            permits.sinks.push(sink.name().to_owned());
+            match sink {
+                SinkSettings::Kafka(kafka) => permits.topics.push(kafka.allow_declared.clone()),
+                SinkSettings::Elasticsearch(elasticsearch) => {
+                    permits.indices.push(elasticsearch.allow_declared.clone());
+                }
+                _ => {}
+            }
+        }
+        permits
+    }
+
+    /// The route of a container of `namespace`, and what of it does not hold. Each sink checks the names once more: one may
+    /// permit what another does not.
+    #[must_use]
+    pub fn route(&self, effective: &Effective, namespace: Option<&str>) -> (Option<Arc<Route>>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut chosen = |field: Field, lists: &[Allowed], what: &str, option: &str| {
+            let decision = effective.decision(field)?;
+            let by_administrator = decision.origin.is_administrators();
+            let permitted = by_administrator || lists.iter().any(|allowed| allowed.permits(&decision.value, namespace));
+            if !permitted {
+                let message = format!("may not be chosen here; {option} says which {what} may");
+                problems.push(refused(&decision.origin, field, &decision.value, message));
+            }
+            permitted.then(|| Chosen { name: decision.value.as_str().into(), by_administrator })
+        };
+        let mut route = Route {
+            topic: chosen(Field::Topic, &self.topics, "topics", "`allow_declared` of the sinks of type `kafka`"),
+            index: chosen(
+                Field::Index,
+                &self.indices,
+                "indices",
+                "`allow_declared` of the sinks of type `elasticsearch`",
+            ),
+            tenant: chosen(Field::Tenant, std::slice::from_ref(&self.tenants), "tenants", "`policies.allow_tenants`")
+                .map(|chosen| chosen.name),
+            sinks: None,
+        };
+        if let (Some(names), Some(decision)) = (&effective.settings.sinks, effective.decision(Field::Sinks)) {
+            let (known, unknown): (Vec<_>, Vec<_>) = names.iter().partition(|name| self.sinks.contains(name));
+            if !unknown.is_empty() {
+                let mut message = format!("there is no sink {unknown:?}; there are {:?}", self.sinks);
+                if known.is_empty() {
+                    message.push_str("; all sinks get the records");
+                }
+                problems.push(refused(&decision.origin, Field::Sinks, &decision.value, message));
+            }
+            route.sinks = (!known.is_empty()).then(|| known.iter().map(|name| name.as_str().into()).collect());
+        }
+        ((route != Route::default()).then(|| Arc::new(route)), problems)
+    }
+}
+
+fn refused(origin: &Origin, field: Field, value: &str, message: String) -> Problem {
+    let key = match origin {
+        Origin::Annotation(key) => key.clone(),
+        other => format!("{other}: spec.logs.{}", field.as_str()),
+    };
+    Problem { key, ..Problem::new("", value, Reason::NotAllowed, message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{
+        Settings,
+        precedence::{OriginOf, Rank, Source},
+    };
+
+    fn permits() -> Permits {
+        let allowed = |glob: &str| Allowed::try_from(vec![glob.to_owned()]).expect("a glob");
+        Permits {
+            tenants: allowed("{namespace}"),
+            topics: vec![allowed("{namespace}.*")],
+            indices: Vec::new(),
+            sinks: vec!["kafka".to_owned(), "archive".to_owned()],
+        }
+    }
+
+    fn effective(settings: &Settings, rank: Rank, origin: OriginOf) -> Effective {
+        Effective::of(vec![Source { rank, origin, settings }])
+    }
+
+    #[test]
+    fn a_pod_chooses_what_it_may_and_an_administrator_anything() {
+        let settings = Settings {
+            topic: Some("bank.orders".to_owned()),
+            index: Some("bank".to_owned()),
+            tenant: Some("shop".to_owned()),
+            sinks: Some(vec!["kafka".to_owned(), "nowhere".to_owned()]),
+            ..Settings::default()
+        };
+        let by_pod = effective(&settings, Rank::Pod, OriginOf::Annotations(None));
+        let (route, problems) = permits().route(&by_pod, Some("shop"));
+        let route = route.expect("a route");
+        assert_eq!((&route.topic, &route.index), (&None, &None));
+        assert_eq!(route.tenant.as_deref(), Some("shop"));
+        assert_eq!(route.sinks.as_deref(), Some(&["kafka".into()][..]));
+        let told: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
+        assert_eq!(told, ["sidestep.dev/topic", "sidestep.dev/index", "sidestep.dev/sinks"]);
+        assert!(problems[0].message.contains("allow_declared") && problems[2].message.contains("nowhere"));
+        let (other, _) = permits().route(&by_pod, Some("bank"));
+        let other = other.expect("a route");
+        assert!(other.topic.as_ref().is_some_and(|topic| &*topic.name == "bank.orders" && !topic.by_administrator));
+        assert_eq!(other.tenant, None, "the tenant is another's");
+        let (route, problems) =
+            permits().route(&effective(&settings, Rank::Rule, OriginOf::One(Origin::Rule(0))), Some("shop"));
+        assert!(route.expect("a route").index.as_ref().is_some_and(|index| index.by_administrator));
+        assert_eq!(problems.len(), 1, "only the sink that there is not: {problems:?}");
+        let unknown = Settings { sinks: Some(vec!["nowhere".to_owned()]), ..Settings::default() };
+        let (route, problems) = permits().route(&effective(&unknown, Rank::Pod, OriginOf::Annotations(None)), None);
+        assert!(route.is_none() && problems[0].message.ends_with("all sinks get the records"), "no line is lost by it");
+    }
+}

@@ -1,0 +1,376 @@
+//! The policies that there are, and which of them select a container.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::core::{Selector, SelectorExt};
+
+use super::{
+    annotations::Declared,
+    precedence::{Effective, Key, Origin, OriginOf, Rank, Source, Standing},
+    resource::{ClusterSidestepPolicy, SidestepPolicy},
+    settings::Settings,
+};
+use crate::config::{Globs, Slash};
+
+/// Every namespace has its name as this label since Kubernetes 1.22.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// A policy that can be in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Its name.
+    pub key: Key,
+    /// `metadata.generation`.
+    pub generation: i64,
+    standing: Standing,
+    namespaces: Option<Selector>,
+    pods: Selector,
+    containers: Option<Globs>,
+    settings: Settings,
+}
+
+/// Why a policy can't be in force.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{key}: {}", .problems.join("; "))]
+pub struct Refused {
+    /// Its name.
+    pub key: Key,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Each with the field's path.
+    pub problems: Vec<String>,
+}
+
+/// A Pod, as policies see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// The labels of that; of one that is not known, only its name counts.
+    pub namespace_labels: Option<&'a BTreeMap<String, String>>,
+    /// Its labels.
+    pub labels: &'a BTreeMap<String, String>,
+    /// What its annotations declare.
+    pub declared: &'a Declared,
+}
+
+/// All policies.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    cluster: BTreeMap<Key, Arc<Policy>>,
+    namespaced: HashMap<Arc<str>, BTreeMap<Key, Arc<Policy>>>,
+    refused: BTreeMap<Key, Refused>,
+}
+
+struct Parts<'a> {
+    metadata: &'a ObjectMeta,
+    namespace_selector: Option<&'a LabelSelector>,
+    selector: &'a LabelSelector,
+    containers: Option<&'a [String]>,
+    priority: i32,
+    logs: &'a Settings,
+}
+
+impl Policy {
+    /// Reads a policy of a namespace.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn namespaced(policy: &SidestepPolicy) -> Result<Self, Refused> {
+        let spec = &policy.spec;
+        Self::read(&Parts {
+            metadata: &policy.metadata,
+            namespace_selector: None,
+            selector: &spec.selector,
+            containers: spec.containers.as_deref(),
+            priority: spec.priority,
+            logs: &spec.logs,
+        })
+    }
+
+    /// Reads a policy of the cluster.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn cluster(policy: &ClusterSidestepPolicy) -> Result<Self, Refused> {
+        let spec = &policy.spec;
+        Self::read(&Parts {
+            metadata: &policy.metadata,
+            namespace_selector: spec.namespace_selector.as_ref(),
+            selector: &spec.selector,
+            containers: spec.containers.as_deref(),
+            priority: spec.priority,
+            logs: &spec.logs,
+        })
+    }
+
+    fn read(parts: &Parts<'_>) -> Result<Self, Refused> {
+        let key = key(parts.metadata);
+        let generation = parts.metadata.generation.unwrap_or_default();
+        let mut problems = Vec::new();
+        let mut selector = |path: &str, selector: &LabelSelector| {
+            Selector::try_from(selector.clone()).map_err(|error| problems.push(format!("{path}: {error}"))).ok()
+        };
+        let pods = selector("spec.selector", parts.selector);
+        let namespaces = parts.namespace_selector.map(|labels| selector("spec.namespaceSelector", labels));
+        let containers = parts.containers.map(|globs| {
+            let wrong = |errors: Vec<(usize, String)>| {
+                problems.extend(errors.into_iter().map(|(index, error)| format!("spec.containers[{index}]: {error}")));
+            };
+            Globs::new(globs, Slash::IsPlain).map_err(wrong).ok()
+        });
+        problems.extend(parts.logs.problems().into_iter().map(|problem| format!("spec.logs.{problem}")));
+        match pods {
+            Some(pods) if problems.is_empty() => Ok(Self {
+                standing: Standing {
+                    priority: parts.priority,
+                    created: Reverse(
+                        parts.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second()),
+                    ),
+                    name: Reverse(Arc::clone(&key.name)),
+                },
+                key,
+                generation,
+                namespaces: namespaces.flatten(),
+                pods,
+                containers: containers.flatten(),
+                settings: parts.logs.clone(),
+            }),
+            _ => Err(Refused { key, generation, problems }),
+        }
+    }
+
+    /// Whether it selects the Pod.
+    #[must_use]
+    pub fn selects(&self, subject: &Subject<'_>) -> bool {
+        let in_namespace = match (&self.namespaces, subject.namespace_labels) {
+            (None, _) => self.key.namespace.as_deref().is_none_or(|namespace| namespace == subject.namespace),
+            (Some(selector), Some(labels)) => selector.matches(labels),
+            (Some(selector), None) => {
+                selector.matches(&BTreeMap::from([(NAME_LABEL.to_owned(), subject.namespace.to_owned())]))
+            }
+        };
+        in_namespace && self.pods.matches(subject.labels)
+    }
+
+    fn selects_container(&self, container: &str) -> bool {
+        self.containers.as_ref().is_none_or(|globs| globs.is_match(container))
+    }
+
+    fn source(&self) -> Source<'_> {
+        let standing = self.standing.clone();
+        let rank = if self.key.namespace.is_some() { Rank::Namespaced(standing) } else { Rank::Cluster(standing) };
+        Source { rank, origin: OriginOf::One(Origin::Policy(self.key.clone())), settings: &self.settings }
+    }
+}
+
+/// The name of a policy.
+#[must_use]
+pub fn key(metadata: &ObjectMeta) -> Key {
+    Key {
+        namespace: metadata.namespace.as_deref().map(Into::into),
+        name: metadata.name.as_deref().unwrap_or_default().into(),
+    }
+}
+
+impl Policies {
+    /// Takes a policy over, in the place of what it was before; whether anything has changed.
+    pub fn insert(&mut self, policy: Result<Policy, Refused>) -> bool {
+        match policy {
+            Ok(policy) => {
+                if self.get(&policy.key).is_some_and(|known| **known == policy) {
+                    return false;
+                }
+                self.remove(&policy.key);
+                let policies = match &policy.key.namespace {
+                    None => &mut self.cluster,
+                    Some(namespace) => self.namespaced.entry(Arc::clone(namespace)).or_default(),
+                };
+                policies.insert(policy.key.clone(), Arc::new(policy));
+            }
+            Err(refused) => {
+                if self.refused.get(&refused.key) == Some(&refused) {
+                    return false;
+                }
+                self.remove(&refused.key);
+                self.refused.insert(refused.key.clone(), refused);
+            }
+        }
+        true
+    }
+
+    fn get(&self, key: &Key) -> Option<&Arc<Policy>> {
+        match &key.namespace {
+            None => self.cluster.get(key),
+            Some(namespace) => self.namespaced.get(namespace)?.get(key),
+        }
+    }
+
+    /// Whether the policy is there, in force or not.
+    #[must_use]
+    pub fn contains(&self, key: &Key) -> bool {
+        self.get(key).is_some() || self.refused.contains_key(key)
+    }
+
+    /// A policy is gone.
+    pub fn remove(&mut self, key: &Key) {
+        self.refused.remove(key);
+        match &key.namespace {
+            None => {
+                self.cluster.remove(key);
+            }
+            Some(namespace) => {
+                if let Some(policies) = self.namespaced.get_mut(namespace) {
+                    policies.remove(key);
+                    if policies.is_empty() {
+                        self.namespaced.remove(namespace);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets go of the policies of one kind that are not among `keys`.
+    pub fn retain(&mut self, namespaced: bool, keys: &BTreeSet<Key>) {
+        let known: Vec<_> = self.all().map(|policy| policy.key.clone()).chain(self.refused.keys().cloned()).collect();
+        for key in known {
+            if key.namespace.is_some() == namespaced && !keys.contains(&key) {
+                self.remove(&key);
+            }
+        }
+    }
+
+    /// Those that can be in force.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.cluster.values().chain(self.namespaced.values().flat_map(BTreeMap::values))
+    }
+
+    /// Those that can't be in force.
+    pub fn refused(&self) -> impl Iterator<Item = &Refused> {
+        self.refused.values()
+    }
+
+    /// Those that select the Pod.
+    pub fn selecting(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Arc<Policy>> {
+        let own = self.namespaced.get(subject.namespace).into_iter().flat_map(BTreeMap::values);
+        self.cluster.values().chain(own).filter(|policy| policy.selects(subject))
+    }
+
+    /// What is in force for a container: of a Pod of which nothing is known, what the configuration's rule declares.
+    #[must_use]
+    pub fn effective(
+        &self,
+        rule: Option<(usize, &Settings)>,
+        subject: Option<&Subject<'_>>,
+        container: &str,
+    ) -> Effective {
+        let rule = rule.map(|(index, settings)| Source {
+            rank: Rank::Rule,
+            origin: OriginOf::One(Origin::Rule(index)),
+            settings,
+        });
+        let mut sources: Vec<_> = rule.into_iter().collect();
+        if let Some(subject) = subject {
+            let policies = self.selecting(subject).filter(|policy| policy.selects_container(container));
+            sources.extend(policies.map(|policy| policy.source()));
+            let declared = subject.declared;
+            let origin = OriginOf::Annotations(None);
+            sources.push(Source { rank: Rank::Pod, origin, settings: &declared.pod });
+            if let Some(settings) = declared.containers.get(container) {
+                let origin = OriginOf::Annotations(Some(container.into()));
+                sources.push(Source { rank: Rank::Container, origin, settings });
+            }
+        }
+        Effective::of(sources)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::policy::{annotations, settings::Field};
+
+    fn namespaced(name: &str, spec: Value) -> Result<Policy, Refused> {
+        let metadata =
+            json!({ "name": name, "namespace": "shop", "generation": 3, "creationTimestamp": "2026-01-01T00:00:00Z" });
+        let policy = json!({ "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy", "metadata": metadata, "spec": spec });
+        Policy::namespaced(&serde_json::from_value(policy).expect("a policy"))
+    }
+
+    fn cluster(name: &str, spec: Value) -> Result<Policy, Refused> {
+        let policy = json!({ "apiVersion": "sidestep.dev/v1alpha1", "kind": "ClusterSidestepPolicy", "metadata": { "name": name }, "spec": spec });
+        Policy::cluster(&serde_json::from_value(policy).expect("a policy"))
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn policies_select_by_namespace_labels_and_container() {
+        let mut policies = Policies::default();
+        policies.insert(namespaced(
+            "web",
+            json!({ "selector": { "matchLabels": { "app": "web" } }, "containers": ["app*"], "logs": { "topic": "web" } }),
+        ));
+        policies.insert(cluster(
+            "team",
+            json!({
+                "namespaceSelector": { "matchLabels": { "team": "x" } },
+                "selector": { "matchExpressions": [{ "key": "app", "operator": "In", "values": ["web", "api"] }] },
+                "logs": { "tenant": "x" },
+            }),
+        ));
+        let declared = annotations::parse(&labels(&[("sidestep.dev/parse", "json")]));
+        let (web, team) = (labels(&[("app", "web")]), labels(&[("team", "x")]));
+        let subject =
+            |namespace, namespace_labels| Subject { namespace, namespace_labels, labels: &web, declared: &declared };
+        let told = |subject: Subject<'_>, container: &str| {
+            let effective = policies.effective(None, Some(&subject), container);
+            effective.decisions.iter().map(|decision| decision.field).collect::<Vec<_>>()
+        };
+        assert_eq!(told(subject("shop", Some(&team)), "app-1"), [Field::Parse, Field::Topic, Field::Tenant]);
+        assert_eq!(told(subject("shop", None), "proxy"), [Field::Parse]);
+        assert_eq!(told(subject("other", Some(&team)), "app"), [Field::Parse, Field::Tenant]);
+        assert!(policies.effective(None, None, "app").decisions.is_empty());
+        policies.retain(false, &BTreeSet::new());
+        assert_eq!(policies.all().count(), 1);
+        let other = policies.all().next().expect("the other").key.clone();
+        policies.remove(&other);
+        assert_eq!(policies.all().count(), 0);
+    }
+
+    #[test]
+    fn a_policy_that_can_not_be_is_refused_with_the_fields() {
+        let spec = json!({
+            "selector": { "matchExpressions": [{ "key": "app", "operator": "Like" }] },
+            "containers": ["{"],
+            "logs": { "multiline": { "patterns": [{ "start": "(" }] }, "files": { "include": ["/{"] } },
+        });
+        let refused = namespaced("web", spec).expect_err("all is wrong");
+        assert_eq!((refused.generation, refused.problems.len()), (3, 4), "{refused}");
+        for (problem, path) in refused.problems.iter().zip([
+            "spec.selector: ",
+            "spec.containers[0]: ",
+            "spec.logs.files.include: ",
+            "spec.logs.multiline: ",
+        ]) {
+            assert!(problem.starts_with(path), "{problem}");
+        }
+        let mut policies = Policies::default();
+        policies.insert(namespaced("web", json!({ "selector": {}, "logs": { "topic": "web" } })));
+        policies.insert(Err(refused));
+        assert_eq!(
+            (policies.all().count(), policies.refused().count()),
+            (0, 1),
+            "the old one is not in force any more"
+        );
+    }
+}
