@@ -52,7 +52,7 @@ pub struct UninstallArgs {
 
 /// What the names of files and directories of state begin with; all else in `state_dir` is not the agent's, or may be
 /// what a sink has written.
-const STATE: [&str; 4] = ["positions.json", "streams.", "journal", "buffers"];
+const STATE: [&str; 5] = ["positions.json", "streams.", "journal", "buffers", "pods.json"];
 
 /// What a command exits with when an agent runs.
 const IN_USE: u8 = 3;

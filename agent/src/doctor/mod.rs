@@ -5,6 +5,7 @@
 
 mod cgroups;
 mod kernel;
+mod kubernetes;
 mod mounts;
 mod node;
 mod privileges;
@@ -21,7 +22,7 @@ use crate::{
 /// One answer: what was looked at, how it stands, what was found, and what to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// What it is about: `kernel`, `privileges`, `config`, `mounts`, `cgroups`, `node` or `probe`.
+    /// What it is about: `kernel`, `privileges`, `config`, `mounts`, `kubernetes`, `cgroups`, `node` or `probe`.
     pub area: &'static str,
     /// What was looked at, such as `btf` or `write`.
     pub check: String,
@@ -63,6 +64,7 @@ pub fn examine(config: Result<(String, Config), ConfigError>, fallback: Option<C
         findings.extend(mounts::examine(&config.identity.host_root));
         findings.extend(cgroups::examine(&config.capture));
         findings.extend(node::examine(config));
+        findings.extend(kubernetes::examine(&config.kubernetes));
         findings.extend(probes::examine(&config.capture));
     }
     findings

@@ -55,7 +55,7 @@ pub enum ClientError {
 ///
 /// # Errors
 /// It is to be, and nothing says where it is.
-pub(super) fn is_wanted(settings: &Settings) -> Result<bool, ClientError> {
+pub(crate) fn is_wanted(settings: &Settings) -> Result<bool, ClientError> {
     let is_known = settings.kubeconfig.is_some() || (env::var_os(IN_CLUSTER).is_some() && Path::new(TOKEN).exists());
     match settings.enabled {
         Enabled::No => Ok(false),
@@ -69,7 +69,7 @@ pub(super) fn is_wanted(settings: &Settings) -> Result<bool, ClientError> {
 ///
 /// # Errors
 /// What keeps it from being made.
-pub(super) async fn connect(settings: &Settings, health: &Arc<Health>) -> Result<Client, ClientError> {
+pub(crate) async fn connect(settings: &Settings, health: &Arc<Health>) -> Result<Client, ClientError> {
     let mut config = match &settings.kubeconfig {
         Some(path) => {
             let failed = |cause: String| ClientError::Kubeconfig { path: path.display().to_string(), cause };

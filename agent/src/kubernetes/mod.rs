@@ -3,7 +3,7 @@
 //! All exchange with the API server is here. Everything else reads [`Pods`], a table that is always there: without an API
 //! server it is empty, or as old as the last answer. Who a container is needs no server: see `attribute`.
 
-mod client;
+pub(crate) mod client;
 pub mod conditions;
 pub mod health;
 mod meter;

@@ -19,6 +19,7 @@ const EXAMPLES: &str = "\
 Where to begin:
   cargo xtask cluster up                    one node, with the agent's image on it
   cargo xtask cluster kubectl get pods -A
+  cargo xtask cluster kubectl apply -k deploy/kustomize/base
   cargo xtask cluster exec helm list        any client, in the cluster's network, with KUBECONFIG
   cargo xtask cluster load-image            the agent's image again, after a new build
   cargo xtask cluster down

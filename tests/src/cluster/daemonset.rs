@@ -13,11 +13,14 @@ use serde_json::{Value, json};
 use super::{Cluster, Node, PATIENCE};
 use crate::{Expected, records, records::Record, wait_until};
 
-/// What `README.md` tells to apply.
-const MANIFEST: &str = include_str!("../../../deploy/daemonset.yaml");
+/// What `kubectl apply -k deploy/kustomize/base` applies, and the chart renders.
+const MANIFEST: &str = concat!(
+    include_str!("../../../deploy/kustomize/base/namespace.yaml"),
+    include_str!("../../../deploy/kustomize/base/sidestep.yaml"),
+);
 
 /// What takes away what the agent leaves.
-const UNINSTALL: &str = include_str!("../../../deploy/uninstall.yaml");
+const UNINSTALL: &str = include_str!("../../../deploy/kustomize/uninstall/uninstall.yaml");
 
 /// The namespace of the agents.
 pub const NAMESPACE: &str = "sidestep";
@@ -181,7 +184,8 @@ impl<'a> DaemonSet<'a> {
         self.cluster.kubectl(&["--namespace", NAMESPACE, "delete", "--wait", WORKLOAD])?;
         self.wait_gone()?;
         self.cluster.apply(UNINSTALL)?;
-        self.cluster.wait_rollout(NAMESPACE, "daemonset/sidestep-uninstall")?;
+        let job = ["--namespace", NAMESPACE, "job", "sidestep-uninstall"];
+        self.cluster.wait_for(&job, |job| job["status"]["succeeded"] == 1)?;
         for node in self.cluster.nodes() {
             let left = node.command("find")?.args(["/sys/fs/bpf/sidestep", "/run/sidestep/sidestep.sock"]).output()?;
             ensure!(left.stdout.is_empty(), "left on {}: {}", node.name(), String::from_utf8_lossy(&left.stdout));
@@ -205,6 +209,7 @@ impl<'a> DaemonSet<'a> {
     /// Removes everything, whatever state it is in.
     fn remove(&self) -> Result<()> {
         self.cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])?;
+        self.cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", "sidestep", "--ignore-not-found"])?;
         for node in self.cluster.nodes() {
             let paths = ["/sys/fs/bpf/sidestep", "/var/lib/sidestep", "/run/sidestep"];
             let output = node.command("rm")?.arg("-rf").args(paths).output()?;

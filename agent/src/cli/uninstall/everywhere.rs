@@ -1,15 +1,17 @@
 //! On every node of a cluster at once, for the hook of the chart: a DaemonSet whose Pods stay when their node is clean, and
 //! a Job that waits until all of them have got there.
 
-use std::{fmt, io, io::Write, time::Duration};
+use std::{fmt, io, io::Write, sync::Arc, time::Duration};
 
 use clap::Subcommand;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use kube::{Api, Client};
+use kube::Api;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::sleep,
 };
+
+use crate::kubernetes::{ClientError, Settings, client::connect};
 
 /// How often the API server is asked.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -33,7 +35,10 @@ pub enum Step {
 /// Why it could not be waited for.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// The API server is not known, or refuses.
+    /// Nothing says where the API server is.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The API server refuses.
     #[error("daemonsets.apps {name}: {source}; the account of the Pod needs the verb `get` for it")]
     Refused {
         /// Namespace and name.
@@ -71,7 +76,8 @@ async fn stay() -> io::Result<()> {
 
 async fn wait(namespace: &str, name: &str, output: &mut impl Write) -> Result<(), StepError> {
     let refused = |source| StepError::Refused { name: format!("{namespace}/{name}"), source: Box::new(source) };
-    let daemonsets: Api<DaemonSet> = Api::namespaced(Client::try_default().await.map_err(refused)?, namespace);
+    let client = connect(&Settings::default(), &Arc::default()).await?;
+    let daemonsets: Api<DaemonSet> = Api::namespaced(client, namespace);
     let mut last = None;
     loop {
         match daemonsets.get(name).await.map(|daemonset| Progress::of(&daemonset)) {
