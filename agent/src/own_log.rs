@@ -110,7 +110,7 @@ impl Limit {
     /// Whether this place may log a line at `now`.
     fn admits(&self, metadata: &Metadata<'_>, now: Instant) -> bool {
         // Told by our own events, once, and not at each attempt.
-        if metadata.target().starts_with("kube_") && *metadata.level() == Level::WARN {
+        if metadata.target().starts_with("kube_") && matches!(*metadata.level(), Level::WARN | Level::ERROR) {
             return false;
         }
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);

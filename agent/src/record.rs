@@ -188,7 +188,13 @@ pub struct Stream {
 impl Stream {
     /// The same stream, of which more is known: what is kept for a stream is kept by its address, so it has another one.
     #[must_use]
-    pub fn with_resource(&self, resource: Arc<Resource>, class: Class) -> Arc<Self> {
+    pub fn with_resource(&self, resource: Arc<Resource>) -> Arc<Self> {
+        self.renewed(resource, self.class)
+    }
+
+    /// As [`Stream::with_resource`], and its records are of this class.
+    #[must_use]
+    pub fn renewed(&self, resource: Arc<Resource>, class: Class) -> Arc<Self> {
         Arc::new(Self {
             key: Arc::clone(&self.key),
             class,

@@ -1,6 +1,6 @@
 //! Annotations and policies of a real API server change what becomes of a container's lines.
 
-use std::io::Write as _;
+use std::{io::Write as _, process::Command};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ fn config(bed: &Testbed, server: &ApiServer<'_>) -> Config {
 /// A server that knows the policies, whose agent may do what the documents say.
 fn server(bed: &Testbed) -> Result<ApiServer<'_>> {
     let server = ApiServer::start(bed)?;
-    let definitions = agent::command().arg("crds").output()?;
+    let definitions = Command::new(agent::binary()?).arg("crds").output()?;
     ensure!(definitions.status.success());
     server.kubectl(&["apply", "--server-side", "-f", "-"], &String::from_utf8(definitions.stdout)?)?;
     server.allow(&[
@@ -127,7 +127,7 @@ fn annotations_hold_from_the_first_line_and_wrong_ones_are_told() {
         agent.wait_ledger(quiet_container.id(), "secret\n".len() as u64)?;
         ensure!(agent.records()?.iter().all(|record| record.text("/body") != "secret"));
 
-        let explained = agent::command()
+        let explained = Command::new(agent::binary()?)
             .args(["explain", "pod", "shop/web", "--output", "json", "--socket"])
             .arg(config.socket())
             .output()?;
@@ -137,8 +137,10 @@ fn annotations_hold_from_the_first_line_and_wrong_ones_are_told() {
         let class = fields.iter().find(|field| field["field"] == "class").cloned().unwrap_or_default();
         ensure!(class["decided_by"] == "annotation app.sidestep.dev/class" && class["value"] == "business", "{report}");
         ensure!(report["containers"][0]["problems"].as_array().is_some_and(|problems| problems.len() == 2), "{report}");
-        let elsewhere =
-            agent::command().args(["explain", "pod", "shop/nowhere", "--socket"]).arg(config.socket()).output()?;
+        let elsewhere = Command::new(agent::binary()?)
+            .args(["explain", "pod", "shop/nowhere", "--socket"])
+            .arg(config.socket())
+            .output()?;
         ensure!(elsewhere.status.code() == Some(1));
         ensure!(String::from_utf8_lossy(&elsewhere.stderr).contains("kubectl -n shop get pod nowhere -o wide"));
         Ok(())

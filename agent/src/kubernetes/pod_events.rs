@@ -137,6 +137,6 @@ mod tests {
         let told: Vec<_> = std::iter::from_fn(|| events.next()).map(|(pod, _)| pod.uid.to_string()).collect();
         assert_eq!(told, ["a", "a", "b"]);
         let note = event(&pod("a"), &problem(&"x".repeat(5000)), "n").note.expect("a note");
-        assert!(note.starts_with("annotation `sidestep.dev/logs: xxx") && note.len() < 1024);
+        assert!(note.starts_with("`sidestep.dev/logs: xxx") && note.len() < 1024);
     }
 }

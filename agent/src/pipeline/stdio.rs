@@ -323,7 +323,7 @@ impl StdioStream {
             open.assembler.finish();
         }
         let batch = open.assembler.take_batch(&open.stream);
-        open.stream = open.stream.with_resource(Arc::clone(&settled.resource), settled.class.unwrap_or(Class::Pod));
+        open.stream = open.stream.renewed(Arc::clone(&settled.resource), settled.class.unwrap_or(Class::Pod));
         open.settled = settled;
         batch
     }

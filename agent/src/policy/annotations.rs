@@ -46,7 +46,7 @@ pub struct Declared {
 
 /// What is wrong with an annotation.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Serialize, thiserror::Error)]
-#[error("annotation `{key}: {value}`: {message}")]
+#[error("`{key}: {value}`: {message}")]
 pub struct Problem {
     /// The annotation's key, without control characters.
     pub key: String,

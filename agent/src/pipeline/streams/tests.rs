@@ -475,7 +475,7 @@ fn rules_that_change_hold_from_the_next_line_and_turned_off_logs_balance() {
     let map = Map::default();
     streams.open(id(1), &container, CGROUP, STDOUT, &map);
     let account = Arc::new(Account::default());
-    let (now, unix) = (Instant::now(), crate::clock::unix_nano());
+    let (now, unix) = (Instant::now(), clock::unix_nano());
     let mut position = 0;
     let mut write = |streams: &mut Streams, bytes: &[u8]| {
         streams.take(id(1), Written { position, time_unix_nano: START, bytes, unwanted: false });
