@@ -10,11 +10,12 @@ mod on_cluster {
     use sidestep_tests::{
         Expected,
         cluster::{
-            Cluster, Component, DaemonSet,
+            Cluster, Component, DaemonSet, PATIENCE, Software,
             daemonset::NAMESPACE,
             on_cluster,
             workload::{Namespace, Writer, pod},
         },
+        wait_until,
     };
 
     /// A Deployment, a Job of a moment, a Job of a CronJob, a StatefulSet, a Pod in the node's network, and init containers.
@@ -118,6 +119,21 @@ mod on_cluster {
             node.restart(Component::Kubelet, Signal::TERM)?;
             cluster.wait_ready()?;
             daemonset.roll()
+        });
+    }
+
+    #[test]
+    fn an_image_made_of_packages_serves() {
+        on_cluster(|cluster| {
+            cluster.import_software(Software::Nginx)?;
+            let web = Namespace::new(cluster, "web")?;
+            let container = json!({ "name": "nginx", "image": Software::Nginx.image() });
+            web.create_pod("nginx", &json!({ "containers": [container], "terminationGracePeriodSeconds": 0 }))?;
+            let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 127.0.0.1 80";
+            wait_until("a page of nginx", PATIENCE, || {
+                let page = cluster.kubectl(&["--namespace", web.name(), "exec", "nginx", "--", "sh", "-c", ask]);
+                Ok(page.is_ok_and(|page| page.contains("Welcome to nginx!")).then_some(()))
+            })
         });
     }
 }
