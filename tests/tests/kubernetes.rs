@@ -10,11 +10,12 @@ mod on_cluster {
     use sidestep_tests::{
         Expected,
         cluster::{
-            Cluster, Component, DaemonSet,
+            Cluster, Component, DaemonSet, PATIENCE, Software,
             daemonset::NAMESPACE,
             on_cluster, trial,
             workload::{Namespace, Writer, pod},
         },
+        wait_until,
     };
 
     /// A Deployment, a Job of a moment, a Job of a CronJob, a StatefulSet, a Pod in the node's network, and init containers.
@@ -129,6 +130,21 @@ mod on_cluster {
             let report = trial::run(cluster, plan, &|step| eprintln!("{step}"))?;
             ensure!(report.lines > 0 && report.records >= report.lines, "{report}");
             Ok(())
+        });
+    }
+
+    #[test]
+    fn an_image_made_of_packages_serves() {
+        on_cluster(|cluster| {
+            cluster.import_software(Software::Nginx)?;
+            let web = Namespace::new(cluster, "web")?;
+            let container = json!({ "name": "nginx", "image": Software::Nginx.image() });
+            web.create_pod("nginx", &json!({ "containers": [container], "terminationGracePeriodSeconds": 0 }))?;
+            let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 127.0.0.1 80";
+            wait_until("a page of nginx", PATIENCE, || {
+                let page = cluster.kubectl(&["--namespace", web.name(), "exec", "nginx", "--", "sh", "-c", ask]);
+                Ok(page.is_ok_and(|page| page.contains("Welcome to nginx!")).then_some(()))
+            })
         });
     }
 }

@@ -24,23 +24,36 @@ struct Access {
     resource: &'static str,
     /// Empty for the resource itself.
     subresource: &'static str,
+    /// Whether the agent's own namespace is meant, and not all.
+    is_own: bool,
     verbs: &'static [&'static str],
     /// What does not work without it.
     purpose: &'static str,
 }
 
-/// What the ClusterRole of the chart gives; a test compares them.
-const ACCESS: [Access; 9] = [
-    access("", "pods", &["get", "list", "watch"], "labels, annotations and workloads of Pods stay unknown"),
+/// What the roles of the chart give; a test compares them.
+static ACCESS: [Access; 12] = [
+    access("", "pods", &["list", "watch"], "labels, annotations and workloads of Pods stay unknown"),
     access("", "namespaces", &["list", "watch"], "labels of namespaces stay unknown"),
     access("apps", "replicasets", &["get"], "the Deployment of a Pod is guessed by its ReplicaSet's name"),
     access("batch", "jobs", &["get"], "the CronJob of a Job stays unknown"),
-    access("events.k8s.io", "events", &["create", "patch"], "nobody is told of a wrong annotation at its Pod"),
-    access("sidestep.dev", "sidesteppolicies", &["get", "list", "watch"], POLICIES),
-    access("sidestep.dev", "clustersidesteppolicies", &["get", "list", "watch"], POLICIES),
+    access("events.k8s.io", "events", &["create"], "nobody is told of a wrong annotation at its Pod"),
+    access("sidestep.dev", "sidesteppolicies", &["list", "watch"], POLICIES),
+    access("sidestep.dev", "clustersidesteppolicies", &["list", "watch"], POLICIES),
     Access { subresource: "status", ..access("sidestep.dev", "sidesteppolicies", &["patch"], STATUS) },
     Access { subresource: "status", ..access("sidestep.dev", "clustersidesteppolicies", &["patch"], STATUS) },
+    access("sidestep.dev", "sidestepnodes", &["list", "watch", "create", "patch"], STATUS),
+    Access { subresource: "status", ..access("sidestep.dev", "sidestepnodes", &["patch"], STATUS) },
+    access("", "nodes", &["get"], "the SidestepNode of a node that is removed stays"),
 ];
+
+/// The same for the agent's own namespace.
+static OWN: Access =
+    Access { is_own: true, ..access("coordination.k8s.io", "leases", &["get", "create", "update"], STATUS) };
+
+fn all() -> impl Iterator<Item = &'static Access> {
+    ACCESS.iter().chain([&OWN])
+}
 
 const POLICIES: &str = "policies are not in force";
 const STATUS: &str = "the conditions of policies do not tell whether they are in force on this node";
@@ -51,7 +64,7 @@ const fn access(
     verbs: &'static [&'static str],
     purpose: &'static str,
 ) -> Access {
-    Access { group, resource, subresource: "", verbs, purpose }
+    Access { group, resource, subresource: "", is_own: false, verbs, purpose }
 }
 
 impl Access {
@@ -85,7 +98,7 @@ fn ask(settings: &Settings) -> Result<Vec<Finding>, String> {
     runtime.block_on(async {
         let client = connect(settings, &Arc::default()).await.map_err(|error| error.to_string())?;
         let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        for access in &ACCESS {
+        for access in all() {
             for verb in access.verbs {
                 if !is_allowed(&client, access, verb).await? {
                     missing.entry(access.name()).or_default().push(verb);
@@ -99,6 +112,7 @@ fn ask(settings: &Settings) -> Result<Vec<Finding>, String> {
 async fn is_allowed(client: &Client, access: &Access, verb: &str) -> Result<bool, String> {
     let named = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let attributes = ResourceAttributes {
+        namespace: access.is_own.then(|| client.default_namespace().to_owned()),
         group: named(access.group),
         resource: named(access.resource),
         subresource: named(access.subresource),
@@ -127,7 +141,7 @@ fn unreachable(error: &str) -> Finding {
 /// `missing` has the verbs that are refused, by the names of resources.
 fn judge(missing: &BTreeMap<String, Vec<&str>>) -> Vec<Finding> {
     let mut findings = vec![Finding::healthy(AREA, "api_server", "answers")];
-    let refused = ACCESS.iter().filter_map(|access| {
+    let refused = all().filter_map(|access| {
         let verbs = missing.get(&access.name())?;
         let advice = format!(
             "{}; give the service account a ClusterRole with it, as `rbac.create` of the chart does",
@@ -165,12 +179,13 @@ mod tests {
 
     /// What the doctor asks about is what the chart gives, verb by verb.
     #[test]
-    fn the_role_of_the_chart_has_every_verb_and_no_other() {
+    fn the_roles_of_the_chart_have_every_verb_and_no_other() {
         let manifest = include_str!("../../../deploy/kustomize/base/sidestep.yaml");
-        let document = manifest.split("\n---\n").find(|text| text.contains("\nkind: ClusterRole\n")).expect("a role");
-        let role: Role = serde_saphyr::from_str(document).expect("a role");
+        let is_role = |text: &&str| text.contains("\nkind: ClusterRole\n") || text.contains("\nkind: Role\n");
+        let roles = manifest.split("\n---\n").filter(is_role);
+        let rules = roles.flat_map(|document| serde_saphyr::from_str::<Role>(document).expect("a role").rules);
         let mut given = BTreeSet::new();
-        for rule in &role.rules {
+        for rule in rules {
             for (group, resource) in
                 rule.api_groups.iter().flat_map(|group| rule.resources.iter().map(move |r| (group, r)))
             {
@@ -178,7 +193,7 @@ mod tests {
             }
         }
         let mut asked = BTreeSet::new();
-        for access in &ACCESS {
+        for access in all() {
             let resource = match access.subresource {
                 "" => access.resource.to_owned(),
                 subresource => format!("{}/{subresource}", access.resource),

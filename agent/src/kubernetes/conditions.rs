@@ -160,62 +160,84 @@ fn of_node(policies: &Policies, known: &Known) -> Vec<NodePolicy> {
 /// Holds the Lease when nobody else does, and then keeps the status of all policies.
 async fn lead(client: Client, kubernetes: &Kubernetes) {
     let leases = Api::<Lease>::default_namespaced(client.clone());
-    // Whose it was last, and since when no renewal was seen: by this clock, as those of nodes differ.
-    let mut seen: Option<(Option<MicroTime>, Instant)> = None;
+    let mut claim = Claim::default();
     loop {
-        match hold(&leases, &kubernetes.node, &mut seen).await {
-            Ok(true) => {
-                let until = tokio::time::Instant::now() + RENEW;
-                // A watch of its own each time: it is left when the Lease is not renewed.
-                let _ = tokio::time::timeout_at(until, write_statuses(&client, kubernetes)).await;
-            }
-            Ok(false) => tokio::time::sleep(RENEW).await,
-            Err(error) => {
-                tracing::debug!(%error, "the Lease of the policies' status can't be held");
-                tokio::time::sleep(RENEW).await;
+        if claim.hold(&leases, &kubernetes.node).await {
+            // The watch goes on from one renewal to the next.
+            let mut statuses = std::pin::pin!(write_statuses(&client, kubernetes));
+            loop {
+                tokio::select! {
+                    () = &mut statuses => break,
+                    () = tokio::time::sleep(RENEW) => if !claim.hold(&leases, &kubernetes.node).await { break },
+                }
             }
         }
+        tokio::time::sleep(RENEW).await;
     }
 }
 
-/// Takes or renews the Lease; whether this agent holds it. An agent that starts anew on the same node goes on with it.
-async fn hold(leases: &Api<Lease>, node: &str, seen: &mut Option<(Option<MicroTime>, Instant)>) -> kube::Result<bool> {
-    let now = MicroTime(Timestamp::now());
-    let spec = |transitions| LeaseSpec {
-        holder_identity: Some(node.to_owned()),
-        lease_duration_seconds: i32::try_from(HOLDS.as_secs()).ok(),
-        acquire_time: Some(now.clone()),
-        renew_time: Some(now.clone()),
-        lease_transitions: Some(transitions),
-        ..LeaseSpec::default()
-    };
-    let Some(mut lease) = leases.get_opt(LEASE).await? else {
-        let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
-        let lease = Lease { metadata, spec: Some(spec(0)) };
-        return match leases.create(&PostParams::default(), &lease).await {
-            Ok(_) => Ok(true),
+/// What is known of the Lease.
+#[derive(Default)]
+struct Claim {
+    /// As it was written last, while it is this agent's: it is renewed without being read.
+    own: Option<Lease>,
+    /// When it was renewed last by whom it belongs to, and since when that was seen: by this clock, as those of nodes differ.
+    seen: Option<(Option<MicroTime>, Instant)>,
+}
+
+impl Claim {
+    /// Takes or renews the Lease; whether this agent holds it.
+    async fn hold(&mut self, leases: &Api<Lease>, node: &str) -> bool {
+        let before = self.own.take();
+        match self.try_hold(leases, node, before).await {
+            Ok(own) => self.own = own,
             // Another one was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(error) => Err(error),
-        };
-    };
-    let held = lease.spec.take().unwrap_or_default();
-    let is_own = held.holder_identity.as_deref() == Some(node);
-    let since = match seen {
-        Some((renewed, since)) if *renewed == held.renew_time => *since,
-        _ => seen.insert((held.renew_time.clone(), Instant::now())).1,
-    };
-    let is_free = held.holder_identity.as_deref().is_none_or(str::is_empty) || since.elapsed() >= HOLDS;
-    if !is_own && !is_free {
-        return Ok(false);
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => tracing::debug!(%error, "the Lease of the policies' status can't be held"),
+        }
+        self.own.is_some()
     }
-    let transitions = held.lease_transitions.unwrap_or_default() + i32::from(!is_own);
-    let acquire_time = held.acquire_time.filter(|_| is_own).or(Some(now.clone()));
-    lease.spec = Some(LeaseSpec { acquire_time, ..spec(transitions) });
-    match leases.replace(LEASE, &PostParams::default(), &lease).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(error) => Err(error),
+
+    /// The Lease as it is then; `None` when it is another one's.
+    async fn try_hold(
+        &mut self,
+        leases: &Api<Lease>,
+        node: &str,
+        before: Option<Lease>,
+    ) -> kube::Result<Option<Lease>> {
+        let now = MicroTime(Timestamp::now());
+        let spec = |transitions| LeaseSpec {
+            holder_identity: Some(node.to_owned()),
+            lease_duration_seconds: i32::try_from(HOLDS.as_secs()).ok(),
+            acquire_time: Some(now.clone()),
+            renew_time: Some(now.clone()),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        };
+        let found = match before {
+            Some(own) => Some(own),
+            None => leases.get_opt(LEASE).await?,
+        };
+        let Some(mut lease) = found else {
+            let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(spec(0)) };
+            return leases.create(&PostParams::default(), &lease).await.map(Some);
+        };
+        let held = lease.spec.take().unwrap_or_default();
+        // An agent that starts anew on the same node goes on with it.
+        let is_own = held.holder_identity.as_deref() == Some(node);
+        let since = match &self.seen {
+            Some((renewed, since)) if *renewed == held.renew_time => *since,
+            _ => self.seen.insert((held.renew_time.clone(), Instant::now())).1,
+        };
+        let is_free = held.holder_identity.as_deref().is_none_or(str::is_empty) || since.elapsed() >= HOLDS;
+        if !is_own && !is_free {
+            return Ok(None);
+        }
+        let transitions = held.lease_transitions.unwrap_or_default() + i32::from(!is_own);
+        let acquire_time = held.acquire_time.filter(|_| is_own).or(Some(now.clone()));
+        lease.spec = Some(LeaseSpec { acquire_time, ..spec(transitions) });
+        leases.replace(LEASE, &PostParams::default(), &lease).await.map(Some)
     }
 }
 

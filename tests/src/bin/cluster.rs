@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode, time:
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use sidestep_tests::cluster::{self, AGENT, BUSYBOX, Cluster, Started};
+use sidestep_tests::cluster::{self, AGENT, BUSYBOX, Cluster, Software, Started};
 
 /// A real Kubernetes cluster on this machine, from its own programs: each node has its own namespaces, containerd and
 /// kubelet. Needs root; touches nothing of the machine's own network.
@@ -22,6 +22,7 @@ Where to begin:
   cargo xtask cluster kubectl apply -k deploy/kustomize/base
   cargo xtask cluster exec helm list        any client, in the cluster's network, with KUBECONFIG
   cargo xtask cluster load-image            the agent's image again, after a new build
+  cargo xtask cluster load-image nginx      a server, made of Debian's packages: nginx:debian
   cargo xtask cluster down
 
 The API server is reached from inside the cluster's network only: `kubectl` and `exec` enter it.
@@ -54,12 +55,13 @@ enum Task {
         #[command(flatten)]
         which: Which,
     },
-    /// Import the agent's image again (a new build of it), or archives made elsewhere
+    /// Import the agent's image again (a new build of it), images of servers, or archives made elsewhere
     LoadImage {
         #[command(flatten)]
         which: Which,
-        /// Archives of images, as `docker save` and `cargo xtask image` write them
-        archives: Vec<PathBuf>,
+        /// `python`, `nginx`, `redis`, `postgresql` or `grpc`, made of Debian's packages; or archives, as `docker save` and
+        /// `cargo xtask image` write them; nothing for the agent
+        images: Vec<PathBuf>,
     },
     /// Run kubectl on the cluster
     #[command(disable_help_flag = true)]
@@ -103,7 +105,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Up { which, nodes } => up(&which.name, nodes).map(|()| ExitCode::SUCCESS),
         Task::Down { which } => down(&which.name).map(|()| ExitCode::SUCCESS),
         Task::Status { which } => status(&which.name),
-        Task::LoadImage { which, archives } => load(&which.name, &archives).map(|()| ExitCode::SUCCESS),
+        Task::LoadImage { which, images } => load(&which.name, &images).map(|()| ExitCode::SUCCESS),
         Task::Kubectl(client) => run(&client.which.name, "kubectl", &client.arguments),
         Task::Exec(client) => match client.arguments.split_first() {
             Some((program, arguments)) => run(&client.which.name, program, arguments),
@@ -172,16 +174,21 @@ fn status(name: &str) -> Result<ExitCode> {
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn load(name: &str, archives: &[PathBuf]) -> Result<()> {
+fn load(name: &str, images: &[PathBuf]) -> Result<()> {
     let cluster = find(name)?;
-    if archives.is_empty() {
+    if images.is_empty() {
         cluster.import_agent()?;
         eprintln!("{AGENT}");
     }
-    for archive in archives {
-        let archive = archive.canonicalize().with_context(|| archive.display().to_string())?;
-        cluster.import(&archive)?;
-        eprintln!("{}", archive.display());
+    for image in images {
+        if let Some(software) = Software::ALL.into_iter().find(|software| image.as_os_str() == software.name()) {
+            cluster.import_software(software)?;
+            eprintln!("{}", software.image());
+        } else {
+            let archive = image.canonicalize().with_context(|| image.display().to_string())?;
+            cluster.import(&archive)?;
+            eprintln!("{}", archive.display());
+        }
     }
     Ok(())
 }

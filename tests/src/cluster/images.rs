@@ -27,7 +27,7 @@ pub const AGENT: &str = concat!("docker.io/library/sidestep:", env!("CARGO_PKG_V
 /// There is no busybox or no agent, or no space.
 pub(super) fn make(directory: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(directory)?;
-    let layer = busybox()?;
+    let layer = busybox()?.finish()?;
     let path = json!(["PATH=/bin"]);
     let shell =
         pack::archive(&layer, &Description { name: BUSYBOX, config: json!({ "Cmd": ["sh"], "Env": path }), level: 0 })?;
@@ -55,7 +55,7 @@ pub(super) fn of_agent() -> Result<Vec<u8>> {
 }
 
 /// A root file system of busybox alone.
-fn busybox() -> Result<Vec<u8>> {
+pub(super) fn busybox() -> Result<Layer> {
     let busybox = rootfs::busybox()?;
     let mut layer = Layer::default();
     layer.program("bin/busybox", busybox)?;
@@ -64,10 +64,10 @@ fn busybox() -> Result<Vec<u8>> {
     for applet in String::from_utf8(output.stdout)?.lines().filter(|applet| *applet != "busybox") {
         layer.link(Path::new("bin").join(applet), "busybox")?;
     }
-    layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
-    layer.file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
-    for (folder, mode) in [("tmp", 0o1777), ("var/log", 0o755), ("data", 0o755)] {
+    layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\npostgres:x:70:70::/data:/bin/sh\nwww-data:x:33:33::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
+    layer.file("etc/group", 0o644, b"root:x:0:\npostgres:x:70:\nwww-data:x:33:\nnogroup:x:65534:\n")?;
+    for (folder, mode) in [("tmp", 0o1777), ("run", 0o755), ("var/log", 0o755), ("data", 0o1777)] {
         layer.folder(Path::new(folder), mode)?;
     }
-    layer.finish()
+    Ok(layer)
 }

@@ -15,6 +15,7 @@ mod place;
 mod process;
 mod remove;
 mod shared;
+mod software;
 mod start;
 pub mod trial;
 pub mod workload;
@@ -38,6 +39,7 @@ pub use place::Place;
 pub use process::Process;
 pub use remove::{exists, remove, sweep};
 pub use shared::{on_cluster, on_cluster_of};
+pub use software::Software;
 pub use start::{Started, up};
 
 use crate::{DEADLINE, wait_until};
@@ -247,6 +249,14 @@ impl Cluster {
         let file = self.place.directory().join("images/agent.tar");
         fs::write(&file, images::of_agent()?).with_context(|| format!("writing {}", file.display()))?;
         self.import(&file)
+    }
+
+    /// Makes the image of a server and imports it.
+    ///
+    /// # Errors
+    /// Its packages can't be downloaded, no space, or containerd refuses.
+    pub fn import_software(&self, software: Software) -> Result<()> {
+        self.import(&software.make(&self.place.directory().join("images"))?)
     }
 
     /// Prints the last of what each component has said.
