@@ -6,6 +6,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{build, command, pack, ui, workspace::Workspace};
 
+/// gzip's own default.
+const LEVEL: u32 = 6;
+
 /// Builds the agent for release and writes its image to `output`, as `name`.
 ///
 /// The same commit built by the same tools gives the same bytes: no time of day goes in.
@@ -18,7 +21,7 @@ pub(crate) fn image(workspace: &Workspace, output: Option<&Path>, name: Option<&
     let name = name.map_or_else(|| format!("docker.io/library/sidestep:{version}"), str::to_owned);
     let output = output.map_or_else(|| workspace.target.join("sidestep-image.tar"), Path::to_owned);
     ui::step(format!("packing {name}"));
-    let archive = pack::agent(&agent, &workspace.root, &name, &revision(workspace))?;
+    let archive = pack::agent(&agent, &workspace.root, &name, &revision(workspace), LEVEL)?;
     write(&output, &archive).with_context(|| format!("cannot write {}", output.display()))?;
     ui::done(format!("{} ({:.1} MB)", output.display(), archive.len() as f64 / 1e6));
     ui::done(format!("docker load -i {0}; ctr -n k8s.io image import {0}", output.display()));

@@ -70,7 +70,7 @@ enum Task {
     /// Start, show and remove a Kubernetes cluster on this machine: `cargo xtask cluster up`
     #[command(disable_help_flag = true)]
     Cluster(DelegateArguments),
-    /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine
+    /// Run every test: on kernels 6.1 and 6.12 in emulation, then on this machine and on a Kubernetes node
     Test(TestArguments),
     /// Check formatting, clippy's lints, the dependencies and the chart
     Lint,
@@ -129,6 +129,9 @@ struct TestArguments {
     /// Leave out the emulated kernels
     #[arg(long)]
     no_vm: bool,
+    /// Leave out the tests on a Kubernetes cluster
+    #[arg(long)]
+    no_cluster: bool,
     #[command(flatten)]
     profile: ProfileArguments,
     /// Only tests with one of these in their name, not in emulation; also options of test programs, after `--`
@@ -181,8 +184,9 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Soak(arguments) => delegate::soak(&workspace, &arguments.arguments),
         Task::Cluster(arguments) => cluster::cluster(&workspace, &arguments.arguments),
         Task::Test(arguments) => {
-            let release = arguments.profile.release;
-            test::test(&workspace, &Selection { no_vm: arguments.no_vm, release, filters: &arguments.filters })
+            let TestArguments { no_vm, no_cluster, profile: ProfileArguments { release }, filters } = &arguments;
+            let selection = Selection { no_vm: *no_vm, no_cluster: *no_cluster, release: *release, filters };
+            test::test(&workspace, &selection)
         }
         Task::Lint => lint::lint(&workspace),
         Task::Vm(guest) => vm::vm(&workspace, &guest, false),

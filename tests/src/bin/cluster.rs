@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode, time:
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use sidestep_tests::cluster::{self, AGENT, BUSYBOX, Cluster, Started};
+use sidestep_tests::cluster::{self, AGENT, BUSYBOX, Cluster, Software, Started};
 
 /// A real Kubernetes cluster on this machine, from its own programs: each node has its own namespaces, containerd and
 /// kubelet. Needs root; touches nothing of the machine's own network.
@@ -17,19 +17,22 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Where to begin:
-  cargo xtask cluster up                       one node, with the agent's image on it
+  cargo xtask cluster up                    one node, with the agent's image on it
   cargo xtask cluster kubectl get pods -A
-  cargo xtask cluster kubectl apply -k deploy/kustomize/base
-  cargo xtask cluster exec helm list           any client, in the cluster's network and with its KUBECONFIG
+  cargo xtask cluster exec helm list        any client, in the cluster's network, with KUBECONFIG
+  cargo xtask cluster load-image            the agent's image again, after a new build
+  cargo xtask cluster load-image nginx      a server, made of Debian's packages: nginx:debian
   cargo xtask cluster down
 
-The API server is reached from inside the cluster's network only: `kubectl` and `exec` enter it. The first `up` builds
-Kubernetes, 8 to 15 minutes on two cores.
+The API server is reached from inside the cluster's network only: `kubectl` and `exec` enter it.
+The first `up` builds Kubernetes, 8 to 15 minutes on two cores.
 
 Environment:
-  SIDESTEP_AGENT                the agent that goes into the image, in the place of one built for release
+  SIDESTEP_AGENT      the agent for the image; without it one is built for release
+  SIDESTEP_CLUSTER    the cluster's name, as --name
 
-Exit status: 0 done, 1 failed (`status`: not all runs), 2 wrong use; `kubectl` and `exec` pass on that of what they ran.";
+Exit status: 0 done, 1 failed (`status`: not all of it runs), 2 wrong use; `kubectl` and `exec`
+pass on that of what they ran.";
 
 #[derive(Debug, Subcommand)]
 enum Task {
@@ -51,12 +54,13 @@ enum Task {
         #[command(flatten)]
         which: Which,
     },
-    /// Import the agent's image again (a new build of it), or archives made elsewhere
+    /// Import the agent's image again (a new build of it), images of servers, or archives made elsewhere
     LoadImage {
         #[command(flatten)]
         which: Which,
-        /// Archives of images, as `docker save` and `cargo xtask image` write them
-        archives: Vec<PathBuf>,
+        /// `python`, `nginx`, `redis`, `postgresql` or `grpc`, made of Debian's packages; or archives, as `docker save` and
+        /// `cargo xtask image` write them; nothing for the agent
+        images: Vec<PathBuf>,
     },
     /// Run kubectl on the cluster
     #[command(disable_help_flag = true)]
@@ -100,7 +104,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Up { which, nodes } => up(&which.name, nodes).map(|()| ExitCode::SUCCESS),
         Task::Down { which } => down(&which.name).map(|()| ExitCode::SUCCESS),
         Task::Status { which } => status(&which.name),
-        Task::LoadImage { which, archives } => load(&which.name, &archives).map(|()| ExitCode::SUCCESS),
+        Task::LoadImage { which, images } => load(&which.name, &images).map(|()| ExitCode::SUCCESS),
         Task::Kubectl(client) => run(&client.which.name, "kubectl", &client.arguments),
         Task::Exec(client) => match client.arguments.split_first() {
             Some((program, arguments)) => run(&client.which.name, program, arguments),
@@ -169,16 +173,21 @@ fn status(name: &str) -> Result<ExitCode> {
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn load(name: &str, archives: &[PathBuf]) -> Result<()> {
+fn load(name: &str, images: &[PathBuf]) -> Result<()> {
     let cluster = find(name)?;
-    if archives.is_empty() {
+    if images.is_empty() {
         cluster.import_agent()?;
         eprintln!("{AGENT}");
     }
-    for archive in archives {
-        let archive = archive.canonicalize().with_context(|| archive.display().to_string())?;
-        cluster.import(&archive)?;
-        eprintln!("{}", archive.display());
+    for image in images {
+        if let Some(software) = Software::ALL.into_iter().find(|software| image.as_os_str() == software.name()) {
+            cluster.import_software(software)?;
+            eprintln!("{}", software.image());
+        } else {
+            let archive = image.canonicalize().with_context(|| image.display().to_string())?;
+            cluster.import(&archive)?;
+            eprintln!("{}", archive.display());
+        }
     }
     Ok(())
 }

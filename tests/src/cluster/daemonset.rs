@@ -22,7 +22,8 @@ const MANIFEST: &str = concat!(
 /// What takes away what the agent leaves.
 const UNINSTALL: &str = include_str!("../../../deploy/kustomize/uninstall/uninstall.yaml");
 
-const NAMESPACE: &str = "sidestep";
+/// The namespace of the agents.
+pub const NAMESPACE: &str = "sidestep";
 const WORKLOAD: &str = "daemonset/sidestep";
 
 /// Where the manifest's file sink writes to on a node.
@@ -57,12 +58,7 @@ impl<'a> DaemonSet<'a> {
     }
 
     fn apply(&self) -> Result<()> {
-        // A cgroup on both nodes of a cluster can have one name only below the root, which is not ours alone.
-        let roots: Vec<_> = self.cluster.nodes().iter().map(Node::pods_cgroup).collect();
-        let capture = format!("    capture:\n      cgroup_roots: [{}]\n", roots.join(", "));
-        let place = "    identity:\n";
-        ensure!(MANIFEST.contains(place), "the manifest has no place for `capture`");
-        self.cluster.apply(&MANIFEST.replacen(place, &format!("{capture}{place}"), 1)).map(drop)
+        self.cluster.apply(&manifest(self.cluster.nodes())?).map(drop)
     }
 
     /// Replaces the agents as an upgrade does, and waits until that is done.
@@ -195,6 +191,22 @@ impl<'a> DaemonSet<'a> {
         }
         Ok(())
     }
+}
+
+/// The manifest, changed in one thing: the cgroups of a node here are not those of a whole machine. As all nodes are on
+/// this one, each agent has a configuration that names its node's.
+fn manifest(nodes: &[Node]) -> Result<String> {
+    let parts = MANIFEST.split_once("  sidestep.yaml: |\n");
+    let (before, rest) = parts.context("the manifest has no sidestep.yaml")?;
+    let (config, after) = rest.split_once("---\n").context("the manifest ends with its configuration")?;
+    let mut text = before.to_owned();
+    let first = nodes.first().map(|node| ("sidestep".to_owned(), node));
+    for (name, node) in first.into_iter().chain(nodes.iter().map(|node| (node.name(), node))) {
+        text += &format!("  {name}.yaml: |\n    capture:\n      cgroup_roots: [{}]\n{config}", node.pods_cgroup());
+    }
+    ensure!(after.contains("/sidestep.yaml]"), "the manifest names no configuration");
+    // The kubelet fills in the variable.
+    Ok(format!("{text}---\n{}", after.replacen("/sidestep.yaml]", "/$(NODE_NAME).yaml]", 1)))
 }
 
 impl Drop for DaemonSet<'_> {

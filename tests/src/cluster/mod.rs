@@ -7,7 +7,7 @@
 
 mod control;
 mod credentials;
-mod daemonset;
+pub mod daemonset;
 mod images;
 mod network;
 mod node;
@@ -15,6 +15,7 @@ mod place;
 mod process;
 mod remove;
 mod shared;
+mod software;
 mod start;
 pub mod workload;
 
@@ -36,13 +37,17 @@ pub use node::{Component, Node};
 pub use place::Place;
 pub use process::Process;
 pub use remove::{exists, remove, sweep};
-pub use shared::{Shared, on_cluster};
+pub use shared::{on_cluster, on_cluster_of};
+pub use software::Software;
 pub use start::{Started, up};
 
 use crate::{DEADLINE, wait_until};
 
 /// For how long what the cluster has to do is waited for: an image is unpacked, a Pod is started and stopped.
 pub const PATIENCE: Duration = DEADLINE.saturating_mul(4);
+
+/// How long it takes at least from one look at the cluster to the next.
+const POLL: Duration = Duration::from_millis(200);
 
 /// A cluster that has been started, by whomever.
 #[derive(Clone, Debug)]
@@ -191,16 +196,15 @@ impl Cluster {
     /// Not in time, with how the object stood last; or as [`Cluster::get`], unless it may come into being.
     pub fn wait_for(&self, arguments: &[&str], condition: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = String::new();
-        wait_until(&format!("a condition of {}", arguments.join(" ")), PATIENCE, || match self.get(arguments) {
-            Ok(object) if condition(&object) => Ok(Some(object)),
-            Ok(object) => {
-                last = object.to_string();
-                Ok(None)
+        wait_until(&format!("a condition of {}", arguments.join(" ")), PATIENCE, || {
+            match self.get(arguments) {
+                Ok(object) if condition(&object) => return Ok(Some(object)),
+                Ok(object) => last = object.to_string(),
+                Err(error) => last = format!("{error:#}"),
             }
-            Err(error) => {
-                last = format!("{error:#}");
-                Ok(None)
-            }
+            // Each look is a program that is started, on the processors that others wait for.
+            thread::sleep(POLL);
+            Ok(None)
         })
         .with_context(|| format!("it stands at {last:.4000}\n{}", self.last_words()))
     }
@@ -238,6 +242,14 @@ impl Cluster {
         let file = self.place.directory().join("images/agent.tar");
         fs::write(&file, images::of_agent()?).with_context(|| format!("writing {}", file.display()))?;
         self.import(&file)
+    }
+
+    /// Makes the image of a server and imports it.
+    ///
+    /// # Errors
+    /// Its packages can't be downloaded, no space, or containerd refuses.
+    pub fn import_software(&self, software: Software) -> Result<()> {
+        self.import(&software.make(&self.place.directory().join("images"))?)
     }
 
     /// Prints the last of what each component has said.

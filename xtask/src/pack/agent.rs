@@ -13,13 +13,13 @@ const AGENT: &str = "usr/bin/sidestep";
 /// Where Debian keeps the certificates of public authorities, for sinks that use TLS.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Packs `program` as `name`; `root` is the checkout, and `revision` the commit.
+/// Packs `program` as `name`; `root` is the checkout, `revision` the commit, and `level` as in [`Description`].
 ///
 /// The same program gives the same bytes: no time of day goes in.
 ///
 /// # Errors
 /// A file can't be read, or `name` has no tag.
-pub fn agent(program: &Path, root: &Path, name: &str, revision: &str) -> Result<Vec<u8>> {
+pub fn agent(program: &Path, root: &Path, name: &str, revision: &str, level: u32) -> Result<Vec<u8>> {
     let config = json!({
         "Entrypoint": [format!("/{AGENT}")],
         "Env": ["PATH=/usr/bin"],
@@ -33,7 +33,7 @@ pub fn agent(program: &Path, root: &Path, name: &str, revision: &str) -> Result<
             "org.opencontainers.image.licenses": env!("CARGO_PKG_LICENSE"),
         },
     });
-    archive(&layer(program, root)?, &Description { name, config })
+    archive(&layer(program, root)?, &Description { name, config, level })
 }
 
 /// The one layer: the agent, its libraries, and the few files that the C library looks for.

@@ -19,6 +19,8 @@ pub struct Description<'a> {
     pub name: &'a str,
     /// How its containers run by default: `Entrypoint`, `Env`, `Labels` and the rest, by the specification.
     pub config: Value,
+    /// How hard the layer is compressed: 0 (not at all, for an image that stays on this machine) to 9.
+    pub level: u32,
 }
 
 /// A content-addressed part of the image.
@@ -50,7 +52,7 @@ pub fn archive(layer: &[u8], description: &Description<'_>) -> Result<Vec<u8>> {
     let (_, tag) = description.name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).with_context(|| {
         format!("{} has no tag: it would be `latest`, which Kubernetes pulls each time", description.name)
     })?;
-    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
+    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(description.level));
     gzip.write_all(layer)?;
     let compressed = Blob::new(gzip.finish()?);
     let config = Blob::new(serde_json::to_vec(&config(&digest(layer), &description.config))?);
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     fn described(name: &str) -> Description<'_> {
-        Description { name, config: json!({ "Entrypoint": ["/bin/true"] }) }
+        Description { name, config: json!({ "Entrypoint": ["/bin/true"] }), level: 6 }
     }
 
     fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {

@@ -15,11 +15,13 @@ use crate::libraries;
 pub struct Layer {
     tar: Builder<Vec<u8>>,
     folders: BTreeSet<PathBuf>,
+    /// Files and links.
+    files: BTreeSet<PathBuf>,
 }
 
 impl Default for Layer {
     fn default() -> Self {
-        Self { tar: Builder::new(Vec::new()), folders: BTreeSet::new() }
+        Self { tar: Builder::new(Vec::new()), folders: BTreeSet::new(), files: BTreeSet::new() }
     }
 }
 
@@ -31,6 +33,7 @@ impl Layer {
     pub fn file(&mut self, path: impl AsRef<Path>, mode: u32, content: &[u8]) -> Result<()> {
         let path = path.as_ref();
         self.folder(path.parent().context("a file at the root")?, 0o755)?;
+        self.files.insert(path.to_owned());
         let mut header = header(EntryType::Regular, mode, content.len() as u64);
         self.tar.append_data(&mut header, path, content).with_context(|| format!("layer: {}", path.display()))
     }
@@ -54,6 +57,7 @@ impl Layer {
     pub fn link(&mut self, path: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         self.folder(path.parent().context("a link at the root")?, 0o755)?;
+        self.files.insert(path.to_owned());
         let mut header = header(EntryType::Symlink, 0o777, 0);
         self.tar.append_link(&mut header, path, target).with_context(|| format!("layer: {}", path.display()))
     }
@@ -70,6 +74,12 @@ impl Layer {
         self.folders.insert(path.to_owned());
         let mut header = header(EntryType::Directory, mode, 0);
         self.tar.append_data(&mut header, path, &[][..]).with_context(|| format!("layer: {}", path.display()))
+    }
+
+    /// Whether there is a file or a link of this name: a second one would be there beside it.
+    #[must_use]
+    pub fn has(&self, path: &Path) -> bool {
+        self.files.contains(path)
     }
 
     /// The bytes of the tar.
