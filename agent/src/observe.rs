@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
     config::Config,
     events, files,
+    kubernetes::{Kubernetes, MetricLabels},
     ledger::Ledger,
     load::{AttachPoint, Pinned, Probe, Programs, RootPattern, Roots},
     own_log,
@@ -17,8 +18,8 @@ use crate::{
     telemetry::{
         Observe, Snapshot,
         snapshot::{
-            AccountReading, Build, ProbeReading, ProgramsReading, RepairReading, RootReading, SinkReading,
-            StreamReading, StreamRepairReading,
+            AccountReading, Build, KubernetesReading, ProbeReading, ProgramsReading, RepairReading, RootReading,
+            SinkReading, StreamReading, StreamRepairReading,
         },
     },
 };
@@ -33,6 +34,8 @@ pub struct Agent {
     programs: Option<ProgramsReading>,
     probes: Vec<ProbeReading>,
     roots: Roots,
+    kubernetes: Kubernetes,
+    metric_labels: MetricLabels,
     sink_failing_limit: Duration,
     /// Type of each sink by its name.
     kinds: Mutex<HashMap<String, &'static str>>,
@@ -43,7 +46,13 @@ pub struct Agent {
 impl Agent {
     /// Observes a running pipeline.
     #[must_use]
-    pub fn new(config: &Config, pipeline: &Pipeline, programs: &Programs, roots: Roots) -> Self {
+    pub fn new(
+        config: &Config,
+        pipeline: &Pipeline,
+        programs: &Programs,
+        roots: Roots,
+        kubernetes: Kubernetes,
+    ) -> Self {
         let agent = Self {
             started: SystemTime::now(),
             ledger: pipeline.ledger(),
@@ -53,6 +62,8 @@ impl Agent {
             programs: programs.pinned.as_ref().map(pinned),
             probes: programs.probes.iter().map(probe).collect(),
             roots,
+            metric_labels: MetricLabels::new(&config.kubernetes),
+            kubernetes,
             sink_failing_limit: config.sink_failing_limit,
             kinds: Mutex::default(),
             reload_refused: Mutex::default(),
@@ -70,6 +81,30 @@ impl Agent {
     /// Notes how a reload went: why it was refused, or `None`.
     pub fn set_reload_refused(&self, error: Option<String>) {
         *self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    fn accounts(&self) -> Vec<AccountReading> {
+        let mut accounts = AccountReading::all(&self.ledger);
+        if !self.metric_labels.is_empty() {
+            for account in &mut accounts {
+                let pod = account.resource.pod_uid.as_ref().and_then(|uid| self.kubernetes.pods().get(uid));
+                account.labels = pod.map(|pod| self.metric_labels.of(&pod.labels));
+            }
+        }
+        accounts
+    }
+
+    fn kubernetes_reading(&self) -> KubernetesReading {
+        let (pods, health) = (self.kubernetes.pods(), self.kubernetes.health());
+        let (known, lingering) = pods.count();
+        KubernetesReading {
+            watches: health.readings(Instant::now()),
+            requests: health.requests(),
+            pods: known as u64,
+            lingering: lingering as u64,
+            left_out: health.left_out(),
+            refused: pods.refused(),
+        }
     }
 
     fn sink(&self, stats: SinkStats) -> SinkReading {
@@ -108,7 +143,7 @@ impl Observe for Agent {
             reload_refused: self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             events: events::counts(),
             own_log_left_out: own_log::left_out(),
-            accounts: AccountReading::all(&self.ledger),
+            accounts: self.accounts(),
             ring: self.readings.ring(),
             repair: RepairReading {
                 gaps: self.files.gaps(),
@@ -132,6 +167,7 @@ impl Observe for Agent {
                 ("exited", identities.exited as u64),
                 ("incomplete", identities.incomplete as u64),
             ],
+            kubernetes: self.kubernetes.is_on().then(|| self.kubernetes_reading()),
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{Event, Metadata, callsite::Identifier, level_filters::LevelFilter};
+use tracing::{Event, Level, Metadata, callsite::Identifier, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer as _, Registry,
     layer::{Context, Filter, SubscriberExt as _},
@@ -109,6 +109,10 @@ const fn level(config: &Config) -> LevelFilter {
 impl Limit {
     /// Whether this place may log a line at `now`.
     fn admits(&self, metadata: &Metadata<'_>, now: Instant) -> bool {
+        // Told by our own events, once, and not at each attempt.
+        if metadata.target().starts_with("kube_") && *metadata.level() == Level::WARN {
+            return false;
+        }
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let place = places.entry(metadata.callsite()).or_insert_with(|| Place {
             name: format!("{}:{}", metadata.file().unwrap_or("?"), metadata.line().unwrap_or(0)),

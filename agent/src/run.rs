@@ -56,7 +56,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let roots = kernel.roots.clone();
     let pipeline =
         Pipeline::start(&config, kernel.maps, kernel.roots, sinks, kubernetes.clone(), programs.pinned.is_some())?;
-    let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots));
+    let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots, kubernetes.clone()));
 
     runtime.block_on(async {
         let mut metrics = "not served".to_owned();

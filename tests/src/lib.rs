@@ -5,6 +5,7 @@
 //! lives that the test starts. [`end_to_end`] removes both whatever happens.
 
 pub mod agent;
+pub mod api_server;
 pub mod certificates;
 pub mod cgroup;
 pub mod cluster;
@@ -35,6 +36,7 @@ pub mod testbed;
 pub mod wait;
 
 pub use agent::Agent;
+pub use api_server::ApiServer;
 pub use config::Config;
 pub use container::{Container, ContainerBuilder, Stdio};
 pub use expect::Expected;

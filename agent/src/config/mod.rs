@@ -31,7 +31,7 @@ pub use units::Percent;
 
 use crate::{
     assemble, attribute, kubernetes,
-    process::ProcessorSettings,
+    process::{ProcessorSettings, Selector},
     record::Resource,
     sinks::{SinkSettings, console},
 };
@@ -165,13 +165,20 @@ impl Config {
     /// Whether records have to wait for what the API server tells of their Pod: a rule goes by labels or the workload.
     #[must_use]
     pub fn needs_metadata(&self) -> bool {
-        false
+        self.sinks.iter().any(SinkSettings::needs_metadata) || self.selectors().any(Selector::needs_metadata)
     }
 
     /// Whether the labels of namespaces are asked for.
     #[must_use]
     pub fn needs_namespaces(&self) -> bool {
         !self.kubernetes.namespace_labels.is_empty()
+            || self.selectors().any(|selector| selector.namespace_labels.is_some())
+    }
+
+    /// Filters of sinks and matches of processors.
+    fn selectors(&self) -> impl Iterator<Item = &Selector> {
+        let matches = self.processors.iter().map(ProcessorSettings::matches);
+        self.sinks.iter().map(SinkSettings::filter).chain(matches)
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
     check.kubernetes(&raw.kubernetes);
     check.processors(&raw.processors);
     check.sinks(&raw.sinks, raw.lines.max_line_bytes);
+    check.template_labels(&raw.sinks, &raw.kubernetes);
     check.duration(
         "telemetry.sink_failing_limit",
         raw.telemetry.sink_failing_limit,
@@ -350,6 +351,19 @@ impl Check {
                 let message =
                     format!("the name `{name}` is that of `processors[{first}]` too; each needs its own `name`");
                 self.wrong(format!("processors[{index}].name"), message);
+            }
+        }
+    }
+
+    /// A buffer on disk has of a Pod what records have, so names are made of nothing else.
+    fn template_labels(&mut self, sinks: &[SinkSettings], kubernetes: &kubernetes::Settings) {
+        let Ok(allowed) = Globs::new(&kubernetes.labels, Slash::IsPlain) else { return };
+        for (index, sink) in sinks.iter().enumerate() {
+            for key in sink.labels().into_iter().filter(|key| !allowed.is_match(key)) {
+                let option = if matches!(sink, SinkSettings::Kafka(_)) { "topic" } else { "index" };
+                let message =
+                    format!("`{{label:{key}}}` is a label that records don't have; add it to `kubernetes.labels`");
+                self.wrong(format!("sinks[{index}].{option}"), message);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What `sidestep status` shows, as it goes over the socket and comes out of `--output json`.
 
+mod kubernetes;
 mod sink;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use kubernetes::{KubernetesStatus, WatchStatus};
 pub use sink::{BufferStatus, SinkDroppedStatus, SinkStatus};
 
 use crate::{
@@ -43,6 +45,9 @@ pub struct StatusReport {
     pub sinks: Vec<SinkStatus>,
     /// Entries of each identity cache.
     pub identity: Vec<CacheStatus>,
+    /// What the API server tells; none when it is not asked, or from an agent that is older than that is here.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesStatus>,
 }
 
 /// The agent itself.
@@ -241,6 +246,7 @@ impl StatusReport {
                 .iter()
                 .map(|(cache, entries)| CacheStatus { cache: (*cache).to_owned(), entries: *entries })
                 .collect(),
+            kubernetes: snapshot.kubernetes.as_ref().map(KubernetesStatus::of),
         }
     }
 }

@@ -6,11 +6,13 @@
 pub(crate) mod client;
 pub mod health;
 mod meter;
+mod metric_labels;
 mod owners;
 mod pod;
 mod pods;
 mod projection;
 mod saved;
+pub mod selector;
 mod settings;
 mod watch;
 
@@ -19,6 +21,7 @@ use std::{error::Error, path::PathBuf, sync::Arc};
 pub use self::{
     client::ClientError,
     health::Health,
+    metric_labels::MetricLabels,
     pod::{ANNOTATION_PREFIX, Labels, Owner, Pod},
     pods::Pods,
     projection::Projection,
@@ -116,16 +119,34 @@ impl Kubernetes {
     }
 }
 
-/// An error with its causes, which say what has happened.
+/// An error by its causes. One whose own text has that of its cause says nothing more that is worth reading.
 fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let this = error.to_string();
-        if !text.contains(&this) {
-            text = format!("{text}: {this}");
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        next = error.source();
+        let text = error.to_string();
+        let repeats = next.is_some_and(|cause| text.contains(&cause.to_string()));
+        if !repeats && texts.last() != Some(&text) {
+            texts.push(text);
         }
-        cause = error.source();
     }
-    text
+    texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::{core::Status, runtime::watcher};
+
+    use super::*;
+
+    #[test]
+    fn errors_are_told_by_their_causes() {
+        let status = Status::failure("pods is forbidden: User \"agent\" cannot list it", "Forbidden").with_code(403);
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(status.boxed()));
+        assert_eq!(chain(&error), "pods is forbidden: User \"agent\" cannot list it: Forbidden");
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = watcher::Error::WatchStartFailed(kube::Error::Service(refused.into()));
+        assert_eq!(chain(&error), "connection refused");
+    }
 }

@@ -101,7 +101,7 @@ async fn ask(
 ) -> Option<Option<Owner>> {
     let now = Instant::now();
     if forbidden.get(&controller.kind).is_some_and(|since| now.saturating_duration_since(*since) < FORBIDDEN) {
-        return None;
+        return Some(None);
     }
     let (resource, metadata) = match &*controller.kind {
         "Job" => ("jobs", metadata::<Job>(client, namespace, &controller.name).await),
@@ -120,7 +120,8 @@ async fn ask(
         Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
             forbidden.insert(Arc::clone(&controller.kind), now);
             Event::KubernetesForbidden { verb: "get", resource, error: &status.message }.report();
-            None
+            // No record waits for what will not come.
+            Some(None)
         }
         Err(error) => {
             tracing::debug!(resource, namespace, name = %controller.name, error = super::chain(&error), "owner not found out");

@@ -187,7 +187,8 @@ impl Pods {
     }
 
     /// Pods that there was no room for.
-    pub(super) fn refused(&self) -> u64 {
+    #[must_use]
+    pub fn refused(&self) -> u64 {
         self.lock().refused
     }
 

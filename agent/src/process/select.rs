@@ -1,13 +1,15 @@
 //! Which lines are meant: by who wrote them, how grave they are, and what they say. Used for the `filter` of a sink and
 //! the `match` of a processor.
 
+use kube::core::{Selector as LabelSelector, SelectorExt as _};
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::pattern;
 use crate::{
     config::{Globs, Slash},
-    record::{Class, Severity, Stream},
+    kubernetes::{Labels, selector},
+    record::{Class, Metadata, Severity, Stream},
 };
 
 /// Lines for which all that is given holds; what is left out says nothing.
@@ -22,6 +24,13 @@ pub struct Selector {
     pub pod: Vec<String>,
     /// Globs over `container.name`.
     pub container: Vec<String>,
+    /// A selector of Kubernetes over the labels of the Pod, such as `app in (web, api), tier=front, !canary`. It selects
+    /// nothing of which labels are not known.
+    pub labels: Option<String>,
+    /// The same over the labels of the namespace.
+    pub namespace_labels: Option<String>,
+    /// Globs over the name of the workload: the Deployment, `StatefulSet`, `CronJob`, ... that has made the Pod.
+    pub workload: Vec<String>,
     /// The least severity.
     pub severity_at_least: Option<Severity>,
     /// The severity that lines are below.
@@ -51,6 +60,9 @@ pub struct Selection {
     namespace: Globs,
     pod: Globs,
     container: Globs,
+    labels: Option<LabelSelector>,
+    namespace_labels: Option<LabelSelector>,
+    workload: Globs,
     severity_at_least: Option<Severity>,
     severity_below: Option<Severity>,
     unknown_severity: bool,
@@ -78,6 +90,17 @@ impl Selector {
         let namespace = globs("namespace", &self.namespace);
         let pod = globs("pod", &self.pod);
         let container = globs("container", &self.container);
+        let workload = globs("workload", &self.workload);
+        let mut labels = |option, text: &Option<String>| match text.as_deref().map(selector::parse) {
+            None => Some(None),
+            Some(Ok(selector)) => Some(Some(selector)),
+            Some(Err(error)) => {
+                wrong(option, error);
+                None
+            }
+        };
+        let pod_labels = labels("labels", &self.labels);
+        let namespace_labels = labels("namespace_labels", &self.namespace_labels);
         let mut regex = |option, pattern: &Option<String>| match pattern.as_deref().map(pattern::compile) {
             None => Some(None),
             Some(Ok(regex)) => Some(Some(regex)),
@@ -98,12 +121,23 @@ impl Selector {
             let problem = "says something only beside `severity_at_least` or `severity_below`".to_owned();
             wrong("unknown_severity", problem);
         }
-        match (namespace, pod, container, body, body_not, problems.is_empty()) {
-            (Some(namespace), Some(pod), Some(container), Some(body), Some(body_not), true) => Ok(Selection {
+        let told = (pod_labels, namespace_labels, workload);
+        match (namespace, pod, container, told, body, body_not) {
+            (
+                Some(namespace),
+                Some(pod),
+                Some(container),
+                (Some(labels), Some(namespace_labels), Some(workload)),
+                Some(body),
+                Some(body_not),
+            ) if problems.is_empty() => Ok(Selection {
                 classes: self.classes.clone(),
                 namespace,
                 pod,
                 container,
+                labels,
+                namespace_labels,
+                workload,
                 severity_at_least: self.severity_at_least,
                 severity_below: self.severity_below,
                 unknown_severity: self.unknown_severity,
@@ -112,6 +146,12 @@ impl Selector {
             }),
             _ => Err(problems),
         }
+    }
+
+    /// Whether it goes by what the API server tells of a Pod.
+    #[must_use]
+    pub fn needs_metadata(&self) -> bool {
+        self.labels.is_some() || self.namespace_labels.is_some() || !self.workload.is_empty()
     }
 
     /// Whether every line is meant.
@@ -135,6 +175,21 @@ impl Selection {
             && names
                 .into_iter()
                 .all(|(globs, name)| globs.is_empty() || name.as_deref().is_some_and(|name| globs.is_match(name)))
+            && self.matches_metadata(resource.metadata.as_deref())
+    }
+
+    fn matches_metadata(&self, metadata: Option<&Metadata>) -> bool {
+        let pod = metadata.and_then(|metadata| metadata.pod.as_deref());
+        let labels = [
+            (&self.labels, pod.map(|pod| &pod.labels)),
+            (&self.namespace_labels, pod.map(|pod| &*pod.namespace_labels)),
+        ];
+        let workload = metadata.and_then(|metadata| metadata.workload.as_deref());
+        let is_selected = |(selector, labels): (&Option<LabelSelector>, Option<&Labels>)| {
+            selector.as_ref().is_none_or(|selector| labels.is_some_and(|labels| selector.matches(labels)))
+        };
+        labels.into_iter().all(is_selected)
+            && (self.workload.is_empty() || workload.is_some_and(|workload| self.workload.is_match(workload)))
     }
 
     /// Whether all lines of a stream are meant that matches.

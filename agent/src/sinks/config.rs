@@ -170,6 +170,27 @@ impl SinkSettings {
         self.common().filter
     }
 
+    /// Whether the sink goes by what the API server tells of a Pod.
+    #[must_use]
+    pub fn needs_metadata(&self) -> bool {
+        let template = match self {
+            Self::Kafka(settings) => settings.topic.needs_metadata(),
+            Self::Elasticsearch(settings) => settings.index().needs_metadata(),
+            Self::Console(_) | Self::File(_) | Self::Http(_) => false,
+        };
+        template || self.filter().needs_metadata()
+    }
+
+    /// Labels of Pods that the names of its topics or indices are made of.
+    #[must_use]
+    pub fn labels(&self) -> Vec<String> {
+        match self {
+            Self::Kafka(settings) => settings.topic.labels().map(str::to_owned).collect(),
+            Self::Elasticsearch(settings) => settings.index().labels().map(str::to_owned).collect(),
+            Self::Console(_) | Self::File(_) | Self::Http(_) => Vec::new(),
+        }
+    }
+
     /// The queue in front of the sink.
     #[must_use]
     pub const fn queue(&self) -> &QueueSettings {
@@ -312,6 +333,9 @@ fn filter_option(option: &'static str) -> &'static str {
         "namespace" => "filter.namespace",
         "pod" => "filter.pod",
         "container" => "filter.container",
+        "labels" => "filter.labels",
+        "namespace_labels" => "filter.namespace_labels",
+        "workload" => "filter.workload",
         "severity_below" => "filter.severity_below",
         "unknown_severity" => "filter.unknown_severity",
         "body" => "filter.body",

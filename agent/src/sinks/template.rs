@@ -2,13 +2,32 @@
 
 use std::fmt::Write as _;
 
-use crate::record::Stream;
+use crate::{kubernetes::selector, record::Stream};
 
 /// A part of a template.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Part<Field> {
     Text(String),
     Field(Field),
+    /// A label of the Pod, by its key.
+    Label(String),
+}
+
+/// What a placeholder of a label begins with.
+const LABEL: &str = "label:";
+
+/// The labels of Pods that a template is made of.
+pub(super) fn labels<Field>(parts: &[Part<Field>]) -> impl Iterator<Item = &str> {
+    parts.iter().filter_map(|part| match part {
+        Part::Label(key) => Some(&**key),
+        Part::Text(_) | Part::Field(_) => None,
+    })
+}
+
+/// The value of a label of the Pod, as the Pod may have chosen it.
+pub(super) fn label<'stream>(stream: &'stream Stream, key: &str) -> &'stream str {
+    let value = stream.resource.metadata.as_ref().and_then(|metadata| metadata.label(key));
+    value.filter(|value| !value.is_empty()).unwrap_or(UNKNOWN)
 }
 
 /// What is known of a stream.
@@ -19,15 +38,17 @@ pub(super) enum StreamField {
     Pod,
     Container,
     Node,
+    Workload,
 }
 
 /// Their names in templates.
-pub(super) const STREAM_FIELDS: [(&str, StreamField); 5] = [
+pub(super) const STREAM_FIELDS: [(&str, StreamField); 6] = [
     ("class", StreamField::Class),
     ("namespace", StreamField::Namespace),
     ("pod", StreamField::Pod),
     ("container", StreamField::Container),
     ("node", StreamField::Node),
+    ("workload", StreamField::Workload),
 ];
 
 /// Stands for what is not known, such as the namespace of the node's own files.
@@ -43,6 +64,7 @@ impl StreamField {
             Self::Pod => &resource.pod,
             Self::Container => &resource.container_name,
             Self::Node => &resource.host_name,
+            Self::Workload => resource.metadata.as_ref().map_or(&None, |metadata| &metadata.workload),
         };
         value.as_deref().filter(|value| !value.is_empty()).unwrap_or(UNKNOWN)
     }
@@ -77,6 +99,11 @@ impl<Field: Copy> Rules<'_, Field> {
             }
             let Some(after) = after else { break };
             let (name, after) = after.split_once('}').ok_or("a `{` without its `}`")?;
+            if let Some(key) = name.strip_prefix(LABEL) {
+                parts.push(Part::Label(selector::checked_key(key)?));
+                rest = after;
+                continue;
+            }
             let Some((_, field)) = fields.iter().find(|(known, _)| *known == name) else {
                 let known = fields.iter().fold(String::new(), |mut known, (name, _)| {
                     let separator = if known.is_empty() { "" } else { ", " };
@@ -84,7 +111,7 @@ impl<Field: Copy> Rules<'_, Field> {
                     let _ = write!(known, "{separator}`{{{name}}}`");
                     known
                 });
-                return Err(format!("`{{{name}}}` is not known; there are {known}"));
+                return Err(format!("`{{{name}}}` is not known; there are {known}, `{{{LABEL}KEY}}`"));
             };
             parts.push(Part::Field(*field));
             rest = after;

@@ -2,6 +2,7 @@
 //! metrics of a container that is gone go with it.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -15,10 +16,11 @@ use super::{
     names::{self, Definition},
     process::ProcessReading,
     readiness::Readiness,
-    series::{Admission, sanitize},
+    series::{Admission, Labels, sanitize},
     snapshot::{Health, Observe, ProbeReading, SinkReading, Snapshot},
 };
 use crate::{
+    kubernetes::health::{Freshness, Request, WatchReading},
     ledger::Reason,
     process::ProcessorStats,
     sinks::{buffer::BufferStats, receipt::Amount},
@@ -58,6 +60,7 @@ impl Collector for AgentCollector {
         families.agent(&snapshot);
         families.logs(&snapshot, &mut self.admission.lock().unwrap_or_else(PoisonError::into_inner));
         families.capture(&snapshot);
+        families.kubernetes(&snapshot);
         families.processors(&snapshot.processors);
         families.sinks(&snapshot.sinks);
         families.process(&snapshot);
@@ -118,6 +121,28 @@ impl Families {
             })
         });
         self.push(&names::LOG_DROPPED_BYTES, dropped);
+        self.container_labels(&arranged.pod_labels);
+    }
+
+    /// The only family whose labels are not the same for all: a series of its own for each container, so that a label that
+    /// comes late or changes makes no other counter begin anew.
+    fn container_labels(&mut self, containers: &BTreeMap<Labels, Vec<(String, String)>>) {
+        let definition = &names::LOG_CONTAINER_LABELS;
+        self.push(definition, containers.keys().map(|labels| (labels.clone(), 1.0)));
+        if containers.is_empty() {
+            return;
+        }
+        let Some(family) = self.0.last_mut() else { return };
+        for (metric, pod_labels) in family.mut_metric().iter_mut().zip(containers.values()) {
+            let mut all = metric.get_label().to_vec();
+            all.extend(pod_labels.iter().map(|(name, value)| {
+                let mut pair = LabelPair::default();
+                pair.set_name(name.clone());
+                pair.set_value(sanitize(value));
+                pair
+            }));
+            metric.set_label(all);
+        }
     }
 
     fn capture(&mut self, snapshot: &Snapshot) {
@@ -138,6 +163,25 @@ impl Families {
         self.single(&names::STREAM_REPAIR_BYTES, number(snapshot.stream_repair.bytes));
         self.single(&names::STREAM_REPAIR_REFUSED, number(snapshot.stream_repair.refused));
         self.push(&names::PROBE_HEALTH, snapshot.probes.iter().flat_map(probe_states));
+    }
+
+    fn kubernetes(&mut self, snapshot: &Snapshot) {
+        let Some(reading) = &snapshot.kubernetes else { return };
+        let watches = || reading.watches.iter().map(|watch| ([watch.resource.to_owned()], watch));
+        let live = |watch: &WatchReading| f64::from(u8::from(watch.freshness == Freshness::Live));
+        self.push(&names::KUBERNETES_WATCH_LIVE, watches().map(|(labels, watch)| (labels, live(watch))));
+        let last = watches().filter_map(|(labels, watch)| Some((labels, watch.last_event?.as_secs_f64())));
+        self.push(&names::KUBERNETES_LAST_EVENT, last);
+        self.push(&names::KUBERNETES_LISTS, watches().map(|(labels, watch)| (labels, number(watch.lists))));
+        let requests = reading.requests.iter().map(|(request, count)| {
+            let Request { verb, resource, outcome } = request;
+            ([(*verb).to_owned(), sanitize(resource), (*outcome).to_owned()], number(*count))
+        });
+        self.push(&names::KUBERNETES_REQUESTS, requests);
+        let pods = [("known", reading.pods), ("lingering", reading.lingering)];
+        self.push(&names::KUBERNETES_PODS, pods.into_iter().map(|(state, n)| ([state.to_owned()], number(n))));
+        let left_out = [("labels", reading.left_out), ("pods", reading.refused)];
+        self.push(&names::KUBERNETES_LEFT_OUT, left_out.into_iter().map(|(what, n)| ([what.to_owned()], number(n))));
     }
 
     fn processors(&mut self, processors: &[ProcessorStats]) {

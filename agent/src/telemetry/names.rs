@@ -214,6 +214,21 @@ definitions! {
     KAFKA_HELD_BYTES: GAUGE "sidestep_kafka_held_bytes" ["sink", "type"]
         "Bytes of lines that are held for such topics.";
 
+    LOG_CONTAINER_LABELS: GAUGE "sidestep_log_container_labels" ["namespace", "pod", "container", "container_id"]
+        "Labels of the container's Pod, each as `label_` and its key; always 1. Absent without kubernetes.metric_labels.";
+    KUBERNETES_WATCH_LIVE: GAUGE "sidestep_kubernetes_watch_live" ["resource"]
+        "1 while the API server tells of changes as they happen, else 0; absent when it is not asked.";
+    KUBERNETES_LAST_EVENT: GAUGE "sidestep_kubernetes_last_event_seconds" ["resource"]
+        "Time since the API server has last told of something; absent before the first time.";
+    KUBERNETES_LISTS: COUNTER "sidestep_kubernetes_lists_total" ["resource"]
+        "How often everything was listed: once at the start, and again when the watch could not go on.";
+    KUBERNETES_REQUESTS: COUNTER "sidestep_kubernetes_requests_total" ["verb", "resource", "outcome"]
+        "Requests to the API server, by how they went.";
+    KUBERNETES_PODS: GAUGE "sidestep_kubernetes_pods" ["state"]
+        "Pods that the agent knows: those of the node, and deleted ones that linger for their last records.";
+    KUBERNETES_LEFT_OUT: COUNTER "sidestep_kubernetes_left_out_total" ["what"]
+        "Labels and annotations, and whole Pods, that were left out as there was too much of them.";
+
     IDENTITY_CACHE_ENTRIES: GAUGE "sidestep_identity_cache_entries" ["cache"]
         "Entries of the cache.";
 

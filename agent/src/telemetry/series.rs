@@ -59,6 +59,8 @@ pub struct Arranged {
     pub series: BTreeMap<Labels, Figures>,
     /// Live containers that are booked together.
     pub overflow_containers: u64,
+    /// Labels of the Pods of these series, where they are asked for.
+    pub pod_labels: BTreeMap<Labels, Vec<(String, String)>>,
 }
 
 /// Decides at each scrape which containers have series of their own.
@@ -90,7 +92,11 @@ impl Admission {
                 continue;
             }
             // Two accounts may have the same labels after sanitizing; Prometheus refuses a scrape with duplicates.
-            arranged.series.entry(labels(account)).or_default().add(&account.balance);
+            let labels = labels(account);
+            if let Some(pod_labels) = &account.labels {
+                arranged.pod_labels.insert(labels.clone(), pod_labels.clone());
+            }
+            arranged.series.entry(labels).or_default().add(&account.balance);
         }
         if !self.overflowed.is_empty() || self.gone != Figures::default() {
             let mut sum = self.gone.clone();
@@ -165,7 +171,7 @@ mod tests {
         let resource = Resource { pod: Some(format!("pod-{cgroup_id}").into()), ..Resource::default() };
         let dropped = vec![(Stage::Capture, Reason::Quota, 2)];
         let balance = Balance { produced, delivered: produced - 3, delivered_lines: 1, pending: 1, dropped };
-        AccountReading { cgroup_id, resource: Arc::new(resource), balance }
+        AccountReading { cgroup_id, resource: Arc::new(resource), balance, labels: None }
     }
 
     fn overflow(arranged: &Arranged) -> Option<&Figures> {

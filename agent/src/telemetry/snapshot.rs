@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    kubernetes::health::{Request, WatchReading},
     ledger::{Balance, Ledger, Reason},
     process::ProcessorStats,
     record::Resource,
@@ -65,6 +66,25 @@ pub struct Snapshot {
     pub sinks: Vec<SinkReading>,
     /// Entries of each identity cache, by the cache's name.
     pub identity: Vec<(&'static str, u64)>,
+    /// What the API server tells; `None` when it is not asked.
+    pub kubernetes: Option<KubernetesReading>,
+}
+
+/// What the API server tells, and what that costs it.
+#[derive(Clone, Debug)]
+pub struct KubernetesReading {
+    /// Every watch.
+    pub watches: Vec<WatchReading>,
+    /// Requests by verb, resource and outcome.
+    pub requests: Vec<(Request, u64)>,
+    /// Pods of the node.
+    pub pods: u64,
+    /// Deleted Pods that are known still.
+    pub lingering: u64,
+    /// Labels and annotations that were left out.
+    pub left_out: u64,
+    /// Pods that there was no room for.
+    pub refused: u64,
 }
 
 /// What was built, and what it runs on.
@@ -97,6 +117,8 @@ pub struct AccountReading {
     pub resource: Arc<Resource>,
     /// Its figures.
     pub balance: Balance,
+    /// Labels of its Pod for metrics, by their names there; `None` where none are asked for, or the Pod is not known.
+    pub labels: Option<Vec<(String, String)>>,
 }
 
 impl AccountReading {
@@ -110,6 +132,7 @@ impl AccountReading {
                 cgroup_id,
                 resource: Arc::clone(&account.resource),
                 balance: account.balance(),
+                labels: None,
             })
             .collect();
         readings.sort_unstable_by_key(|reading| reading.cgroup_id);

@@ -8,11 +8,12 @@ use std::{
 use super::{
     names,
     snapshot::{
-        AccountReading, Build, Health, Observe, ProbeReading, RepairReading, RingReading, RootReading, SinkReading,
-        Snapshot, StreamReading, StreamRepairReading,
+        AccountReading, Build, Health, KubernetesReading, Observe, ProbeReading, RepairReading, RingReading,
+        RootReading, SinkReading, Snapshot, StreamReading, StreamRepairReading,
     },
 };
 use crate::{
+    kubernetes::health::{Freshness, Request, WatchReading},
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
     record::{Class, IoStream, Origin, Resource},
@@ -78,13 +79,15 @@ pub(crate) fn snapshot() -> Snapshot {
         reason: String::new(),
         required,
     };
+    let mut accounts = AccountReading::all(&ledger);
+    accounts.iter_mut().filter(|account| account.cgroup_id != 0).for_each(|account| account.labels = Some(Vec::new()));
     Snapshot {
         build: Build::current(),
         started: SystemTime::now() - Duration::from_secs(3600),
         reload_refused: None,
         events: vec![("sink_failing", 1), ("reload_done", 0)],
         own_log_left_out: 3,
-        accounts: AccountReading::all(&ledger),
+        accounts,
         ring: RingReading {
             capacity: 64 << 20,
             fill: 12345,
@@ -137,6 +140,20 @@ pub(crate) fn snapshot() -> Snapshot {
             }),
         }],
         identity: vec![("containers", 12), ("cgroups", 30)],
+        kubernetes: Some(KubernetesReading {
+            watches: vec![WatchReading {
+                resource: "pods",
+                freshness: Freshness::Live,
+                last_event: Some(Duration::from_secs(3)),
+                lists: 1,
+                error: None,
+            }],
+            requests: vec![(Request { verb: "watch", resource: "pods".to_owned(), outcome: "ok" }, 2)],
+            pods: 30,
+            lingering: 2,
+            left_out: 1,
+            refused: 0,
+        }),
     }
 }
 

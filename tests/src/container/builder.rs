@@ -47,6 +47,7 @@ pub struct ContainerBuilder<'a> {
     name: String,
     pod: String,
     namespace: String,
+    pod_uid: Option<String>,
     args: Vec<String>,
     env: Vec<String>,
     terminal: bool,
@@ -68,6 +69,7 @@ impl<'a> ContainerBuilder<'a> {
             name: name.to_owned(),
             pod: format!("{name}-pod"),
             namespace: "shop".to_owned(),
+            pod_uid: None,
             args: vec!["true".to_owned()],
             env: Vec::new(),
             terminal: false,
@@ -113,6 +115,13 @@ impl<'a> ContainerBuilder<'a> {
     pub fn pod(mut self, namespace: &str, pod: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
         pod.clone_into(&mut self.pod);
+        self
+    }
+
+    /// The Pod's UID, as an API server has it; one that is made of its name when this is not called.
+    #[must_use]
+    pub fn pod_uid(mut self, uid: &str) -> Self {
+        self.pod_uid = Some(uid.to_owned());
         self
     }
 
@@ -197,7 +206,7 @@ impl<'a> ContainerBuilder<'a> {
         let run = self.bed.directory().join("run/containerd");
         let bundle = run.join("io.containerd.runtime.v2.task/k8s.io").join(&self.id);
         let runtime_root = run.join("runc/k8s.io");
-        let pod_uid = pod_uid(&self.namespace, &self.pod);
+        let pod_uid = self.pod_uid.clone().unwrap_or_else(|| pod_uid(&self.namespace, &self.pod));
         let cgroup = format!("{}/kubepods/besteffort/pod{pod_uid}/{}", self.bed.cgroup_root(), self.id);
         self.make_bundle(&bundle, &cgroup, &pod_uid)?;
 

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use super::terminal::{Screen, escaped_word};
 use crate::{
     control::status::{BufferStatus, ContainerStatus, RootStatus, SinkDroppedStatus, SinkStatus, StatusReport},
+    kubernetes::health::Freshness,
     load::report::summary,
     telemetry::snapshot::Health,
 };
@@ -196,6 +197,18 @@ fn capture(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8
     });
     let caches: Vec<_> = caches.collect();
     out.extend_from_slice(format!("identity {}\n", caches.join(", ")).as_bytes());
+    if let Some(kubernetes) = &report.kubernetes {
+        let mut line = format!("api      {} Pods known", kubernetes.pods);
+        for watch in &kubernetes.watches {
+            let stale = |seconds| format!(" for {}", humantime::format_duration(Duration::from_secs(seconds)));
+            let since = watch.stale_seconds.map_or_else(String::new, stale);
+            let cause = watch.error.as_ref().map_or_else(String::new, |error| format!(": {}", escaped_word(error)));
+            line.push_str(&format!("; {} {}{since}{cause}", escaped_word(&watch.resource), escaped_word(&watch.state)));
+        }
+        let live = kubernetes.watches.iter().all(|watch| watch.state == Freshness::Live.as_str());
+        paint(&line, if live { PLAIN } else { WARNING }, screen, out);
+        out.push(b'\n');
+    }
     let lesser = report.probes.iter().any(|probe| probe.health != Health::Healthy);
     let summary = summary(report.probes.iter().map(|probe| probe.health));
     let hint = if lesser && !probes { " (--probes says why)" } else { "" };

@@ -17,6 +17,7 @@ use super::*;
 use crate::{
     assemble::{Assembler, Compiled, Language, Multiline, Settings},
     attribute::Identity,
+    clock,
     config::Lines,
     decode::{Event, decode},
     drain::ring::{Ring, tests::Model},
@@ -26,7 +27,7 @@ use crate::{
         journal::Journal,
         rounds::{Place, Rounds},
     },
-    record::{Class, IoStream, LineFlags, Origin, Resource, Stream},
+    record::{Class, IoStream, LineFlags, Metadata, Origin, Resource, Stream},
 };
 
 const CGROUP: u64 = 7;
@@ -106,7 +107,7 @@ impl Agent {
         let resource = Arc::new(Resource { container_id: Some("c0ffee".into()), ..Resource::default() });
         let identity = Arc::new(Identity { resource, ..Identity::default() });
         let account = Arc::clone(&self.account);
-        self.container.settle(Settled { identity, account, files: None, lines: lines.clone() });
+        self.container.settle(settled(identity, account, lines.clone()));
     }
 
     /// Reads at most `records`; whether the ring was empty then.
@@ -381,8 +382,7 @@ fn an_unknown_stream_begins_with_what_comes() {
     streams.open(id(1), &container, CGROUP, STDOUT, &map);
     assert!(streams.effects().is_empty());
     let account = Arc::new(Account::default());
-    let settled = Settled { identity: Arc::default(), account: Arc::clone(&account), files: None, lines: lines(false) };
-    container.settle(settled);
+    container.settle(settled(Arc::default(), Arc::clone(&account), lines(false)));
     let written = Written { position: 400, time_unix_nano: START, bytes: b"line\n", unwanted: false };
     streams.take(id(1), written);
     streams.end_round(Instant::now(), &map);
@@ -409,7 +409,7 @@ fn what_an_agent_before_has_taken_is_not_missed() {
         streams.restore(id(1), &container, Saved::default());
         let account = Arc::new(Account::default());
         let identity = Arc::default();
-        container.settle(Settled { identity, account: Arc::clone(&account), files: None, lines: lines(false) });
+        container.settle(settled(identity, Arc::clone(&account), lines(false)));
         for position in [500, 505] {
             let written = Written { position, time_unix_nano: START, bytes: b"line\n", unwanted: false };
             streams.take(id(1), written);
@@ -435,7 +435,7 @@ fn a_hole_at_an_uncertain_end_has_a_reason() {
     streams.open(id(1), &container, CGROUP, STDOUT, &map);
     let account = Arc::new(Account::default());
     let identity = Arc::default();
-    container.settle(Settled { identity, account: Arc::clone(&account), files: None, lines: lines(false) });
+    container.settle(settled(identity, Arc::clone(&account), lines(false)));
     streams.take(id(1), Written { position: 20, time_unix_nano: START, bytes: b"line\n", unwanted: false });
     streams.finish(CGROUP, false, false, &map);
     let expected = vec![(Stage::Capture, Reason::RingFull, 20)];
@@ -446,4 +446,55 @@ fn a_hole_at_an_uncertain_end_has_a_reason() {
         (account.balance().produced, account.balance().dropped),
         (55, vec![(Stage::Capture, Reason::RingFull, 50)])
     );
+}
+
+fn settled(identity: Arc<Identity>, account: Arc<Account>, lines: Lines) -> Settled {
+    Settled { resource: Arc::clone(&identity.resource), awaits: false, identity, account, files: None, lines }
+}
+
+/// What the API server tells later: the lines that are there keep what was known of them, and those that come have it.
+#[test]
+fn a_stream_takes_over_what_is_told_of_its_container_and_waits_for_it_when_it_must() {
+    let container = Container::new(CGROUP);
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let delivered = Arc::clone(&batches);
+    let deliver = move |batch: Arc<Batch>, _: Option<&Hold>| delivered.lock().expect("batches").push(batch);
+    let mut streams = Streams::new(Box::new(deliver), 0);
+    let map = Map::default();
+    streams.open(id(1), &container, CGROUP, STDOUT, &map);
+    let account = Arc::new(Account::default());
+    let (now, unix) = (Instant::now(), clock::unix_nano());
+    let mut position = 0;
+    let mut write = |streams: &mut Streams| {
+        streams.take(id(1), Written { position, time_unix_nano: START, bytes: b"line\n", unwanted: false });
+        position += 5;
+        streams.end_round(now, &map);
+        streams.tick(now, unix, 0, false, &map);
+    };
+    let base = || settled(Arc::default(), Arc::clone(&account), lines(false));
+    let with = |workload: &str| {
+        let metadata = Metadata { workload: Some(workload.into()), ..Metadata::default() };
+        Arc::new(Resource { metadata: Some(Arc::new(metadata)), ..Resource::default() })
+    };
+    container.settle(Settled { awaits: true, ..base() });
+    write(&mut streams);
+    assert!(batches.lock().expect("batches").is_empty(), "it waits");
+    container.settle(base());
+    write(&mut streams);
+    container.settle(Settled { resource: with("web"), ..base() });
+    streams.tick(now, unix, 0, false, &map);
+    write(&mut streams);
+    container.settle(Settled { resource: with("other"), ..base() });
+    streams.tick(now, unix, 0, false, &map);
+    write(&mut streams);
+    let batches = batches.lock().expect("batches");
+    let told = |batch: &Arc<Batch>| {
+        batch.stream.resource.metadata.as_ref().and_then(|metadata| metadata.workload.as_deref().map(str::to_owned))
+    };
+    let told: Vec<_> = batches.iter().map(told).collect();
+    assert_eq!(told, [None, Some("web".to_owned()), Some("other".to_owned())]);
+    assert_eq!(batches.iter().map(|batch| batch.lines.len()).collect::<Vec<_>>(), [2, 1, 1]);
+    let (first, last) = (&batches[0], &batches[2]);
+    assert_eq!((&first.stream.key, last.start()), (&last.stream.key, 15));
+    assert!(Arc::ptr_eq(&first.stream.account, &last.stream.account) && !Arc::ptr_eq(&first.stream, &last.stream));
 }

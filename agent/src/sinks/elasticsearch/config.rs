@@ -131,7 +131,7 @@ impl Settings {
     }
 
     /// The template of the index, given or not.
-    pub(super) fn index(&self) -> IndexTemplate {
+    pub(in crate::sinks) fn index(&self) -> IndexTemplate {
         let default = if self.data_stream { "logs-{class}-default" } else { "logs-{class}-{date}" };
         self.index.clone().unwrap_or_else(|| default.parse().unwrap_or_else(|_| unreachable!("it is a template")))
     }

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     record::{Class, Stream},
     sinks::{
-        template::{Part, Rules, STREAM_FIELDS, StreamField, UNKNOWN},
+        template::{Part, Rules, STREAM_FIELDS, StreamField, UNKNOWN, label, labels},
         timestamp::Utc,
     },
 };
 
-/// The name of an index with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`, and `{date}`, the
-/// day (UTC) on which the kernel saw the line. Not the day that a line says itself: a Pod could make an index for each
+/// The name of an index with placeholders: `{class}`, `{namespace}`, `{pod}`, `{container}`, `{node}`,
+/// `{workload}`, `{label:KEY}` for a label of the Pod, and `{date}`, the day (UTC) on which the kernel saw the line. Not the day that a line says itself: a Pod could make an index for each
 /// day of a thousand years.
 ///
 /// What a Pod chose (its names) can't lead out of the template: letters become lower case, and a character that indices
@@ -38,8 +38,8 @@ const RULES: Rules<'_, Field> = Rules {
     allowed: "lower-case letters, digits, `.`, `_`, `-` and `+`",
 };
 
-const FIELDS: [(&str, Field); 6] = {
-    let mut fields = [("date", Field::Date); 6];
+const FIELDS: [(&str, Field); 7] = {
+    let mut fields = [("date", Field::Date); 7];
     let mut index = 0;
     while index < STREAM_FIELDS.len() {
         fields[index] = (STREAM_FIELDS[index].0, Field::Stream(STREAM_FIELDS[index].1));
@@ -66,6 +66,7 @@ impl IndexTemplate {
             match part {
                 Part::Text(text) => index.push_str(text),
                 Part::Field(Field::Stream(field)) => index.extend(field.of(stream).chars().map(allowed)),
+                Part::Label(key) => index.extend(label(stream, key).chars().map(allowed)),
                 Part::Field(Field::Date) => {
                     let date = Utc::from_unix_nano(day * DAY * crate::sinks::timestamp::NANOS_PER_SECOND);
                     index.push_str(&format!("{:04}.{:02}.{:02}", date.year, date.month, date.day));
@@ -91,11 +92,22 @@ impl IndexTemplate {
             match part {
                 Part::Text(text) => pattern.push_str(text),
                 Part::Field(Field::Stream(StreamField::Class)) => pattern.push_str(class.as_str()),
-                Part::Field(_) if pattern.ends_with('*') => {}
-                Part::Field(_) => pattern.push('*'),
+                Part::Field(_) | Part::Label(_) if pattern.ends_with('*') => {}
+                Part::Field(_) | Part::Label(_) => pattern.push('*'),
             }
         }
         pattern
+    }
+
+    /// Labels of Pods that it is made of.
+    pub(in crate::sinks) fn labels(&self) -> impl Iterator<Item = &str> {
+        labels(&self.parts)
+    }
+
+    /// Whether it is made of what the API server tells of a Pod.
+    pub(in crate::sinks) fn needs_metadata(&self) -> bool {
+        let workload = Part::Field(Field::Stream(StreamField::Workload));
+        self.labels().next().is_some() || self.parts.contains(&workload)
     }
 
     /// Whether the name changes from day to day.

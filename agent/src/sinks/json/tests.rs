@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::record::{Class, IoStream, Severity};
+use crate::record::{Class, IoStream, Metadata, Severity};
 
 fn stream(origin: Origin, resource: Resource) -> Arc<Stream> {
     let class = if matches!(origin, Origin::Stdio(_)) { Class::Pod } else { Class::Business };
@@ -57,6 +57,15 @@ fn a_full_record_has_every_field_under_its_standard_name() {
         pod: text("cart-0"),
         pod_uid: text("1-2-3"),
         cgroup: text("/kubepods/x"),
+        metadata: Some(Arc::new(Metadata {
+            workload: Some("cart".into()),
+            attributes: vec![
+                ("k8s.statefulset.name".into(), "cart".into()),
+                ("k8s.pod.label.app".into(), "cart".into()),
+                ("k8s.pod.label.app.kubernetes.io/name".into(), "shop \"1\"".into()),
+            ],
+            pod: None,
+        })),
     };
     let mut batch = batch(&stream(Origin::Stdio(IoStream::Stderr), resource), &[b"a \"quoted\"\r\x1b[31m\0"]);
     let line = &mut batch.lines[0];
@@ -89,10 +98,18 @@ fn a_full_record_has_every_field_under_its_standard_name() {
                 "container.name": "app",
                 "container.runtime.name": "containerd",
                 "container.image.name": "registry/app:1",
+                "k8s.statefulset.name": "cart",
+                "k8s.pod.label.app": "cart",
+                "k8s.pod.label.app.kubernetes.io/name": "shop \"1\"",
             },
             "attributes": {"log.iostream": "stderr", "user": "ann", "n": 1.5, "deep": {"a": [null, true]}},
         })
     );
+    let grouped = records(&mut Encoder::grouping_labels(), &batch).remove(0);
+    let mut resource = record["resource"].as_object().expect("an object").clone();
+    resource.retain(|name, _| !name.starts_with("k8s.pod.label"));
+    resource.insert("k8s.pod.label".to_owned(), json!({"app": "cart", "app.kubernetes.io/name": "shop \"1\""}));
+    assert_eq!(grouped["resource"], Value::Object(resource));
 }
 
 #[test]

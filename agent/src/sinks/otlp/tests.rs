@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    record::{Batch, Class, IoStream, LineFlags, Origin, Resource, Severity, Stream},
+    record::{Batch, Class, IoStream, LineFlags, Metadata, Origin, Resource, Severity, Stream},
     sinks::{json, testing},
 };
 
@@ -27,6 +27,15 @@ fn full_stream(origin: Origin, pod: &str) -> Arc<Stream> {
         pod: text(pod),
         pod_uid: text("1-2-3"),
         cgroup: text("/kubepods/x"),
+        metadata: Some(Arc::new(Metadata {
+            workload: Some("cart".into()),
+            attributes: vec![
+                ("k8s.statefulset.name".into(), "cart".into()),
+                ("k8s.pod.label.app".into(), "cart".into()),
+                ("k8s.pod.label.app.kubernetes.io/name".into(), "shop \"1\"".into()),
+            ],
+            pod: None,
+        })),
     };
     Arc::new(Stream {
         key: format!("{pod}/stdout").into(),

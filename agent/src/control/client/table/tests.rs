@@ -36,6 +36,7 @@ fn shows_streams_and_the_ledger_of_each_container() {
         "12.1 KiB of 64.0 MiB filled",
         "3 gaps filled, 4.0 KiB",
         "12 containers, 30 cgroups",
+        "api      30 Pods known; pods live\n",
         "works",
         "SINK   TYPE   LAG  BEHIND  BUFFERED  LINES/S  BYTES/S  DELIVERED  ERRORS  STATE",
         "acknowledged up to 20",
