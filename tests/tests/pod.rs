@@ -228,7 +228,7 @@ fn each_missing_mount_is_told() {
         expect(&findings, "pins", "failed", "read-only", "`sidestep run` would not start")?;
 
         let mut another = pod.clone();
-        another.mounts.insert("/host".to_owned(), (bed.directory().to_owned(), true));
+        another.mounts.insert("/host".to_owned(), (bed.directory().join("config"), true));
         let findings = another.doctor(bed, "another-host")?;
         expect(&findings, "host_root", "degraded", "not the root directory", "hostPath")?;
         expect(&findings, "runtimes", "degraded", "no runtime's state directory", "")?;
