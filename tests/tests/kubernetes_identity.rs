@@ -143,8 +143,8 @@ fn labels_and_workloads_are_in_records_and_follow_their_changes() {
         let metrics = agent.metrics()?;
         let of_web = |name: &str| {
             let is_web = |id: &&String| web.id().starts_with(id.as_str());
-            let samples = metrics.samples.iter().filter(|sample| sample.name == name);
-            samples.filter(|sample| sample.labels.get("container_id").filter(is_web).is_some()).next()
+            let mut samples = metrics.samples.iter().filter(|sample| sample.name == name);
+            samples.find(|sample| sample.labels.get("container_id").filter(is_web).is_some())
         };
         let labels = &of_web("sidestep_log_container_labels").context("labels of the container")?.labels;
         ensure!(labels["label_app"] == "shop" && labels["label_app_kubernetes_io_name"] == "shop", "{labels:?}");
