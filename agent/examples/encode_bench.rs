@@ -23,7 +23,7 @@ fn main() {
         namespace: text("shop"),
         pod: text("cart-7d9c5b6f4d-x2x9p"),
         pod_uid: text("8a4f1a5e-6a7b-4f5f-9f0e-2f8d3a4b5c6d"),
-        cgroup: None,
+        ..Resource::default()
     };
     let stream = Arc::new(Stream {
         key: "0123456789abcdef/stdout".into(),

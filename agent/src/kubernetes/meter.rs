@@ -79,12 +79,12 @@ where
 
 fn of_status(status: StatusCode) -> &'static str {
     match status.as_u16() {
-        ..400 => outcome::OK,
         401 | 403 => outcome::FORBIDDEN,
         404 => outcome::NOT_FOUND,
         410 => outcome::GONE,
         429 => outcome::THROTTLED,
-        ..500 => outcome::REFUSED,
+        400..500 => outcome::REFUSED,
+        ..400 => outcome::OK,
         _ => outcome::SERVER_ERROR,
     }
 }

@@ -13,6 +13,7 @@ use super::{precedence::Key, settings::Settings};
 
 /// What is decided for some Pods of the policy's namespace.
 #[derive(Clone, CustomResource, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[expect(clippy::duplicated_attributes, reason = "each printed column has a type")]
 #[kube(
     group = "sidestep.dev",
     version = "v1alpha1",
@@ -64,6 +65,7 @@ pub struct SidestepPolicySpec {
 
 /// What is decided for some Pods of all namespaces.
 #[derive(Clone, CustomResource, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[expect(clippy::duplicated_attributes, reason = "each printed column has a type")]
 #[kube(
     group = "sidestep.dev",
     version = "v1alpha1",

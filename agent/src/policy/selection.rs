@@ -297,14 +297,14 @@ mod tests {
     use super::*;
     use crate::policy::{annotations, settings::Field};
 
-    fn namespaced(name: &str, spec: Value) -> Result<Policy, Refused> {
+    fn namespaced(name: &str, spec: &Value) -> Result<Policy, Refused> {
         let metadata =
             json!({ "name": name, "namespace": "shop", "generation": 3, "creationTimestamp": "2026-01-01T00:00:00Z" });
         let policy = json!({ "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy", "metadata": metadata, "spec": spec });
         Policy::namespaced(&serde_json::from_value(policy).expect("a policy"))
     }
 
-    fn cluster(name: &str, spec: Value) -> Result<Policy, Refused> {
+    fn cluster(name: &str, spec: &Value) -> Result<Policy, Refused> {
         let policy = json!({ "apiVersion": "sidestep.dev/v1alpha1", "kind": "ClusterSidestepPolicy", "metadata": { "name": name }, "spec": spec });
         Policy::cluster(&serde_json::from_value(policy).expect("a policy"))
     }
@@ -318,11 +318,11 @@ mod tests {
         let mut policies = Policies::default();
         policies.insert(namespaced(
             "web",
-            json!({ "selector": { "matchLabels": { "app": "web" } }, "containers": ["app*"], "logs": { "topic": "web" } }),
+            &json!({ "selector": { "matchLabels": { "app": "web" } }, "containers": ["app*"], "logs": { "topic": "web" } }),
         ));
         policies.insert(cluster(
             "team",
-            json!({
+            &json!({
                 "namespaceSelector": { "matchLabels": { "team": "x" } },
                 "selector": { "matchExpressions": [{ "key": "app", "operator": "In", "values": ["web", "api"] }] },
                 "logs": { "tenant": "x" },
@@ -354,7 +354,7 @@ mod tests {
             "containers": ["{"],
             "logs": { "multiline": { "patterns": [{ "start": "(" }] }, "files": { "include": ["/{"] } },
         });
-        let refused = namespaced("web", spec).expect_err("all is wrong");
+        let refused = namespaced("web", &spec).expect_err("all is wrong");
         assert_eq!((refused.generation, refused.problems.len()), (3, 4), "{refused}");
         for (problem, path) in refused.problems.iter().zip([
             "spec.selector: ",
@@ -365,7 +365,7 @@ mod tests {
             assert!(problem.starts_with(path), "{problem}");
         }
         let mut policies = Policies::default();
-        policies.insert(namespaced("web", json!({ "selector": {}, "logs": { "topic": "web" } })));
+        policies.insert(namespaced("web", &json!({ "selector": {}, "logs": { "topic": "web" } })));
         policies.insert(Err(refused));
         assert_eq!(
             (policies.all().count(), policies.refused().count()),
