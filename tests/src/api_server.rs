@@ -2,7 +2,7 @@
 //! pretends to be the kubelet. A whole cluster is in [`crate::cluster`].
 
 use std::{
-    env, fs,
+    fs,
     io::Write as _,
     path::PathBuf,
     process::{Command, Stdio},
@@ -14,9 +14,6 @@ use serde_json::{Value, json};
 
 use crate::{DEADLINE, Testbed, daemon::Daemon, http, wait_until};
 
-/// Names the program that all of Kubernetes' are, by its first argument.
-const PROGRAM_VARIABLE: &str = "SIDESTEP_KUBERNETES";
-
 /// Who may do everything.
 const ADMINISTRATOR: &str = "administrator";
 /// Who may do what the agent's role says.
@@ -26,7 +23,7 @@ const AGENT: &str = "agent";
 #[derive(Debug)]
 pub struct ApiServer<'bed> {
     bed: &'bed Testbed,
-    program: PathBuf,
+    programs: PathBuf,
     directory: PathBuf,
     etcd_port: u16,
     port: u16,
@@ -40,14 +37,13 @@ impl<'bed> ApiServer<'bed> {
     /// # Errors
     /// A program is missing, or does not come up.
     pub fn start(bed: &'bed Testbed) -> Result<Self> {
-        let program = env::var_os(PROGRAM_VARIABLE).map(PathBuf::from);
-        let program = program.with_context(|| {
-            format!("{PROGRAM_VARIABLE} must name the program `kubernetes`: `cargo xtask cluster up` builds it")
-        })?;
+        let programs = xtask::kubernetes::built()?;
+        let programs =
+            programs.context("the Kubernetes programs are not built: `cargo xtask cluster up` builds them")?;
         let directory = bed.path("api-server")?;
         fs::create_dir_all(&directory)?;
         let (etcd_port, port) = (http::free_port()?, http::free_port()?);
-        let mut servers = Self { bed, program, directory, etcd_port, port, etcd: None, server: None };
+        let mut servers = Self { bed, programs, directory, etcd_port, port, etcd: None, server: None };
         servers.make_credentials()?;
         servers.run_etcd()?;
         servers.run()?;
@@ -80,8 +76,8 @@ impl<'bed> ApiServer<'bed> {
     pub fn run(&mut self) -> Result<()> {
         let file = |name: &str| self.directory.join(name).display().to_string();
         let log = self.directory.join("api-server.log");
-        let mut server = Command::new(&self.program);
-        server.arg("kube-apiserver").arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port));
+        let mut server = Command::new(self.programs.join("kube-apiserver"));
+        server.arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port));
         server.args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"]);
         server.arg(format!("--secure-port={}", self.port)).arg(format!("--cert-dir={}", file("certificates")));
         server.arg("--service-account-issuer=https://kubernetes.default");
@@ -176,8 +172,8 @@ impl<'bed> ApiServer<'bed> {
     /// # Errors
     /// It fails; the error has what it said.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let mut kubectl = Command::new(&self.program);
-        kubectl.arg("kubectl").arg("--kubeconfig").arg(self.directory.join(ADMINISTRATOR)).args(arguments);
+        let mut kubectl = Command::new(self.programs.join("kubectl"));
+        kubectl.arg("--kubeconfig").arg(self.directory.join(ADMINISTRATOR)).args(arguments);
         let mut child = kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().context("its standard input")?.write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;

@@ -24,7 +24,7 @@ mod on_cluster {
     /// What differs from the chart's defaults on a cluster of the tests: its Pods are in cgroups of its own.
     fn values(cluster: &Cluster) -> Value {
         let (image, tag) = AGENT.rsplit_once(':').expect("a tag");
-        let roots: Vec<_> = cluster.nodes().iter().map(|node| node.pods_cgroup()).collect();
+        let roots: Vec<_> = cluster.nodes().iter().map(Node::pods_cgroup).collect();
         json!({
             "image": { "repository": image, "tag": tag, "pullPolicy": "Never" },
             "config": { "capture": { "cgroup_roots": roots }, "server": { "include": [] } },
