@@ -23,7 +23,6 @@ pub struct Expected {
     classes: BTreeMap<Key, &'static str>,
     names: BTreeMap<String, [String; 3]>,
     repeats: bool,
-    unwatched: Option<String>,
 }
 
 impl Expected {
@@ -37,13 +36,6 @@ impl Expected {
     #[must_use]
     pub fn with_repeats(mut self) -> Self {
         self.repeats = true;
-        self
-    }
-
-    /// Records of this namespace may come or not.
-    #[must_use]
-    pub fn without(mut self, namespace: &str) -> Self {
-        self.unwatched = Some(namespace.to_owned());
         self
     }
 
@@ -137,8 +129,7 @@ impl Expected {
     /// The first difference, with its place.
     pub fn compare(&self, records: &[Record]) -> Result<()> {
         let mut streams: BTreeMap<Key, Vec<&Record>> = BTreeMap::new();
-        let watched = |record: &&Record| self.unwatched.as_deref() != Some(record.resource("k8s.namespace.name"));
-        for record in records.iter().filter(watched) {
+        for record in records {
             let key = (record.resource("container.id").to_owned(), record.source().to_owned());
             streams.entry(key).or_default().push(record);
         }

@@ -10,7 +10,7 @@ mod on_cluster {
     use anyhow::{Context, Result, ensure};
     use serde_json::{Value, json};
     use sidestep_tests::{
-        cluster::{AGENT, Cluster, PATIENCE, on_cluster},
+        cluster::{AGENT, Cluster, Node, PATIENCE, on_cluster},
         wait_until,
     };
     use xtask::helm;

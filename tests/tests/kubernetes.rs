@@ -10,9 +10,7 @@ mod on_cluster {
     use sidestep_tests::{
         Expected,
         cluster::{
-            Cluster, Component, DaemonSet, PATIENCE, Software,
-            daemonset::NAMESPACE,
-            on_cluster, trial,
+            Cluster, Component, DaemonSet, PATIENCE, Software, on_cluster, trial,
             workload::{Namespace, Writer, pod},
         },
         wait_until,
@@ -87,9 +85,8 @@ mod on_cluster {
                 let shop = Namespace::new(cluster, "shop")?;
                 let writers = [Writer::new("cart", 2000).with_pause(Duration::from_millis(8))];
                 shop.create("apps/v1", "Deployment", "cart", &pod(&writers), json!({ "replicas": 2 }))?;
-                // What was on its way to a file when an agent was killed is written again. The first lines of an agent
-                // are captured by the programs of the one before, until it has taken them over.
-                let mut expected = Expected::new().with_repeats().without(NAMESPACE);
+                // What was on its way to a file when an agent was killed is written again.
+                let mut expected = Expected::new().with_repeats();
                 shop.expect("cart", 2, &writers, &mut expected)?;
                 happens(cluster, daemonset)?;
                 daemonset.wait_delivered(&expected)

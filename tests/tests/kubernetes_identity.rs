@@ -19,8 +19,10 @@ mod on_cluster {
     /// Writes each line that it reads.
     const ECHO: &str = "while read line; do echo \"$line\"; done";
 
+    /// An agent that watches Pods alone: the server has no definitions of policies.
     fn config(bed: &Testbed, server: &ApiServer<'_>) -> Config {
-        bed.config().with("/kubernetes", json!({ "enabled": true, "kubeconfig": server.kubeconfig() }))
+        let kubernetes = json!({ "enabled": true, "kubeconfig": server.kubeconfig() });
+        bed.config().with("/kubernetes", kubernetes).with("/policies/resources", json!(false))
     }
 
     fn container(bed: &Testbed, pod: &str, uid: &str) -> Result<Container> {

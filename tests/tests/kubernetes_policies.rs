@@ -32,7 +32,7 @@ mod on_cluster {
             ("sidestep.dev", "clustersidesteppolicies", &["list", "watch"]),
             ("sidestep.dev", "sidesteppolicies/status", &["patch"]),
             ("sidestep.dev", "clustersidesteppolicies/status", &["patch"]),
-            ("sidestep.dev", "sidestepnodes", &["get", "list", "watch", "create", "patch"]),
+            ("sidestep.dev", "sidestepnodes", &["list", "watch", "create", "patch"]),
             ("sidestep.dev", "sidestepnodes/status", &["patch"]),
             ("events.k8s.io", "events", &["create"]),
             ("coordination.k8s.io", "leases", &["get", "create", "update"]),

@@ -31,6 +31,19 @@ pub enum Event<'a> {
     CgroupRemoved(Header),
 }
 
+impl Event<'_> {
+    /// The cgroup of the process that wrote, or was executed; `None` for the life of a cgroup.
+    #[must_use]
+    pub const fn writer(&self) -> Option<u64> {
+        match self {
+            Self::Stdio(event, _) | Self::FileData(event, _) => Some(event.header.cgroup),
+            Self::FileSeen(seen, _) => Some(seen.header.cgroup),
+            Self::ContainerStarted(event) => Some(event.header.cgroup),
+            Self::CgroupMade(..) | Self::CgroupEmpty(_) | Self::CgroupRemoved(_) => None,
+        }
+    }
+}
+
 /// A record that this version can't read: counted, and left out.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DecodeError {

@@ -56,6 +56,8 @@ pub struct Engine<K> {
     /// Guard of the round that is under way.
     hold: Option<Hold>,
     terminals: bool,
+    /// The cgroup that nothing is taken of.
+    own: Option<u64>,
     clock: Clock,
     /// Containers that ran before the agent, until they are settled and their files can go on.
     resuming: Vec<(Arc<Container>, Vec<u32>)>,
@@ -104,6 +106,7 @@ impl<K: Kernel> Engine<K> {
             streams,
             hold: None,
             terminals,
+            own: None,
             clock: Clock::now(),
             resuming: Vec::new(),
             next_tick: Instant::now(),
@@ -116,6 +119,13 @@ impl<K: Kernel> Engine<K> {
             leaving: HashSet::new(),
             postponed: HashMap::new(),
         }
+    }
+
+    /// Takes nothing of this cgroup: the agent's own. Until it has taken over, the programs know that of the agent before.
+    #[must_use]
+    pub const fn without(mut self, own: Option<u64>) -> Self {
+        self.own = own;
+        self
     }
 
     /// Takes over what a new configuration says of capture and lines.
@@ -133,6 +143,9 @@ impl<K: Kernel> Engine<K> {
 
     /// Takes one event.
     pub fn take(&mut self, event: Event<'_>) {
+        if self.own.is_some() && event.writer() == self.own {
+            return;
+        }
         match event {
             Event::Stdio(event, bytes) => self.stdio(&event, bytes),
             Event::FileData(event, bytes) => self.file_data(&event, bytes),
@@ -273,7 +286,7 @@ impl<K: Kernel> Engine<K> {
 
     fn enter_streams(&mut self) {
         for (key, stdio) in self.kernel.all_stdio() {
-            if self.registry.owner(stdio.cgroup).is_some() {
+            if self.registry.owner(stdio.cgroup).is_some() && self.own != Some(stdio.cgroup) {
                 // Nothing may have come of it yet that had its identity looked for.
                 let container = self.registry.container(stdio.cgroup);
                 let id = StreamId::new(&key, stdio.registered);

@@ -43,7 +43,7 @@ use crate::{
     files::{self, Tailer},
     kubernetes::Kubernetes,
     ledger::Ledger,
-    load::{KernelMaps, Roots},
+    load::{KernelMaps, Roots, cgroups},
     policy::KernelVerdicts,
     record::Resource,
     runtime_log::Repairs,
@@ -197,6 +197,7 @@ impl Pipeline {
             .inheriting(inherited_before)
             .with_repairs(repairs);
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
+        let own = cgroups::of_process(&roots.mount, std::process::id());
         let mut engine = Engine::new(
             Loaded { maps, roots },
             registry,
@@ -204,7 +205,8 @@ impl Pipeline {
             Arc::clone(&readings),
             file_events,
             config.capture.terminals,
-        );
+        )
+        .without(own);
         engine.start(restored.state);
         let (reloads, new_configurations) = mpsc::channel();
         let stop = Arc::new(Stop::default());
