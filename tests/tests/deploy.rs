@@ -238,14 +238,17 @@ mod on_cluster {
                 Ok(answer["status"]["allowed"] == true)
             };
             for (verbs, resource, group) in [
-                (&["get", "list", "watch"][..], "pods", ""),
+                (&["list", "watch"][..], "pods", ""),
                 (&["list", "watch"], "namespaces", ""),
+                (&["get"], "nodes", ""),
                 (&["get"], "replicasets", "apps"),
                 (&["get"], "jobs", "batch"),
-                (&["create", "patch"], "events", "events.k8s.io"),
-                (&["get", "list", "watch"], "sidesteppolicies", "sidestep.dev"),
-                (&["get", "list", "watch"], "clustersidesteppolicies", "sidestep.dev"),
+                (&["create"], "events", "events.k8s.io"),
+                (&["list", "watch"], "sidesteppolicies", "sidestep.dev"),
+                (&["list", "watch"], "clustersidesteppolicies", "sidestep.dev"),
                 (&["patch"], "sidesteppolicies/status", "sidestep.dev"),
+                (&["list", "watch", "create", "patch"], "sidestepnodes", "sidestep.dev"),
+                (&["patch"], "sidestepnodes/status", "sidestep.dev"),
             ] {
                 for verb in verbs {
                     ensure!(may(verb, resource, group)?, "{verb} {resource}.{group} is refused");

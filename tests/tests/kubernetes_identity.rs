@@ -211,7 +211,9 @@ mod on_cluster {
 
             server.run()?;
             wait_live(&agent, 1.0)?;
-            ensure!(count(&agent, "kubernetes_watch_recovered")? == 1.0);
+            wait_until("the news of it", DEADLINE, || {
+                Ok((count(&agent, "kubernetes_watch_recovered")? == 1.0).then_some(()))
+            })?;
             server.kubectl(&["label", "pod", "-n", "shop", "db-0", "version=3", "--overwrite"], "")?;
             say_until(&agent, &mut second, "the third", |record| label(record, "version") == "3")?;
 

@@ -61,15 +61,21 @@ impl<'a> DaemonSet<'a> {
         self.cluster.apply(&manifest(self.cluster.nodes())?).map(drop)
     }
 
-    /// Gives the agents another configuration, whole, and their Pods' specification what is merged into it; waits until
-    /// they are replaced.
+    /// Gives the agents another configuration, whole but for the cgroups of each node, and their Pods' specification what
+    /// is merged into it; waits until they are replaced.
     ///
     /// # Errors
     /// The API server refuses, or an agent does not become ready.
     pub fn configure(&self, config: &Value, pod: &Value) -> Result<()> {
         let run = ["--namespace", NAMESPACE, "patch", "--type=merge"];
-        // JSON is YAML.
-        let data = json!({ "data": { "sidestep.yaml": config.to_string() } }).to_string();
+        let mut data = json!({ "data": {} });
+        for node in self.cluster.nodes() {
+            let mut config = config.clone();
+            config["capture"]["cgroup_roots"] = json!([node.pods_cgroup()]);
+            // JSON is YAML.
+            data["data"][format!("{}.yaml", node.name())] = json!(config.to_string());
+        }
+        let data = data.to_string();
         self.cluster.kubectl(&[&run[..], &["configmap/sidestep", "--patch", &data]].concat())?;
         let template = json!({ "metadata": { "annotations": { "configured": data } }, "spec": pod });
         let spec = json!({ "spec": { "template": template } }).to_string();

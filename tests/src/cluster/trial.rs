@@ -83,7 +83,7 @@ pub fn run(cluster: &Cluster, plan: Plan, progress: &(dyn Fn(&str) + Sync)) -> R
         let mut report = None;
         DaemonSet::with(cluster, |agents| {
             progress("the agent delivers to Kafka");
-            agents.configure(&config(cluster, &broker), &json!({ "hostNetwork": true }))?;
+            agents.configure(&config(&broker), &json!({ "hostNetwork": true }))?;
             report = Some(under_way(cluster, agents, &broker, plan, progress)?);
             Ok(())
         })?;
@@ -105,10 +105,8 @@ fn in_network<T: Send>(node: &Node, work: impl FnOnce() -> Result<T> + Send) -> 
     })
 }
 
-fn config(cluster: &Cluster, broker: &Broker<'_>) -> Value {
-    let roots: Vec<_> = cluster.nodes().iter().map(Node::pods_cgroup).collect();
+fn config(broker: &Broker<'_>) -> Value {
     json!({
-        "capture": { "cgroup_roots": roots },
         "identity": { "host_root": "/host" },
         "server": { "include": [] },
         "sinks": [{ "type": "kafka", "brokers": [broker.address()] }],

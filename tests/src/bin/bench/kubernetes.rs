@@ -1,6 +1,8 @@
 //! The agent on a real node of Kubernetes: how soon its records have labels, what it holds, what it asks for.
 
+mod files;
 mod memory;
+mod policy;
 mod requests;
 mod start;
 
@@ -20,6 +22,8 @@ const PREFIX: &str = "bench-";
 pub(crate) enum Measured {
     /// From the start of the agent in its Pod to the first record with labels.
     Start,
+    /// From the request for a policy to the first record under it.
+    Policy,
     /// Resident memory with as many Pods as a node has, with many labels.
     Memory,
     /// What the agent asks the API server for while nothing happens.
@@ -34,6 +38,7 @@ pub(crate) fn run(measured: Measured, session: &mut Session) -> Result<()> {
     let own = Own(cluster::up(&format!("{PREFIX}{}", process::id()), 1, &|_| ())?.cluster);
     DaemonSet::with(&own.0, |agents| match measured {
         Measured::Start => start::run(session, &own.0, agents),
+        Measured::Policy => policy::run(session, &own.0),
         Measured::Memory => memory::run(session, &own.0, agents),
         Measured::Requests => requests::run(session, &own.0, agents),
     })

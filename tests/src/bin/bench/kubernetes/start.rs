@@ -1,13 +1,6 @@
 //! From the start of the agent's process in its Pod to the first record with labels at its sink.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File},
-    io::{Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use rustix::process::Pid;
@@ -20,6 +13,7 @@ use sidestep_tests::{
     wait_until,
 };
 
+use super::files::Files;
 use crate::{
     report::{Figure, Target},
     session::Session,
@@ -30,9 +24,6 @@ const TARGET: f64 = 2.0;
 
 /// Part of every record of a Pod whose labels are known.
 const LABEL: &str = "\"k8s.pod.label.app\":\"cart\"";
-
-/// Pause between two looks at the sink's files.
-const LOOK: Duration = Duration::from_millis(2);
 
 pub(super) fn run(session: &mut Session, cluster: &Cluster, agents: &DaemonSet<'_>) -> Result<()> {
     session.step("start: the agent's Pod is deleted, and the next one's first record with labels is waited for");
@@ -47,12 +38,7 @@ pub(super) fn run(session: &mut Session, cluster: &Cluster, agents: &DaemonSet<'
         let before = agents.process(cluster.node())?;
         agents.delete_pod(cluster.node())?;
         wait_until("the end of the agent", PATIENCE, || Ok(has_ended(before).then_some(())))?;
-        let mut files = Files::new(&sink)?;
-        let deadline = Instant::now() + PATIENCE;
-        while !files.has_new(LABEL)? {
-            anyhow::ensure!(Instant::now() < deadline, "no record with labels comes");
-            thread::sleep(LOOK);
-        }
+        Files::new(&sink)?.wait_new(LABEL)?;
         let seen = uptime();
         seconds.push(seen - started(agents.process(cluster.node())?)?);
         agents.wait_rollout()?;
@@ -78,53 +64,4 @@ fn started(pid: Pid) -> Result<f64> {
     let (_, after_name) = text.rsplit_once(") ").context("a process' name")?;
     let ticks: u64 = after_name.split(' ').nth(19).context("a start time")?.parse()?;
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-/// How far the files below a directory were looked at.
-struct Files {
-    directory: PathBuf,
-    read: HashMap<PathBuf, u64>,
-}
-
-impl Files {
-    /// All that is there now counts as looked at.
-    fn new(directory: &Path) -> Result<Self> {
-        let mut files = Self { directory: directory.to_owned(), read: HashMap::new() };
-        files.each(|_, _| Ok(()))?;
-        Ok(files)
-    }
-
-    /// Whether something has come that holds `text`.
-    fn has_new(&mut self, text: &str) -> Result<bool> {
-        let mut found = false;
-        self.each(|path, from| {
-            let mut file = File::open(path)?;
-            file.seek(SeekFrom::Start(from))?;
-            let mut new = Vec::new();
-            file.read_to_end(&mut new)?;
-            found |= String::from_utf8_lossy(&new).contains(text);
-            Ok(())
-        })?;
-        Ok(found)
-    }
-
-    /// Calls `look` for each file that has grown, with where it was read to.
-    fn each(&mut self, mut look: impl FnMut(&Path, u64) -> Result<()>) -> Result<()> {
-        let mut directories = vec![self.directory.clone()];
-        while let Some(directory) = directories.pop() {
-            for entry in fs::read_dir(directory)?.flatten() {
-                // A file that has just been rotated away has nothing new.
-                let Ok(about) = entry.metadata() else { continue };
-                if about.is_dir() {
-                    directories.push(entry.path());
-                    continue;
-                }
-                let from = self.read.insert(entry.path(), about.len()).unwrap_or_default();
-                if about.len() > from {
-                    look(&entry.path(), from)?;
-                }
-            }
-        }
-        Ok(())
-    }
 }
