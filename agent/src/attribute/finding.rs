@@ -68,7 +68,7 @@ pub(super) fn list_ids(files: &dyn Files, path: &Path) -> Result<Vec<String>, Re
     Ok(ids)
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 

@@ -11,6 +11,7 @@ mod docker;
 mod files;
 mod finding;
 mod identities;
+mod kubelet;
 mod oci;
 mod resolve;
 mod runc;

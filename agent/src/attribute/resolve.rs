@@ -7,7 +7,7 @@ use super::{
     cgroup::{self, CgroupPath},
     containerd, docker,
     finding::{Finding, ReadError, node_path, value},
-    runc, storage,
+    kubelet, runc, storage,
 };
 use crate::record::Resource;
 
@@ -73,11 +73,14 @@ fn find_by_id(files: &dyn Files, settings: &Settings, names: &CgroupPath<'_>, id
     let containerd = || heard(containerd::find(files, settings, id));
     let storage = || heard(storage::find(files, settings, id));
     let docker = || heard(docker::find(files, settings, id, names.pod_uid.as_deref()));
-    match names.runtime {
+    let of_runtime = match names.runtime {
         Some(Runtime::Docker) => docker().or_else(containerd).or_else(storage),
         Some(Runtime::CriO | Runtime::Podman) => storage().or_else(containerd).or_else(docker),
         _ => containerd().or_else(storage).or_else(docker),
-    }
+    };
+    // Only the kubelet's containers are in the cgroup of a Pod.
+    let of_kubelet = || names.pod_uid.as_deref().and_then(|_| heard(kubelet::find(files, settings, id)));
+    of_runtime.or_else(of_kubelet)
 }
 
 /// A file that cannot be read or understood may be half written: it is as good as absent, and asked for again.

@@ -115,7 +115,8 @@ impl Health {
     pub(super) fn live(&self, resource: &'static str, now: Instant) {
         let mut watches = self.watches();
         let Some(watch) = watches.get_mut(resource).filter(|watch| !watch.live && watch.lists > 0) else { return };
-        let failed_for = watch.logged.take().zip(watch.since).map(|(_, since)| now.saturating_duration_since(since));
+        // One that never was has failed since it was told of last, at least.
+        let failed_for = watch.logged.take().map(|logged| now.saturating_duration_since(watch.since.unwrap_or(logged)));
         (watch.live, watch.since, watch.error) = (true, Some(now), None);
         if let Some(after) = failed_for {
             Event::KubernetesWatchRecovered { resource, after }.report();

@@ -272,3 +272,25 @@ proptest! {
         }
     }
 }
+
+/// A container that ended while no agent ran.
+#[test]
+fn what_the_runtime_has_forgotten_the_kubelet_remembers() {
+    let link = format!("/var/log/containers/web-0_shop_app-{APP}.log");
+    let other = format!("/var/log/containers/db-0_shop_store-{DOCKER}.log");
+    let node = Node::with(&[(&other, ""), (&link, ""), ("/var/log/containers/strange.log", "")]);
+    node.put(&format!("{LOGS}/app/0.log"), b"");
+    let app = node.resolve(&pod_cgroup(APP));
+    let expected = [None, Some(APP), Some("app"), None, Some("shop"), Some("web-0"), Some(POD_UID)];
+    assert_eq!(words(&app), expected);
+    assert!(app.complete && !app.sandbox);
+    assert_eq!(app.log_directory.as_deref(), Some(Path::new(LOGS)));
+
+    // The runtime's own files say more.
+    let node = containerd();
+    node.put(&link, b"");
+    assert!(node.resolve(&pod_cgroup(APP)).resource.image.is_some());
+    // Nobody else's links are believed.
+    assert!(!Node::with(&[(&link, "")]).resolve(&format!("/docker/{APP}")).complete);
+    assert!(!Node::with(&[("/var/log/containers/__-x.log", "")]).resolve(&pod_cgroup("x")).complete);
+}
