@@ -26,4 +26,5 @@ pub mod reload;
 pub mod run;
 pub mod runtime_log;
 pub mod sinks;
+mod state_file;
 pub mod telemetry;

@@ -13,7 +13,7 @@ use crate::{
     config::{Attach, Config, WhenStopped},
     control::{self, Tap},
     events::Event,
-    kubernetes::{self, Kubernetes},
+    kubernetes::Kubernetes,
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
     own_log::OwnLog,
@@ -29,16 +29,16 @@ use crate::{
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = args.load()?;
     let own_log = OwnLog::start(&config);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    // What only one agent can have is claimed first: a second one ends here, before it has attached anything.
+    let listener = runtime.block_on(control::Listener::bind(&config.socket))?;
+    load::disown(&load_settings(&config));
     let build = Build::current();
     tracing::info!(version = build.version, kernel = build.kernel, node = %config.node_name, "sidestep starts");
     std::fs::create_dir_all(&config.state_dir).with_context(|| {
         format!("state_dir {}: it must be a directory that can be written", config.state_dir.display())
     })?;
-
-    // What only one agent can have is claimed first: a second one ends here, before it has attached anything.
     let tap = Arc::new(Tap::default());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let listener = runtime.block_on(control::Listener::bind(&config.socket))?;
     let kubernetes = Kubernetes::open(&config)?;
     let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
     let endpoint = match config.telemetry_listen {
@@ -66,8 +66,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             tokio::spawn(server.serve());
         }
         tokio::spawn(own_log.clone().tell());
-        tokio::spawn(kubernetes::conditions::report(pipeline.containers()));
-        tokio::spawn(kubernetes.run());
+        tokio::spawn(kubernetes.run(pipeline.containers()));
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
         tracing::info!(socket = %config.socket.display(), metrics, "ready");
         let reload = Reload { path: args.config.clone(), pipeline: pipeline.reloader(), agent, own_log };

@@ -4,13 +4,13 @@
 mod on_cluster {
     use std::time::Duration;
 
-    use anyhow::Result;
+    use anyhow::{Result, ensure};
     use rustix::process::Signal;
     use serde_json::json;
     use sidestep_tests::{
         Expected,
         cluster::{
-            Cluster, Component, DaemonSet, PATIENCE, Software, on_cluster,
+            Cluster, Component, DaemonSet, PATIENCE, Software, on_cluster, trial,
             workload::{Namespace, Writer, pod},
         },
         wait_until,
@@ -98,7 +98,8 @@ mod on_cluster {
     fn nothing_is_lost_while_the_daemonset_is_rolled() {
         under_load(|_, daemonset| {
             daemonset.roll()?;
-            daemonset.roll()
+            daemonset.roll()?;
+            daemonset.ensure_consistent()
         });
     }
 
@@ -116,6 +117,17 @@ mod on_cluster {
             node.restart(Component::Kubelet, Signal::TERM)?;
             cluster.wait_ready()?;
             daemonset.roll()
+        });
+    }
+
+    /// All of it at once; `cargo xtask soak kubernetes` takes the API server away for ten minutes.
+    #[test]
+    fn every_line_reaches_kafka_in_order_with_its_labels_whatever_happens() {
+        on_cluster(|cluster| {
+            let plan = trial::Plan { outage: Duration::from_secs(20) };
+            let report = trial::run(cluster, plan, &|step| eprintln!("{step}"))?;
+            ensure!(report.lines > 0 && report.records >= report.lines, "{report}");
+            Ok(())
         });
     }
 

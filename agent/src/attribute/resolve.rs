@@ -59,9 +59,12 @@ fn find<'a>(
     // Below `user.slice` a user makes cgroups with names of his choice, so there an id proves nothing.
     if let Some(id) = names.container_id
         && !path.starts_with("/user.slice/")
-        && let Some(finding) = find_by_id(files, settings, names, id)
     {
-        return Some((finding, None));
+        // Only the kubelet's containers are in the cgroup of a Pod.
+        let of_kubelet = || names.pod_uid.as_deref().and_then(|_| heard(kubelet::find(files, settings, id)));
+        if let Some(finding) = find_by_id(files, settings, names, id).or_else(of_kubelet) {
+            return Some((finding, None));
+        }
     }
     let found = heard(containerd::find_by_cgroup(files, settings, path))
         .or_else(|| heard(runc::find_by_cgroup(files, settings, path)));
@@ -73,14 +76,11 @@ fn find_by_id(files: &dyn Files, settings: &Settings, names: &CgroupPath<'_>, id
     let containerd = || heard(containerd::find(files, settings, id));
     let storage = || heard(storage::find(files, settings, id));
     let docker = || heard(docker::find(files, settings, id, names.pod_uid.as_deref()));
-    let of_runtime = match names.runtime {
+    match names.runtime {
         Some(Runtime::Docker) => docker().or_else(containerd).or_else(storage),
         Some(Runtime::CriO | Runtime::Podman) => storage().or_else(containerd).or_else(docker),
         _ => containerd().or_else(storage).or_else(docker),
-    };
-    // Only the kubelet's containers are in the cgroup of a Pod.
-    let of_kubelet = || names.pod_uid.as_deref().and_then(|_| heard(kubelet::find(files, settings, id)));
-    of_runtime.or_else(of_kubelet)
+    }
 }
 
 /// A file that cannot be read or understood may be half written: it is as good as absent, and asked for again.

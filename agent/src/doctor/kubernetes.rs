@@ -32,7 +32,7 @@ struct Access {
 }
 
 /// What the roles of the chart give; a test compares them.
-static ACCESS: [Access; 12] = [
+static ACCESS: [Access; 13] = [
     access("", "pods", &["list", "watch"], "labels, annotations and workloads of Pods stay unknown"),
     access("", "namespaces", &["list", "watch"], "labels of namespaces stay unknown"),
     access("apps", "replicasets", &["get"], "the Deployment of a Pod is guessed by its ReplicaSet's name"),
@@ -45,15 +45,8 @@ static ACCESS: [Access; 12] = [
     access("sidestep.dev", "sidestepnodes", &["list", "watch", "create", "patch"], STATUS),
     Access { subresource: "status", ..access("sidestep.dev", "sidestepnodes", &["patch"], STATUS) },
     access("", "nodes", &["get"], "the SidestepNode of a node that is removed stays"),
+    Access { is_own: true, ..access("coordination.k8s.io", "leases", &["get", "create", "update"], STATUS) },
 ];
-
-/// The same for the agent's own namespace.
-static OWN: Access =
-    Access { is_own: true, ..access("coordination.k8s.io", "leases", &["get", "create", "update"], STATUS) };
-
-fn all() -> impl Iterator<Item = &'static Access> {
-    ACCESS.iter().chain([&OWN])
-}
 
 const POLICIES: &str = "policies are not in force";
 const STATUS: &str = "the conditions of policies do not tell whether they are in force on this node";
@@ -98,7 +91,7 @@ fn ask(settings: &Settings) -> Result<Vec<Finding>, String> {
     runtime.block_on(async {
         let client = connect(settings, &Arc::default()).await.map_err(|error| error.to_string())?;
         let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        for access in all() {
+        for access in &ACCESS {
             for verb in access.verbs {
                 if !is_allowed(&client, access, verb).await? {
                     missing.entry(access.name()).or_default().push(verb);
@@ -141,7 +134,7 @@ fn unreachable(error: &str) -> Finding {
 /// `missing` has the verbs that are refused, by the names of resources.
 fn judge(missing: &BTreeMap<String, Vec<&str>>) -> Vec<Finding> {
     let mut findings = vec![Finding::healthy(AREA, "api_server", "answers")];
-    let refused = all().filter_map(|access| {
+    let refused = ACCESS.iter().filter_map(|access| {
         let verbs = missing.get(&access.name())?;
         let advice = format!(
             "{}; give the service account a ClusterRole with it, as `rbac.create` of the chart does",
@@ -193,7 +186,7 @@ mod tests {
             }
         }
         let mut asked = BTreeSet::new();
-        for access in all() {
+        for access in &ACCESS {
             let resource = match access.subresource {
                 "" => access.resource.to_owned(),
                 subresource => format!("{}/{subresource}", access.resource),

@@ -1,24 +1,24 @@
 //! Positions of file streams over restarts of the agent.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use sidestep_abi::stdio::InodeKey;
 
 use super::log_file::Standing;
-use crate::{events::Event, record::Class};
+use crate::{
+    events::Event,
+    record::Class,
+    state_file::{self, StateFileError},
+};
 
 const VERSION: u32 = 2;
 /// Without a checksum; read, and no longer written.
 const PLAIN_VERSION: u32 = 1;
 const NAME: &str = "positions.json";
-/// A file of this size holds far more entries than are ever written.
-const MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// A clock may have been set back by so much between two agents.
 const TOLERANCE_NANOS: u64 = 60_000_000_000;
 
@@ -74,30 +74,10 @@ impl Entry {
     }
 }
 
-/// The file: the content is text of its own, so that its checksum is that of its bytes.
-#[derive(Serialize)]
-struct Written<'a> {
-    version: u32,
-    checksum: u32,
-    content: &'a RawValue,
-}
-
 #[derive(Serialize)]
 struct Content<'a> {
     complete_until: u64,
     files: &'a [Entry],
-}
-
-#[derive(Deserialize)]
-struct Version {
-    version: u32,
-}
-
-#[derive(Deserialize)]
-struct Read<'a> {
-    checksum: u32,
-    #[serde(borrow)]
-    content: &'a RawValue,
 }
 
 /// What the agents before have left.
@@ -109,26 +89,6 @@ pub(super) struct Known {
     /// whole; one that was made later may be new. `None` when there was no agent before, or one that did not say.
     #[serde(default)]
     pub(super) complete_until: Option<u64>,
-}
-
-/// Why positions could not be read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CheckpointError {
-    /// The file can't be read.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The content makes no sense.
-    #[error("damaged: {0}")]
-    Damaged(#[from] serde_json::Error),
-    /// Something of it was changed.
-    #[error("damaged: the checksum of its content does not match")]
-    Checksum,
-    /// It is larger than any that was ever written.
-    #[error("damaged: larger than {MAX_BYTES} bytes")]
-    TooLarge,
-    /// A later agent wrote it.
-    #[error("of version {0}, which this agent does not know: a later sidestep has written it")]
-    Version(u32),
 }
 
 /// The file that positions are kept in.
@@ -154,7 +114,7 @@ impl Checkpoint {
                 Known { files, complete_until: Some(0) }
             }
             Ok(known) => known,
-            Err(CheckpointError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Known::default(),
+            Err(error) if error.is_absent() => Known::default(),
             Err(error) => {
                 let aside = path.with_extension("json.bad");
                 let kept = fs::rename(&path, &aside).is_ok();
@@ -173,7 +133,7 @@ impl Checkpoint {
         if self.written.as_ref() == Some(&entries) && !self.failing {
             return;
         }
-        match replace(&self.path, &entries, complete_until) {
+        match state_file::replace(&self.path, VERSION, &Content { complete_until, files: &entries }) {
             Ok(()) => {
                 self.written = Some(entries);
                 self.failing = false;
@@ -188,36 +148,8 @@ impl Checkpoint {
     }
 }
 
-fn read(path: &Path) -> Result<Known, CheckpointError> {
-    if fs::metadata(path)?.len() > MAX_BYTES {
-        return Err(CheckpointError::TooLarge);
-    }
-    let text = fs::read(path)?;
-    let Version { version } = serde_json::from_slice(&text)?;
-    match version {
-        VERSION => {
-            let Read { checksum, content } = serde_json::from_slice(&text)?;
-            if crc32fast::hash(content.get().as_bytes()) != checksum {
-                return Err(CheckpointError::Checksum);
-            }
-            Ok(serde_json::from_str(content.get())?)
-        }
-        PLAIN_VERSION => Ok(serde_json::from_slice(&text)?),
-        version => Err(CheckpointError::Version(version)),
-    }
-}
-
-fn replace(path: &Path, files: &[Entry], complete_until: u64) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let temporary = path.with_extension("json.new");
-    let mut file = File::create(&temporary)?;
-    let content = serde_json::value::to_raw_value(&Content { complete_until, files })?;
-    let checksum = crc32fast::hash(content.get().as_bytes());
-    file.write_all(&serde_json::to_vec(&Written { version: VERSION, checksum, content: &content })?)?;
-    file.sync_data()?;
-    fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
+fn read(path: &Path) -> Result<Known, StateFileError> {
+    state_file::read(path, VERSION, Some(PLAIN_VERSION))
 }
 
 #[cfg(test)]

@@ -25,11 +25,11 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Kubernetes, client};
+use super::Kubernetes;
 use crate::{
     pipeline::known::Known,
     policy::{
-        Policies, Subject,
+        Policies,
         annotations::Declared,
         precedence::Key,
         resource::{ClusterSidestepPolicy, NodePolicy, NodeState, SidestepNode, SidestepPolicy, Status},
@@ -51,15 +51,9 @@ const FAILED: Duration = Duration::from_secs(60);
 /// Conflicts that a node reports of one policy.
 const MAX_CONFLICTS: usize = 3;
 
-/// Reports, for ever. Returns at once when the API server is not asked.
-pub async fn report(known: Arc<Known>) {
-    let kubernetes = known.kubernetes().clone();
-    if !kubernetes.is_on || !kubernetes.watches_policies {
-        return;
-    }
-    // What keeps the client from being made is told where the Pods are watched.
-    let Ok(client) = client::connect(&kubernetes.settings, &kubernetes.health).await else { return };
-    tokio::join!(report_node(client.clone(), &known), lead(client, &kubernetes));
+/// Reports, for ever.
+pub(super) async fn report(client: Client, known: Arc<Known>) {
+    tokio::join!(report_node(client.clone(), &known), lead(client, known.kubernetes()));
 }
 
 /// Keeps this node's object.
@@ -137,14 +131,7 @@ fn of_node(policies: &Policies, known: &Known) -> Vec<NodePolicy> {
         }
     }
     let in_force = policies.all().map(|policy| {
-        let selected = pods.iter().filter(|pod| {
-            policy.selects(&Subject {
-                namespace: &pod.namespace,
-                namespace_labels: (!pod.namespace_labels.is_empty()).then_some(&*pod.namespace_labels),
-                labels: &pod.labels,
-                declared: &declared,
-            })
-        });
+        let selected = pods.iter().filter(|pod| policy.selects(&pod.subject(&declared)));
         let pods = i32::try_from(selected.count()).unwrap_or(i32::MAX);
         let mut conflicts = conflicts.remove(&policy.key).unwrap_or_default();
         conflicts.sort();

@@ -4,7 +4,7 @@
 //! server it is empty, or as old as the last answer. Who a container is needs no server: see `attribute`.
 
 pub(crate) mod client;
-pub mod conditions;
+mod conditions;
 pub mod health;
 mod meter;
 mod metric_labels;
@@ -32,7 +32,7 @@ pub use self::{
     projection::Projection,
     settings::{Enabled, Settings},
 };
-use crate::{config::Config, events::Event};
+use crate::{config::Config, events::Event, pipeline::known::Known};
 
 /// What is known of Kubernetes, and how it is found out.
 #[derive(Clone, Debug)]
@@ -130,11 +130,12 @@ impl Kubernetes {
         self.is_on && (self.health.is_live(watch::PODS) || self.health.is_starting(watch::PODS))
     }
 
-    /// Follows what the API server tells, for ever; returns at once when nobody is to be asked.
+    /// Follows what the API server tells, for ever, and reports on the policies that are in force for the containers `known`;
+    /// returns at once when nobody is to be asked.
     ///
     /// # Errors
     /// What keeps the client from being made.
-    pub async fn run(self) -> Result<(), ClientError> {
+    pub async fn run(self, known: Arc<Known>) -> Result<(), ClientError> {
         if !self.is_on {
             return Ok(());
         }
@@ -151,6 +152,7 @@ impl Kubernetes {
         tokio::spawn(pod_events::send(client.clone(), Arc::clone(&self.node), self.pod_events));
         if self.watches_policies {
             tokio::spawn(policies::follow(client.clone(), Arc::clone(&self.policies), Arc::clone(&health)));
+            tokio::spawn(conditions::report(client.clone(), known));
         }
         let projection = Projection::new(&self.settings);
         watch::pods(client, &self.node, pods, health, projection, owners).await;

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Globs;
+use crate::{
+    config::Globs,
+    policy::{Subject, annotations::Declared},
+};
 
 /// Annotations with this are always kept: what users declare for a Pod, or `CONTAINER.` in front for a container.
 pub const ANNOTATION_PREFIX: &str = "sidestep.dev/";
@@ -120,6 +123,17 @@ impl Pod {
     #[must_use]
     pub fn workload(&self) -> Option<&Owner> {
         self.owners.last()
+    }
+
+    /// What policies select by; `declared` is what its annotations say.
+    #[must_use]
+    pub fn subject<'a>(&'a self, declared: &'a Declared) -> Subject<'a> {
+        Subject {
+            namespace: &self.namespace,
+            namespace_labels: (!self.namespace_labels.is_empty()).then_some(&*self.namespace_labels),
+            labels: &self.labels,
+            declared,
+        }
     }
 }
 

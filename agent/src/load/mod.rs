@@ -96,6 +96,16 @@ pub struct Kernel {
     pub roots: Roots,
 }
 
+/// Has the programs that an agent before has left take nothing of this process' cgroup: see [`pins::disown`]. To be called
+/// before the first word, by the only agent. What fails here is told when the programs are taken over.
+pub fn disown(settings: &Settings) {
+    let mount = settings.cgroup_mount.clone().map_or_else(cgroups::find_mount, Ok);
+    let own = mount.ok().and_then(|mount| cgroups::of_process(&mount, std::process::id()));
+    if let (Some(pins), Some(own)) = (&settings.pins, own) {
+        let _ = pins::disown(&pins.directory, own);
+    }
+}
+
 /// The programs and their links: they run as long as this lives, or the pins do.
 pub struct Programs {
     /// Links that are not pinned.

@@ -23,7 +23,7 @@ use self::files::ToFiles;
 pub use self::kernel::{Kernel, Loaded};
 use super::{
     container::Container,
-    journal::{Saved, State, StreamId},
+    journal::{Saved, Standing, State, StreamId},
     readings::Readings,
     registry::Registry,
     rounds::Effects,
@@ -173,7 +173,7 @@ impl<K: Kernel> Engine<K> {
             && let Some(container) = self.streams.container(&id)
         {
             let now = Instant::now();
-            self.registry.settle_now(&container, now);
+            self.registry.go_on(&container, now);
             self.streams.settle(&id, now, &self.kernel);
         }
     }
@@ -215,6 +215,7 @@ impl<K: Kernel> Engine<K> {
 
     /// Brings the streams of a container to their ends, as soon as its records wait for nothing.
     fn end(&mut self, container: Arc<Container>, gone: bool) {
+        self.registry.settle_now(&container, Instant::now());
         if container.awaits() {
             *self.postponed.entry(container.cgroup).or_default() |= gone;
             return;
@@ -263,9 +264,6 @@ impl<K: Kernel> Engine<K> {
     }
 
     fn finish_streams(&mut self, container: &Arc<Container>, gone: bool) {
-        if self.streams.has_container(container.cgroup) && container.ready().is_none() {
-            self.registry.settle_now(container, Instant::now());
-        }
         // Processes may have entered it since, and what they wrote is in the ring.
         let certain = gone || !self.catching_up;
         self.streams.finish(container.cgroup, gone, certain, &self.kernel);
@@ -326,10 +324,9 @@ impl<K: Kernel> Engine<K> {
     fn restore(&mut self, state: State) {
         let gone = self.registry.restore(state.containers);
         for (id, saved) in state.streams {
-            let container = match self.registry.owner(saved.standing.container) {
-                Some(container) => container,
-                None => self.registry.container(saved.standing.cgroup),
-            };
+            let Standing { container, cgroup, .. } = saved.standing;
+            let is_known = self.registry.owner(container).is_some();
+            let container = self.registry.container(if is_known { container } else { cgroup });
             let kernel = self.kernel.of_stream(&id);
             match kernel.as_ref().and_then(|kernel| saved.contradiction(kernel)) {
                 None => self.streams.restore(id, &container, saved),
@@ -425,11 +422,11 @@ impl<K: Kernel> Engine<K> {
     /// what is left for it.
     pub fn finish(&mut self, leave: bool) {
         let now = Instant::now();
-        self.registry.settle_all(now);
-        for cgroup in self.streams.containers() {
-            if let Some(container) = self.registry.own(cgroup).filter(|container| container.ready().is_none()) {
-                self.registry.settle_now(&container, now);
-            }
+        if leave {
+            // What they wait for the next agent may be told.
+            self.registry.settle_all(now);
+        } else {
+            self.registry.all_go_on(now);
         }
         self.streams.stop(leave, &self.kernel);
         self.send_files();

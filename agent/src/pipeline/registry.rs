@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    container::{Container, Settled},
+    container::{Container, Settled, Told},
     journal::Change,
     known::Known,
     told::Teller,
@@ -226,7 +226,8 @@ impl Registry {
             }
             let container = Container::new(cgroup);
             let account = self.ledger.open(cgroup, &identity.resource);
-            let told = self.teller.tell(&identity.resource, true, &self.capture);
+            let told = self.teller.tell(&identity.resource, false, &self.capture);
+            self.await_told(cgroup, &told, Instant::now());
             container.settle(Settled::new(Arc::new(*identity), told, account, &self.capture, &self.lines, None));
             self.by_path.insert(Arc::clone(&path), cgroup);
             self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
@@ -248,9 +249,6 @@ impl Registry {
             self.identities.exited(cgroup, now);
             self.gone.push((now, cgroup));
             self.changes.push(Change::ContainerGone(cgroup));
-            if entry.container.settled().is_none() && self.unsettled.contains(&cgroup) {
-                self.settle(&entry.container, &entry.path, entry.process, now, true);
-            }
         }
     }
 
@@ -304,16 +302,36 @@ impl Registry {
         account.drop_bytes(Stage::Capture, reason, bytes);
     }
 
-    /// Counts as known what is known now, because its streams can't wait any longer.
+    /// Counts as the identity of a container what is known of it now, if it is looked for still: it has ended, or the agent does.
     pub fn settle_now(&mut self, container: &Arc<Container>, now: Instant) {
-        self.look_up(container, now, true);
+        if self.unsettled.contains(&container.cgroup) {
+            self.look_up(container, now, true);
+        }
     }
 
-    /// Counts as known what is known now of every container: the agent stops, and their files can't wait any longer.
+    /// The same for every container.
     pub fn settle_all(&mut self, now: Instant) {
-        for cgroup in std::mem::take(&mut self.unsettled) {
+        for cgroup in self.unsettled.clone() {
             if let Some(container) = self.own(cgroup) {
                 self.settle_now(&container, now);
+            }
+        }
+    }
+
+    /// Settles a container by what is known now, whoever may tell more: its records can't wait any longer.
+    pub fn go_on(&mut self, container: &Arc<Container>, now: Instant) {
+        self.settle_now(container, now);
+        if container.awaits() {
+            self.renew(container, true);
+        }
+    }
+
+    /// The same for every container.
+    pub fn all_go_on(&mut self, now: Instant) {
+        self.settle_all(now);
+        for (cgroup, _) in std::mem::take(&mut self.awaiting) {
+            if let Some(container) = self.own(cgroup).filter(|container| container.awaits()) {
+                self.renew(&container, true);
             }
         }
     }
@@ -330,6 +348,13 @@ impl Registry {
         self.settle(container, &path, process, now, at_once);
     }
 
+    /// Notes since when a container waits for what the API server tells.
+    fn await_told(&mut self, cgroup: u64, told: &Told, now: Instant) {
+        if told.awaits && !self.awaiting.iter().any(|(known, _)| *known == cgroup) {
+            self.awaiting.push((cgroup, now));
+        }
+    }
+
     fn settle(&mut self, container: &Arc<Container>, path: &str, process: Option<u32>, now: Instant, at_once: bool) {
         let found = self.identities.lookup(container.cgroup, path, process, now);
         if found.settled || at_once {
@@ -339,10 +364,8 @@ impl Registry {
                 let (cgroup, path, identity) = (container.cgroup, path.into(), Box::new(Identity::clone(&identity)));
                 self.changes.push(Change::Container { cgroup, path, identity });
             }
-            let told = self.teller.tell(&identity.resource, at_once, &self.capture);
-            if told.awaits && !self.awaiting.iter().any(|(cgroup, _)| *cgroup == container.cgroup) {
-                self.awaiting.push((container.cgroup, now));
-            }
+            let told = self.teller.tell(&identity.resource, false, &self.capture);
+            self.await_told(container.cgroup, &told, now);
             container.settle(Settled::new(identity, told, account, &self.capture, &self.lines, None));
             self.known.insert(container);
             self.unsettled.retain(|cgroup| *cgroup != container.cgroup);

@@ -10,7 +10,7 @@ use crate::{
     config::{Capture, Config},
     kubernetes::{Kubernetes, Pod, Projection},
     policy::{
-        Permits, Policies, Subject,
+        Permits, Policies,
         annotations::{self, Declared},
     },
     record::Resource,
@@ -73,12 +73,7 @@ impl Teller {
             Some(pod) if self.annotations => annotations::parse(&pod.annotations),
             _ => Declared::default(),
         };
-        let subject = pod.as_ref().map(|pod| Subject {
-            namespace: &pod.namespace,
-            namespace_labels: (!pod.namespace_labels.is_empty()).then_some(&*pod.namespace_labels),
-            labels: &pod.labels,
-            declared: &declared,
-        });
+        let subject = pod.as_ref().map(|pod| pod.subject(&declared));
         let effective = self.policies.effective(rule, subject.as_ref(), container);
         let (route, mut problems) = self.permits.route(&effective, resource.namespace.as_deref());
         problems.splice(0..0, declared.problems.iter().cloned());

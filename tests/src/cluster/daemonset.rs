@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -203,6 +203,16 @@ impl<'a> DaemonSet<'a> {
     fn wait_gone(&self) -> Result<()> {
         let pods = ["--namespace", NAMESPACE, "pods", "--selector=app.kubernetes.io/name=sidestep"];
         self.cluster.wait_for(&pods, |list| list["items"].as_array().is_some_and(Vec::is_empty)).map(drop)
+    }
+
+    /// Whether the agents have found all as the agents before have left it.
+    ///
+    /// # Errors
+    /// One says that it has not.
+    pub fn ensure_consistent(&self) -> Result<()> {
+        let logs = self.logs();
+        let complaint = logs.lines().find(|line| line.contains("journal_implausible"));
+        complaint.map_or(Ok(()), |line| bail!("an agent says: {line}"))
     }
 
     /// The last words of the agents, also of those before.

@@ -184,6 +184,7 @@ fn under_way(
         Ok(streams.is_complete().then_some(()))
     });
     complete.with_context(|| streams.missing())?;
+    agents.ensure_consistent()?;
     Ok(streams.report())
 }
 

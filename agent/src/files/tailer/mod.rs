@@ -102,6 +102,12 @@ impl Open {
         self.log.renew(&settled);
         settled.awaits && self.log.ready_bytes() <= MAX_AWAITING
     }
+
+    /// Whether the next agent finds all of it: the file has a name, and its container runs.
+    fn can_be_left(&self) -> bool {
+        let runs = self.users.iter().any(|user| !user.has_ended());
+        runs && self.log.file().is_some() && !self.log.is_deleted()
+    }
 }
 
 /// All log files of the node.
@@ -351,12 +357,16 @@ impl Tailer {
         let complete_until = self.complete_until();
         let mut leftover = Leftover::default();
         for open in self.files.values_mut() {
-            let (progress, deliver) = (&self.progress, &self.deliver);
-            let hold = self.guards.oldest().filter(|_| open.log.is_deleted());
-            open.log.take_batches(|batch| {
-                progress.delivering(&batch);
-                deliver(batch, hold);
-            });
+            if open.awaits() && open.can_be_left() {
+                leftover.unread += open.log.ready_bytes() as u64;
+            } else {
+                let (progress, deliver) = (&self.progress, &self.deliver);
+                let hold = self.guards.oldest().filter(|_| open.log.is_deleted());
+                open.log.take_batches(|batch| {
+                    progress.delivering(&batch);
+                    deliver(batch, hold);
+                });
+            }
             leftover.unfinished += open.log.pending();
             leftover.unread += open.log.reading().pending - open.log.pending();
         }

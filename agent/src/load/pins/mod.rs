@@ -19,7 +19,7 @@ use std::{
 pub use about::{About, Layout, ProbeAbout, Shape};
 pub use bpffs::{Directory, is_bpffs};
 pub use set::Set;
-pub(super) use takeover::{Making, Reused, Wanted, look, make, reuse};
+pub(super) use takeover::{Making, Reused, Wanted, disown, look, make, reuse};
 pub use takeover::{OlderRing, Origin, Pinned};
 pub use uninstall::{Removed, uninstall};
 

@@ -10,7 +10,7 @@ use aya::{
     programs::links::FdLink,
     util::nr_cpus,
 };
-use sidestep_abi::kernel::Generations;
+use sidestep_abi::kernel::{Control, Generations};
 
 use super::{About, Directory, Layout, PinError, ProbeAbout, Set, Settings, set};
 use crate::load::{LoadError, Probe, maps, probes};
@@ -142,6 +142,22 @@ pub(in crate::load) fn look(settings: &Settings) -> Result<Found, PinError> {
 fn active(set: &Set) -> Option<u64> {
     let map: Array<_, Generations> = set.map("ACTIVE").ok()?.try_into().ok()?;
     map.get(&0, 0).ok().map(|generations| generations.active)
+}
+
+/// Has the programs that act take nothing of `cgroup`, the agent's own, from here on. What it says before it has taken over
+/// would be a Pod's log to them otherwise. `None` where there are no such programs, or none that it can tell.
+pub(in crate::load) fn disown(directory: &Path, cgroup: u64) -> Option<()> {
+    let (sets, _) = Set::all(directory).ok()?;
+    let active = sets.iter().rev().find_map(active)?;
+    let set = sets.iter().find(|set| set.generation == active)?;
+    let is_understood = Layout::own().has_values_of(&set.about().ok()?.layout, "CONTROL");
+    let mut map: Array<_, Control> = set.map("CONTROL").ok().filter(|_| is_understood)?.try_into().ok()?;
+    let mut control = map.get(&0, 0).ok()?;
+    control.agent_cgroup = cgroup;
+    map.set(0, control, 0).ok()?;
+    // Only then is decided anew what has been decided.
+    control.generation += 1;
+    map.set(0, control, 0).ok()
 }
 
 /// What a new agent wants.
