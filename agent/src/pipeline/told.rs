@@ -66,9 +66,10 @@ impl Teller {
         let uid = resource.pod_uid.as_ref();
         let pod = uid.and_then(|uid| self.kubernetes.pods().get(uid));
         let is_missing = pod.as_ref().is_none_or(|pod| !pod.owners_known);
-        let is_unknown = pod.is_none() && self.annotations || self.kubernetes.policies().is_starting();
+        // What the annotations of such a Pod declare may be anything; who made it is known soon after.
+        let is_needed = self.is_needed || self.annotations;
         let may_wait = uid.is_some() && !go_on && !self.wait.is_zero() && self.kubernetes.may_tell();
-        let awaits = may_wait && (is_missing && self.is_needed || is_unknown);
+        let awaits = may_wait && (is_missing && is_needed || self.kubernetes.policies().is_starting());
         let declared = match &pod {
             Some(pod) if self.annotations => annotations::parse(&pod.annotations),
             _ => Declared::default(),

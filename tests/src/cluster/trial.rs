@@ -19,7 +19,7 @@ use super::{
     Cluster, Component, DaemonSet, Node, PATIENCE,
     workload::{Namespace, Writer, pod},
 };
-use crate::{Testbed, kafka::Broker, wait_until};
+use crate::{Testbed, kafka::Broker, maven, wait_until};
 
 /// The topic of what containers write to their standard output.
 const TOPIC: &str = "logs.pod";
@@ -75,6 +75,8 @@ struct Workload {
 /// # Errors
 /// Something does not start, or what was promised was not kept.
 pub fn run(cluster: &Cluster, plan: Plan, progress: &(dyn Fn(&str) + Sync)) -> Result<Report> {
+    // No registry is reached from the node's network.
+    maven::kafka()?;
     in_network(cluster.node(), || {
         let bed = Testbed::new()?;
         progress("a Kafka broker on the node");
