@@ -11,11 +11,7 @@ use crate::{
 const AREA: &str = "cgroups";
 
 pub(super) fn examine(capture: &Capture) -> Vec<Finding> {
-    let mount = match &capture.cgroup_mount {
-        Some(path) => Ok(path.clone()),
-        None => cgroups::find_mount(),
-    };
-    match mount {
+    match cgroups::mount(capture.cgroup_mount.as_deref()) {
         Ok(mount) => vec![judge_mount(&mount), judge_roots(&mount, &capture.cgroup_roots)],
         Err(error) => vec![Finding::failed(
             AREA,
@@ -32,8 +28,7 @@ fn judge_mount(mount: &Path) -> Finding {
                       mount the node's /sys/fs/cgroup into the Pod";
         return Finding::failed(AREA, "cgroup_v2", format!("{} is no cgroup v2 hierarchy", mount.display()), advice);
     }
-    // The root of the hierarchy alone has no such file.
-    if mount.join("cgroup.events").exists() {
+    if cgroups::is_part(mount) {
         let advice = "nothing can be captured: containers are not below it. Mount the node's /sys/fs/cgroup at \
                       /sys/fs/cgroup of the container; without that a runtime shows it only its own cgroup. (A node that \
                       is itself a container, such as kind's, has to have the whole hierarchy: `--cgroupns=host`)";

@@ -19,18 +19,32 @@ pub enum CgroupError {
     /// The mount table can't be read.
     #[error("/proc/self/mountinfo: {0}")]
     Mounts(std::io::Error),
+    /// It is a part of one, as in a node that is itself a container.
+    #[error(
+        "{} is one cgroup of the hierarchy, not the node's root of it: the kernel programs would find no container; `sidestep doctor` says what to mount", .0.display()
+    )]
+    Part(PathBuf),
     /// Too many roots are configured.
     #[error("{0} governed cgroups; the kernel programs hold {MAX_ROOTS}")]
     TooMany(usize),
 }
 
-/// Finds where the cgroup v2 hierarchy is mounted.
+/// Where the cgroup v2 hierarchy is mounted, unless it is configured.
 ///
 /// # Errors
 /// When it is not.
-pub fn find_mount() -> Result<PathBuf, CgroupError> {
+pub fn mount(configured: Option<&Path>) -> Result<PathBuf, CgroupError> {
+    if let Some(path) = configured {
+        return Ok(path.to_owned());
+    }
     let table = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
     mount_in(&table).ok_or(CgroupError::NoV2)
+}
+
+/// Whether a mount shows one cgroup of the hierarchy, and not its root: that alone has no such file.
+#[must_use]
+pub fn is_part(mount: &Path) -> bool {
+    mount.join("cgroup.events").exists()
 }
 
 /// Fields by `proc_pid_mountinfo(5)`: the fifth is the mount point, the one after ` - ` the file system's type.

@@ -99,7 +99,7 @@ pub struct Kernel {
 /// Has the programs that an agent before has left take nothing of this process' cgroup: see [`pins::disown`]. To be called
 /// before the first word, by the only agent. What fails here is told when the programs are taken over.
 pub fn disown(settings: &Settings) {
-    let mount = settings.cgroup_mount.clone().map_or_else(cgroups::find_mount, Ok);
+    let mount = cgroups::mount(settings.cgroup_mount.as_deref());
     let own = mount.ok().and_then(|mount| cgroups::of_process(&mount, std::process::id()));
     if let (Some(pins), Some(own)) = (&settings.pins, own) {
         let _ = pins::disown(&pins.directory, own);
@@ -126,10 +126,10 @@ impl Kernel {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
-        let mount = match &settings.cgroup_mount {
-            Some(path) => path.clone(),
-            None => cgroups::find_mount()?,
-        };
+        let mount = cgroups::mount(settings.cgroup_mount.as_deref())?;
+        if cgroups::is_part(&mount) {
+            return Err(CgroupError::Part(mount).into());
+        }
         let roots = Roots { settings: settings.clone(), mount };
         let Some(pins) = &settings.pins else {
             let loaded = Loaded::new(&roots, None)?;
