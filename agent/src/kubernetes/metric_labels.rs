@@ -1,6 +1,6 @@
 //! Labels of Pods as labels of metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{pod::Labels, settings::Settings};
 use crate::config::{Globs, Slash};
@@ -30,22 +30,24 @@ impl MetricLabels {
     #[must_use]
     pub fn of(&self, labels: &Labels) -> Vec<(String, String)> {
         let allowed: Vec<_> = labels.iter().filter(|(key, _)| self.0.is_match(key)).take(MAX_LABELS).collect();
-        let mut conflicts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        for (key, _) in &allowed {
-            conflicts.entry(name(key)).or_default().0 += 1;
-        }
-        let unique = |key: &str| {
-            let name = name(key);
-            match conflicts.get_mut(&name) {
-                Some((count, next)) if *count > 1 => {
-                    *next += 1;
-                    format!("{name}_conflict{next}")
+        let names: Vec<_> = allowed.iter().map(|(key, _)| name(key)).collect();
+        let mut taken: BTreeSet<_> = names.iter().cloned().collect();
+        let mut numbers = BTreeMap::new();
+        let mut unique = |name: &String| {
+            if names.iter().filter(|other| *other == name).count() == 1 {
+                return name.clone();
+            }
+            let number = numbers.entry(name.clone()).or_insert(0);
+            loop {
+                *number += 1;
+                let numbered = format!("{name}_conflict{number}");
+                // It may be that of another key.
+                if taken.insert(numbered.clone()) {
+                    return numbered;
                 }
-                _ => name,
             }
         };
-        let mut unique = unique;
-        allowed.into_iter().map(|(key, value)| (unique(key), value.clone())).collect()
+        allowed.into_iter().zip(&names).map(|((_, value), name)| (unique(name), value.clone())).collect()
     }
 }
 
@@ -77,6 +79,9 @@ mod tests {
         assert_eq!(names(&all(), &[("app.kubernetes.io/name", "web")]), ["label_app_kubernetes_io_name=web"]);
         let conflict = [("a-b", "1"), ("a.b", "2"), ("c", "3")];
         assert_eq!(names(&all(), &conflict), ["label_a_b_conflict1=1", "label_a_b_conflict2=2", "label_c=3"]);
+        let twice = [("a-b", "1"), ("a.b", "2"), ("a_b_conflict1", "3")];
+        let expected = ["label_a_b_conflict2=1", "label_a_b_conflict3=2", "label_a_b_conflict1=3"];
+        assert_eq!(names(&all(), &twice), expected);
         let only = MetricLabels::new(&Settings { metric_labels: vec!["app*".to_owned()], ..Settings::default() });
         assert_eq!(names(&only, &[("app", "web"), ("secret", "x")]), ["label_app=web"]);
         assert!(MetricLabels::new(&Settings::default()).is_empty());

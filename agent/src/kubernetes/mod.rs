@@ -130,6 +130,14 @@ impl Kubernetes {
         self.is_on && (self.health.is_live(watch::PODS) || self.health.is_starting(watch::PODS))
     }
 
+    /// Whether more will be told of a Pod than is known of it now: who made its controller, or the labels of its namespace,
+    /// which has one at least.
+    #[must_use]
+    pub fn is_incomplete(&self, pod: &Pod) -> bool {
+        let is_told = || self.health.is_live(watch::NAMESPACES) || self.health.is_starting(watch::NAMESPACES);
+        !pod.owners_known || self.watches_namespaces && pod.namespace_labels.is_empty() && is_told()
+    }
+
     /// Follows what the API server tells, for ever, and reports on the policies that are in force for the containers `known`;
     /// returns at once when nobody is to be asked.
     ///

@@ -4,7 +4,7 @@
 //! than it can spare, and only the name of the `CronJob` comes later.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -68,16 +68,31 @@ pub(super) struct Questions {
     asked: Arc<Mutex<HashSet<Arc<str>>>>,
 }
 
+impl Questions {
+    /// The next one; when there is none, one of those that were asked in vain.
+    async fn next(&mut self, again: &mut VecDeque<Question>) -> Option<Question> {
+        match self.questions.try_recv() {
+            Ok(question) => Some(question),
+            Err(_) => match again.pop_front() {
+                Some(question) => Some(question),
+                None => self.questions.recv().await,
+            },
+        }
+    }
+}
+
 /// Asks the API server, one after the other, for ever.
 pub(super) async fn answer(client: Client, mut questions: Questions, pods: Arc<Pods>, health: Arc<Health>) {
     let mut known: HashMap<Arc<str>, Option<Owner>> = HashMap::new();
     let mut forbidden: HashMap<Arc<str>, Instant> = HashMap::new();
-    while let Some(Question { namespace, controller }) = questions.questions.recv().await {
+    let mut again = VecDeque::new();
+    while let Some(question) = questions.next(&mut again).await {
+        let Question { namespace, controller } = &question;
         let owner = match known.get(&controller.uid) {
             Some(owner) => Some(owner.clone()),
             None => {
                 tokio::time::sleep(PAUSE.max(health.pause_left(Instant::now()))).await;
-                ask(&client, &namespace, &controller, &mut forbidden).await
+                ask(&client, namespace, controller, &mut forbidden).await
             }
         };
         // A Pod that comes between the two asks once more, and is answered from here.
@@ -87,6 +102,9 @@ pub(super) async fn answer(client: Client, mut questions: Questions, pods: Arc<P
             }
             known.insert(Arc::clone(&controller.uid), owner.clone());
             pods.set_owner(&controller.uid, owner.as_ref());
+        } else if again.len() < QUEUE && pods.lack_owner(&controller.uid) {
+            again.push_back(question);
+            continue;
         }
         questions.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&controller.uid);
     }

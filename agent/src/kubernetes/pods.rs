@@ -1,7 +1,7 @@
 //! The Pods of this node: written by the watch, read by every stage.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -83,10 +83,12 @@ impl Pods {
     /// Enters a Pod, or what is new of one.
     pub(super) fn apply(&self, mut pod: Pod) {
         let mut table = self.lock();
-        if let Some(labels) = table.namespaces.get(&pod.namespace) {
+        let known = table.pods.get(&pod.uid);
+        // Before namespaces are listed, what an agent before has saved holds.
+        let saved = known.map(|known| &known.pod.namespace_labels);
+        if let Some(labels) = table.namespaces.get(&pod.namespace).or(saved) {
             pod.namespace_labels = Arc::clone(labels);
         }
-        let known = table.pods.get(&pod.uid);
         // The watch tells the Pod's controller each time, and the controller's own owner only once.
         if let Some(known) = known.filter(|known| !pod.owners_known && known.pod.owners.first() == pod.owners.first()) {
             pod.owners.clone_from(&known.pod.owners);
@@ -110,7 +112,7 @@ impl Pods {
     pub(super) fn replace(&self, pods: Vec<Pod>, now: Instant) {
         {
             let mut table = self.lock();
-            let here: std::collections::HashSet<_> = pods.iter().map(|pod| Arc::clone(&pod.uid)).collect();
+            let here: HashSet<_> = pods.iter().map(|pod| Arc::clone(&pod.uid)).collect();
             for (uid, entry) in &mut table.pods {
                 if !here.contains(uid) {
                     entry.deleted.get_or_insert(now);
@@ -141,6 +143,18 @@ impl Pods {
                 *entry = Entry { pod: Arc::new(pod), version: self.next_version(), deleted: entry.deleted };
             }
         }
+    }
+
+    /// Whether a Pod waits to be told who made the controller with this UID.
+    #[must_use]
+    pub(super) fn lack_owner(&self, controller: &str) -> bool {
+        let is_of = |pod: &Pod| pod.owners.first().is_some_and(|first| &*first.uid == controller);
+        self.lock().pods.values().any(|entry| !entry.pod.owners_known && is_of(&entry.pod))
+    }
+
+    /// There are these namespaces and no others.
+    pub(super) fn retain_namespaces(&self, names: &HashSet<String>) {
+        self.lock().namespaces.retain(|name, _| names.contains(&**name));
     }
 
     /// The labels of a namespace; `None` when it is gone.

@@ -1,6 +1,7 @@
 //! The watches: Pods of this node, and namespaces. Only the metadata of objects is asked for.
 
 use std::{
+    collections::HashSet,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -67,17 +68,23 @@ pub(super) async fn pods(
 pub(super) async fn namespaces(client: Client, pods: Arc<Pods>, health: Arc<Health>) {
     let api = Api::<PartialObjectMeta<v1::Namespace>>::all(client);
     let config = watcher::Config::default().any_semantic();
-    let set = |object: PartialObjectMeta<v1::Namespace>, is_there: bool| {
-        let mut left_out = 0;
+    let name = |object: &PartialObjectMeta<v1::Namespace>| object.metadata.name.clone().unwrap_or_default();
+    let set = |object: PartialObjectMeta<v1::Namespace>| {
+        let (name, mut left_out) = (name(&object), 0);
         let labels = bounded_labels(object.metadata.labels.unwrap_or_default(), &mut left_out);
         health.count_left_out(left_out);
-        pods.set_namespace(&object.metadata.name.unwrap_or_default(), is_there.then_some(labels));
+        pods.set_namespace(&name, Some(labels));
     };
+    let mut listed = HashSet::new();
     let take = |event| match event {
-        // One that is gone since has no Pods.
-        Event::Init | Event::InitDone => {}
-        Event::InitApply(object) | Event::Apply(object) => set(object, true),
-        Event::Delete(object) => set(object, false),
+        Event::Init => listed.clear(),
+        Event::InitApply(object) => {
+            listed.insert(name(&object));
+            set(object);
+        }
+        Event::InitDone => pods.retain_namespaces(&std::mem::take(&mut listed)),
+        Event::Apply(object) => set(object),
+        Event::Delete(object) => pods.set_namespace(&name(&object), None),
     };
     follow(|| watcher(api.clone(), config.clone()), NAMESPACES, &health, take).await;
 }

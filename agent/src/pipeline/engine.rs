@@ -396,8 +396,11 @@ impl<K: Kernel> Engine<K> {
             self.files.push(FileEvent::RulesChanged);
         }
         self.end_postponed();
+        // By rules that hold: what is declared decides which files are logs.
+        let goes_on =
+            |container: &Container| container.settled().is_some_and(|known| !known.awaits || container.has_ended());
         let (settled, waiting) =
-            std::mem::take(&mut self.resuming).into_iter().partition(|(container, _)| container.settled().is_some());
+            std::mem::take(&mut self.resuming).into_iter().partition(|(container, _)| goes_on(container));
         self.resuming = waiting;
         for (container, pids) in Vec::into_iter(settled) {
             self.files.push(FileEvent::Resume { container, pids });

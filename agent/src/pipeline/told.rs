@@ -65,11 +65,14 @@ impl Teller {
         let container = resource.container_name.as_deref().unwrap_or_default();
         let uid = resource.pod_uid.as_ref();
         let pod = uid.and_then(|uid| self.kubernetes.pods().get(uid));
-        let is_missing = pod.as_ref().is_none_or(|pod| !pod.owners_known);
+        let is_missing = pod.as_ref().is_none_or(|pod| self.kubernetes.is_incomplete(pod));
         // What the annotations of such a Pod declare may be anything; who made it is known soon after.
         let is_needed = self.is_needed || self.annotations;
         let may_wait = uid.is_some() && !go_on && !self.wait.is_zero() && self.kubernetes.may_tell();
-        let awaits = may_wait && (is_missing && is_needed || self.kubernetes.policies().is_starting());
+        let policies = self.kubernetes.policies();
+        // In this order: a list that comes between the two raises the version.
+        let has_other_policies = policies.is_starting() || policies.version() != self.policies_version;
+        let awaits = may_wait && (is_missing && is_needed || has_other_policies);
         let declared = match &pod {
             Some(pod) if self.annotations => annotations::parse(&pod.annotations),
             _ => Declared::default(),
