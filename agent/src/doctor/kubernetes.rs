@@ -35,7 +35,7 @@ struct Access {
 static ACCESS: [Access; 13] = [
     access("", "pods", &["list", "watch"], "labels, annotations and workloads of Pods stay unknown"),
     access("", "namespaces", &["list", "watch"], "labels of namespaces stay unknown"),
-    access("apps", "replicasets", &["get"], "the Deployment of a Pod is guessed by its ReplicaSet's name"),
+    access("apps", "replicasets", &["get"], "what made a ReplicaSet that is no Deployment's stays unknown"),
     access("batch", "jobs", &["get"], "the CronJob of a Job stays unknown"),
     access("events.k8s.io", "events", &["create"], "nobody is told of a wrong annotation at its Pod"),
     access("sidestep.dev", "sidesteppolicies", &["list", "watch"], POLICIES),

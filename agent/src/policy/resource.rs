@@ -37,7 +37,7 @@ use super::{precedence::Key, settings::Settings};
         name = "Pods",
         type_ = "integer",
         json_path = ".status.selectedPods",
-        description = "Running Pods that it selects"
+        description = "Pods that it selects"
     ),
     printcolumn(
         name = "Conflicted",
@@ -88,7 +88,7 @@ pub struct SidestepPolicySpec {
         name = "Pods",
         type_ = "integer",
         json_path = ".status.selectedPods",
-        description = "Running Pods that it selects"
+        description = "Pods that it selects"
     ),
     printcolumn(
         name = "Conflicted",
@@ -124,7 +124,7 @@ pub struct Status {
     /// The generation of the policy that the rest is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Running Pods that it selects.
+    /// Pods that it selects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selected_pods: Option<i32>,
     /// Nodes with an agent.

@@ -38,7 +38,7 @@ pub fn status(
         (Some(_), _) => ("False", "Invalid", "it is not in force anywhere".to_owned()),
         (None, _) if nodes.is_empty() => ("False", "NoNode", "no agent has reported yet".to_owned()),
         (None, count) if count < nodes.len() => ("False", "Pending", of_nodes),
-        _ if pods == 0 => ("True", "Programmed", format!("{of_nodes}; it selects no running Pod")),
+        _ if pods == 0 => ("True", "Programmed", format!("{of_nodes}; it selects no Pod")),
         _ => ("True", "Programmed", of_nodes),
     };
     let conflicted = match conflict {
@@ -112,6 +112,6 @@ mod tests {
         assert_eq!(told(&nowhere)[1], ("False", "NoNode"));
         let idle = BTreeMap::from([("a".to_owned(), report(1, 0, &[]))]);
         let idle = status(&key, 1, None, &idle, None, now(5));
-        assert!(idle.conditions[1].message.contains("selects no running Pod"));
+        assert!(idle.conditions[1].message.contains("selects no Pod"));
     }
 }
