@@ -22,12 +22,18 @@ pub(crate) fn template(workspace: &Workspace, arguments: &[&str]) -> Result<Stri
     Ok(command::output(&mut helm)? + "\n")
 }
 
-/// `helm lint --strict` and `helm template` with each file of values in `deploy/helm/values`: what they enable has to come
+/// The chart runs the agent of this workspace. `helm lint --strict` and `helm template` with each file of values in `deploy/helm/values`: what they enable has to come
 /// out, and what is no value has to be refused.
 ///
 /// # Errors
 /// A finding.
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
+    let rendered = template(workspace, &[])?;
+    let image = concat!("sidestep:", env!("CARGO_PKG_VERSION"));
+    ensure!(
+        rendered.contains(image),
+        "{CHART}/Chart.yaml: its appVersion is not that of the workspace, no image is {image}"
+    );
     for file in values(workspace)? {
         let path = file.to_str().context("a path that is no text")?;
         if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("refused-")) {
