@@ -6,6 +6,7 @@
 pub(crate) mod client;
 mod conditions;
 pub mod health;
+mod lease;
 mod meter;
 mod metric_labels;
 mod owners;
@@ -48,6 +49,7 @@ pub struct Kubernetes {
     watches_policies: bool,
     pod_events: Arc<PodEvents>,
     health: Arc<Health>,
+    end: Arc<lease::End>,
 }
 
 impl Kubernetes {
@@ -82,6 +84,7 @@ impl Kubernetes {
             watches_policies: config.policies.resources,
             pod_events: Arc::default(),
             health,
+            end: Arc::default(),
         })
     }
 
@@ -130,6 +133,12 @@ impl Kubernetes {
         self.is_on && (self.health.is_live(watch::PODS) || self.health.is_starting(watch::PODS))
     }
 
+    /// Lets go of what the agent holds in the cluster, before it ends; takes 2 s at most. [`Kubernetes::run`] has to be driven
+    /// meanwhile.
+    pub async fn end(&self) {
+        self.end.begin().await;
+    }
+
     /// Follows what the API server tells, for ever, and reports on the policies that are in force for the containers `known`;
     /// returns at once when nobody is to be asked.
     ///
@@ -152,7 +161,7 @@ impl Kubernetes {
         tokio::spawn(pod_events::send(client.clone(), Arc::clone(&self.node), self.pod_events));
         if self.watches_policies {
             tokio::spawn(policies::follow(client.clone(), Arc::clone(&self.policies), Arc::clone(&health)));
-            tokio::spawn(conditions::report(client.clone(), known));
+            tokio::spawn(conditions::report(client.clone(), known, self.end.subscribe()));
         }
         let projection = Projection::new(&self.settings);
         watch::pods(client, &self.node, pods, health, projection, owners).await;

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -44,11 +44,28 @@ pub struct SharedPolicies {
     /// The status that each has, by the API server.
     statuses: Mutex<HashMap<Key, Status>>,
     health: Arc<Health>,
+    /// Whether this agent writes the status of policies.
+    leads: AtomicBool,
+}
+
+/// See [`SharedPolicies::lead`].
+pub(super) struct Leading<'a>(&'a AtomicBool);
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
+    }
 }
 
 impl SharedPolicies {
     pub(super) fn new(health: Arc<Health>) -> Self {
-        Self { current: RwLock::default(), version: AtomicU64::new(0), statuses: Mutex::default(), health }
+        Self {
+            current: RwLock::default(),
+            version: AtomicU64::new(0),
+            statuses: Mutex::default(),
+            health,
+            leads: AtomicBool::new(false),
+        }
     }
 
     /// The policies as they are now.
@@ -67,6 +84,23 @@ impl SharedPolicies {
     #[must_use]
     pub fn is_starting(&self) -> bool {
         [NAMESPACED, CLUSTER].iter().any(|resource| self.health.is_starting(resource))
+    }
+
+    /// Whether the API server tells of policies of one kind at least.
+    pub(super) fn is_live(&self) -> bool {
+        [NAMESPACED, CLUSTER].iter().any(|resource| self.health.is_live(resource))
+    }
+
+    /// This agent writes the status of policies, as long as what is returned is kept.
+    pub(super) fn lead(&self) -> Leading<'_> {
+        self.leads.store(true, Relaxed);
+        Leading(&self.leads)
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leads.load(Relaxed)
     }
 
     /// The status that a policy has.
