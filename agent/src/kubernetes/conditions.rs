@@ -66,7 +66,7 @@ async fn report_node(client: Client, known: &Known) {
         let version = kubernetes.policies.version();
         // Not before the pipeline has them: what is reported is in force. Nor while the API server tells of none: it may not
         // know this resource either.
-        if version == 0 || known.policies_version() != version || !kubernetes.policies.is_live() {
+        if version == 0 || known.policies_version() != version || !kubernetes.policies.is_any_live() {
             continue;
         }
         let policies = of_node(&kubernetes.policies.get(), known);
@@ -161,7 +161,7 @@ async fn lead(client: Client, kubernetes: &Kubernetes, mut ending: Ending) {
 async fn keep_statuses(client: &Client, kubernetes: &Kubernetes, claim: &mut Claim) {
     loop {
         // Without a definition, or an API server, there is no status to write, and nobody is asked.
-        while !kubernetes.policies.is_live() {
+        while !kubernetes.policies.is_any_live() {
             tokio::time::sleep(TICK).await;
         }
         if claim.hold().await {

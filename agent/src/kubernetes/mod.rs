@@ -24,7 +24,7 @@ use std::{error::Error, path::PathBuf, sync::Arc, time::Instant};
 
 pub use self::{
     client::ClientError,
-    health::Health,
+    health::{Freshness, Health},
     metric_labels::MetricLabels,
     pod::{ANNOTATION_PREFIX, Labels, Owner, Pod},
     pod_events::PodEvents,
@@ -62,15 +62,16 @@ impl Kubernetes {
         let pods = Arc::new(Pods::default());
         let health = Arc::new(Health::default());
         let watches_namespaces = config.needs_namespaces();
+        let policies = Arc::new(SharedPolicies::new(Arc::clone(&health)));
         if is_on {
-            saved::load(&config.state_dir, &pods);
-            health.expect(watch::PODS);
+            health.expect(watch::PODS, saved::load_pods(&config.state_dir, &pods));
             if watches_namespaces {
-                health.expect(watch::NAMESPACES);
+                health.expect(watch::NAMESPACES, None);
             }
             if config.policies.resources {
-                health.expect(policies::NAMESPACED);
-                health.expect(policies::CLUSTER);
+                let saved = saved::load_policies(&config.state_dir, &policies);
+                health.expect(policies::NAMESPACED, saved);
+                health.expect(policies::CLUSTER, saved);
             }
         }
         Ok(Self {
@@ -80,7 +81,7 @@ impl Kubernetes {
             is_on,
             watches_namespaces,
             pods,
-            policies: Arc::new(SharedPolicies::new(Arc::clone(&health))),
+            policies,
             watches_policies: config.policies.resources,
             pod_events: Arc::default(),
             health,
@@ -100,6 +101,12 @@ impl Kubernetes {
         &self.policies
     }
 
+    /// Whether policies are asked for.
+    #[must_use]
+    pub const fn watches_policies(&self) -> bool {
+        self.is_on && self.watches_policies
+    }
+
     /// Where what is wrong with a Pod's annotations is told.
     #[must_use]
     pub const fn pod_events(&self) -> &Arc<PodEvents> {
@@ -109,9 +116,20 @@ impl Kubernetes {
     /// How fresh what is known of Pods is: `live`, `stale`, `never`, or `off` when the API server is not asked.
     #[must_use]
     pub fn freshness(&self) -> &'static str {
+        self.freshness_of(watch::PODS)
+    }
+
+    /// The same of policies: of the watch that is less fresh.
+    #[must_use]
+    pub fn policies_freshness(&self) -> &'static str {
+        let [one, other] = [policies::NAMESPACED, policies::CLUSTER].map(|resource| self.freshness_of(resource));
+        if one == Freshness::Live.as_str() { other } else { one }
+    }
+
+    fn freshness_of(&self, resource: &str) -> &'static str {
         let readings = self.health.readings(Instant::now());
-        let pods = readings.iter().find(|reading| self.is_on && reading.resource == watch::PODS);
-        pods.map_or("off", |reading| reading.freshness.as_str())
+        let reading = readings.iter().find(|reading| self.is_on && reading.resource == resource);
+        reading.map_or("off", |reading| reading.freshness.as_str())
     }
 
     /// How fresh they are.
@@ -153,13 +171,14 @@ impl Kubernetes {
         })?;
         let (owners, questions) = owners::Owners::new();
         let (pods, health) = (self.pods, self.health);
-        tokio::spawn(saved::keep(self.state_dir, Arc::clone(&pods)));
+        tokio::spawn(saved::keep_pods(self.state_dir.clone(), Arc::clone(&pods)));
         tokio::spawn(owners::answer(client.clone(), questions, Arc::clone(&pods), Arc::clone(&health)));
         if self.watches_namespaces {
             tokio::spawn(watch::namespaces(client.clone(), Arc::clone(&pods), Arc::clone(&health)));
         }
         tokio::spawn(pod_events::send(client.clone(), Arc::clone(&self.node), self.pod_events));
         if self.watches_policies {
+            tokio::spawn(saved::keep_policies(self.state_dir, Arc::clone(&self.policies)));
             tokio::spawn(policies::follow(client.clone(), Arc::clone(&self.policies), Arc::clone(&health)));
             tokio::spawn(conditions::report(client.clone(), known, self.end.subscribe()));
         }

@@ -39,13 +39,14 @@ impl Teller {
     #[must_use]
     pub fn new(config: &Config, kubernetes: Kubernetes) -> Self {
         Self {
+            policies: kubernetes.policies().get(),
             kubernetes,
             projection: Projection::new(&config.kubernetes),
             is_needed: config.needs_metadata(),
             wait: config.kubernetes.wait,
             annotations: config.policies.annotations,
             permits: Permits::of(config),
-            policies: Arc::default(),
+            // Told to all once it is taken, too.
             policies_version: 0,
             seen: 0,
         }

@@ -73,6 +73,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::UnknownKey, Self::InvalidValue, Self::TooLong, Self::NotAllowed];
+
     /// The value of the metric's label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
