@@ -26,7 +26,7 @@ pub use self::{
     client::ClientError,
     health::{Freshness, Health},
     metric_labels::MetricLabels,
-    pod::{ANNOTATION_PREFIX, Labels, Owner, Pod},
+    pod::{ANNOTATION_PREFIX, Labels, Oversized, Owner, Pod},
     pod_events::PodEvents,
     pods::Pods,
     policies::SharedPolicies,

@@ -9,10 +9,7 @@ use super::container::Told;
 use crate::{
     config::{Capture, Config},
     kubernetes::{Kubernetes, Pod, Projection},
-    policy::{
-        Permits, Policies,
-        annotations::{self, Declared},
-    },
+    policy::{Permits, Policies, annotations::Declared},
     record::Resource,
 };
 
@@ -71,7 +68,7 @@ impl Teller {
         let may_wait = uid.is_some() && !go_on && !self.wait.is_zero() && self.kubernetes.may_tell();
         let awaits = may_wait && (is_missing && self.is_needed || is_unknown);
         let declared = match &pod {
-            Some(pod) if self.annotations => annotations::parse(&pod.annotations),
+            Some(pod) if self.annotations => pod.declared(),
             _ => Declared::default(),
         };
         let subject = pod.as_ref().map(|pod| pod.subject(&declared));
