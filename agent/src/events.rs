@@ -176,7 +176,7 @@ pub enum Event<'a> {
         /// The annotation or policy, its value, the cause and the remedy.
         problem: &'a dyn Display,
     },
-    /// The file with the Pods can't be read or written.
+    /// The file with the Pods, or that with the policies, can't be read or written.
     KubernetesStateUnusable {
         /// The file.
         path: &'a Path,
@@ -388,8 +388,8 @@ impl Event<'_> {
                 event,
                 path = %path.display(),
                 %error,
-                "the Pods in state_dir can't be read or written: an agent that starts while the API server is down has \
-                 no labels"
+                "Pods or policies in state_dir can't be read or written: an agent that starts while the API server is \
+                 down goes without"
             ),
             Self::StoppedEarly { bytes, limit } => {
                 tracing::warn!(event, bytes, ?limit, "stopped before everything was delivered");

@@ -1,7 +1,7 @@
 //! The running agent as `telemetry` and `control` see it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
@@ -15,12 +15,13 @@ use crate::{
     load::{AttachPoint, Pinned, Probe, Programs, RootPattern, Roots},
     own_log,
     pipeline::{Pipeline, known::Known, outlet::Outlet, readings::Readings},
+    policy::precedence::{Key, Scope},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
         Observe, Snapshot,
         snapshot::{
-            AccountReading, Build, KubernetesReading, ProbeReading, ProgramsReading, RepairReading, RootReading,
-            SinkReading, StreamReading, StreamRepairReading,
+            AccountReading, Build, KubernetesReading, PolicyReading, ProbeReading, ProgramsReading, RepairReading,
+            RootReading, SinkReading, StreamReading, StreamRepairReading,
         },
     },
 };
@@ -102,14 +103,40 @@ impl Agent {
     fn kubernetes_reading(&self) -> KubernetesReading {
         let (pods, health) = (self.kubernetes.pods(), self.kubernetes.health());
         let (known, lingering) = pods.count();
+        let declarations_refused = self.kubernetes.pod_events().counts();
         KubernetesReading {
             watches: health.readings(Instant::now()),
+            policies: if self.kubernetes.watches_policies() { self.policy_readings() } else { Vec::new() },
+            leads: self.kubernetes.policies().leads(),
+            declarations_refused: declarations_refused
+                .into_iter()
+                .map(|(reason, count)| (reason.as_str(), count))
+                .collect(),
             requests: health.requests(),
             pods: known as u64,
             lingering: lingering as u64,
             left_out: health.left_out(),
             refused: pods.refused(),
         }
+    }
+
+    fn policy_readings(&self) -> Vec<PolicyReading> {
+        let policies = self.kubernetes.policies();
+        let current = policies.get();
+        let mut conflicted = BTreeSet::new();
+        for settled in self.containers.all() {
+            conflicted.extend(settled.effective.conflicts().map(|(loser, _, _)| loser.clone()));
+        }
+        let count =
+            |keys: &mut dyn Iterator<Item = &Key>, scope: Scope| keys.filter(|key| key.scope() == scope).count() as u64;
+        let reading = |scope: Scope| PolicyReading {
+            scope: scope.as_str(),
+            in_force: count(&mut current.all().map(|policy| &policy.key), scope),
+            refused: count(&mut current.refused().map(|refused| &refused.key), scope),
+            conflicted: count(&mut conflicted.iter(), scope),
+            is_live: policies.is_live(scope),
+        };
+        Scope::ALL.map(reading).into()
     }
 
     fn sink(&self, stats: SinkStats) -> SinkReading {

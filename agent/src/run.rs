@@ -66,11 +66,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             tokio::spawn(server.serve());
         }
         tokio::spawn(own_log.clone().tell());
-        tokio::spawn(kubernetes.run(pipeline.containers()));
+        tokio::spawn(kubernetes.clone().run(pipeline.containers()));
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
         tracing::info!(socket = %config.socket.display(), metrics, "ready");
         let reload = Reload { path: args.config.clone(), pipeline: pipeline.reloader(), agent, own_log };
-        until_end(&mut config, &Arc::new(reload)).await
+        until_end(&mut config, &Arc::new(reload)).await?;
+        kubernetes.end().await;
+        anyhow::Ok(())
     })?;
 
     let limit = config.shutdown_timeout;

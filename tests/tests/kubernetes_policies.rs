@@ -2,7 +2,7 @@
 
 /// By this name `cargo xtask test --no-cluster` leaves them out.
 mod on_cluster {
-    use std::{io::Write as _, process::Command};
+    use std::{fs, io::Write as _, process::Command};
 
     use anyhow::{Result, ensure};
     use serde_json::{Value, json};
@@ -216,6 +216,78 @@ mod on_cluster {
             server.kubectl(&["delete", "ssp", "--all", "-n", "shop"], "")?;
             say_until(&agent, &mut web, "deleted", of(""))?;
             agent.wait_ledger(web.id(), web.stdout().len() as u64).map(drop)
+        });
+    }
+    /// What the agent says of itself, as JSON.
+    fn status(config: &Config) -> Result<Value> {
+        let arguments = ["status", "--output", "json", "--socket"];
+        let output = Command::new(agent::binary()?).args(arguments).arg(config.socket()).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    fn holder(server: &ApiServer<'_>) -> Result<String> {
+        server.kubectl(&["get", "lease", "sidestep", "-o", "jsonpath={.spec.holderIdentity}"], "")
+    }
+
+    fn wait_holder(server: &ApiServer<'_>, node: &str) -> Result<()> {
+        wait_until(&format!("the Lease of {node}"), 2 * DEADLINE, || {
+            Ok(holder(server).is_ok_and(|holder| holder == node).then_some(()))
+        })
+    }
+
+    #[test]
+    fn policies_outlive_agent_and_api_server_and_the_lease_ends_with_its_agent() {
+        end_to_end(|bed| {
+            let mut server = server(bed)?;
+            let uid = server.create_pod("web", NODE, &json!({ "labels": { "app": "web" } }))?;
+            let selector = json!({ "matchLabels": { "app": "web" } });
+            server.apply(&policy("kept", &json!({ "selector": selector, "logs": { "tenant": "kept" } })))?;
+            let config = config(bed, &server).with("/policies", json!({ "allow_tenants": ["*"] }));
+            let agent = Agent::start(bed, &config)?;
+            let mut web = container(bed, "web", &uid)?;
+            let is_kept = |record: &Record| record.resource("sidestep.tenant") == "kept";
+            say_until(&agent, &mut web, "first", is_kept)?;
+            wait_holder(&server, NODE)?;
+            wait_until("the saved files", DEADLINE, || {
+                let has = |file: &str, text: &str| {
+                    Ok::<_, anyhow::Error>(fs::read_to_string(bed.path(file)?).is_ok_and(|saved| saved.contains(text)))
+                };
+                Ok((has("state/policies.json", "kept")? && has("state/pods.json", &uid)?).then_some(()))
+            })?;
+
+            // Neither is left that has ever heard of the policy.
+            server.kill()?;
+            agent.kill()?;
+            let agent = Agent::start(bed, &config)?;
+            writeln!(web.stdin(), "nobody told")?;
+            let record = wait_until("its record", DEADLINE, || {
+                Ok(agent.records()?.into_iter().find(|record| record.text("/body") == "nobody told"))
+            })?;
+            ensure!(is_kept(&record), "{}", record.value);
+            let kubernetes = status(&config)?["kubernetes"].clone();
+            let watches = kubernetes["watches"].as_array().cloned().unwrap_or_default();
+            let saved = watches.iter().filter(|watch| watch["saved_unix_seconds"].is_number());
+            ensure!(saved.filter(|watch| watch["state"] == "never").count() >= 3, "{kubernetes}");
+            ensure!(
+                kubernetes["policies"][0]
+                    == json!({ "scope": "namespaced", "in_force": 1, "refused": 0, "conflicted": 0 }),
+                "{kubernetes}"
+            );
+
+            // It goes on with the Lease of the one before, and leaves it to the next.
+            server.run()?;
+            wait_until("the leader, with both watches", 2 * DEADLINE, || {
+                let metrics = agent.metrics()?;
+                let leads = metrics.sum("sidestep_policy_status_leader") == 1.0;
+                Ok((leads && metrics.sum("sidestep_policy_watch_live") == 2.0).then_some(()))
+            })?;
+            ensure!(agent.metrics()?.sum("sidestep_policy_in_force") == 1.0);
+            agent.stop()?;
+            ensure!(holder(&server)?.is_empty(), "it is let go of");
+            let agent = Agent::start(bed, &config.with("/node_name", json!("other-node")))?;
+            wait_holder(&server, "other-node")?;
+            agent.stop()
         });
     }
 }

@@ -29,6 +29,9 @@ pub struct ExplainReport {
     pub pod: String,
     /// `live`, `stale`, `never`: how fresh what the API server tells is; `off` when it is not asked.
     pub api_server: String,
+    /// The same of policies.
+    #[serde(default)]
+    pub policies: String,
     /// Whether labels and annotations of the Pod are known: without them only the configuration counts.
     pub is_known: bool,
     /// Its containers, those that have ended too while they are known.
@@ -117,6 +120,7 @@ impl ExplainReport {
             namespace: namespace.clone(),
             pod: pod.clone(),
             api_server: known.kubernetes().freshness().to_owned(),
+            policies: known.kubernetes().policies_freshness().to_owned(),
             is_known: of_pod.iter().any(|settled| settled.resource.metadata.is_some()),
             containers,
         })

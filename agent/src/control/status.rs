@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use kubernetes::{KubernetesStatus, WatchStatus};
+pub use kubernetes::{KubernetesStatus, PolicyStatus, WatchStatus};
 pub use sink::{BufferStatus, SinkDroppedStatus, SinkStatus};
 
 use crate::{

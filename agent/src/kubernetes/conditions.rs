@@ -5,27 +5,27 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{
-        coordination::v1::{Lease, LeaseSpec},
-        core::v1::Node,
-    },
-    apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference},
+    api::{coordination::v1::Lease, core::v1::Node},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{ObjectMeta, Patch, PatchParams},
     core::{ApiResource, DynamicObject},
     runtime::watcher::{self, Event, watcher},
 };
 use serde_json::json;
 
-use super::Kubernetes;
+use super::{
+    Kubernetes,
+    lease::{Claim, Ending, RENEW, RETRY},
+};
 use crate::{
     pipeline::known::Known,
     policy::{
@@ -39,21 +39,20 @@ use crate::{
 
 /// Who owns the fields that are written.
 const MANAGER: &str = "sidestep";
-/// The Lease.
-const LEASE: &str = "sidestep";
-/// For how long the Lease holds, and how often it is renewed or asked for: 15 requests an hour.
-const HOLDS: Duration = Duration::from_secs(300);
-const RENEW: Duration = Duration::from_secs(240);
 /// How often it is looked for what is new. Nothing is written more often.
 const TICK: Duration = Duration::from_secs(1);
-/// Pause after a write that failed.
+/// Pause after a write that failed; doubled each time, up to the most.
 const FAILED: Duration = Duration::from_secs(60);
+const MAX_FAILED: Duration = Duration::from_secs(960);
 /// Conflicts that a node reports of one policy.
 const MAX_CONFLICTS: usize = 3;
 
-/// Reports, for ever.
-pub(super) async fn report(client: Client, known: Arc<Known>) {
-    tokio::join!(report_node(client.clone(), &known), lead(client, known.kubernetes()));
+/// Reports until the agent ends.
+pub(super) async fn report(client: Client, known: Arc<Known>, ending: Ending) {
+    tokio::select! {
+        () = report_node(client.clone(), &known) => {}
+        () = lead(client, known.kubernetes(), ending) => {}
+    }
 }
 
 /// Keeps this node's object.
@@ -61,11 +60,13 @@ async fn report_node(client: Client, known: &Known) {
     let kubernetes = known.kubernetes();
     let api = Api::<SidestepNode>::all(client.clone());
     let mut written = None;
+    let mut pause = FAILED;
     loop {
         tokio::time::sleep(TICK).await;
         let version = kubernetes.policies.version();
-        // Not before the pipeline has them: what is reported is in force.
-        if version == 0 || known.policies_version() != version {
+        // Not before the pipeline has them: what is reported is in force. Nor while the API server tells of none: it may not
+        // know this resource either.
+        if version == 0 || known.policies_version() != version || !kubernetes.policies.is_any_live() {
             continue;
         }
         let policies = of_node(&kubernetes.policies.get(), known);
@@ -73,10 +74,11 @@ async fn report_node(client: Client, known: &Known) {
             continue;
         }
         match write_node(&client, &api, &kubernetes.node, &policies, written.is_none()).await {
-            Ok(()) => written = Some(policies),
+            Ok(()) => (written, pause) = (Some(policies), FAILED),
             Err(error) => {
                 tracing::debug!(%error, "the node's report on policies can't be written");
-                tokio::time::sleep(FAILED).await;
+                tokio::time::sleep(pause).await;
+                pause = MAX_FAILED.min(2 * pause);
             }
         }
     }
@@ -144,87 +146,36 @@ fn of_node(policies: &Policies, known: &Known) -> Vec<NodePolicy> {
     reports
 }
 
-/// Holds the Lease when nobody else does, and then keeps the status of all policies.
-async fn lead(client: Client, kubernetes: &Kubernetes) {
-    let leases = Api::<Lease>::default_namespaced(client.clone());
-    let mut claim = Claim::default();
+/// Holds the Lease when nobody else does, and then keeps the status of all policies; until the agent is to end, when another
+/// one may go on with it.
+async fn lead(client: Client, kubernetes: &Kubernetes, mut ending: Ending) {
+    let mut claim = Claim::new(Api::<Lease>::default_namespaced(client.clone()), &kubernetes.node);
+    tokio::select! {
+        () = keep_statuses(&client, kubernetes, &mut claim) => {}
+        () = ending.begun() => {}
+    }
+    claim.release().await;
+}
+
+/// For ever.
+async fn keep_statuses(client: &Client, kubernetes: &Kubernetes, claim: &mut Claim) {
     loop {
-        if claim.hold(&leases, &kubernetes.node).await {
+        // Without a definition, or an API server, there is no status to write, and nobody is asked.
+        while !kubernetes.policies.is_any_live() {
+            tokio::time::sleep(TICK).await;
+        }
+        if claim.hold().await {
+            let _leading = kubernetes.policies.lead();
             // The watch goes on from one renewal to the next.
-            let mut statuses = std::pin::pin!(write_statuses(&client, kubernetes));
+            let mut statuses = std::pin::pin!(write_statuses(client, kubernetes));
             loop {
                 tokio::select! {
                     () = &mut statuses => break,
-                    () = tokio::time::sleep(RENEW) => if !claim.hold(&leases, &kubernetes.node).await { break },
+                    () = tokio::time::sleep(RENEW) => if !claim.hold().await { break },
                 }
             }
         }
-        tokio::time::sleep(RENEW).await;
-    }
-}
-
-/// What is known of the Lease.
-#[derive(Default)]
-struct Claim {
-    /// As it was written last, while it is this agent's: it is renewed without being read.
-    own: Option<Lease>,
-    /// When it was renewed last by whom it belongs to, and since when that was seen: by this clock, as those of nodes differ.
-    seen: Option<(Option<MicroTime>, Instant)>,
-}
-
-impl Claim {
-    /// Takes or renews the Lease; whether this agent holds it.
-    async fn hold(&mut self, leases: &Api<Lease>, node: &str) -> bool {
-        let before = self.own.take();
-        match self.try_hold(leases, node, before).await {
-            Ok(own) => self.own = own,
-            // Another one was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => tracing::debug!(%error, "the Lease of the policies' status can't be held"),
-        }
-        self.own.is_some()
-    }
-
-    /// The Lease as it is then; `None` when it is another one's.
-    async fn try_hold(
-        &mut self,
-        leases: &Api<Lease>,
-        node: &str,
-        before: Option<Lease>,
-    ) -> kube::Result<Option<Lease>> {
-        let now = MicroTime(Timestamp::now());
-        let spec = |transitions| LeaseSpec {
-            holder_identity: Some(node.to_owned()),
-            lease_duration_seconds: i32::try_from(HOLDS.as_secs()).ok(),
-            acquire_time: Some(now.clone()),
-            renew_time: Some(now.clone()),
-            lease_transitions: Some(transitions),
-            ..LeaseSpec::default()
-        };
-        let found = match before {
-            Some(own) => Some(own),
-            None => leases.get_opt(LEASE).await?,
-        };
-        let Some(mut lease) = found else {
-            let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(spec(0)) };
-            return leases.create(&PostParams::default(), &lease).await.map(Some);
-        };
-        let held = lease.spec.take().unwrap_or_default();
-        // An agent that starts anew on the same node goes on with it.
-        let is_own = held.holder_identity.as_deref() == Some(node);
-        let since = match &self.seen {
-            Some((renewed, since)) if *renewed == held.renew_time => *since,
-            _ => self.seen.insert((held.renew_time.clone(), Instant::now())).1,
-        };
-        let is_free = held.holder_identity.as_deref().is_none_or(str::is_empty) || since.elapsed() >= HOLDS;
-        if !is_own && !is_free {
-            return Ok(None);
-        }
-        let transitions = held.lease_transitions.unwrap_or_default() + i32::from(!is_own);
-        let acquire_time = held.acquire_time.filter(|_| is_own).or(Some(now.clone()));
-        lease.spec = Some(LeaseSpec { acquire_time, ..spec(transitions) });
-        leases.replace(LEASE, &PostParams::default(), &lease).await.map(Some)
+        tokio::time::sleep(RETRY).await;
     }
 }
 

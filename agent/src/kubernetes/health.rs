@@ -6,7 +6,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::events::Event;
@@ -65,6 +65,7 @@ struct Watch {
     lists: u64,
     error: Option<String>,
     logged: Option<Instant>,
+    saved: Option<SystemTime>,
 }
 
 /// One watch, as it is.
@@ -80,6 +81,8 @@ pub struct WatchReading {
     pub lists: u64,
     /// Why it is not live.
     pub error: Option<String>,
+    /// Before its first answer: when an agent before has saved what is known.
+    pub saved: Option<SystemTime>,
 }
 
 /// How fresh what is known is.
@@ -106,9 +109,9 @@ impl Freshness {
 }
 
 impl Health {
-    /// A watch is to be there.
-    pub(super) fn expect(&self, resource: &'static str) {
-        self.watches().entry(resource).or_default();
+    /// A watch is to be there; `saved` is when an agent before has saved what is known until then.
+    pub(super) fn expect(&self, resource: &'static str, saved: Option<SystemTime>) {
+        self.watches().entry(resource).or_default().saved = saved;
     }
 
     /// The API server has begun to tell of changes.
@@ -208,6 +211,7 @@ impl Health {
             last_event: watch.last_event.map(|last| now.saturating_duration_since(last)),
             lists: watch.lists,
             error: watch.error.clone(),
+            saved: watch.saved.filter(|_| watch.since.is_none()),
         };
         self.watches().iter().map(reading).collect()
     }
@@ -262,7 +266,8 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let freshness = |seconds| health.readings(after(seconds))[0].freshness;
-        health.expect("pods");
+        health.expect("pods", Some(SystemTime::UNIX_EPOCH));
+        assert_eq!(health.readings(start)[0].saved, Some(SystemTime::UNIX_EPOCH));
         assert!(health.is_starting("pods"));
         health.failed("pods", "list", false, "refused", start);
         assert_eq!((freshness(1), health.is_starting("pods")), (Freshness::Never, false));
@@ -270,7 +275,7 @@ mod tests {
         health.live("pods", after(2));
         assert_eq!(freshness(2), Freshness::Never);
         health.listed("pods", after(3));
-        assert!(health.is_live("pods"));
+        assert!(health.is_live("pods") && health.readings(after(3))[0].saved.is_none());
         health.failed("pods", "watch", false, "reset", after(10));
         health.failed("pods", "watch", false, "refused", after(20));
         assert_eq!(freshness(30), Freshness::Stale(Duration::from_secs(20)));

@@ -6,6 +6,7 @@
 pub(crate) mod client;
 mod conditions;
 pub mod health;
+mod lease;
 mod meter;
 mod metric_labels;
 mod owners;
@@ -23,9 +24,9 @@ use std::{error::Error, path::PathBuf, sync::Arc, time::Instant};
 
 pub use self::{
     client::ClientError,
-    health::Health,
+    health::{Freshness, Health},
     metric_labels::MetricLabels,
-    pod::{ANNOTATION_PREFIX, Labels, Owner, Pod},
+    pod::{ANNOTATION_PREFIX, Labels, Oversized, Owner, Pod},
     pod_events::PodEvents,
     pods::Pods,
     policies::SharedPolicies,
@@ -48,6 +49,7 @@ pub struct Kubernetes {
     watches_policies: bool,
     pod_events: Arc<PodEvents>,
     health: Arc<Health>,
+    end: Arc<lease::End>,
 }
 
 impl Kubernetes {
@@ -60,15 +62,16 @@ impl Kubernetes {
         let pods = Arc::new(Pods::default());
         let health = Arc::new(Health::default());
         let watches_namespaces = config.needs_namespaces();
+        let policies = Arc::new(SharedPolicies::new(Arc::clone(&health)));
         if is_on {
-            saved::load(&config.state_dir, &pods);
-            health.expect(watch::PODS);
+            health.expect(watch::PODS, saved::load_pods(&config.state_dir, &pods));
             if watches_namespaces {
-                health.expect(watch::NAMESPACES);
+                health.expect(watch::NAMESPACES, None);
             }
             if config.policies.resources {
-                health.expect(policies::NAMESPACED);
-                health.expect(policies::CLUSTER);
+                let saved = saved::load_policies(&config.state_dir, &policies);
+                health.expect(policies::NAMESPACED, saved);
+                health.expect(policies::CLUSTER, saved);
             }
         }
         Ok(Self {
@@ -78,10 +81,11 @@ impl Kubernetes {
             is_on,
             watches_namespaces,
             pods,
-            policies: Arc::new(SharedPolicies::new(Arc::clone(&health))),
+            policies,
             watches_policies: config.policies.resources,
             pod_events: Arc::default(),
             health,
+            end: Arc::default(),
         })
     }
 
@@ -97,6 +101,12 @@ impl Kubernetes {
         &self.policies
     }
 
+    /// Whether policies are asked for.
+    #[must_use]
+    pub const fn watches_policies(&self) -> bool {
+        self.is_on && self.watches_policies
+    }
+
     /// Where what is wrong with a Pod's annotations is told.
     #[must_use]
     pub const fn pod_events(&self) -> &Arc<PodEvents> {
@@ -106,9 +116,20 @@ impl Kubernetes {
     /// How fresh what is known of Pods is: `live`, `stale`, `never`, or `off` when the API server is not asked.
     #[must_use]
     pub fn freshness(&self) -> &'static str {
+        self.freshness_of(watch::PODS)
+    }
+
+    /// The same of policies: of the watch that is less fresh.
+    #[must_use]
+    pub fn policies_freshness(&self) -> &'static str {
+        let [one, other] = [policies::NAMESPACED, policies::CLUSTER].map(|resource| self.freshness_of(resource));
+        if one == Freshness::Live.as_str() { other } else { one }
+    }
+
+    fn freshness_of(&self, resource: &str) -> &'static str {
         let readings = self.health.readings(Instant::now());
-        let pods = readings.iter().find(|reading| self.is_on && reading.resource == watch::PODS);
-        pods.map_or("off", |reading| reading.freshness.as_str())
+        let reading = readings.iter().find(|reading| self.is_on && reading.resource == resource);
+        reading.map_or("off", |reading| reading.freshness.as_str())
     }
 
     /// How fresh they are.
@@ -138,6 +159,12 @@ impl Kubernetes {
         !pod.owners_known || self.watches_namespaces && pod.namespace_labels.is_empty() && is_told()
     }
 
+    /// Lets go of what the agent holds in the cluster, before it ends; takes 2 s at most. [`Kubernetes::run`] has to be driven
+    /// meanwhile.
+    pub async fn end(&self) {
+        self.end.begin().await;
+    }
+
     /// Follows what the API server tells, for ever, and reports on the policies that are in force for the containers `known`;
     /// returns at once when nobody is to be asked.
     ///
@@ -152,15 +179,16 @@ impl Kubernetes {
         })?;
         let (owners, questions) = owners::Owners::new();
         let (pods, health) = (self.pods, self.health);
-        tokio::spawn(saved::keep(self.state_dir, Arc::clone(&pods)));
+        tokio::spawn(saved::keep_pods(self.state_dir.clone(), Arc::clone(&pods)));
         tokio::spawn(owners::answer(client.clone(), questions, Arc::clone(&pods), Arc::clone(&health)));
         if self.watches_namespaces {
             tokio::spawn(watch::namespaces(client.clone(), Arc::clone(&pods), Arc::clone(&health)));
         }
         tokio::spawn(pod_events::send(client.clone(), Arc::clone(&self.node), self.pod_events));
         if self.watches_policies {
+            tokio::spawn(saved::keep_policies(self.state_dir, Arc::clone(&self.policies)));
             tokio::spawn(policies::follow(client.clone(), Arc::clone(&self.policies), Arc::clone(&health)));
-            tokio::spawn(conditions::report(client.clone(), known));
+            tokio::spawn(conditions::report(client.clone(), known, self.end.subscribe()));
         }
         let projection = Projection::new(&self.settings);
         watch::pods(client, &self.node, pods, health, projection, owners).await;

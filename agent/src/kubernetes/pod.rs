@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Globs,
-    policy::{Subject, annotations::Declared},
+    policy::{
+        Subject,
+        annotations::{self, Declared},
+    },
 };
 
 /// Annotations with this are always kept: what users declare for a Pod, or `CONTAINER.` in front for a container.
@@ -22,6 +25,9 @@ const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 const MAX_BYTES: usize = 32 * 1024;
 /// Bytes of one annotation, key and value.
 const MAX_ANNOTATION: usize = 8 * 1024;
+
+/// Annotations of ours that are remembered as left out.
+const MAX_OVERSIZED: usize = 8;
 
 /// Labels, or annotations.
 pub type Labels = BTreeMap<String, String>;
@@ -49,6 +55,26 @@ pub struct Pod {
     pub static_uid: Option<Arc<str>>,
     /// Labels and annotations that are left out because there is too much of them.
     pub left_out: usize,
+    /// Those of them that are below [`ANNOTATION_PREFIX`]: who wrote them is told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub oversized: Vec<Oversized>,
+}
+
+/// An annotation of ours that is left out.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Oversized {
+    /// Its key.
+    pub key: Box<str>,
+    /// How its value begins, for people.
+    pub shown: Box<str>,
+    /// Bytes of its value.
+    pub bytes: usize,
+}
+
+impl Oversized {
+    fn new(key: &str, value: &str) -> Self {
+        Self { key: key.into(), shown: annotations::shown(value).into(), bytes: value.len() }
+    }
 }
 
 /// The controller of a Pod, or of such a controller.
@@ -88,7 +114,15 @@ impl Pod {
         let static_uid = all_annotations.get(CONFIG_HASH).map(|hash| hash.as_str().into());
         let is_wanted = |key: &str| key.contains(ANNOTATION_PREFIX) || annotations.is_match(key);
         let wanted = all_annotations.into_iter().filter(|(key, _)| is_wanted(key));
-        let annotations = bounded(wanted, MAX_ANNOTATION, &mut left_out);
+        // Those of others must not take the room of ours.
+        let (ours, others): (Vec<_>, Vec<_>) = wanted.partition(|(key, _)| key.contains(ANNOTATION_PREFIX));
+        let mut oversized = Vec::new();
+        let annotations = bounded(ours.into_iter().chain(others), MAX_ANNOTATION, |key, value| {
+            left_out += 1;
+            if key.contains(ANNOTATION_PREFIX) && oversized.len() < MAX_OVERSIZED {
+                oversized.push(Oversized::new(key, value));
+            }
+        });
         let labels = bounded_labels(object.labels.unwrap_or_default(), &mut left_out);
         let references = object.owner_references.unwrap_or_default();
         let controller = references.into_iter().find(|reference| reference.controller == Some(true));
@@ -116,6 +150,7 @@ impl Pod {
             owners_known,
             static_uid,
             left_out,
+            oversized,
         }
     }
 
@@ -123,6 +158,16 @@ impl Pod {
     #[must_use]
     pub fn workload(&self) -> Option<&Owner> {
         self.owners.last()
+    }
+
+    /// What its annotations declare; those that were too much are told of.
+    #[must_use]
+    pub fn declared(&self) -> Declared {
+        let mut declared = annotations::parse(&self.annotations);
+        for Oversized { key, shown, bytes } in &self.oversized {
+            declared.refuse_oversized(key, shown, *bytes);
+        }
+        declared
     }
 
     /// What policies select by; `declared` is what its annotations say.
@@ -139,16 +184,20 @@ impl Pod {
 
 /// Labels without what is too much of them.
 pub(super) fn bounded_labels(labels: Labels, left_out: &mut usize) -> Labels {
-    bounded(labels.into_iter(), MAX_BYTES, left_out)
+    bounded(labels.into_iter(), MAX_BYTES, |_, _| *left_out += 1)
 }
 
-fn bounded(entries: impl Iterator<Item = (String, String)>, most: usize, left_out: &mut usize) -> Labels {
+fn bounded(
+    entries: impl Iterator<Item = (String, String)>,
+    most: usize,
+    mut leave_out: impl FnMut(&str, &str),
+) -> Labels {
     let mut bytes = 0;
     let mut kept = Labels::new();
     for (key, value) in entries {
         let length = key.len() + value.len();
         if length > most || bytes + length > MAX_BYTES {
-            *left_out += 1;
+            leave_out(&key, &value);
         } else {
             bytes += length;
             kept.insert(key, value);
@@ -231,6 +280,24 @@ mod tests {
         let kept: Vec<_> = pod.annotations.keys().collect();
         assert_eq!(kept, ["sidestep.dev/logs", "team.example/name"]);
         assert_eq!(pod.left_out, 2);
+        let [huge] = &pod.oversized[..] else { panic!("{:?}", pod.oversized) };
+        assert!(&*huge.key == "sidestep.dev/huge" && huge.bytes == 200 * 1024 && huge.shown.len() < 100);
+        let [problem] = &pod.declared().problems[..] else { panic!("it is told") };
+        assert!(problem.message.contains("204800 bytes"), "{problem}");
+    }
+
+    #[test]
+    fn annotations_of_others_do_not_take_the_room_of_ours() {
+        let many =
+            |count: usize, key: fn(usize) -> String| (0..count).map(move |number| (key(number), "x".repeat(300)));
+        let others = many(100, |number| format!("team.example/{number:03}"));
+        let ours = many(100, |number| format!("c{number}.sidestep.dev/topic"));
+        let all: Labels = others.chain(ours).collect();
+        let pod_of = |annotations: &Labels| pod(json!({ "annotations": annotations }));
+        let bounded = pod_of(&all);
+        assert!(bounded.left_out > 0 && bounded.oversized.is_empty());
+        let more: Labels = all.into_iter().chain(many(100, |number| format!("d{number}.sidestep.dev/topic"))).collect();
+        assert_eq!(pod_of(&more).oversized.len(), MAX_OVERSIZED);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Events on Pods whose annotations do not hold: what `kubectl describe pod` shows to who wrote them.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,7 +15,10 @@ use kube::{Api, Client, api::PostParams};
 use tokio::sync::Notify;
 
 use super::pod::Pod;
-use crate::{events, policy::annotations::Problem};
+use crate::{
+    events,
+    policy::annotations::{Problem, Reason},
+};
 
 /// Who tells.
 const CONTROLLER: &str = "sidestep.dev/agent";
@@ -41,6 +44,8 @@ pub struct PodEvents {
 struct State {
     told: HashSet<(Arc<str>, Problem)>,
     waiting: VecDeque<(Arc<Pod>, Problem)>,
+    /// How many were told, by what kind they are.
+    counts: BTreeMap<Reason, u64>,
 }
 
 impl PodEvents {
@@ -57,6 +62,7 @@ impl PodEvents {
             if !state.told.insert((Arc::clone(&pod.uid), problem.clone())) {
                 continue;
             }
+            *state.counts.entry(problem.reason).or_default() += 1;
             let (namespace, name, reason) = (&*pod.namespace, &*pod.name, problem.reason.as_str());
             events::Event::DeclarationRefused { namespace, name, reason, problem }.report();
             if state.waiting.len() < MAX_WAITING {
@@ -65,6 +71,13 @@ impl PodEvents {
         }
         drop(state);
         self.is_new.notify_one();
+    }
+
+    /// How many problems there were since the start, by what kind they are.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(Reason, u64)> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Reason::ALL.into_iter().map(|reason| (reason, state.counts.get(&reason).copied().unwrap_or(0))).collect()
     }
 
     fn next(&self) -> Option<(Arc<Pod>, Problem)> {
@@ -124,7 +137,6 @@ fn event(pod: &Pod, problem: &Problem, node: &str) -> v1::Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::annotations::Reason;
 
     #[test]
     fn each_problem_of_a_pod_is_told_once() {
@@ -136,6 +148,8 @@ mod tests {
         events.tell(&pod("b"), &[problem("x")]);
         let told: Vec<_> = std::iter::from_fn(|| events.next()).map(|(pod, _)| pod.uid.to_string()).collect();
         assert_eq!(told, ["a", "a", "b"]);
+        let counts = events.counts();
+        assert!(counts.contains(&(Reason::InvalidValue, 3)) && counts.contains(&(Reason::TooLong, 0)), "{counts:?}");
         let note = event(&pod("a"), &problem(&"x".repeat(5000)), "n").note.expect("a note");
         assert!(note.starts_with("`sidestep.dev/logs: xxx") && note.len() < 1024);
     }

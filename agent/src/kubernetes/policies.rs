@@ -1,27 +1,29 @@
 //! The watch of `SidestepPolicy` and `ClusterSidestepPolicy`, and the table of them.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use kube::{
     Api, Client, Resource,
+    api::ObjectMeta,
     core::{ApiResource, DynamicObject},
     runtime::watcher::{self, Event, watcher},
 };
 use serde::{Deserialize as _, de::DeserializeOwned};
+use serde_json::{json, value::RawValue};
 
 use super::{health::Health, watch};
 use crate::{
     events,
     policy::{
         Policies, Policy,
-        precedence::Key,
+        precedence::{Key, Scope},
         resource::{ClusterSidestepPolicy, SidestepPolicy, Status},
         selection::{Refused, key},
     },
@@ -43,12 +45,32 @@ pub struct SharedPolicies {
     version: AtomicU64,
     /// The status that each has, by the API server.
     statuses: Mutex<HashMap<Key, Status>>,
+    /// What each is made of, for the next agent.
+    sources: Mutex<Sources>,
     health: Arc<Health>,
+    /// Whether this agent writes the status of policies.
+    leads: AtomicBool,
+}
+
+/// See [`SharedPolicies::lead`].
+pub(super) struct Leading<'a>(&'a AtomicBool);
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
+    }
 }
 
 impl SharedPolicies {
     pub(super) fn new(health: Arc<Health>) -> Self {
-        Self { current: RwLock::default(), version: AtomicU64::new(0), statuses: Mutex::default(), health }
+        Self {
+            current: RwLock::default(),
+            version: AtomicU64::new(0),
+            statuses: Mutex::default(),
+            sources: Mutex::default(),
+            health,
+            leads: AtomicBool::new(false),
+        }
     }
 
     /// The policies as they are now.
@@ -69,9 +91,109 @@ impl SharedPolicies {
         [NAMESPACED, CLUSTER].iter().any(|resource| self.health.is_starting(resource))
     }
 
+    /// Whether the API server tells of policies of this scope as they change.
+    #[must_use]
+    pub fn is_live(&self, scope: Scope) -> bool {
+        self.health.is_live(match scope {
+            Scope::Namespaced => NAMESPACED,
+            Scope::Cluster => CLUSTER,
+        })
+    }
+
+    /// Whether it tells of those of one scope at least.
+    pub(super) fn is_any_live(&self) -> bool {
+        Scope::ALL.into_iter().any(|scope| self.is_live(scope))
+    }
+
+    /// This agent writes the status of policies, as long as what is returned is kept.
+    pub(super) fn lead(&self) -> Leading<'_> {
+        self.leads.store(true, Relaxed);
+        Leading(&self.leads)
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leads.load(Relaxed)
+    }
+
     /// The status that a policy has.
     pub(super) fn status(&self, key: &Key) -> Option<Status> {
         self.statuses().get(key).cloned()
+    }
+
+    /// What policies are made of, those of the cluster first, and a number that is raised with every change of that.
+    pub(super) fn sources(&self) -> (u64, Vec<Arc<RawValue>>) {
+        let sources = self.lock_sources();
+        (sources.version, sources.by_key.values().cloned().collect())
+    }
+
+    /// Takes over what an agent before has known, until the API server tells.
+    pub(super) fn restore(&self, objects: Vec<DynamicObject>) {
+        let read = |object: DynamicObject| match &object.metadata.namespace {
+            Some(_) => read::<SidestepPolicy>(object),
+            None => read::<ClusterSidestepPolicy>(object),
+        };
+        let policies: Vec<_> = objects.into_iter().map(|object| self.note(read(object))).collect();
+        self.change(|all| {
+            let mut is_new = false;
+            for policy in policies {
+                is_new |= all.insert(policy);
+            }
+            is_new
+        });
+    }
+
+    /// Enters a policy, or what is new of one.
+    fn take(&self, found: Found) {
+        let policy = self.note(found);
+        self.change(|all| all.insert(policy));
+    }
+
+    /// A policy is gone.
+    fn remove(&self, key: &Key) {
+        self.statuses().remove(key);
+        self.lock_sources().retain(|known| known != key);
+        self.change(|all| {
+            all.remove(key);
+            true
+        });
+    }
+
+    /// The policies of one kind are these and no others, all at once.
+    fn replace(&self, namespaced: bool, policies: Vec<Found>) {
+        let keys: BTreeSet<_> = policies.iter().map(|found| found.key.clone()).collect();
+        let is_kept = |key: &Key| key.namespace.is_some() != namespaced || keys.contains(key);
+        self.statuses().retain(|key, _| is_kept(key));
+        self.lock_sources().retain(is_kept);
+        let policies: Vec<_> = policies.into_iter().map(|found| self.note(found)).collect();
+        self.change(|all| {
+            all.retain(namespaced, &keys);
+            for policy in policies {
+                all.insert(policy);
+            }
+            // That there are none is news, too.
+            true
+        });
+    }
+
+    /// Keeps what is kept beside the policy itself.
+    fn note(&self, found: Found) -> Result<Policy, Refused> {
+        let Found { key, policy, status, source } = found;
+        if let Err(refused) = &policy {
+            events::Event::PolicyRefused { refused }.report();
+        }
+        if let Some(status) = status {
+            self.statuses().insert(key.clone(), status);
+        }
+        if let Some(source) = source {
+            self.lock_sources().insert(key, source);
+        }
+        policy
+    }
+
+    fn lock_sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn statuses(&self) -> MutexGuard<'_, HashMap<Key, Status>> {
@@ -85,6 +207,38 @@ impl SharedPolicies {
             self.version.fetch_add(1, Relaxed);
         }
     }
+}
+
+/// What policies are made of, as text: a fraction of what they are in memory.
+#[derive(Debug, Default)]
+struct Sources {
+    by_key: BTreeMap<Key, Arc<RawValue>>,
+    /// Raised with every change.
+    version: u64,
+}
+
+impl Sources {
+    fn insert(&mut self, key: Key, source: Arc<RawValue>) {
+        let is_new = self.by_key.get(&key).is_none_or(|known| known.get() != source.get());
+        if is_new {
+            self.by_key.insert(key, source);
+            self.version += 1;
+        }
+    }
+
+    fn retain(&mut self, is_kept: impl Fn(&Key) -> bool) {
+        let before = self.by_key.len();
+        self.by_key.retain(|key, _| is_kept(key));
+        self.version += u64::from(self.by_key.len() != before);
+    }
+}
+
+/// A policy of the API server, or of an agent before.
+struct Found {
+    key: Key,
+    policy: Result<Policy, Refused>,
+    status: Option<Status>,
+    source: Option<Arc<RawValue>>,
 }
 
 /// A kind of policies.
@@ -130,36 +284,14 @@ async fn follow_kind<K: Kind>(client: Client, shared: &SharedPolicies, health: &
         let mut listed = Vec::new();
         let take = |event| match event {
             Event::Init => listed.clear(),
-            Event::InitApply(object) => listed.push(read::<K>(shared, object)),
-            Event::InitDone => {
-                let policies = std::mem::take(&mut listed);
-                shared.change(|all| {
-                    all.retain(K::NAMESPACED, &policies.iter().map(key_of).collect());
-                    for policy in policies {
-                        all.insert(policy);
-                    }
-                    true
-                });
-            }
-            Event::Apply(object) => {
-                let policy = read::<K>(shared, object);
-                shared.change(|all| all.insert(policy));
-            }
-            Event::Delete(object) => {
-                let key = key(&object.metadata);
-                shared.statuses().remove(&key);
-                shared.change(|all| {
-                    all.remove(&key);
-                    true
-                });
-            }
+            Event::InitApply(object) => listed.push(read::<K>(object)),
+            Event::InitDone => shared.replace(K::NAMESPACED, std::mem::take(&mut listed)),
+            Event::Apply(object) => shared.take(read::<K>(object)),
+            Event::Delete(object) => shared.remove(&key(&object.metadata)),
         };
         watch::follow(|| watcher(api.clone(), config.clone()), K::RESOURCE, health, take).await;
         health.absent(K::RESOURCE, Instant::now());
-        shared.change(|all| {
-            all.retain(K::NAMESPACED, &BTreeSet::new());
-            true
-        });
+        shared.replace(K::NAMESPACED, Vec::new());
         if !std::mem::replace(&mut is_told, true) {
             events::Event::PoliciesAbsent { resource: K::RESOURCE }.report();
         }
@@ -167,27 +299,85 @@ async fn follow_kind<K: Kind>(client: Client, shared: &SharedPolicies, health: &
     }
 }
 
-fn key_of(policy: &Result<Policy, Refused>) -> Key {
-    match policy {
-        Ok(policy) => policy.key.clone(),
-        Err(refused) => refused.key.clone(),
-    }
-}
-
-fn read<K: Kind>(shared: &SharedPolicies, object: DynamicObject) -> Result<Policy, Refused> {
+fn read<K: Kind>(object: DynamicObject) -> Found {
     let (key, generation) = (key(&object.metadata), object.metadata.generation.unwrap_or_default());
-    if let Ok(status) = Status::deserialize(&object.data["status"]) {
-        shared.statuses().insert(key.clone(), status);
-    }
+    let status = Status::deserialize(&object.data["status"]).ok();
+    let source = source(&object);
     let policy = match object.try_parse::<K>() {
         Ok(policy) => policy.read(),
         // As when the resource's definition is newer than the agent.
-        Err(error) => {
-            Err(Refused { key, generation, problems: vec![format!("this agent does not understand it: {error}")] })
-        }
+        Err(error) => Err(Refused {
+            key: key.clone(),
+            generation,
+            problems: vec![format!("this agent does not understand it: {error}")],
+        }),
     };
-    if let Err(refused) = &policy {
-        events::Event::PolicyRefused { refused }.report();
+    Found { key, policy, status, source }
+}
+
+/// What decides of a policy: all that is the same tomorrow.
+fn source(object: &DynamicObject) -> Option<Arc<RawValue>> {
+    let ObjectMeta { name, namespace, generation, creation_timestamp, .. } = object.metadata.clone();
+    let metadata = ObjectMeta { name, namespace, generation, creation_timestamp, ..ObjectMeta::default() };
+    let source = json!({ "metadata": metadata, "spec": object.data["spec"] });
+    serde_json::value::to_raw_value(&source).ok().map(Arc::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, namespace: Option<&str>, tenant: &str) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "sidestep.dev/v1alpha1", "kind": "any", "status": { "nodes": 3 },
+            "metadata": { "name": name, "namespace": namespace, "generation": 2, "resourceVersion": "77" },
+            "spec": { "selector": {}, "logs": { "tenant": tenant } },
+        }))
+        .expect("an object")
     }
-    policy
+
+    fn shared() -> SharedPolicies {
+        SharedPolicies::new(Arc::default())
+    }
+
+    fn names(shared: &SharedPolicies) -> Vec<String> {
+        shared.get().all().map(|policy| policy.key.to_string()).collect()
+    }
+
+    #[test]
+    fn what_policies_are_made_of_makes_the_same_policies() {
+        let before = shared();
+        before.take(read::<SidestepPolicy>(object("web", Some("shop"), "a")));
+        before.take(read::<ClusterSidestepPolicy>(object("all", None, "b")));
+        before.take(read::<ClusterSidestepPolicy>(object("wrong", None, "not a tenant")));
+        let (version, sources) = before.sources();
+        assert_eq!(version, 3);
+        let text = serde_json::to_string(&sources).expect("JSON");
+        assert!(!text.contains("resourceVersion") && !text.contains("status"), "{text}");
+        let after = shared();
+        after.restore(serde_json::from_str(&text).expect("objects"));
+        assert_eq!(names(&after), ["ClusterSidestepPolicy all", "SidestepPolicy shop/web"]);
+        assert!(after.get().all().eq(before.get().all()) && after.get().refused().eq(before.get().refused()));
+        assert!(after.version() > 0 && after.statuses().is_empty());
+    }
+
+    #[test]
+    fn a_list_takes_the_place_of_what_was_saved_of_its_kind() {
+        let shared = shared();
+        shared.restore(vec![
+            object("web", Some("shop"), "a"),
+            object("old", Some("shop"), "a"),
+            object("all", None, "b"),
+        ]);
+        let (saved, _) = shared.sources();
+        shared.replace(true, vec![read::<SidestepPolicy>(object("web", Some("shop"), "a"))]);
+        assert_eq!(names(&shared), ["ClusterSidestepPolicy all", "SidestepPolicy shop/web"]);
+        let (version, sources) = shared.sources();
+        assert_eq!((version, sources.len()), (saved + 1, 2));
+        // Told once more: nothing to write.
+        shared.replace(true, vec![read::<SidestepPolicy>(object("web", Some("shop"), "a"))]);
+        assert_eq!(shared.sources().0, version);
+        shared.remove(&key(&object("web", Some("shop"), "a").metadata));
+        assert_eq!((names(&shared), shared.sources().1.len()), (vec!["ClusterSidestepPolicy all".to_owned()], 1));
+    }
 }

@@ -97,7 +97,6 @@ pub(super) async fn follow<K, S: Stream<Item = watcher::Result<Event<K>>>>(
     health: &Health,
     mut take: impl FnMut(Event<K>),
 ) {
-    health.expect(resource);
     let mut backoff = DefaultBackoff::default();
     loop {
         let mut events = pin!(watch());

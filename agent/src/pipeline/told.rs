@@ -9,10 +9,7 @@ use super::container::Told;
 use crate::{
     config::{Capture, Config},
     kubernetes::{Kubernetes, Pod, Projection},
-    policy::{
-        Permits, Policies,
-        annotations::{self, Declared},
-    },
+    policy::{Permits, Policies, annotations::Declared},
     record::Resource,
 };
 
@@ -39,13 +36,14 @@ impl Teller {
     #[must_use]
     pub fn new(config: &Config, kubernetes: Kubernetes) -> Self {
         Self {
+            policies: kubernetes.policies().get(),
             kubernetes,
             projection: Projection::new(&config.kubernetes),
             is_needed: config.needs_metadata(),
             wait: config.kubernetes.wait,
             annotations: config.policies.annotations,
             permits: Permits::of(config),
-            policies: Arc::default(),
+            // Told to all once it is taken, too.
             policies_version: 0,
             seen: 0,
         }
@@ -74,7 +72,7 @@ impl Teller {
         let has_other_policies = policies.is_starting() || policies.version() != self.policies_version;
         let awaits = may_wait && (is_missing && is_needed || has_other_policies);
         let declared = match &pod {
-            Some(pod) if self.annotations => annotations::parse(&pod.annotations),
+            Some(pod) if self.annotations => pod.declared(),
             _ => Declared::default(),
         };
         let subject = pod.as_ref().map(|pod| pod.subject(&declared));

@@ -73,6 +73,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::UnknownKey, Self::InvalidValue, Self::TooLong, Self::NotAllowed];
+
     /// The value of the metric's label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -100,6 +103,21 @@ pub fn key(field: Field, container: Option<&str>) -> String {
     match container {
         Some(container) => format!("{container}.{DOMAIN}/{name}"),
         None => format!("{DOMAIN}/{name}"),
+    }
+}
+
+impl Declared {
+    /// Notes an annotation that was not kept: its value is too long, or there are too many of them.
+    pub fn refuse_oversized(&mut self, key: &str, shown: &str, bytes: usize) {
+        if of_ours(key).is_none() || self.problems.len() >= MAX_PROBLEMS {
+            return;
+        }
+        let message = if key.len() + bytes > MAX_VALUE {
+            format!("the value has {bytes} bytes; {MAX_VALUE} are the most, with the key")
+        } else {
+            "the Pod has too much of annotations `sidestep.dev/`: 32 KiB of them are kept".to_owned()
+        };
+        self.problems.push(Problem::new(key, shown, Reason::TooLong, message));
     }
 }
 
@@ -331,6 +349,17 @@ mod tests {
             assert!(problem.value.chars().count() <= MAX_SHOWN + 3 && !problem.to_string().contains('\u{1b}'));
         }
         assert_eq!(problems.len(), 9);
+    }
+
+    #[test]
+    fn what_was_not_kept_is_told_by_its_size() {
+        let mut declared = Declared::default();
+        declared.refuse_oversized("sidestep.dev/files", "/data/...", 204_800);
+        declared.refuse_oversized("a.sidestep.dev/files", "/data", 300);
+        declared.refuse_oversized("notsidestep.dev/files", "/data/...", 204_800);
+        let [one, two] = &declared.problems[..] else { panic!("{:?}", declared.problems) };
+        assert!(one.reason == Reason::TooLong && one.message.contains("204800 bytes; 8192"), "{one}");
+        assert!(two.reason == Reason::TooLong && two.message.contains("32 KiB"), "{two}");
     }
 
     #[test]

@@ -24,7 +24,36 @@ pub struct Key {
     pub name: Arc<str>,
 }
 
+/// For whom a policy may decide.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// For the Pods of its namespace.
+    Namespaced,
+    /// For all Pods of the cluster.
+    Cluster,
+}
+
+impl Scope {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Namespaced, Self::Cluster];
+
+    /// Its name in metrics and in the status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespaced => "namespaced",
+            Self::Cluster => "cluster",
+        }
+    }
+}
+
 impl Key {
+    /// For whom the policy may decide.
+    #[must_use]
+    pub const fn scope(&self) -> Scope {
+        if self.namespace.is_some() { Scope::Namespaced } else { Scope::Cluster }
+    }
+
     /// The resource's kind.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -17,7 +17,7 @@ use super::{
     process::ProcessReading,
     readiness::Readiness,
     series::{Admission, Labels, sanitize},
-    snapshot::{Health, Observe, ProbeReading, SinkReading, Snapshot},
+    snapshot::{Health, KubernetesReading, Observe, PolicyReading, ProbeReading, SinkReading, Snapshot},
 };
 use crate::{
     kubernetes::health::{Freshness, Request, WatchReading},
@@ -181,7 +181,23 @@ impl Families {
         let pods = [("known", reading.pods), ("lingering", reading.lingering)];
         self.push(&names::KUBERNETES_PODS, pods.into_iter().map(|(state, n)| ([state.to_owned()], number(n))));
         let left_out = [("labels", reading.left_out), ("pods", reading.refused)];
+        self.policies(reading);
         self.push(&names::KUBERNETES_LEFT_OUT, left_out.into_iter().map(|(what, n)| ([what.to_owned()], number(n))));
+    }
+
+    fn policies(&mut self, reading: &KubernetesReading) {
+        let each = || reading.policies.iter().map(|policies| ([policies.scope.to_owned()], policies));
+        self.push(&names::POLICY_IN_FORCE, each().map(|(labels, policies)| (labels, number(policies.in_force))));
+        self.push(&names::POLICY_REFUSED, each().map(|(labels, policies)| (labels, number(policies.refused))));
+        self.push(&names::POLICY_CONFLICTED, each().map(|(labels, policies)| (labels, number(policies.conflicted))));
+        let live = |policies: &PolicyReading| f64::from(u8::from(policies.is_live));
+        self.push(&names::POLICY_WATCH_LIVE, each().map(|(labels, policies)| (labels, live(policies))));
+        if !reading.policies.is_empty() {
+            self.single(&names::POLICY_STATUS_LEADER, f64::from(u8::from(reading.leads)));
+        }
+        let refused = reading.declarations_refused.iter();
+        let refused = refused.map(|(reason, count)| ([(*reason).to_owned()], number(*count)));
+        self.push(&names::POLICY_DECLARATIONS_REFUSED, refused);
     }
 
     fn processors(&mut self, processors: &[ProcessorStats]) {

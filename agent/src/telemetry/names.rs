@@ -229,6 +229,19 @@ definitions! {
     KUBERNETES_LEFT_OUT: COUNTER "sidestep_kubernetes_left_out_total" ["what"]
         "Labels and annotations, and whole Pods, that were left out as there was too much of them.";
 
+    POLICY_IN_FORCE: GAUGE "sidestep_policy_in_force" ["scope"]
+        "Policies that the agent applies: SidestepPolicy (namespaced) and ClusterSidestepPolicy (cluster).";
+    POLICY_REFUSED: GAUGE "sidestep_policy_refused" ["scope"]
+        "Policies that can't be in force, as something in them is wrong; their condition Accepted says what.";
+    POLICY_CONFLICTED: GAUGE "sidestep_policy_conflicted" ["scope"]
+        "Policies of which another one of the same kind and priority decides a field, for a container of the node.";
+    POLICY_WATCH_LIVE: GAUGE "sidestep_policy_watch_live" ["scope"]
+        "1 while the API server tells of changes of policies as they happen, else 0, also where they are not defined.";
+    POLICY_STATUS_LEADER: GAUGE "sidestep_policy_status_leader" []
+        "1 on the node whose agent writes the status of policies, else 0.";
+    POLICY_DECLARATIONS_REFUSED: COUNTER "sidestep_policy_declarations_refused_total" ["reason"]
+        "What was declared for Pods of the node, by annotations or policies, and does not hold.";
+
     IDENTITY_CACHE_ENTRIES: GAUGE "sidestep_identity_cache_entries" ["cache"]
         "Entries of the cache.";
 

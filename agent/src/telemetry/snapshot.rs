@@ -77,11 +77,32 @@ pub struct Snapshot {
     pub kubernetes: Option<KubernetesReading>,
 }
 
+/// Policies of one scope.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PolicyReading {
+    /// `namespaced` or `cluster`.
+    pub scope: &'static str,
+    /// Those in force.
+    pub in_force: u64,
+    /// Those that can't be.
+    pub refused: u64,
+    /// Those that lose a field to another one of their kind and priority here.
+    pub conflicted: u64,
+    /// Whether changes come as they happen.
+    pub is_live: bool,
+}
+
 /// What the API server tells, and what that costs it.
 #[derive(Clone, Debug)]
 pub struct KubernetesReading {
     /// Every watch.
     pub watches: Vec<WatchReading>,
+    /// Policies; none when they are not asked for.
+    pub policies: Vec<PolicyReading>,
+    /// Whether this agent writes their status.
+    pub leads: bool,
+    /// What was declared and does not hold, by reason.
+    pub declarations_refused: Vec<(&'static str, u64)>,
     /// Requests by verb, resource and outcome.
     pub requests: Vec<(Request, u64)>,
     /// Pods of the node.

@@ -8,8 +8,8 @@ use std::{
 use super::{
     names,
     snapshot::{
-        AccountReading, Build, Health, KubernetesReading, Observe, ProbeReading, RepairReading, RingReading,
-        RootReading, SinkReading, Snapshot, StreamReading, StreamRepairReading,
+        AccountReading, Build, Health, KubernetesReading, Observe, PolicyReading, ProbeReading, RepairReading,
+        RingReading, RootReading, SinkReading, Snapshot, StreamReading, StreamRepairReading,
     },
 };
 use crate::{
@@ -152,7 +152,11 @@ pub(crate) fn snapshot() -> Snapshot {
                 last_event: Some(Duration::from_secs(3)),
                 lists: 1,
                 error: None,
+                saved: None,
             }],
+            policies: vec![PolicyReading { scope: "cluster", in_force: 2, is_live: true, ..PolicyReading::default() }],
+            leads: true,
+            declarations_refused: vec![("too_long", 1)],
             requests: vec![(Request { verb: "watch", resource: "pods".to_owned(), outcome: "ok" }, 2)],
             pods: 30,
             lingering: 2,

@@ -3,9 +3,12 @@
 use std::{fmt::Write as _, io::Write, path::Path};
 
 use super::{ClientError, Connection, quiet_on_broken_pipe};
-use crate::control::{
-    explain::{ExplainReport, ExplainRequest},
-    protocol::{Ask, Frame},
+use crate::{
+    control::{
+        explain::{ExplainReport, ExplainRequest},
+        protocol::{Ask, Frame},
+    },
+    kubernetes::health::Freshness,
 };
 
 /// Asks the agent and prints its answer, as JSON or for people.
@@ -32,9 +35,12 @@ fn fetch(socket: &Path, request: ExplainRequest) -> Result<ExplainReport, Client
 /// For people. What a Pod or a policy chose is shown without control characters.
 fn render(report: &ExplainReport) -> String {
     let mut text = String::new();
-    let ExplainReport { node, namespace, pod, api_server, is_known, containers } = report;
+    let ExplainReport { node, namespace, pod, api_server, policies, is_known, containers } = report;
     // Writing to a text can't fail.
     let _ = writeln!(text, "Pod {namespace}/{pod} on node {node}; API server: {api_server}");
+    if policies == Freshness::Never.as_str() {
+        text.push_str("The API server has told of no policies yet: those that an agent before has saved count.\n");
+    }
     if !is_known {
         text.push_str("Its labels and annotations are not known: only the agent's configuration counts.\n");
     }

@@ -1,12 +1,17 @@
 //! The status as tables for people.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    fmt::Write as _,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytesize::ByteSize;
 
 use super::terminal::{Screen, escaped_word};
 use crate::{
-    control::status::{BufferStatus, ContainerStatus, RootStatus, SinkDroppedStatus, SinkStatus, StatusReport},
+    control::status::{
+        BufferStatus, ContainerStatus, PolicyStatus, RootStatus, SinkDroppedStatus, SinkStatus, StatusReport,
+    },
     kubernetes::health::Freshness,
     load::report::summary,
     telemetry::snapshot::Health,
@@ -197,18 +202,7 @@ fn capture(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8
     });
     let caches: Vec<_> = caches.collect();
     out.extend_from_slice(format!("identity {}\n", caches.join(", ")).as_bytes());
-    if let Some(kubernetes) = &report.kubernetes {
-        let mut line = format!("api      {} Pods known", kubernetes.pods);
-        for watch in &kubernetes.watches {
-            let stale = |seconds| format!(" for {}", humantime::format_duration(Duration::from_secs(seconds)));
-            let since = watch.stale_seconds.map_or_else(String::new, stale);
-            let cause = watch.error.as_ref().map_or_else(String::new, |error| format!(": {}", escaped_word(error)));
-            line.push_str(&format!("; {} {}{since}{cause}", escaped_word(&watch.resource), escaped_word(&watch.state)));
-        }
-        let live = kubernetes.watches.iter().all(|watch| watch.state == Freshness::Live.as_str());
-        paint(&line, if live { PLAIN } else { WARNING }, screen, out);
-        out.push(b'\n');
-    }
+    kubernetes(report, screen, out);
     let lesser = report.probes.iter().any(|probe| probe.health != Health::Healthy);
     let summary = summary(report.probes.iter().map(|probe| probe.health));
     let hint = if lesser && !probes { " (--probes says why)" } else { "" };
@@ -238,6 +232,39 @@ fn capture(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8
     };
     let rows: Vec<Row> = report.probes.iter().map(row).collect();
     append_table(&["PROBE", "ATTACHED BY", "HEALTH", "REASON"], &rows, screen, out);
+}
+
+/// How fresh what the API server tells is, and how many policies that makes.
+fn kubernetes(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {
+    let Some(kubernetes) = &report.kubernetes else { return };
+    let now = report.agent.started_unix_seconds + report.agent.uptime_seconds;
+    let duration = |seconds| humantime::format_duration(Duration::from_secs(seconds));
+    let mut line = format!("api      {} Pods known", kubernetes.pods);
+    for watch in &kubernetes.watches {
+        let _ = write!(line, "; {} {}", escaped_word(&watch.resource), escaped_word(&watch.state));
+        if let Some(seconds) = watch.stale_seconds {
+            let _ = write!(line, " for {}", duration(seconds));
+        }
+        if let Some(saved) = watch.saved_unix_seconds {
+            let _ = write!(line, ", as saved {} ago", duration(now.saturating_sub(saved)));
+        }
+        if let Some(error) = &watch.error {
+            let _ = write!(line, ": {}", escaped_word(error));
+        }
+    }
+    let is_live = kubernetes.watches.iter().all(|watch| watch.state == Freshness::Live.as_str());
+    paint(&line, if is_live { PLAIN } else { WARNING }, screen, out);
+    out.push(b'\n');
+    if kubernetes.policies.is_empty() {
+        return;
+    }
+    let sum = |of: fn(&PolicyStatus) -> u64| kubernetes.policies.iter().map(of).sum::<u64>();
+    let (refused, conflicted) = (sum(|policies| policies.refused), sum(|policies| policies.conflicted));
+    let in_force = sum(|policies| policies.in_force);
+    let writes = if kubernetes.writes_policy_status { "; this agent writes their status" } else { "" };
+    let line = format!("policies {in_force} in force, {refused} refused, {conflicted} in conflict here{writes}");
+    paint(&line, if refused + conflicted == 0 { PLAIN } else { WARNING }, screen, out);
+    out.push(b'\n');
 }
 
 fn roots(report: &StatusReport, screen: Screen, out: &mut Vec<u8>) {

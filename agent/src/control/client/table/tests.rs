@@ -37,6 +37,7 @@ fn shows_streams_and_the_ledger_of_each_container() {
         "3 gaps filled, 4.0 KiB",
         "12 containers, 30 cgroups",
         "api      30 Pods known; pods live\n",
+        "policies 2 in force, 0 refused, 0 in conflict here; this agent writes their status\n",
         "works",
         "SINK   TYPE   LAG  BEHIND  BUFFERED  LINES/S  BYTES/S  DELIVERED  ERRORS  STATE",
         "acknowledged up to 20",
@@ -57,6 +58,11 @@ fn shows_what_is_wrong() {
     snapshot.sinks[0].last_error = Some("disk full".to_owned());
     snapshot.sinks[0].last_error_at = Some(UNIX_EPOCH + Duration::from_secs(86_400));
     snapshot.sinks[0].lag = Duration::from_secs(200);
+    let kubernetes = snapshot.kubernetes.as_mut().expect("it is asked");
+    kubernetes.watches[0].freshness = Freshness::Never;
+    kubernetes.watches[0].error = Some("refused\u{1b}".to_owned());
+    kubernetes.watches[0].saved = Some(UNIX_EPOCH);
+    kubernetes.policies[0].refused = 1;
     let text = rendered(&StatusReport::of(&snapshot, Vec::new(), Vec::new()));
     for part in [
         "not ready",
@@ -66,6 +72,9 @@ fn shows_what_is_wrong() {
         "last error at 1970-01-02T00:00:00Z: disk full",
         "dropped, buffer_full: 7 records (700 B)",
         "3m 20s",
+        "; pods never, as saved ",
+        "ago: refused\\x1b",
+        "policies 2 in force, 1 refused, 0",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
