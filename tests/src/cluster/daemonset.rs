@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{Cluster, Node, PATIENCE};
-use crate::{Expected, records, records::Record, wait_until};
+use crate::{Expected, kernel::Objects, records, records::Record, wait_until};
 
 /// What `kubectl apply -k deploy/kustomize/base` applies, and the chart renders.
 const MANIFEST: &str = concat!(
@@ -33,6 +33,8 @@ pub const RECORDS: &str = "/var/lib/sidestep/logs";
 #[derive(Debug)]
 pub struct DaemonSet<'a> {
     cluster: &'a Cluster,
+    /// What the first agents had in the kernel.
+    first: Objects,
 }
 
 impl<'a> DaemonSet<'a> {
@@ -41,9 +43,10 @@ impl<'a> DaemonSet<'a> {
     /// # Errors
     /// The API server refuses, or an agent does not become ready.
     pub fn install(cluster: &'a Cluster) -> Result<Self> {
-        let daemonset = Self { cluster };
+        let mut daemonset = Self { cluster, first: Objects::default() };
         daemonset.apply()?;
         daemonset.wait_rollout()?;
+        daemonset.first = daemonset.objects()?;
         Ok(daemonset)
     }
 
@@ -182,11 +185,22 @@ impl<'a> DaemonSet<'a> {
         self.cluster.kubectl(&[&run[..], arguments].concat())
     }
 
-    /// Takes the agents away by the manifest for it, and checks that nothing is left on the nodes.
+    /// What the agents have in the kernel.
+    fn objects(&self) -> Result<Objects> {
+        let mut objects = Objects::default();
+        for node in self.cluster.nodes() {
+            objects.extend(Objects::of(self.process(node)?)?);
+        }
+        Ok(objects)
+    }
+
+    /// Takes the agents away by the manifest for it, and checks that nothing is left on the nodes and in the kernel.
     ///
     /// # Errors
     /// Something is left.
     pub fn uninstall(&self) -> Result<()> {
+        let mut objects = self.first.clone();
+        objects.extend(self.objects()?);
         self.cluster.kubectl(&["--namespace", NAMESPACE, "delete", "--wait", WORKLOAD])?;
         self.wait_gone()?;
         self.cluster.apply(UNINSTALL)?;
@@ -196,7 +210,7 @@ impl<'a> DaemonSet<'a> {
             let left = node.command("find")?.args(["/sys/fs/bpf/sidestep", "/run/sidestep/sidestep.sock"]).output()?;
             ensure!(left.stdout.is_empty(), "left on {}: {}", node.name(), String::from_utf8_lossy(&left.stdout));
         }
-        Ok(())
+        objects.wait_gone()
     }
 
     /// Waits until no agent runs.
