@@ -144,6 +144,7 @@ impl Kubernetes {
         })?;
         let (owners, questions) = owners::Owners::new();
         let (pods, health) = (self.pods, self.health);
+        tokio::spawn(pods::forget(Arc::clone(&pods)));
         tokio::spawn(saved::keep(self.state_dir, Arc::clone(&pods)));
         tokio::spawn(owners::answer(client.clone(), questions, Arc::clone(&pods), Arc::clone(&health)));
         if self.watches_namespaces {

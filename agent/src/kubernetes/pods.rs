@@ -15,6 +15,8 @@ use super::pod::{Labels, Owner, Pod};
 const LINGER: Duration = Duration::from_secs(300);
 /// Pods that linger; above it the oldest go first.
 const MAX_LINGERING: usize = 1024;
+/// How often it is looked for those that have lingered long enough.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Pods in all. The kubelet runs 110 of them if nobody says otherwise.
 pub(super) const MAX_PODS: usize = 8192;
 
@@ -198,6 +200,14 @@ impl Pods {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets Pods, for ever: also on a node where no other is deleted.
+pub(super) async fn forget(pods: Arc<Pods>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        pods.sweep(Instant::now());
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) const PODS: &str = "pods";
 /// The resource of the watch of namespaces.
 pub(super) const NAMESPACES: &str = "namespaces";
 
+/// Pause before what answered as no API server does is asked again.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(30);
+
 /// Follows the Pods of `node`, for ever.
 pub(super) async fn pods(
     client: Client,
@@ -60,7 +63,7 @@ pub(super) async fn pods(
         Event::Apply(object) => pods.apply(read(object)),
         Event::Delete(object) => pods.delete(&object.metadata.uid.unwrap_or_default(), Instant::now()),
     };
-    follow(|| watcher(api.clone(), config.clone()), PODS, &health, take).await;
+    follow_always(|| watcher(api.clone(), config.clone()), PODS, &health, take).await;
 }
 
 /// Follows all namespaces, for ever.
@@ -79,7 +82,22 @@ pub(super) async fn namespaces(client: Client, pods: Arc<Pods>, health: Arc<Heal
         Event::InitApply(object) | Event::Apply(object) => set(object, true),
         Event::Delete(object) => set(object, false),
     };
-    follow(|| watcher(api.clone(), config.clone()), NAMESPACES, &health, take).await;
+    follow_always(|| watcher(api.clone(), config.clone()), NAMESPACES, &health, take).await;
+}
+
+/// As [`follow`], for ever: every API server knows the resource. What answers that it does not stands in front of one, or
+/// has not come up yet.
+async fn follow_always<K, S: Stream<Item = watcher::Result<Event<K>>>>(
+    watch: impl Fn() -> S,
+    resource: &'static str,
+    health: &Health,
+    mut take: impl FnMut(Event<K>),
+) {
+    loop {
+        follow(&watch, resource, health, &mut take).await;
+        health.failed(resource, "list", false, "what answers does not know the resource", Instant::now());
+        tokio::time::sleep(UNKNOWN_PAUSE).await;
+    }
 }
 
 /// Takes what a watch tells, for ever; returns only when the API server does not know the resource. One that fails is tried
@@ -138,8 +156,9 @@ fn note(error: &watcher::Error, resource: &'static str, health: &Health, now: In
     }
     let error = super::chain(error);
     health.failed(resource, verb, matches!(status, Some(401 | 403)), &error, now);
-    // 504: a version of a time to come, of an etcd that was set back.
-    !(verb == "watch" && status == Some(504))
+    // 504: a version of a time to come, of an etcd that was set back. 404: the definition may have been deleted, and only a
+    // list that is answered the same is certain of that.
+    !(verb == "watch" && matches!(status, Some(404 | 504)))
 }
 
 fn api_status(error: &kube::Error) -> Option<u16> {

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{Cluster, Node, PATIENCE};
-use crate::{Expected, kernel::Objects, records, records::Record, wait_until};
+use crate::{Expected, kernel::Objects, ledger::Metrics, records, records::Record, wait_until};
 
 /// What `kubectl apply -k deploy/kustomize/base` applies, and the chart renders.
 const MANIFEST: &str = concat!(
@@ -183,6 +183,35 @@ impl<'a> DaemonSet<'a> {
     pub fn exec(&self, arguments: &[&str]) -> Result<String> {
         let run = ["--namespace", NAMESPACE, "exec", WORKLOAD, "--", "sidestep"];
         self.cluster.kubectl(&[&run[..], arguments].concat())
+    }
+
+    /// The metrics of the agent on a node, by way of the API server.
+    ///
+    /// # Errors
+    /// None runs, or it does not answer.
+    pub fn metrics(&self, node: &Node) -> Result<Metrics> {
+        let on = format!("--field-selector=spec.nodeName={},status.phase=Running", node.name());
+        let pods = ["--namespace", NAMESPACE, "pods", "--selector=app.kubernetes.io/name=sidestep", &on];
+        let list = self.cluster.get(&pods)?;
+        let pods = list["items"].as_array().context("a list of Pods")?;
+        let mut left = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let pod = left.find_map(|pod| pod["metadata"]["name"].as_str()).context("no agent runs")?;
+        let path = format!("--raw=/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9464/proxy/metrics");
+        Metrics::parse(&self.cluster.kubectl(&["get", &path])?)
+    }
+
+    /// Waits until an agent has logged a line with all of `parts`.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn wait_logged(&self, parts: &[&str]) -> Result<()> {
+        let logs = ["--namespace", NAMESPACE, "logs", "--selector=app.kubernetes.io/name=sidestep", "--tail=-1"];
+        wait_until(&format!("a line of an agent with {parts:?}"), PATIENCE, || {
+            // A container that has just been replaced has no log for a moment.
+            let text = self.cluster.kubectl(&logs).unwrap_or_default();
+            let is_it = |line: &str| parts.iter().all(|part| line.contains(part));
+            Ok(text.lines().any(is_it).then_some(()))
+        })
     }
 
     /// What the agents have in the kernel.
