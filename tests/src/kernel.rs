@@ -34,6 +34,14 @@ impl Entries {
     /// # Errors
     /// The agent has no such map, or the kernel does not show it.
     pub fn of(agent: &Agent) -> Result<Self> {
+        Self::of_process(agent.pid())
+    }
+
+    /// As [`Entries::of`], of an agent that somebody else has started.
+    ///
+    /// # Errors
+    /// As [`Entries::of`].
+    pub fn of_process(agent: Pid) -> Result<Self> {
         Ok(Self {
             containers: count::<u64, Container>(agent, "CONTAINERS")?,
             stdio: count::<InodeKey, Stdio>(agent, "STDIO")?,
@@ -52,8 +60,8 @@ fn open_maps(agent: Pid) -> Result<BTreeSet<u32>> {
     Ok(ids)
 }
 
-fn count<K: Pod, V: Pod>(agent: &Agent, name: &str) -> Result<usize> {
-    let open = open_maps(agent.pid())?;
+fn count<K: Pod, V: Pod>(agent: Pid, name: &str) -> Result<usize> {
+    let open = open_maps(agent)?;
     // A map of another agent may go while the kernel's list is walked.
     let mut maps = loaded_maps().flatten();
     let map = maps.find(|map| open.contains(&map.id()) && map.name_as_str() == Some(name));

@@ -17,12 +17,12 @@ mod on_cluster {
 
     const SHOP: &str = "shop";
 
-    fn policy(name: &str, app: &str, priority: i32) -> Value {
+    fn policy(name: &str, app: &str, priority: i32, parse: &str) -> Value {
         json!({
             "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
             "metadata": { "name": name, "namespace": SHOP },
             "spec": {
-                "selector": { "matchLabels": { "app": app } }, "priority": priority, "logs": { "parse": "json" },
+                "selector": { "matchLabels": { "app": app } }, "priority": priority, "logs": { "parse": parse },
             },
         })
     }
@@ -89,19 +89,19 @@ mod on_cluster {
     fn policies_that_select_nothing_or_are_in_conflict_say_so() {
         under_load(|cluster, _| {
             for (name, app) in [("nothing", "nobody"), ("first", "cart")] {
-                cluster.apply(&policy(name, app, 0).to_string())?;
+                cluster.apply(&policy(name, app, 0, "json").to_string())?;
                 wait_condition(cluster, name, "Programmed", "True", "in force on 1 of 1 nodes")?;
             }
             let nothing = wait_condition(cluster, "nothing", "Programmed", "True", "it selects no running Pod")?;
             ensure!(nothing["status"]["selectedPods"] == 0, "{nothing}");
-            cluster.apply(&policy("second", "cart", 0).to_string())?;
+            cluster.apply(&policy("second", "cart", 0, "logfmt").to_string())?;
             let decided = "is decided by SidestepPolicy shop/first";
             wait_condition(cluster, "second", "Conflicted", "True", decided)?;
             wait_condition(cluster, "first", "Conflicted", "False", "")?;
             // Whoever looks sees it at once.
             let listed = cluster.kubectl(&["--namespace", SHOP, "get", "sidesteppolicy", "--no-headers"])?;
             ensure!(listed.lines().count() == 3, "{listed}");
-            cluster.apply(&policy("second", "cart", 1).to_string())?;
+            cluster.apply(&policy("second", "cart", 1, "logfmt").to_string())?;
             wait_condition(cluster, "second", "Conflicted", "False", "")?;
             wait_condition(cluster, "first", "Conflicted", "True", "is decided by SidestepPolicy shop/second").map(drop)
         });
@@ -116,11 +116,12 @@ mod on_cluster {
             // The status can't be told; what the policy says holds all the same.
             let statuses = ["sidesteppolicies/status", "sidestepnodes/status"];
             refuse(cluster, &role, &statuses)?;
-            cluster.apply(&policy("first", "cart", 0).to_string())?;
+            cluster.apply(&policy("first", "cart", 0, "json").to_string())?;
             agents.wait_logged(&["kubernetes_forbidden", "verb=\"patch\" resource=\"sidestepnodes/status\""])?;
             let pods = cluster.get(&["--namespace", SHOP, "pods", "--selector=app=cart"])?;
-            let pod = pods["items"][0]["metadata"]["name"].as_str().context("a Pod")?;
-            let explained = agents.exec(&["explain", "pod", &format!("{SHOP}/{pod}")])?;
+            let pod = format!("{SHOP}/{}", pods["items"][0]["metadata"]["name"].as_str().context("a Pod")?);
+            let explain = ["explain", "pod", &pod];
+            let explained = agents.exec(&explain)?;
             ensure!(explained.contains("shop/first"), "{explained}");
 
             // No policies at all, for an agent that starts then.
@@ -132,6 +133,12 @@ mod on_cluster {
             wait_live(cluster, agents, true)?;
             wait_condition(cluster, "first", "Programmed", "True", "in force on 1 of 1 nodes")?;
 
+            // What the agent reports in is deleted, and made anew with the next news.
+            cluster.kubectl(&["delete", "sidestepnodes", "--all"])?;
+            cluster.apply(&policy("first", "cart", 1, "json").to_string())?;
+            cluster.wait_for(&["sidestepnode", &cluster.node().name()], |_| true)?;
+            wait_condition(cluster, "first", "Programmed", "True", "in force on 1 of 1 nodes")?;
+
             // The definitions go, with all policies, and come again.
             let names = ["sidesteppolicies", "clustersidesteppolicies", "sidestepnodes"];
             let definitions: Vec<_> = names.iter().map(|name| format!("crd/{name}.sidestep.dev")).collect();
@@ -139,10 +146,13 @@ mod on_cluster {
             cluster.kubectl(&[&["delete"], &definitions[..]].concat())?;
             agents.wait_logged(&["policies_absent", "resource=\"sidesteppolicies\""])?;
             wait_live(cluster, agents, false)?;
+            ensure!(!agents.exec(&explain)?.contains("shop/first"), "a policy without a definition is in force");
             cluster.apply(&agents.exec(&["crds"])?)?;
             wait_live(cluster, agents, true)?;
-            cluster.apply(&policy("again", "cart", 0).to_string())?;
-            wait_condition(cluster, "again", "Programmed", "True", "in force on 1 of 1 nodes").map(drop)
+            cluster.apply(&policy("again", "cart", 0, "json").to_string())?;
+            wait_until("a policy in force", PATIENCE, || {
+                Ok(agents.exec(&explain)?.contains("shop/again").then_some(()))
+            })
         });
     }
 }

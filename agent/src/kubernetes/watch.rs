@@ -150,15 +150,15 @@ fn note(error: &watcher::Error, resource: &'static str, health: &Health, now: In
         watcher::Error::WatchError(status) => ("watch", Some(status.code)),
         watcher::Error::NoResourceVersion => ("watch", None),
     };
-    // Changes since then are not kept; everything is listed anew, which is all there is to do.
-    if status == Some(410) {
+    // Changes since then are not kept; everything is listed anew, which is all there is to do. A definition that may have been
+    // deleted (404): only a list that is answered the same is certain of that.
+    if status == Some(410) || (verb == "watch" && status == Some(404)) {
         return false;
     }
     let error = super::chain(error);
     health.failed(resource, verb, matches!(status, Some(401 | 403)), &error, now);
-    // 504: a version of a time to come, of an etcd that was set back. 404: the definition may have been deleted, and only a
-    // list that is answered the same is certain of that.
-    !(verb == "watch" && matches!(status, Some(404 | 504)))
+    // 504: a version of a time to come, of an etcd that was set back.
+    !(verb == "watch" && status == Some(504))
 }
 
 fn api_status(error: &kube::Error) -> Option<u16> {
