@@ -1,4 +1,6 @@
-//! What the kernel holds for an agent: the entries of its maps.
+//! What the kernel holds for an agent: its objects, and the entries of its maps.
+
+mod objects;
 
 use std::{collections::BTreeSet, fs};
 
@@ -7,10 +9,13 @@ use aya::{
     Pod,
     maps::{HashMap, Map, MapData, loaded_maps},
 };
+use rustix::process::Pid;
 use sidestep_abi::{
     container::Container,
     stdio::{InodeKey, Stdio},
 };
+
+pub use objects::Objects;
 
 use crate::Agent;
 
@@ -29,6 +34,14 @@ impl Entries {
     /// # Errors
     /// The agent has no such map, or the kernel does not show it.
     pub fn of(agent: &Agent) -> Result<Self> {
+        Self::of_process(agent.pid())
+    }
+
+    /// As [`Entries::of`], of an agent that somebody else has started.
+    ///
+    /// # Errors
+    /// As [`Entries::of`].
+    pub fn of_process(agent: Pid) -> Result<Self> {
         Ok(Self {
             containers: count::<u64, Container>(agent, "CONTAINERS")?,
             stdio: count::<InodeKey, Stdio>(agent, "STDIO")?,
@@ -37,9 +50,9 @@ impl Entries {
 }
 
 /// Numbers of the maps that a process has open: its descriptors tell in `/proc/<pid>/fdinfo`.
-fn open_maps(agent: &Agent) -> Result<BTreeSet<u32>> {
+fn open_maps(agent: Pid) -> Result<BTreeSet<u32>> {
     let mut ids = BTreeSet::new();
-    for entry in fs::read_dir(format!("/proc/{}/fdinfo", agent.pid().as_raw_nonzero()))?.flatten() {
+    for entry in fs::read_dir(format!("/proc/{}/fdinfo", agent.as_raw_nonzero()))?.flatten() {
         // A descriptor may be closed meanwhile.
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
         ids.extend(text.lines().filter_map(|line| line.strip_prefix("map_id:")?.trim().parse::<u32>().ok()));
@@ -47,7 +60,7 @@ fn open_maps(agent: &Agent) -> Result<BTreeSet<u32>> {
     Ok(ids)
 }
 
-fn count<K: Pod, V: Pod>(agent: &Agent, name: &str) -> Result<usize> {
+fn count<K: Pod, V: Pod>(agent: Pid, name: &str) -> Result<usize> {
     let open = open_maps(agent)?;
     // A map of another agent may go while the kernel's list is walked.
     let mut maps = loaded_maps().flatten();

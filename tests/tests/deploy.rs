@@ -11,6 +11,7 @@ mod on_cluster {
     use serde_json::{Value, json};
     use sidestep_tests::{
         cluster::{AGENT, Cluster, Node, PATIENCE, on_cluster},
+        kernel::Objects,
         wait_until,
     };
     use xtask::helm;
@@ -82,12 +83,16 @@ mod on_cluster {
             let steps = quick_start()?;
             ensure!(steps.iter().any(|step| step.starts_with("helm install ")), "{steps:?}");
             let _installed = Installed(cluster);
+            let mut objects = Objects::default();
             for step in &steps {
                 // The image is on the nodes already.
                 if step.starts_with("cargo xtask image") || step.starts_with("ctr ") {
                     continue;
                 }
                 eprintln!("$ {step}");
+                if step.starts_with("helm uninstall ") {
+                    objects = objects_of_agents(cluster)?;
+                }
                 if step.contains("sidestep logs") {
                     // What was just written may be on its way.
                     wait_until("the lines of the Pod", PATIENCE, || {
@@ -106,12 +111,22 @@ mod on_cluster {
                     ensure!(text.contains("hello-"), "{text}");
                 }
             }
-            nothing_is_left(cluster)
+            ensure!(objects != Objects::default(), "nothing was uninstalled");
+            nothing_is_left(cluster, &objects)
         });
     }
 
-    /// After `helm uninstall`: no object, no pin, no state.
-    fn nothing_is_left(cluster: &Cluster) -> Result<()> {
+    /// What the agents on all nodes have in the kernel.
+    fn objects_of_agents(cluster: &Cluster) -> Result<Objects> {
+        let mut objects = Objects::default();
+        for node in cluster.nodes() {
+            objects.extend(Objects::of(node.agent()?.context("no agent runs")?)?);
+        }
+        Ok(objects)
+    }
+
+    /// After `helm uninstall`: no object, no pin, no state, and nothing of `objects` in the kernel.
+    fn nothing_is_left(cluster: &Cluster, objects: &Objects) -> Result<()> {
         let selector = "--selector=app.kubernetes.io/instance=sidestep";
         let kinds = "daemonsets,jobs,configmaps,serviceaccounts,roles,rolebindings,services,networkpolicies";
         let left = cluster.kubectl(&["get", kinds, "--namespace", NAMESPACE, selector, "--output=name"])?;
@@ -130,7 +145,7 @@ mod on_cluster {
             // What a sink has written is not the agent's.
             ensure!(state.iter().all(|name| name == "logs"), "{}: {state:?}", node.name());
         }
-        Ok(())
+        objects.wait_gone()
     }
 
     #[test]

@@ -12,7 +12,8 @@ mod on_cluster {
     use anyhow::{Context, Result, ensure};
     use serde_json::{Value, json};
     use sidestep_tests::{
-        Agent, ApiServer, Config, Container, DEADLINE, Testbed, agent, end_to_end, records::Record, wait_until,
+        Agent, ApiServer, Config, Container, DEADLINE, Testbed, agent, certificates::Authority, end_to_end,
+        receiver::Receiver, records::Record, wait_until,
     };
 
     const NODE: &str = "test-node";
@@ -258,6 +259,34 @@ mod on_cluster {
             let mut once = container(bed, "once-abc", &once)?;
             let record = say_until(&agent, &mut once, "what is allowed", |record| label(record, "app") == "once")?;
             ensure!(record.resource("k8s.job.name") == "once" && record.resource("k8s.cronjob.name").is_empty());
+            agent.stop()
+        });
+    }
+
+    /// As by the clock of a node that is hours off.
+    #[test]
+    fn a_certificate_that_is_not_valid_by_the_nodes_clock_is_told_and_costs_no_line() {
+        end_to_end(|bed| {
+            let authority = Authority::new(bed, "cluster")?;
+            let (certificate, key) = authority.issue("old", -1)?;
+            let server = Receiver::with_tls(bed, "old", &[&certificate, &key])?;
+            let cluster = json!({ "server": server.url(), "certificate-authority": authority.file() });
+            let kubeconfig = json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "it",
+                "clusters": [{ "name": "it", "cluster": cluster }],
+                "users": [{ "name": "agent", "user": { "token": "none" } }],
+                "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "agent" } }],
+            });
+            let path = bed.path("kubeconfig")?;
+            fs::write(&path, kubeconfig.to_string())?;
+            let agent = Agent::start(bed, &bed.config().with("/kubernetes", json!({ "kubeconfig": path })))?;
+            let told =
+                |log: &str| log.lines().any(|line| line.contains("kubernetes_unreachable") && line.contains("xpired"));
+            wait_until("the reason in the log", DEADLINE, || Ok(told(&agent.log()).then_some(())))
+                .with_context(|| agent.log())?;
+            let mut web = container(bed, "web", "00000000-0000-4000-8000-000000000001")?;
+            say(&agent, &mut web, "all the same")?;
+            agent.wait_ledger(web.id(), web.stdout().len() as u64)?;
             agent.stop()
         });
     }

@@ -54,6 +54,44 @@ mod on_cluster {
     }
 
     #[test]
+    fn the_status_of_policies_counts_both_nodes_whoever_of_them_tells_of_a_conflict() {
+        on_cluster_of(NODES, |cluster| {
+            DaemonSet::with(cluster, |_| {
+                let shop = Namespace::new(cluster, "shop")?;
+                // Each node has a Pod, and each Pod two policies of its own, of which the second is in conflict.
+                for (number, node) in cluster.nodes().iter().enumerate() {
+                    let mut spec = pod(&[Writer::new("cart", 1)]);
+                    spec["nodeName"] = json!(node.name());
+                    shop.create_pod(&format!("cart-{number}"), &spec)?;
+                    for (order, parse) in ["json", "logfmt"].iter().enumerate() {
+                        let selector = json!({ "matchLabels": { "app": format!("cart-{number}") } });
+                        let policy = json!({
+                            "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+                            "metadata": { "name": format!("policy-{number}-{order}"), "namespace": shop.name() },
+                            "spec": { "selector": selector, "logs": { "parse": parse } },
+                        });
+                        cluster.apply(&policy.to_string())?;
+                    }
+                }
+                for number in 0..NODES {
+                    let conflict =
+                        format!("Pod shop/cart-{number} is decided by SidestepPolicy shop/policy-{number}-0");
+                    let policy = format!("policy-{number}-1");
+                    let told =
+                        cluster.wait_for(&["--namespace", shop.name(), "sidesteppolicy", &policy], |policy| {
+                            let mut conditions = policy["status"]["conditions"].as_array().into_iter().flatten();
+                            conditions
+                                .any(|is| is["message"].as_str().is_some_and(|message| message.contains(&conflict)))
+                                && policy["status"]["programmed"] == "2/2"
+                        })?;
+                    ensure!(told["status"]["selectedPods"] == 1, "of both nodes one Pod is selected: {told}");
+                }
+                Ok(())
+            })
+        });
+    }
+
+    #[test]
     fn a_service_is_reached_from_the_other_node() {
         on_cluster_of(NODES, |cluster| {
             let net = Namespace::new(cluster, "net")?;

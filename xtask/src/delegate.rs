@@ -40,9 +40,9 @@ pub(crate) fn soak(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     hand_over(workspace, Purpose::Soak, "soak", arguments)
 }
 
-/// What `kubernetes` as the first argument needs beside the rest.
+/// What `kubernetes`, or a run of that name with more to it, as the first argument needs beside the rest.
 fn prepare_cluster(arguments: &[String]) -> Result<()> {
-    if arguments.first().is_some_and(|first| first == "kubernetes") {
+    if arguments.first().is_some_and(|first| first.starts_with("kubernetes")) {
         setup::install_missing(&[Purpose::Cluster]);
         kubernetes::build()?;
     }

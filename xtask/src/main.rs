@@ -64,7 +64,7 @@ enum Task {
     #[command(after_help = "`cargo xtask bench -- --help` shows the benchmarks' own options.")]
     Bench(DelegateArguments),
     /// Put the agent under load for long: `cargo xtask soak kills` kills it a thousand times, `soak outage` takes away
-    /// the broker for ten minutes
+    /// the broker for ten minutes, `soak kubernetes-pods` has a thousand Pods come and go
     #[command(after_help = "`cargo xtask soak -- --help` shows the runs and their options.")]
     Soak(DelegateArguments),
     /// Start, show and remove a Kubernetes cluster on this machine: `cargo xtask cluster up`

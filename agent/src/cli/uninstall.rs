@@ -17,6 +17,7 @@ use everywhere::{Step, StepError};
 use super::run::effective_path;
 use crate::{
     config::{Config, ConfigError, Environment},
+    kubernetes::saved,
     load::{PinError, pins},
 };
 
@@ -52,7 +53,7 @@ pub struct UninstallArgs {
 
 /// What the names of files and directories of state begin with; all else in `state_dir` is not the agent's, or may be
 /// what a sink has written.
-const STATE: [&str; 5] = ["positions.json", "streams.", "journal", "buffers", "pods.json"];
+const STATE: [&str; 6] = ["positions.json", "streams.", "journal", "buffers", saved::PODS, saved::POLICIES];
 
 /// What a command exits with when an agent runs.
 const IN_USE: u8 = 3;

@@ -86,5 +86,5 @@ pub(crate) async fn connect(settings: &Settings, health: &Arc<Health>) -> Result
     // What is asked again, and when, is decided where the answer is known.
     config.default_retry = false;
     let builder = ClientBuilder::try_from(config).map_err(|error| ClientError::Client(error.to_string()))?;
-    Ok(builder.with_layer(&Meter(Arc::clone(health))).build())
+    Ok(builder.with_layer(&Meter::new(Arc::clone(health))).build())
 }

@@ -75,6 +75,8 @@ async fn report_node(client: Client, known: &Known) {
         }
         match write_node(&client, &api, &kubernetes.node, &policies, written.is_none()).await {
             Ok(()) => (written, pause) = (Some(policies), FAILED),
+            // Somebody has deleted the object: it is made anew.
+            Err(kube::Error::Api(answer)) if answer.code == 404 && written.take().is_some() => {}
             Err(error) => {
                 tracing::debug!(%error, "the node's report on policies can't be written");
                 tokio::time::sleep(pause).await;

@@ -1,8 +1,10 @@
-//! Counts every request to the API server by verb, resource and outcome, and notes what it says of when to come again.
+//! Counts every request to the API server by verb, resource and outcome, notes what it says of when to come again, and
+//! tells of rights that are missing.
 
 use std::{
+    collections::HashMap,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -12,26 +14,60 @@ use kube::client::Body;
 use tower::{BoxError, Layer, Service};
 
 use super::health::{Health, Request, outcome};
+use crate::events::Event;
 
 /// What an API server that asks for more patience than this gets.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
+/// A right that is missing is told of at most this often.
+const TOLD: Duration = Duration::from_secs(600);
+
+/// Resources of whose refusal those tell that ask for them: they know the answer's words.
+const TOLD_ELSEWHERE: [&str; 3] = ["events", "jobs", "replicasets"];
+
 /// Puts a [`Metered`] around the client's service.
 #[derive(Clone, Debug)]
-pub(super) struct Meter(pub(super) Arc<Health>);
+pub(super) struct Meter(Arc<Health>, Arc<Refusals>);
+
+impl Meter {
+    pub(super) fn new(health: Arc<Health>) -> Self {
+        Self(health, Arc::default())
+    }
+}
+
+/// When the API server has last refused what, as far as that was told.
+#[derive(Debug, Default)]
+struct Refusals(Mutex<HashMap<(&'static str, String), Instant>>);
+
+impl Refusals {
+    /// Whether it is to be told. Refused lists and watches are by their [`Health`].
+    fn is_news(&self, verb: &'static str, resource: &str, now: Instant) -> bool {
+        if matches!(verb, "list" | "watch") || TOLD_ELSEWHERE.contains(&resource) {
+            return false;
+        }
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = told.get(&(verb, resource.to_owned()));
+        let is_news = last.is_none_or(|last| now.saturating_duration_since(*last) >= TOLD);
+        if is_news {
+            told.insert((verb, resource.to_owned()), now);
+        }
+        is_news
+    }
+}
 
 /// The service.
 #[derive(Clone, Debug)]
 pub(super) struct Metered<S> {
     service: S,
     health: Arc<Health>,
+    refusals: Arc<Refusals>,
 }
 
 impl<S> Layer<S> for Meter {
     type Service = Metered<S>;
 
     fn layer(&self, service: S) -> Metered<S> {
-        Metered { service, health: Arc::clone(&self.0) }
+        Metered { service, health: Arc::clone(&self.0), refusals: Arc::clone(&self.1) }
     }
 }
 
@@ -52,19 +88,24 @@ where
 
     fn call(&mut self, request: hyper::Request<Body>) -> Self::Future {
         let (verb, resource) = asked(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
-        let health = Arc::clone(&self.health);
+        let (health, refusals) = (Arc::clone(&self.health), Arc::clone(&self.refusals));
         let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await;
             let now = Instant::now();
             let outcome = match &answer {
                 Ok(response) => {
+                    let status = response.status();
+                    if of_status(status) == outcome::FORBIDDEN && refusals.is_news(verb, &resource, now) {
+                        let (resource, error) = (&*resource, &*status.to_string());
+                        Event::KubernetesForbidden { verb, resource, error }.report();
+                    }
                     let seconds =
                         response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                    if let Some(seconds) = seconds.filter(|_| !response.status().is_success()) {
+                    if let Some(seconds) = seconds.filter(|_| !status.is_success()) {
                         health.pause(now + Duration::from_secs(seconds).min(MAX_PAUSE));
                     }
-                    of_status(response.status())
+                    of_status(status)
                 }
                 Err(_) => outcome::UNREACHABLE,
             };
@@ -137,6 +178,16 @@ mod tests {
         ] {
             assert_eq!(asked(&method, path, query), (verb, resource.to_owned()), "{path}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_in_a_while_and_by_one() {
+        let (refusals, now) = (Refusals::default(), Instant::now());
+        assert!(refusals.is_news("patch", "sidestepnodes/status", now));
+        assert!(refusals.is_news("create", "leases", now));
+        assert!(!refusals.is_news("patch", "sidestepnodes/status", now + TOLD / 2));
+        assert!(refusals.is_news("patch", "sidestepnodes/status", now + TOLD));
+        assert!(!refusals.is_news("watch", "pods", now) && !refusals.is_news("create", "events", now));
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod pod_events;
 mod pods;
 mod policies;
 mod projection;
-mod saved;
+pub(crate) mod saved;
 pub mod selector;
 mod settings;
 mod watch;
@@ -179,6 +179,7 @@ impl Kubernetes {
         })?;
         let (owners, questions) = owners::Owners::new();
         let (pods, health) = (self.pods, self.health);
+        tokio::spawn(pods::forget(Arc::clone(&pods)));
         tokio::spawn(saved::keep_pods(self.state_dir.clone(), Arc::clone(&pods)));
         tokio::spawn(owners::answer(client.clone(), questions, Arc::clone(&pods), Arc::clone(&health)));
         if self.watches_namespaces {

@@ -96,15 +96,22 @@ pub(super) async fn send(client: Client, node: Arc<str>, problems: Arc<PodEvents
         let api = Api::<v1::Event>::namespaced(client.clone(), &pod.namespace);
         match api.create(&PostParams::default(), &event(&pod, &problem, &node)).await {
             Ok(_) => is_refused = false,
-            Err(error) if !is_refused => {
+            Err(error) if !is_refused && is_for_want_of_a_right(&error) => {
                 is_refused = true;
                 let error = super::chain(&error);
                 events::Event::KubernetesForbidden { verb: "create", resource: "events", error: &error }.report();
             }
-            Err(_) => {}
+            Err(error) => tracing::debug!(%error, "an Event can't be written"),
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Nothing new may be made in a namespace that is being deleted either, whatever rights one has.
+fn is_for_want_of_a_right(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    matches!(status.code, 401 | 403) && !causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 fn event(pod: &Pod, problem: &Problem, node: &str) -> v1::Event {
@@ -136,6 +143,11 @@ fn event(pod: &Pod, problem: &Problem, node: &str) -> v1::Event {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::{
+        Status,
+        response::{StatusCause, StatusDetails},
+    };
+
     use super::*;
 
     #[test]
@@ -152,5 +164,28 @@ mod tests {
         assert!(counts.contains(&(Reason::InvalidValue, 3)) && counts.contains(&(Reason::TooLong, 0)), "{counts:?}");
         let note = event(&pod("a"), &problem(&"x".repeat(5000)), "n").note.expect("a note");
         assert!(note.starts_with("`sidestep.dev/logs: xxx") && note.len() < 1024);
+    }
+
+    #[test]
+    fn what_is_refused_in_a_namespace_that_goes_is_no_want_of_a_right() {
+        let refused = |code, cause: &str| {
+            let causes = vec![StatusCause { reason: cause.to_owned(), message: String::new(), field: String::new() }];
+            let status = Status::failure("no", "Forbidden").with_code(code);
+            let none = String::new;
+            let details = StatusDetails {
+                causes,
+                name: none(),
+                group: none(),
+                kind: none(),
+                uid: none(),
+                retry_after_seconds: 0,
+            };
+            let status = status.with_details(details);
+            is_for_want_of_a_right(&kube::Error::Api(status.boxed()))
+        };
+        assert!(refused(403, "") && refused(401, ""));
+        assert!(!refused(403, "NamespaceTerminating") && !refused(500, ""));
+        let unreachable = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert!(!is_for_want_of_a_right(&kube::Error::Service(unreachable.into())));
     }
 }

@@ -15,6 +15,8 @@ use super::pod::{Labels, Owner, Pod};
 const LINGER: Duration = Duration::from_secs(300);
 /// Pods that linger; above it the oldest go first.
 const MAX_LINGERING: usize = 1024;
+/// How often it is looked for those that have lingered long enough.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Pods in all. The kubelet runs 110 of them if nobody says otherwise.
 pub(super) const MAX_PODS: usize = 8192;
 
@@ -57,6 +59,11 @@ impl Pods {
     pub fn all(&self) -> Vec<Arc<Pod>> {
         let table = self.lock();
         table.pods.values().filter(|entry| entry.deleted.is_none()).map(|entry| Arc::clone(&entry.pod)).collect()
+    }
+
+    /// Those that are deleted and linger, too: their last lines may be the next agent's.
+    pub(super) fn with_deleted(&self) -> Vec<Arc<Pod>> {
+        self.lock().pods.values().map(|entry| Arc::clone(&entry.pod)).collect()
     }
 
     /// Pods that are new, or not as they were, since `seen`, which is 0 at first and moved on. Costs one load when there
@@ -212,6 +219,14 @@ impl Pods {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets Pods, for ever: also on a node where no other is deleted.
+pub(super) async fn forget(pods: Arc<Pods>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        pods.sweep(Instant::now());
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,8 +17,10 @@ use super::{
 };
 use crate::{events::Event, state_file};
 
-const PODS: &str = "pods.json";
-const POLICIES: &str = "policies.json";
+/// The file of Pods in `state_dir`.
+pub(crate) const PODS: &str = "pods.json";
+/// The file of policies in `state_dir`.
+pub(crate) const POLICIES: &str = "policies.json";
 /// Of both files.
 const VERSION: u32 = 1;
 /// Pause between looks at whether there is something new.
@@ -58,8 +60,7 @@ pub(super) async fn keep_pods(state_dir: PathBuf, pods: Arc<Pods>) {
     let mut file = File::new(state_dir.join(PODS), pods.version());
     loop {
         tokio::time::sleep(PAUSE).await;
-        pods.sweep(Instant::now());
-        file.keep(pods.version(), || pods.all()).await;
+        file.keep(pods.version(), || pods.with_deleted()).await;
     }
 }
 

@@ -29,6 +29,9 @@ pub(super) const PODS: &str = "pods";
 /// The resource of the watch of namespaces.
 pub(super) const NAMESPACES: &str = "namespaces";
 
+/// Pause before what answered as no API server does is asked again.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(30);
+
 /// Follows the Pods of `node`, for ever.
 pub(super) async fn pods(
     client: Client,
@@ -61,7 +64,7 @@ pub(super) async fn pods(
         Event::Apply(object) => pods.apply(read(object)),
         Event::Delete(object) => pods.delete(&object.metadata.uid.unwrap_or_default(), Instant::now()),
     };
-    follow(|| watcher(api.clone(), config.clone()), PODS, &health, take).await;
+    follow_always(|| watcher(api.clone(), config.clone()), PODS, &health, take).await;
 }
 
 /// Follows all namespaces, for ever.
@@ -86,7 +89,22 @@ pub(super) async fn namespaces(client: Client, pods: Arc<Pods>, health: Arc<Heal
         Event::Apply(object) => set(object),
         Event::Delete(object) => pods.set_namespace(&name(&object), None),
     };
-    follow(|| watcher(api.clone(), config.clone()), NAMESPACES, &health, take).await;
+    follow_always(|| watcher(api.clone(), config.clone()), NAMESPACES, &health, take).await;
+}
+
+/// As [`follow`], for ever: every API server knows the resource. What answers that it does not stands in front of one, or
+/// has not come up yet.
+async fn follow_always<K, S: Stream<Item = watcher::Result<Event<K>>>>(
+    watch: impl Fn() -> S,
+    resource: &'static str,
+    health: &Health,
+    mut take: impl FnMut(Event<K>),
+) {
+    loop {
+        follow(&watch, resource, health, &mut take).await;
+        health.failed(resource, "list", false, "what answers does not know the resource", Instant::now());
+        tokio::time::sleep(UNKNOWN_PAUSE).await;
+    }
 }
 
 /// Takes what a watch tells, for ever; returns only when the API server does not know the resource. One that fails is tried
@@ -138,8 +156,9 @@ fn note(error: &watcher::Error, resource: &'static str, health: &Health, now: In
         watcher::Error::WatchError(status) => ("watch", Some(status.code)),
         watcher::Error::NoResourceVersion => ("watch", None),
     };
-    // Changes since then are not kept; everything is listed anew, which is all there is to do.
-    if status == Some(410) {
+    // Changes since then are not kept; everything is listed anew, which is all there is to do. A definition that may have been
+    // deleted (404): only a list that is answered the same is certain of that.
+    if status == Some(410) || (verb == "watch" && status == Some(404)) {
         return false;
     }
     let error = super::chain(error);

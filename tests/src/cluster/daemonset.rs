@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{Cluster, Node, PATIENCE};
-use crate::{Expected, records, records::Record, wait_until};
+use crate::{Expected, kernel::Objects, ledger::Metrics, records, records::Record, wait_until};
 
 /// What `kubectl apply -k deploy/kustomize/base` applies, and the chart renders.
 const MANIFEST: &str = concat!(
@@ -33,6 +33,8 @@ pub const RECORDS: &str = "/var/lib/sidestep/logs";
 #[derive(Debug)]
 pub struct DaemonSet<'a> {
     cluster: &'a Cluster,
+    /// What the first agents had in the kernel.
+    first: Objects,
 }
 
 impl<'a> DaemonSet<'a> {
@@ -41,9 +43,10 @@ impl<'a> DaemonSet<'a> {
     /// # Errors
     /// The API server refuses, or an agent does not become ready.
     pub fn install(cluster: &'a Cluster) -> Result<Self> {
-        let daemonset = Self { cluster };
+        let mut daemonset = Self { cluster, first: Objects::default() };
         daemonset.apply()?;
         daemonset.wait_rollout()?;
+        daemonset.first = daemonset.objects()?;
         Ok(daemonset)
     }
 
@@ -182,11 +185,51 @@ impl<'a> DaemonSet<'a> {
         self.cluster.kubectl(&[&run[..], arguments].concat())
     }
 
-    /// Takes the agents away by the manifest for it, and checks that nothing is left on the nodes.
+    /// The metrics of the agent on a node, by way of the API server.
+    ///
+    /// # Errors
+    /// None runs, or it does not answer.
+    pub fn metrics(&self, node: &Node) -> Result<Metrics> {
+        let on = format!("--field-selector=spec.nodeName={},status.phase=Running", node.name());
+        let pods = ["--namespace", NAMESPACE, "pods", "--selector=app.kubernetes.io/name=sidestep", &on];
+        let list = self.cluster.get(&pods)?;
+        let pods = list["items"].as_array().context("a list of Pods")?;
+        let mut left = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let pod = left.find_map(|pod| pod["metadata"]["name"].as_str()).context("no agent runs")?;
+        let path = format!("--raw=/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9464/proxy/metrics");
+        Metrics::parse(&self.cluster.kubectl(&["get", &path])?)
+    }
+
+    /// Waits until an agent has logged a line with all of `parts`.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn wait_logged(&self, parts: &[&str]) -> Result<()> {
+        let logs = ["--namespace", NAMESPACE, "logs", "--selector=app.kubernetes.io/name=sidestep", "--tail=-1"];
+        wait_until(&format!("a line of an agent with {parts:?}"), PATIENCE, || {
+            // A container that has just been replaced has no log for a moment.
+            let text = self.cluster.kubectl(&logs).unwrap_or_default();
+            let is_it = |line: &str| parts.iter().all(|part| line.contains(part));
+            Ok(text.lines().any(is_it).then_some(()))
+        })
+    }
+
+    /// What the agents have in the kernel.
+    fn objects(&self) -> Result<Objects> {
+        let mut objects = Objects::default();
+        for node in self.cluster.nodes() {
+            objects.extend(Objects::of(self.process(node)?)?);
+        }
+        Ok(objects)
+    }
+
+    /// Takes the agents away by the manifest for it, and checks that nothing is left on the nodes and in the kernel.
     ///
     /// # Errors
     /// Something is left.
     pub fn uninstall(&self) -> Result<()> {
+        let mut objects = self.first.clone();
+        objects.extend(self.objects()?);
         self.cluster.kubectl(&["--namespace", NAMESPACE, "delete", "--wait", WORKLOAD])?;
         self.wait_gone()?;
         self.cluster.apply(UNINSTALL)?;
@@ -196,7 +239,7 @@ impl<'a> DaemonSet<'a> {
             let left = node.command("find")?.args(["/sys/fs/bpf/sidestep", "/run/sidestep/sidestep.sock"]).output()?;
             ensure!(left.stdout.is_empty(), "left on {}: {}", node.name(), String::from_utf8_lossy(&left.stdout));
         }
-        Ok(())
+        objects.wait_gone()
     }
 
     /// Waits until no agent runs.

@@ -7,6 +7,7 @@
 
 mod control;
 mod credentials;
+pub mod crowd;
 pub mod daemonset;
 mod images;
 mod network;

@@ -339,4 +339,14 @@ impl Node {
     pub fn processes(&self) -> Result<Vec<Pid>> {
         cgroup::processes(&self.place.cgroup(self.number))
     }
+
+    /// The agent that runs on it, found without asking anybody.
+    ///
+    /// # Errors
+    /// `/proc` can't be read.
+    pub fn agent(&self) -> Result<Option<Pid>> {
+        let is_agent =
+            |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sidestep");
+        Ok(self.processes()?.into_iter().find(is_agent))
+    }
 }

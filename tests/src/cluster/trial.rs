@@ -9,7 +9,7 @@ use std::{fmt, fs, os::fd::AsFd, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use rdkafka::Offset;
 use rustix::{
-    process::{Pid, Signal, kill_process},
+    process::{Signal, kill_process},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use serde_json::{Value, json};
@@ -247,14 +247,9 @@ fn wait_running(cluster: &Cluster, shop: &Namespace<'_>, app: &str) -> Result<Ve
 
 /// Kills the agent on a node without asking anybody, and waits until the kubelet has started another one.
 fn kill_unseen(node: &Node) -> Result<()> {
-    let agent = || -> Result<Option<Pid>> {
-        let is_agent =
-            |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sidestep");
-        Ok(node.processes()?.into_iter().find(is_agent))
-    };
-    let before = agent()?.context("no agent runs")?;
+    let before = node.agent()?.context("no agent runs")?;
     kill_process(before, Signal::KILL).context("killing the agent")?;
-    wait_until("another agent", PATIENCE, || Ok(agent()?.filter(|pid| *pid != before)))?;
-    ensure!(agent()?.is_some(), "the agent has ended again");
+    wait_until("another agent", PATIENCE, || Ok(node.agent()?.filter(|pid| *pid != before)))?;
+    ensure!(node.agent()?.is_some(), "the agent has ended again");
     Ok(())
 }

@@ -9,8 +9,8 @@ use sidestep_tests::cluster::{
     trial::{self, Plan},
 };
 
-/// Clusters of this are named with it and the number of the process.
-const PREFIX: &str = "soak-";
+/// Clusters of these runs are named with it and the number of the process.
+pub(crate) const PREFIX: &str = "soak-";
 
 #[derive(Args, Debug)]
 pub(crate) struct Kubernetes {

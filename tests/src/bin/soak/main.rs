@@ -1,5 +1,6 @@
 //! Long runs that a test has no time for: what the agent promises, over and over.
 
+mod crowd;
 mod kills;
 mod kubernetes;
 mod outage;
@@ -27,6 +28,9 @@ enum Run {
     /// On a real cluster, roll and kill the agents, restart the container runtime and take the API server away, while
     /// every kind of workload writes; in the end every line has to be in Kafka, in order, with workload and labels
     Kubernetes(kubernetes::Kubernetes),
+    /// On a real node, a thousand Pods come and go, or with --stay as many as it takes are there at once; every line has to
+    /// come once, with its Pod's labels, and the agent has to let go of what it held for Pods that are gone
+    KubernetesPods(crowd::Crowd),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         Run::Kills(kills) => kills.execute(),
         Run::Outage(outage) => outage.execute(),
         Run::Kubernetes(kubernetes) => kubernetes.execute(),
+        Run::KubernetesPods(crowd) => crowd.execute(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

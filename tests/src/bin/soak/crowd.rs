@@ -1,0 +1,46 @@
+//! `soak kubernetes-pods`
+
+use std::process;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use sidestep_tests::cluster::{
+    self,
+    crowd::{self, Plan},
+};
+
+use crate::kubernetes::PREFIX;
+
+/// The most that the kubelet of a test takes, but for the agent's.
+const MOST: usize = 249;
+
+#[derive(Args, Debug)]
+pub(crate) struct Crowd {
+    /// Pods in all
+    #[arg(long, default_value_t = 1000)]
+    pods: usize,
+    /// At most so many at the same time; with --stay so many wait to be started at the same time
+    #[arg(long, default_value_t = 24)]
+    at_once: usize,
+    /// All of them run at the same time; else each ends by itself, and is deleted then
+    #[arg(long)]
+    stay: bool,
+}
+
+impl Crowd {
+    pub(crate) fn execute(&self) -> Result<()> {
+        let Self { pods, at_once, stay } = *self;
+        ensure!((1..=MOST).contains(&at_once), "--at-once must be from 1 to {MOST}");
+        ensure!(pods > 0 && (!stay || pods <= MOST), "--pods must be from 1, and with --stay to {MOST}");
+        cluster::sweep(PREFIX)?;
+        let name = format!("{PREFIX}{}", process::id());
+        let progress = |step: &str| eprintln!("{step}");
+        let result = cluster::up(&name, 1, &progress).and_then(|started| {
+            let report = crowd::run(&started.cluster, Plan { pods, at_once, stay }, &progress);
+            report.inspect_err(|_| started.cluster.show_logs())
+        });
+        cluster::remove(&name)?;
+        print!("{}", result?);
+        Ok(())
+    }
+}
