@@ -3,9 +3,9 @@
 //! watch none of them, whatever many policies there are.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt as _;
@@ -41,7 +41,7 @@ use crate::{
 const MANAGER: &str = "sidestep";
 /// How often it is looked for what is new. Nothing is written more often.
 const TICK: Duration = Duration::from_secs(1);
-/// Pause after a write that failed; doubled each time, up to the most.
+/// Pause after the node's report has failed; pauses are doubled each time, up to the most.
 const FAILED: Duration = Duration::from_secs(60);
 const MAX_FAILED: Duration = Duration::from_secs(960);
 /// Conflicts that a node reports of one policy.
@@ -188,7 +188,7 @@ async fn write_statuses(client: &Client, kubernetes: &Kubernetes) {
     let mut nodes = BTreeMap::new();
     let mut listed = None;
     let mut is_complete = false;
-    let mut written: HashMap<Key, Status> = HashMap::new();
+    let (mut pause, mut not_before) = (TICK, Instant::now());
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -211,40 +211,44 @@ async fn write_statuses(client: &Client, kubernetes: &Kubernetes) {
                 }
                 None => return,
             },
-            _ = tick.tick(), if is_complete => write_changed(client, kubernetes, &nodes, &mut written).await,
+            _ = tick.tick(), if is_complete && Instant::now() >= not_before => {
+                match write_changed(client, kubernetes, &nodes).await {
+                    Ok(()) => pause = TICK,
+                    Err(error) => {
+                        tracing::debug!(%error, "the status of policies can't be written");
+                        not_before = Instant::now() + pause;
+                        pause = MAX_FAILED.min(2 * pause);
+                    }
+                }
+            }
         }
     }
 }
 
+/// Writes those that are not as the API server has them.
 async fn write_changed(
     client: &Client,
     kubernetes: &Kubernetes,
     nodes: &BTreeMap<String, Vec<NodePolicy>>,
-    written: &mut HashMap<Key, Status>,
-) {
+) -> kube::Result<()> {
     let policies = kubernetes.policies.get();
     let accepted = policies.all().map(|policy| (&policy.key, policy.generation, None));
     let refused = policies.refused().map(|refused| (&refused.key, refused.generation, Some(&refused.problems[..])));
     for (key, generation, problems) in accepted.chain(refused) {
         let before = kubernetes.policies.status(key);
-        let before = written.get(key).or(before.as_ref());
-        let status = status(key, generation, problems, nodes, before, Timestamp::now());
-        if before == Some(&status) {
+        let status = status(key, generation, problems, nodes, before.as_ref(), Timestamp::now());
+        if before.as_ref() == Some(&status) {
             continue;
         }
         match write_status(client, key, &status).await {
-            Ok(()) => {
-                written.insert(key.clone(), status);
-            }
+            // The watch tells of it later.
+            Ok(()) => kubernetes.policies.set_status(key.clone(), Some(status)),
             // Deleted meanwhile.
             Err(kube::Error::Api(answer)) if answer.code == 404 => {}
-            Err(error) => {
-                tracing::debug!(%error, %key, "the status of a policy can't be written");
-                tokio::time::sleep(TICK).await;
-            }
+            Err(error) => return Err(error),
         }
     }
-    written.retain(|key, _| policies.contains(key));
+    Ok(())
 }
 
 async fn write_status(client: &Client, key: &Key, status: &Status) -> kube::Result<()> {

@@ -161,6 +161,12 @@ impl Health {
         }
     }
 
+    /// No watch can begin.
+    pub(super) fn all_failed(&self, error: &str, now: Instant) {
+        let resources: Vec<_> = self.watches().keys().copied().collect();
+        resources.into_iter().for_each(|resource| self.failed(resource, "list", false, error, now));
+    }
+
     /// The API server does not know the resource.
     pub(super) fn absent(&self, resource: &'static str, now: Instant) {
         let mut watches = self.watches();

@@ -20,7 +20,12 @@ pub mod selector;
 mod settings;
 mod watch;
 
-use std::{error::Error, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    error::Error,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub use self::{
     client::ClientError,
@@ -33,7 +38,10 @@ pub use self::{
     projection::Projection,
     settings::{Enabled, Settings},
 };
-use crate::{config::Config, events::Event, pipeline::known::Known};
+use crate::{config::Config, pipeline::known::Known};
+
+/// Pause between attempts to make a client.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// What is known of Kubernetes, and how it is found out.
 #[derive(Clone, Debug)]
@@ -167,16 +175,18 @@ impl Kubernetes {
 
     /// Follows what the API server tells, for ever, and reports on the policies that are in force for the containers `known`;
     /// returns at once when nobody is to be asked.
-    ///
-    /// # Errors
-    /// What keeps the client from being made.
-    pub async fn run(self, known: Arc<Known>) -> Result<(), ClientError> {
+    pub async fn run(self, known: Arc<Known>) {
         if !self.is_on {
-            return Ok(());
+            return;
         }
-        let client = client::connect(&self.settings, &self.health).await.inspect_err(|error| {
-            Event::KubernetesUnreachable { resource: watch::PODS, error: &error.to_string() }.report();
-        })?;
+        let client = loop {
+            match client::connect(&self.settings, &self.health).await {
+                Ok(client) => break client,
+                // A certificate or a token that is not there yet.
+                Err(error) => self.health.all_failed(&error.to_string(), Instant::now()),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
         let (owners, questions) = owners::Owners::new();
         let (pods, health) = (self.pods, self.health);
         tokio::spawn(pods::forget(Arc::clone(&pods)));
@@ -193,7 +203,6 @@ impl Kubernetes {
         }
         let projection = Projection::new(&self.settings);
         watch::pods(client, &self.node, pods, health, projection, owners).await;
-        Ok(())
     }
 }
 

@@ -123,6 +123,14 @@ impl SharedPolicies {
         self.statuses().get(key).cloned()
     }
 
+    /// Notes the status that a policy has; one that was made anew under its name has none.
+    pub(super) fn set_status(&self, key: Key, status: Option<Status>) {
+        match status {
+            Some(status) => self.statuses().insert(key, status),
+            None => self.statuses().remove(&key),
+        };
+    }
+
     /// What policies are made of, those of the cluster first, and a number that is raised with every change of that.
     pub(super) fn sources(&self) -> (u64, Vec<Arc<RawValue>>) {
         let sources = self.lock_sources();
@@ -184,9 +192,7 @@ impl SharedPolicies {
         if let Err(refused) = &policy {
             events::Event::PolicyRefused { refused }.report();
         }
-        if let Some(status) = status {
-            self.statuses().insert(key.clone(), status);
-        }
+        self.set_status(key.clone(), status);
         if let Some(source) = source {
             self.lock_sources().insert(key, source);
         }
