@@ -53,13 +53,13 @@ impl Settled {
         let rule = capture.rule(&identity.resource);
         let declared = &told.effective.settings;
         let logs = !identity.sandbox && declared.enabled.unwrap_or_else(|| rule.is_none_or(|rule| rule.logs));
-        let lines = declared_lines(rule.map_or(lines, |rule| &rule.lines), &told.effective);
-        let before = before.map(|before| &before.lines).filter(|before| **before == lines);
+        let before = before.map(|before| &before.lines);
+        let lines = declared_lines(rule.map_or(lines, |rule| &rule.lines), &told.effective, before);
         Self {
             is_captured: logs,
             files: logs.then(|| declared_files(rule.map_or(&capture.files, |rule| &rule.files), &told.effective)),
             class: declared.class.map(Class::from),
-            lines: before.cloned().unwrap_or(lines),
+            lines,
             resource: told.resource.unwrap_or_else(|| Arc::clone(&identity.resource)),
             awaits: told.awaits,
             effective: told.effective,
@@ -89,7 +89,8 @@ fn declared_files(base: &Files, effective: &Effective) -> Files {
     }
 }
 
-fn declared_lines(base: &Lines, effective: &Effective) -> Lines {
+/// Rules that are as they were `before` are the same ones: nothing is compiled, and nothing is cut anew.
+fn declared_lines(base: &Lines, effective: &Effective, before: Option<&Lines>) -> Lines {
     let mut settings = base.settings().clone();
     if let Some(multiline) =
         effective.settings.multiline.as_ref().filter(|_| is_declared(effective, &[Field::Multiline]))
@@ -99,8 +100,8 @@ fn declared_lines(base: &Lines, effective: &Effective) -> Lines {
     if let Some(format) = effective.settings.parse.filter(|_| is_declared(effective, &[Field::Parse])) {
         settings.parse.format = format;
     }
-    if settings == *base.settings() {
-        return base.clone();
+    if let Some(known) = before.into_iter().chain([base]).find(|known| settings == *known.settings()) {
+        return known.clone();
     }
     // They were checked when they were read.
     Lines::new(settings).unwrap_or_else(|_| base.clone())
