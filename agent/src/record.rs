@@ -128,15 +128,6 @@ pub struct Chosen {
     pub by_administrator: bool,
 }
 
-impl Chosen {
-    /// The name, if it may be chosen for records of `resource`.
-    #[must_use]
-    pub fn permitted(&self, allowed: &crate::policy::Allowed, resource: &Resource) -> Option<&str> {
-        let permitted = self.by_administrator || allowed.permits(&self.name, resource.namespace.as_deref());
-        permitted.then_some(&*self.name)
-    }
-}
-
 /// The names of attributes that have a label of a Pod begin so; the key follows.
 pub const LABEL_ATTRIBUTE: &str = "k8s.pod.label.";
 

@@ -10,13 +10,11 @@ mod on_cluster {
     use anyhow::{Context, Result, ensure};
     use serde_json::{Value, json};
     use sidestep_tests::{
-        cluster::{AGENT, Cluster, Node, PATIENCE, on_cluster},
+        cluster::{AGENT, Cluster, Node, PATIENCE, daemonset::NAMESPACE, on_cluster},
         kernel::Objects,
         wait_until,
     };
     use xtask::helm;
-
-    const NAMESPACE: &str = "sidestep";
 
     fn root() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a checkout").to_owned()

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Globs, Slash};
+use crate::{
+    config::{Globs, Slash},
+    record::{Chosen, Resource},
+};
 
 /// Stands for the namespace of the Pod.
 const NAMESPACE: &str = "{namespace}";
@@ -13,6 +16,14 @@ const NAMESPACE: &str = "{namespace}";
 pub struct Allowed(Vec<String>);
 
 impl Allowed {
+    /// The name that is declared for records of `resource`, if it may be.
+    #[must_use]
+    pub fn permitted<'a>(&self, declared: Option<&'a Chosen>, resource: &Resource) -> Option<&'a str> {
+        let is_permitted =
+            |chosen: &&Chosen| chosen.by_administrator || self.permits(&chosen.name, resource.namespace.as_deref());
+        declared.filter(is_permitted).map(|chosen| &*chosen.name)
+    }
+
     /// Whether a Pod of `namespace` may choose `name`.
     #[must_use]
     pub fn permits(&self, name: &str, namespace: Option<&str>) -> bool {

@@ -103,7 +103,7 @@ impl Index {
     /// The index of the records of `stream`: what is declared for it, where that may be chosen.
     fn of(&self, stream: &Stream, day: u64) -> String {
         let declared = stream.resource.route.as_ref().and_then(|route| route.index.as_ref());
-        let declared = declared.and_then(|index| index.permitted(&self.allow_declared, &stream.resource));
+        let declared = self.allow_declared.permitted(declared, &stream.resource);
         declared.map_or_else(|| self.template.index(stream, day), str::to_owned)
     }
 }

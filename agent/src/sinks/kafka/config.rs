@@ -190,7 +190,7 @@ impl Settings {
     /// The topic of the records of `stream`: what is declared for it, where that may be chosen.
     pub(super) fn topic_of(&self, stream: &Stream) -> String {
         let declared = stream.resource.route.as_ref().and_then(|route| route.topic.as_ref());
-        let declared = declared.and_then(|topic| topic.permitted(&self.allow_declared, &stream.resource));
+        let declared = self.allow_declared.permitted(declared, &stream.resource);
         declared.map_or_else(|| self.topic.topic(stream), str::to_owned)
     }
 
