@@ -19,6 +19,7 @@ mod saved;
 pub mod selector;
 mod settings;
 mod watch;
+mod whereabouts;
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Instant};
 
@@ -50,6 +51,8 @@ pub struct Kubernetes {
     pod_events: Arc<PodEvents>,
     health: Arc<Health>,
     end: Arc<lease::End>,
+    /// For questions between.
+    client: Arc<whereabouts::LateClient>,
 }
 
 impl Kubernetes {
@@ -86,6 +89,7 @@ impl Kubernetes {
             pod_events: Arc::default(),
             health,
             end: Arc::default(),
+            client: Arc::default(),
         })
     }
 
@@ -151,6 +155,11 @@ impl Kubernetes {
         self.is_on && (self.health.is_live(watch::PODS) || self.health.is_starting(watch::PODS))
     }
 
+    /// Where a Pod is of which no container is known here, in a sentence; `None` when the API server does not tell.
+    pub async fn whereabouts(&self, namespace: &str, pod: &str) -> Option<String> {
+        whereabouts::Question { here: &self.node, namespace, pod }.answer(self.client.get()?).await
+    }
+
     /// Lets go of what the agent holds in the cluster, before it ends; takes 2 s at most. [`Kubernetes::run`] has to be driven
     /// meanwhile.
     pub async fn end(&self) {
@@ -169,6 +178,7 @@ impl Kubernetes {
         let client = client::connect(&self.settings, &self.health).await.inspect_err(|error| {
             Event::KubernetesUnreachable { resource: watch::PODS, error: &error.to_string() }.report();
         })?;
+        self.client.set(client.clone());
         let (owners, questions) = owners::Owners::new();
         let (pods, health) = (self.pods, self.health);
         tokio::spawn(saved::keep_pods(self.state_dir.clone(), Arc::clone(&pods)));
