@@ -18,7 +18,7 @@ use crate::{
     policy::precedence::{Key, Scope},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
-        Observe, Snapshot,
+        Observe, Snapshot, Whereabouts,
         snapshot::{
             AccountReading, Build, KubernetesReading, PolicyReading, ProbeReading, ProgramsReading, RepairReading,
             RootReading, SinkReading, StreamReading, StreamRepairReading,
@@ -205,6 +205,13 @@ impl Observe for Agent {
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {
         ExplainReport::of(&self.containers, &self.node, request)
+    }
+
+    fn whereabouts<'a>(&'a self, request: &'a ExplainRequest) -> Whereabouts<'a> {
+        Box::pin(async {
+            let is_here = !request.containers(&self.containers).is_empty();
+            if is_here { None } else { self.kubernetes.whereabouts(&request.namespace, &request.pod).await }
+        })
     }
 
     fn streams(&self) -> Vec<StreamReading> {

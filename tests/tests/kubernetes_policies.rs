@@ -96,13 +96,18 @@ mod on_cluster {
     fn annotations_hold_from_the_first_line_and_wrong_ones_are_told() {
         end_to_end(|bed| {
             let server = server(bed)?;
+            // A terminal would obey it, and it would end a line of a log.
+            let odd = "a\u{1b}[31m\n\u{7}b";
             let annotations = json!({
+                "team.example/odd": odd, "sidestep.dev/index": odd, "sidestep.dev/files": "/x".repeat(100 * 1024),
                 "sidestep.dev/parse": "json", "sidestep.dev/tenant": "shop", "app.sidestep.dev/class": "business",
                 "sidestep.dev/topic": "bank.orders", "sidestep.dev/multilin": "java",
             });
             let uid = server.create_pod("web", NODE, &json!({ "annotations": annotations }))?;
             let quiet = server.create_pod("quiet", NODE, &json!({ "annotations": { "sidestep.dev/logs": "off" } }))?;
-            let config = config(bed, &server).with("/policies", json!({ "allow_tenants": ["{namespace}"] }));
+            let config = config(bed, &server)
+                .with("/policies", json!({ "allow_tenants": ["{namespace}"] }))
+                .with("/kubernetes/annotations", json!(["team.example/*"]));
             let agent = Agent::start(bed, &config)?;
             let mut quiet_container = container(bed, "quiet", &quiet)?;
             writeln!(quiet_container.stdin(), "secret")?;
@@ -116,12 +121,13 @@ mod on_cluster {
             ensure!(record.text("/severity_text") == "ERROR", "parsed: {}", record.value);
             ensure!(record.resource("sidestep.tenant") == "shop", "{}", record.value);
             ensure!(record.text("/class") == "business", "{}", record.value);
+            ensure!(record.resource("k8s.pod.annotation.team.example/odd") == odd, "{}", record.value);
 
             let events = wait_until("Events on the Pod", 2 * DEADLINE, || {
                 let text = server.kubectl(&["get", "events.events.k8s.io", "-n", "shop", "-o", "json"], "")?;
                 let list: Value = serde_json::from_str(&text)?;
                 let items = list["items"].as_array().cloned().unwrap_or_default();
-                Ok((items.len() >= 2).then_some(items))
+                Ok((items.len() >= 4).then_some(items))
             })?;
             let notes: Vec<_> =
                 events.iter().map(|event| event["note"].as_str().unwrap_or_default().to_owned()).collect();
@@ -130,7 +136,17 @@ mod on_cluster {
                 notes.iter().any(|note| note.contains("sidestep.dev/topic") && note.contains("allow_declared")),
                 "{notes:?}"
             );
+            ensure!(
+                notes.iter().any(|note| note.contains("the value has 204800 bytes; 8192 are the most")),
+                "{notes:?}"
+            );
             ensure!(events.iter().all(|event| event["regarding"]["name"] == "web"), "{events:?}");
+            let is_plain = |text: &str| !text.contains(|char: char| char.is_control() && char != '\n');
+            ensure!(notes.iter().all(|note| is_plain(note) && !note.contains('\n')), "{notes:?}");
+            ensure!(is_plain(&agent.log()), "{}", agent.log());
+            let metrics = agent.metrics()?;
+            ensure!(metrics.sum("sidestep_policy_declarations_refused_total") == 4.0);
+            ensure!(metrics.sum("sidestep_kubernetes_left_out_total") == 1.0, "also the one that is too long");
 
             // What is off is counted, and in no record.
             agent.wait_ledger(quiet_container.id(), "secret\n".len() as u64)?;
@@ -149,15 +165,29 @@ mod on_cluster {
                 "{report}"
             );
             ensure!(
-                report["containers"][0]["problems"].as_array().is_some_and(|problems| problems.len() == 2),
+                report["containers"][0]["problems"].as_array().is_some_and(|problems| problems.len() == 4),
                 "{report}"
             );
-            let elsewhere = Command::new(agent::binary()?)
-                .args(["explain", "pod", "shop/nowhere", "--socket"])
-                .arg(config.socket())
-                .output()?;
-            ensure!(elsewhere.status.code() == Some(1));
-            ensure!(String::from_utf8_lossy(&elsewhere.stderr).contains("kubectl -n shop get pod nowhere -o wide"));
+            // Of other Pods it says where they are, and whom to ask there.
+            server.create_pod("elsewhere", "other-node", &json!({}))?;
+            server.create_pod("silent", NODE, &json!({}))?;
+            let ask = "ask there: `kubectl -n default exec sidestep-x2 -- sidestep explain pod shop/elsewhere`";
+            server.apply(&json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": { "name": "sidestep-x2", "namespace": "default", "labels": { "app.kubernetes.io/name": "sidestep" } },
+                "spec": { "nodeName": "other-node", "containers": [{ "name": "sidestep", "image": "test" }] },
+            }))?;
+            for (pod, expected) in [
+                ("shop/elsewhere", ask),
+                ("shop/silent", "is on this node, test-node, and none of its containers is known here"),
+                ("shop/nowhere", "there is no Pod shop/nowhere"),
+                ("shop/No?where", "-o wide` says on which node it is"),
+            ] {
+                let arguments = ["explain", "pod", pod, "--socket"];
+                let output = Command::new(agent::binary()?).args(arguments).arg(config.socket()).output()?;
+                let error = String::from_utf8_lossy(&output.stderr).into_owned();
+                ensure!(output.status.code() == Some(1) && error.contains(expected), "{error}");
+            }
             Ok(())
         });
     }

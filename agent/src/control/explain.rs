@@ -1,5 +1,7 @@
 //! Who has decided what of the containers of a Pod.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,6 +18,18 @@ pub struct ExplainRequest {
     pub pod: String,
     /// Only this container.
     pub container: Option<String>,
+}
+
+impl ExplainRequest {
+    /// The containers of the Pod that are known here.
+    pub(crate) fn containers(&self, known: &Known) -> Vec<Arc<Settled>> {
+        let is_of_pod = |settled: &Arc<Settled>| {
+            let resource = &settled.identity.resource;
+            let is_named = resource.namespace.as_deref() == Some(&self.namespace);
+            is_named && resource.pod.as_deref() == Some(&self.pod) && !settled.identity.sandbox
+        };
+        known.all().into_iter().filter(is_of_pod).collect()
+    }
 }
 
 /// What was decided of a Pod's containers.
@@ -95,11 +109,7 @@ impl ExplainReport {
     /// No container of the Pod is known, and what to do.
     pub fn of(known: &Known, node: &str, request: &ExplainRequest) -> Result<Self, String> {
         let ExplainRequest { namespace, pod, container } = request;
-        let all = known.all().into_iter().filter(|settled| {
-            let resource = &settled.identity.resource;
-            resource.namespace.as_deref() == Some(namespace) && resource.pod.as_deref() == Some(pod)
-        });
-        let of_pod: Vec<_> = all.filter(|settled| !settled.identity.sandbox).collect();
+        let of_pod = request.containers(known);
         if of_pod.is_empty() {
             let (namespace, pod) = (shown(namespace), shown(pod));
             return Err(format!(

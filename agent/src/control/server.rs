@@ -118,7 +118,7 @@ async fn answer(
         Ask::Explain(request) => {
             let frame = match agent.observe.explain(&request) {
                 Ok(report) => Frame::Explain(Box::new(report)),
-                Err(message) => Frame::Error { message },
+                Err(message) => Frame::Error { message: agent.observe.whereabouts(&request).await.unwrap_or(message) },
             };
             send(writer, &[frame, Frame::End {}]).await
         }

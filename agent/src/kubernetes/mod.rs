@@ -19,6 +19,7 @@ pub(crate) mod saved;
 pub mod selector;
 mod settings;
 mod watch;
+mod whereabouts;
 
 use std::{
     error::Error,
@@ -58,6 +59,8 @@ pub struct Kubernetes {
     pod_events: Arc<PodEvents>,
     health: Arc<Health>,
     end: Arc<lease::End>,
+    /// For questions between.
+    client: Arc<whereabouts::LateClient>,
 }
 
 impl Kubernetes {
@@ -94,6 +97,7 @@ impl Kubernetes {
             pod_events: Arc::default(),
             health,
             end: Arc::default(),
+            client: Arc::default(),
         })
     }
 
@@ -167,6 +171,11 @@ impl Kubernetes {
         !pod.owners_known || self.watches_namespaces && pod.namespace_labels.is_empty() && is_told()
     }
 
+    /// Where a Pod is of which no container is known here, in a sentence; `None` when the API server does not tell.
+    pub async fn whereabouts(&self, namespace: &str, pod: &str) -> Option<String> {
+        whereabouts::Question { here: &self.node, namespace, pod }.answer(self.client.get()?).await
+    }
+
     /// Lets go of what the agent holds in the cluster, before it ends; takes 2 s at most. [`Kubernetes::run`] has to be driven
     /// meanwhile.
     pub async fn end(&self) {
@@ -187,6 +196,7 @@ impl Kubernetes {
             }
             tokio::time::sleep(RETRY).await;
         };
+        self.client.set(client.clone());
         let (owners, questions) = owners::Owners::new();
         let (pods, health) = (self.pods, self.health);
         tokio::spawn(pods::forget(Arc::clone(&pods)));

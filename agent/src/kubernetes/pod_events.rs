@@ -154,7 +154,7 @@ mod tests {
     fn each_problem_of_a_pod_is_told_once() {
         let events = PodEvents::default();
         let pod = |uid: &str| Arc::new(Pod { uid: uid.into(), ..Pod::default() });
-        let problem = |value: &str| Problem::new("sidestep.dev/logs", value, Reason::InvalidValue, "no".to_owned());
+        let problem = |value: &str| Problem::new("sidestep.dev/logs", value, Reason::InvalidValue, "no");
         events.tell(&pod("a"), &[problem("x"), problem("y")]);
         events.tell(&pod("a"), &[problem("x")]);
         events.tell(&pod("b"), &[problem("x")]);

@@ -54,7 +54,7 @@ pub struct Problem {
     pub value: String,
     /// What kind of problem, for metrics.
     pub reason: Reason,
-    /// The cause and the remedy.
+    /// The cause and the remedy, without control characters.
     pub message: String,
 }
 
@@ -91,8 +91,8 @@ impl Reason {
 impl Problem {
     /// A problem with what the annotation `key` declares.
     #[must_use]
-    pub fn new(key: &str, value: &str, reason: Reason, message: String) -> Self {
-        Self { key: shown(key), value: shown(value), reason, message }
+    pub fn new(key: &str, value: &str, reason: Reason, message: &str) -> Self {
+        Self { key: shown(key), value: shown(value), reason, message: clean(message) }
     }
 }
 
@@ -117,7 +117,7 @@ impl Declared {
         } else {
             "the Pod has too much of annotations `sidestep.dev/`: 32 KiB of them are kept".to_owned()
         };
-        self.problems.push(Problem::new(key, shown, Reason::TooLong, message));
+        self.problems.push(Problem::new(key, shown, Reason::TooLong, &message));
     }
 }
 
@@ -134,7 +134,7 @@ pub fn parse(annotations: &BTreeMap<String, String>) -> Declared {
         if let Err((reason, message)) = declare(settings, name, value)
             && declared.problems.len() < MAX_PROBLEMS
         {
-            declared.problems.push(Problem::new(key, value, reason, message));
+            declared.problems.push(Problem::new(key, value, reason, &message));
         }
     }
     declared.containers.retain(|_, settings| *settings != Settings::default());
@@ -257,6 +257,12 @@ fn list(value: &str) -> Vec<String> {
     items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
+/// A message that may quote what somebody has declared, without what a terminal or a log's reader obeys.
+#[must_use]
+pub fn clean(message: &str) -> String {
+    message.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+}
+
 /// Text of a Pod's, for people: shortened, and nothing in it that a terminal obeys.
 #[must_use]
 pub fn shown(text: &str) -> String {
@@ -326,6 +332,8 @@ mod tests {
             ("sidestep.dev/multiline", "cobol"),
             ("sidestep.dev/parse", "xml\u{1b}[31m"),
             ("sidestep.dev/topic", "a b"),
+            ("a.sidestep.dev/multiline", "/(\u{1b}[31m\n/"),
+            ("a.sidestep.dev/files", "/{\u{7}"),
             ("sidestep.dev/zzzzzzzzz", "1"),
             ("app.sidestep.dev/tenant", "-"),
             ("sidestep.dev/index", "fine"),
@@ -346,9 +354,10 @@ mod tests {
         ] {
             let problem = of(key);
             assert!(problem.reason == reason && problem.message.contains(part), "{problem}");
-            assert!(problem.value.chars().count() <= MAX_SHOWN + 3 && !problem.to_string().contains('\u{1b}'));
+            assert!(problem.value.chars().count() <= MAX_SHOWN + 3);
         }
-        assert_eq!(problems.len(), 9);
+        assert!(problems.iter().all(|problem| !problem.to_string().contains(char::is_control)), "{problems:?}");
+        assert_eq!(problems.len(), 11);
     }
 
     #[test]

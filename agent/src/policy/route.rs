@@ -52,7 +52,7 @@ impl Permits {
             let permitted = by_administrator || lists.iter().any(|allowed| allowed.permits(&decision.value, namespace));
             if !permitted {
                 let message = format!("may not be chosen here; {option} says which {what} may");
-                problems.push(refused(&decision.origin, field, &decision.value, message));
+                problems.push(refused(&decision.origin, field, &decision.value, &message));
             }
             permitted.then(|| Chosen { name: decision.value.as_str().into(), by_administrator })
         };
@@ -75,7 +75,7 @@ impl Permits {
                 if known.is_empty() {
                     message.push_str("; all sinks get the records");
                 }
-                problems.push(refused(&decision.origin, Field::Sinks, &decision.value, message));
+                problems.push(refused(&decision.origin, Field::Sinks, &decision.value, &message));
             }
             route.sinks = (!known.is_empty()).then(|| known.iter().map(|name| name.as_str().into()).collect());
         }
@@ -83,7 +83,7 @@ impl Permits {
     }
 }
 
-fn refused(origin: &Origin, field: Field, value: &str, message: String) -> Problem {
+fn refused(origin: &Origin, field: Field, value: &str, message: &str) -> Problem {
     let key = match origin {
         Origin::Annotation(key) => key.clone(),
         other => format!("{other}: spec.logs.{}", field.as_str()),

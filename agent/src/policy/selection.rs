@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::core::{Selector, SelectorExt};
 
 use super::{
-    annotations::Declared,
+    annotations::{Declared, clean},
     precedence::{Effective, Key, Origin, OriginOf, Rank, Source, Standing},
     resource::{ClusterSidestepPolicy, SidestepPolicy},
     settings::Settings,
@@ -141,7 +141,7 @@ impl Policy {
                 containers: containers.flatten(),
                 settings: parts.logs.clone(),
             }),
-            _ => Err(Refused { key, generation, problems }),
+            _ => Err(Refused { key, generation, problems: problems.iter().map(|problem| clean(problem)).collect() }),
         }
     }
 
@@ -352,7 +352,7 @@ mod tests {
         let spec = json!({
             "selector": { "matchExpressions": [{ "key": "app", "operator": "Like" }] },
             "containers": ["{"],
-            "logs": { "multiline": { "patterns": [{ "start": "(" }] }, "files": { "include": ["/{"] } },
+            "logs": { "multiline": { "patterns": [{ "start": "(\u{1b}[2J\n" }] }, "files": { "include": ["/{"] } },
         });
         let refused = namespaced("web", &spec).expect_err("all is wrong");
         assert_eq!((refused.generation, refused.problems.len()), (3, 4), "{refused}");
@@ -362,7 +362,7 @@ mod tests {
             "spec.logs.files.include: ",
             "spec.logs.multiline: ",
         ]) {
-            assert!(problem.starts_with(path), "{problem}");
+            assert!(problem.starts_with(path) && !problem.contains(char::is_control), "{problem}");
         }
         let mut policies = Policies::default();
         policies.insert(namespaced("web", &json!({ "selector": {}, "logs": { "topic": "web" } })));

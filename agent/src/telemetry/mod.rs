@@ -14,4 +14,4 @@ pub mod snapshot;
 pub(crate) mod testing;
 
 pub use http::{BindError, Claim, Options, Server};
-pub use snapshot::{Observe, Snapshot};
+pub use snapshot::{Observe, Snapshot, Whereabouts};

@@ -4,6 +4,8 @@
 //! everything that this module and `control` show comes from there.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -38,7 +40,13 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// None of them is known here, and what to do.
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String>;
+
+    /// Where that Pod is when no container of it is known here, and whom to ask; `None` when that can't be known.
+    fn whereabouts<'a>(&'a self, request: &'a ExplainRequest) -> Whereabouts<'a>;
 }
+
+/// The answer to [`Observe::whereabouts`], which may take a while.
+pub type Whereabouts<'a> = Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
 
 /// One reading of the agent.
 #[derive(Clone, Debug)]

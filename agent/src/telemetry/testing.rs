@@ -9,7 +9,7 @@ use super::{
     names,
     snapshot::{
         AccountReading, Build, Health, KubernetesReading, Observe, PolicyReading, ProbeReading, RepairReading,
-        RingReading, RootReading, SinkReading, Snapshot, StreamReading, StreamRepairReading,
+        RingReading, RootReading, SinkReading, Snapshot, StreamReading, StreamRepairReading, Whereabouts,
     },
 };
 use crate::{
@@ -38,6 +38,10 @@ impl Observe for Made {
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {
         Err(format!("no container of Pod {}/{} is known", request.namespace, request.pod))
+    }
+
+    fn whereabouts<'a>(&'a self, _: &'a ExplainRequest) -> Whereabouts<'a> {
+        Box::pin(std::future::ready(None))
     }
 
     fn roots(&self) -> Vec<RootReading> {

@@ -127,6 +127,17 @@ fn what_is_unknown_is_left_out_and_a_file_has_its_path() {
 }
 
 #[test]
+fn a_label_can_break_no_record() {
+    let odd = "a\u{0}\u{1b}[31m\n\"}\u{2028}\u{202e}";
+    let attributes = vec![(format!("k8s.pod.label.{odd}").into(), odd.into())];
+    let metadata = Some(Arc::new(Metadata { attributes, ..Metadata::default() }));
+    let stream = stream(Origin::Stdio(IoStream::Stdout), Resource { metadata, ..Resource::default() });
+    let records = records(&mut Encoder::default(), &batch(&stream, &[b"one", b"two"]));
+    assert_eq!(records.len(), 2, "a line each");
+    assert!(records.iter().all(|record| record["resource"][format!("k8s.pod.label.{odd}")] == odd));
+}
+
+#[test]
 fn a_body_cannot_forge_attributes_of_ours() {
     let mut batch = batch(&stream(Origin::Stdio(IoStream::Stdout), Resource::default()), &[b"\xff"]);
     let parsed = json!({

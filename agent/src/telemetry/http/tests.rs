@@ -328,3 +328,18 @@ fn a_thousand_silent_connections_do_not_shut_others_out() {
     ask();
     assert_eq!(endpoint.get("/metrics").0, 200);
 }
+
+#[test]
+fn a_label_of_a_pod_can_break_no_line() {
+    let endpoint = Endpoint::start(|_| {});
+    let odd = "a\u{1b}[31m\n\"}\\ 1\r\u{202e}";
+    {
+        let mut snapshot = endpoint.agent.snapshot.lock().expect("no panic");
+        let accounts = snapshot.accounts.iter_mut().filter(|account| account.cgroup_id != 0);
+        accounts.for_each(|account| account.labels = Some(vec![("label_app".to_owned(), odd.to_owned())]));
+    }
+    let (_, body) = endpoint.get("/metrics");
+    let line = body.lines().find(|line| line.starts_with("sidestep_log_container_labels{")).expect("the family");
+    let value = "label_app=\"a\u{fffd}[31m\u{fffd}\\\"}\\\\ 1\u{fffd}\u{fffd}\"";
+    assert!(line.contains(value) && line.ends_with(" 1"), "{line}");
+}
