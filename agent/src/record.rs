@@ -148,7 +148,33 @@ pub struct Metadata {
     pub pod: Option<Arc<Pod>>,
 }
 
+impl Resource {
+    fn memory(&self) -> usize {
+        let texts = [
+            &self.container_runtime,
+            &self.container_id,
+            &self.container_name,
+            &self.image,
+            &self.namespace,
+            &self.pod,
+            &self.pod_uid,
+            &self.cgroup,
+        ];
+        let texts = texts.into_iter().flatten().map(|text| TEXT + text.len()).sum::<usize>();
+        size_of::<Self>() + texts + self.metadata.as_ref().map_or(0, |metadata| metadata.memory())
+    }
+}
+
+/// What a text of its own costs beside its characters.
+const TEXT: usize = 48;
+
 impl Metadata {
+    fn memory(&self) -> usize {
+        let attributes = self.attributes.iter().map(|(name, value)| 2 * TEXT + name.len() + value.len());
+        let attributes = attributes.sum::<usize>();
+        size_of::<Self>() + attributes + self.pod.as_ref().map_or(0, |pod| pod.memory())
+    }
+
     /// A label of the Pod that records have.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
@@ -177,6 +203,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Memory that it holds when nothing else holds its container's account and identity, in bytes; roughly.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + size_of::<Account>() + self.key.len() + self.resource.memory()
+    }
+
     /// The same stream, of which more is known: what is kept for a stream is kept by its address, so it has another one.
     #[must_use]
     pub fn with_resource(&self, resource: Arc<Resource>) -> Arc<Self> {

@@ -1,7 +1,7 @@
 //! A live tap of the pipeline's batches. It never blocks: a client that reads too slowly loses lines and is told how many.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque, hash_map::Entry},
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -34,6 +34,10 @@ pub struct Tap {
 struct Shared {
     /// Batches with their sizes: an old batch is no longer in the processor's caches, so it is not measured again.
     history: VecDeque<(usize, Arc<Batch>)>,
+    /// The streams of these, by their addresses: how many batches each has, and its size. A stream that has ended is kept by
+    /// its last lines alone, with all that is known of its container, which is more than most lines are.
+    streams: HashMap<usize, (usize, usize)>,
+    /// Of batches and streams.
     history_bytes: usize,
     followers: Vec<Arc<Follower>>,
 }
@@ -115,13 +119,39 @@ impl Watch for Tap {
         if size > self.history_limit {
             return;
         }
-        shared.history.push_back((size, Arc::clone(batch)));
-        shared.history_bytes += size;
-        while shared.history_bytes > self.history_limit {
-            let Some((oldest, _)) = shared.history.pop_front() else { break };
-            shared.history_bytes -= oldest;
-        }
+        shared.remember(batch, size);
+        while shared.history_bytes > self.history_limit && shared.forget_oldest() {}
     }
+}
+
+impl Shared {
+    fn remember(&mut self, batch: &Arc<Batch>, size: usize) {
+        let (batches, stream) = self.streams.entry(address(batch)).or_insert_with(|| (0, batch.stream.memory()));
+        if *batches == 0 {
+            self.history_bytes += *stream;
+        }
+        *batches += 1;
+        self.history_bytes += size;
+        self.history.push_back((size, Arc::clone(batch)));
+    }
+
+    /// `false` when there is none.
+    fn forget_oldest(&mut self) -> bool {
+        let Some((size, batch)) = self.history.pop_front() else { return false };
+        self.history_bytes -= size;
+        if let Entry::Occupied(mut stream) = self.streams.entry(address(&batch)) {
+            stream.get_mut().0 -= 1;
+            if stream.get().0 == 0 {
+                self.history_bytes -= stream.remove().1;
+            }
+        }
+        true
+    }
+}
+
+/// Names a stream for as long as a batch of it is kept.
+fn address(batch: &Batch) -> usize {
+    Arc::as_ptr(&batch.stream).addr()
 }
 
 /// One client that follows; it stops when this is dropped.
@@ -205,7 +235,7 @@ mod tests {
         }
         let history = tap.history(&everything());
         let bodies = bodies(&history);
-        assert!((50..100).contains(&bodies.len()), "{}", bodies.len());
+        assert!((30..50).contains(&bodies.len()), "each with its stream: {}", bodies.len());
         assert_eq!(bodies.last().expect("not empty"), &format!("{:01000}", 999));
         assert!(lock(&tap.shared).history_bytes <= 100_000);
         // One that does not fit at all pushes nothing out.
@@ -213,9 +243,25 @@ mod tests {
         assert_eq!(tap.history(&everything()).len(), history.len());
     }
 
+    #[test]
+    fn streams_count_once_and_go_with_their_last_batch() {
+        let tap = Tap::new(100_000);
+        let one = batch("web", "x");
+        (0..3).for_each(|_| tap.watch(&one));
+        let bytes = size_of::<Batch>() + one.memory();
+        assert_eq!(lock(&tap.shared).history_bytes, 3 * bytes + one.stream.memory());
+        for number in 0..1000 {
+            tap.watch(&batch("web", number.to_string()));
+        }
+        assert_eq!(Arc::strong_count(&one), 1, "it was pushed out");
+        let shared = lock(&tap.shared);
+        assert!(shared.history.len() < 100 && shared.streams.len() == shared.history.len());
+    }
+
     #[tokio::test]
     async fn history_and_live_join_without_gap_or_repeat() {
-        let tap = Arc::new(Tap::default());
+        // Each of the 5000 has a stream of its own.
+        let tap = Arc::new(Tap::new(16 << 20));
         let pipeline = std::thread::spawn({
             let tap = Arc::clone(&tap);
             move || (0..5000).for_each(|number| tap.watch(&batch("web", number.to_string())))

@@ -170,6 +170,14 @@ impl Pod {
         declared
     }
 
+    /// Memory that it holds, in bytes; roughly.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        const ENTRY: usize = 96;
+        let labels = self.labels.iter().chain(&self.annotations).map(|(key, value)| ENTRY + key.len() + value.len());
+        size_of::<Self>() + labels.sum::<usize>()
+    }
+
     /// What policies select by; `declared` is what its annotations say.
     #[must_use]
     pub fn subject<'a>(&'a self, declared: &'a Declared) -> Subject<'a> {
