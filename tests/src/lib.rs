@@ -25,6 +25,7 @@ pub mod mounts;
 pub mod numbered;
 pub mod opensearch;
 pub mod outage;
+pub mod process;
 pub mod python;
 pub mod random;
 pub mod receiver;

@@ -10,7 +10,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sidestep_tests::{Agent, DEADLINE, Expected, agent::binary, cgroup, end_to_end, kernel::Entries, wait_until};
+use sidestep_tests::{
+    Agent, DEADLINE, Expected, agent::binary, cgroup, end_to_end, kernel::Entries, process, wait_until,
+};
 
 /// Containers that are started and end.
 const CONTAINERS: usize = 10_000;
@@ -79,6 +81,9 @@ fn ten_thousand_containers_started_and_gone() {
         ensure!(metrics.sum("sidestep_log_containers") <= 520.0, "{}", metrics.sum("sidestep_log_containers"));
         let memory = metrics.sum("process_resident_memory_bytes");
         ensure!(memory < 256e6, "the agent has {memory} bytes");
+        // The ring is none of it. Two KiB for each container that is gone would be 20 MiB.
+        let anonymous = process::memory(agent.pid(), "RssAnon")?;
+        ensure!(anonymous < 20 << 20, "the agent holds {anonymous} bytes");
         expected.verify(agent, &[&last])
     });
 }

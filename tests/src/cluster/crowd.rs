@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Expected,
     kernel::Entries,
+    process::memory,
     records::{Record, Tail},
     wait_until,
 };
@@ -328,12 +329,4 @@ fn named(number: &str) -> String {
 
 fn phase(pod: &Value) -> &str {
     pod["status"]["phase"].as_str().unwrap_or_default()
-}
-
-/// A value of `/proc/PID/status`, in bytes.
-fn memory(pid: Pid, name: &str) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the agent's memory")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let kibibytes = line.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Ok(kibibytes.with_context(|| format!("{name} of a process"))? * 1024)
 }

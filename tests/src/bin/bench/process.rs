@@ -4,6 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 use rustix::process::Pid;
+pub(crate) use sidestep_tests::process::memory as memory_bytes;
 
 /// User and system time of a process and its ended threads, in seconds; steps of 10 ms.
 ///
@@ -40,17 +41,6 @@ pub(crate) fn wait_idle(pid: Pid, limit: Duration) -> Result<()> {
         let used = now - std::mem::replace(&mut last, now);
         Ok((used <= IDLE).then_some(()))
     })
-}
-
-/// A value of `/proc/<pid>/status` in bytes: `VmRSS`, `RssAnon` ...
-///
-/// # Errors
-/// It is gone, or has no such value.
-pub(crate) fn memory_bytes(pid: Pid, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).context("reading a status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let kibibytes = line.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Ok(kibibytes.with_context(|| format!("{name} of a process"))? * 1024)
 }
 
 #[cfg(test)]
