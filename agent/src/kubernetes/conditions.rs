@@ -3,7 +3,7 @@
 //! watch none of them, whatever many policies there are.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Node},
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
+    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -32,8 +32,8 @@ use crate::{
         Policies,
         annotations::Declared,
         precedence::Key,
-        resource::{ClusterSidestepPolicy, NodePolicy, NodeState, SidestepNode, SidestepPolicy, Status},
-        status::status,
+        resource::{ClusterSidestepPolicy, NodePolicy, NodeState, NodeStatus, SidestepNode, SidestepPolicy, Status},
+        status::{Reports, status},
     },
 };
 
@@ -41,6 +41,10 @@ use crate::{
 const MANAGER: &str = "sidestep";
 /// How often it is looked for what is new. Nothing is written more often.
 const TICK: Duration = Duration::from_secs(1);
+/// How often a node reports when it has nothing new: 6 requests an hour. See [`Reports`] for what follows if it does not.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(600);
+/// How often the statuses are compared with what the API server has when nothing was told: a node may have become silent.
+const COMPARE: Duration = Duration::from_secs(60);
 /// Pause after the node's report has failed; pauses are doubled each time, up to the most.
 const FAILED: Duration = Duration::from_secs(60);
 const MAX_FAILED: Duration = Duration::from_secs(960);
@@ -59,7 +63,7 @@ pub(super) async fn report(client: Client, known: Arc<Known>, ending: Ending) {
 async fn report_node(client: Client, known: &Known) {
     let kubernetes = known.kubernetes();
     let api = Api::<SidestepNode>::all(client.clone());
-    let mut written = None;
+    let mut written: Option<(Vec<NodePolicy>, Instant)> = None;
     let mut pause = FAILED;
     loop {
         tokio::time::sleep(TICK).await;
@@ -70,11 +74,11 @@ async fn report_node(client: Client, known: &Known) {
             continue;
         }
         let policies = of_node(&kubernetes.policies.get(), known);
-        if written.as_ref() == Some(&policies) {
+        if written.as_ref().is_some_and(|(known, when)| *known == policies && when.elapsed() < HEARTBEAT) {
             continue;
         }
         match write_node(&client, &api, &kubernetes.node, &policies, written.is_none()).await {
-            Ok(()) => (written, pause) = (Some(policies), FAILED),
+            Ok(()) => (written, pause) = (Some((policies, Instant::now())), FAILED),
             // Somebody has deleted the object: it is made anew.
             Err(kube::Error::Api(answer)) if answer.code == 404 && written.take().is_some() => {}
             Err(error) => {
@@ -113,7 +117,8 @@ async fn write_node(
         let object = json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "spec": {} });
         api.patch(node, &parameters, &Patch::Apply(object)).await?;
     }
-    let object = json!({ "apiVersion": version, "kind": kind, "status": { "policies": policies } });
+    let status = NodeStatus { report_time: Some(Time(Timestamp::now())), policies: policies.to_vec() };
+    let object = json!({ "apiVersion": version, "kind": kind, "status": status });
     api.patch_status(node, &parameters, &Patch::Apply(object)).await.map(drop)
 }
 
@@ -185,35 +190,44 @@ async fn keep_statuses(client: &Client, kubernetes: &Kubernetes, claim: &mut Cla
 async fn write_statuses(client: &Client, kubernetes: &Kubernetes) {
     let api = Api::<SidestepNode>::all(client.clone());
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
-    let mut nodes = BTreeMap::new();
+    let mut nodes = Reports::default();
     let mut listed = None;
     let mut is_complete = false;
     let (mut pause, mut not_before) = (TICK, Instant::now());
+    let mut compared = None;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let policies_of = |node: SidestepNode| (node.name_any(), node.status.unwrap_or_default().policies);
         tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(Event::Init)) => listed = Some(BTreeMap::new()),
-                Some(Ok(Event::InitApply(node))) => listed.get_or_insert_default().extend([policies_of(node)]),
-                Some(Ok(Event::InitDone)) => {
-                    nodes = listed.take().unwrap_or_default();
-                    is_complete = true;
+            event = events.next() => {
+                compared = None;
+                let now = Instant::now();
+                match event {
+                    Some(Ok(Event::Init)) => listed = Some(BTreeSet::new()),
+                    Some(Ok(Event::InitApply(node))) => {
+                        listed.get_or_insert_default().insert(node.name_any());
+                        nodes.insert(node.name_any(), node.status.unwrap_or_default(), now);
+                    }
+                    Some(Ok(Event::InitDone)) => {
+                        nodes.retain(&listed.take().unwrap_or_default());
+                        is_complete = true;
+                    }
+                    Some(Ok(Event::Apply(node))) => nodes.insert(node.name_any(), node.status.unwrap_or_default(), now),
+                    Some(Ok(Event::Delete(node))) => nodes.remove(&node.name_any()),
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "the nodes' reports on policies can't be watched");
+                        tokio::time::sleep(FAILED).await;
+                    }
+                    None => return,
                 }
-                Some(Ok(Event::Apply(node))) => nodes.extend([policies_of(node)]),
-                Some(Ok(Event::Delete(node))) => {
-                    nodes.remove(&node.name_any());
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "the nodes' reports on policies can't be watched");
-                    tokio::time::sleep(FAILED).await;
-                }
-                None => return,
-            },
+            }
             _ = tick.tick(), if is_complete && Instant::now() >= not_before => {
+                let version = kubernetes.policies.told();
+                if compared.is_some_and(|(known, when): (u64, Instant)| known == version && when.elapsed() < COMPARE) {
+                    continue;
+                }
                 match write_changed(client, kubernetes, &nodes).await {
-                    Ok(()) => pause = TICK,
+                    Ok(()) => (pause, compared) = (TICK, Some((version, Instant::now()))),
                     Err(error) => {
                         tracing::debug!(%error, "the status of policies can't be written");
                         not_before = Instant::now() + pause;
@@ -226,17 +240,14 @@ async fn write_statuses(client: &Client, kubernetes: &Kubernetes) {
 }
 
 /// Writes those that are not as the API server has them.
-async fn write_changed(
-    client: &Client,
-    kubernetes: &Kubernetes,
-    nodes: &BTreeMap<String, Vec<NodePolicy>>,
-) -> kube::Result<()> {
-    let policies = kubernetes.policies.get();
+async fn write_changed(client: &Client, kubernetes: &Kubernetes, nodes: &Reports) -> kube::Result<()> {
+    let (policies, clock) = (kubernetes.policies.get(), Timestamp::now());
+    let nodes = nodes.at(Instant::now(), clock);
     let accepted = policies.all().map(|policy| (&policy.key, policy.generation, None));
     let refused = policies.refused().map(|refused| (&refused.key, refused.generation, Some(&refused.problems[..])));
     for (key, generation, problems) in accepted.chain(refused) {
         let before = kubernetes.policies.status(key);
-        let status = status(key, generation, problems, nodes, before.as_ref(), Timestamp::now());
+        let status = status(key, generation, problems, &nodes, before.as_ref(), clock);
         if before.as_ref() == Some(&status) {
             continue;
         }

@@ -44,6 +44,8 @@ pub struct SharedPolicies {
     current: RwLock<Arc<Policies>>,
     /// Raised with every change, so that who asks for news rarely takes the lock.
     version: AtomicU64,
+    /// See [`SharedPolicies::told`].
+    told: AtomicU64,
     /// The status that each has, by the API server.
     statuses: Mutex<HashMap<Key, Status>>,
     /// What each is made of, for the next agent.
@@ -67,6 +69,7 @@ impl SharedPolicies {
         Self {
             current: RwLock::default(),
             version: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             statuses: Mutex::default(),
             sources: Mutex::default(),
             health,
@@ -123,8 +126,14 @@ impl SharedPolicies {
         self.statuses().get(key).cloned()
     }
 
+    /// Raised with whatever is told of policies and of their status.
+    pub(super) fn told(&self) -> u64 {
+        self.told.load(Relaxed)
+    }
+
     /// Notes the status that a policy has; one that was made anew under its name has none.
     pub(super) fn set_status(&self, key: Key, status: Option<Status>) {
+        self.told.fetch_add(1, Relaxed);
         match status {
             Some(status) => self.statuses().insert(key, status),
             None => self.statuses().remove(&key),
@@ -161,6 +170,7 @@ impl SharedPolicies {
 
     /// A policy is gone.
     fn remove(&self, key: &Key) {
+        self.told.fetch_add(1, Relaxed);
         self.statuses().remove(key);
         self.lock_sources().retain(|known| known != key);
         self.change(|all| {
@@ -171,6 +181,7 @@ impl SharedPolicies {
 
     /// The policies of one kind are these and no others, all at once.
     fn replace(&self, namespaced: bool, policies: Vec<Found>) {
+        self.told.fetch_add(1, Relaxed);
         let keys: BTreeSet<_> = policies.iter().map(|found| found.key.clone()).collect();
         let is_kept = |key: &Key| key.namespace.is_some() != namespaced || keys.contains(key);
         self.statuses().retain(|key, _| is_kept(key));

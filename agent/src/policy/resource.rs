@@ -3,7 +3,7 @@
 
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector},
+    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time},
 };
 use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
@@ -162,6 +162,9 @@ pub struct SidestepNodeSpec {}
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeStatus {
+    /// When the agent has reported last, by its clock; it does so every ten minutes at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_time: Option<Time>,
     /// All policies that the agent knows.
     pub policies: Vec<NodePolicy>,
 }

@@ -1,17 +1,101 @@
 //! The status of a policy, made of what each node reports.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
     precedence::Key,
-    resource::{NodePolicy, NodeState, Status},
+    resource::{NodePolicy, NodeState, NodeStatus, Status},
 };
 
 /// The most characters of a condition's message that the API server takes are 32768.
 const MAX_MESSAGE: usize = 1024;
+
+/// A node that has not reported for so long has no agent, or none that the API server hears of: two reports are missing.
+const SILENT: Duration = Duration::from_secs(25 * 60);
+/// By how much the clocks of two nodes may differ.
+const SKEW: SignedDuration = SignedDuration::from_hours(1);
+/// Names of silent nodes in a message.
+const MAX_NAMES: usize = 3;
+
+/// What the nodes report.
+#[derive(Debug, Default)]
+pub struct Reports(BTreeMap<String, Report>);
+
+#[derive(Debug)]
+struct Report {
+    status: NodeStatus,
+    /// When it came, by this node's clock.
+    seen: Instant,
+}
+
+impl Reports {
+    /// Takes what a node reports.
+    pub fn insert(&mut self, node: String, status: NodeStatus, now: Instant) {
+        let known = self.0.get(&node).filter(|known| known.status.report_time == status.report_time);
+        let seen = known.map_or(now, |known| known.seen);
+        self.0.insert(node, Report { status, seen });
+    }
+
+    /// A node is gone.
+    pub fn remove(&mut self, node: &str) {
+        self.0.remove(node);
+    }
+
+    /// There are these nodes and no others.
+    pub fn retain(&mut self, nodes: &BTreeSet<String>) {
+        self.0.retain(|node, _| nodes.contains(node));
+    }
+
+    /// What counts now; `clock` is the time of the day.
+    #[must_use]
+    pub fn at(&self, now: Instant, clock: Timestamp) -> Counted<'_> {
+        let mut counted = Counted::default();
+        for (node, report) in &self.0 {
+            let age = report.status.report_time.as_ref().map(|time| clock.duration_since(time.0));
+            let is_old = age.is_some_and(|age| age > SKEW + SignedDuration::from_secs(SILENT.as_secs() as i64));
+            if is_old || now.saturating_duration_since(report.seen) >= SILENT {
+                counted.silent.push(node);
+                continue;
+            }
+            counted.nodes += 1;
+            for policy in &report.status.policies {
+                counted.of_policy.entry((policy.namespace.as_deref(), &policy.name)).or_default().push(policy);
+            }
+        }
+        counted
+    }
+}
+
+/// What of the reports counts.
+#[derive(Debug, Default, PartialEq)]
+pub struct Counted<'a> {
+    nodes: usize,
+    of_policy: HashMap<(Option<&'a str>, &'a str), Vec<&'a NodePolicy>>,
+    /// Nodes whose agents are silent.
+    silent: Vec<&'a str>,
+}
+
+impl Counted<'_> {
+    /// The nodes that are left out, in words.
+    fn without(&self) -> String {
+        if self.silent.is_empty() {
+            return String::new();
+        }
+        let names = self.silent.iter().take(MAX_NAMES).copied().collect::<Vec<_>>().join(", ");
+        let more = if self.silent.len() > MAX_NAMES { ", ..." } else { "" };
+        format!(
+            "; {} more, of which no agent has reported for {} minutes: {names}{more}",
+            self.silent.len(),
+            SILENT.as_secs() / 60
+        )
+    }
+}
 
 /// The status of the policy `key`. `refused` says why it can't be in force; `nodes` is what each node reports of all
 /// policies; `before` is the status that it has, for the times of its conditions.
@@ -20,12 +104,12 @@ pub fn status(
     key: &Key,
     generation: i64,
     refused: Option<&[String]>,
-    nodes: &BTreeMap<String, Vec<NodePolicy>>,
+    nodes: &Counted<'_>,
     before: Option<&Status>,
     now: Timestamp,
 ) -> Status {
-    let of_this = |policy: &&NodePolicy| policy.is(key) && policy.generation == generation;
-    let reports: Vec<_> = nodes.values().filter_map(|policies| policies.iter().find(of_this)).collect();
+    let reports = nodes.of_policy.get(&(key.namespace.as_deref(), &*key.name)).map_or(&[][..], Vec::as_slice);
+    let reports: Vec<_> = reports.iter().filter(|policy| policy.generation == generation).collect();
     let programmed = reports.iter().filter(|policy| policy.state == NodeState::Programmed).count();
     let pods: i32 = reports.iter().map(|policy| policy.pods).sum();
     let conflict = reports.iter().find_map(|policy| policy.conflicts.first());
@@ -33,13 +117,14 @@ pub fn status(
         None => ("True", "Valid", "it can be in force".to_owned()),
         Some(problems) => ("False", "Invalid", problems.join("; ")),
     };
-    let of_nodes = format!("in force on {programmed} of {} nodes", nodes.len());
+    let (count, without) = (nodes.nodes, nodes.without());
+    let of_nodes = format!("in force on {programmed} of {count} nodes");
     let is_programmed = match (refused, programmed) {
         (Some(_), _) => ("False", "Invalid", "it is not in force anywhere".to_owned()),
-        (None, _) if nodes.is_empty() => ("False", "NoNode", "no agent has reported yet".to_owned()),
-        (None, count) if count < nodes.len() => ("False", "Pending", of_nodes),
-        _ if pods == 0 => ("True", "Programmed", format!("{of_nodes}; it selects no Pod")),
-        _ => ("True", "Programmed", of_nodes),
+        (None, _) if count == 0 => ("False", "NoNode", format!("no agent reports{without}")),
+        (None, programmed) if programmed < count => ("False", "Pending", format!("{of_nodes}{without}")),
+        _ if pods == 0 => ("True", "Programmed", format!("{of_nodes}; it selects no Pod{without}")),
+        _ => ("True", "Programmed", format!("{of_nodes}{without}")),
     };
     let conflicted = match conflict {
         None => ("False", "NoConflict", "no policy of the same kind and priority decides a field of it".to_owned()),
@@ -57,13 +142,13 @@ pub fn status(
             last_transition_time: since.unwrap_or(Time(now)),
         }
     };
-    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     Status {
         observed_generation: Some(generation),
         selected_pods: Some(pods),
-        nodes: Some(count(nodes.len())),
-        programmed_nodes: Some(count(programmed)),
-        programmed: Some(format!("{programmed}/{}", nodes.len())),
+        nodes: Some(number(count)),
+        programmed_nodes: Some(number(programmed)),
+        programmed: Some(format!("{programmed}/{count}")),
         conditions: vec![
             condition("Accepted", accepted),
             condition("Programmed", is_programmed),
@@ -76,15 +161,22 @@ pub fn status(
 mod tests {
     use super::*;
 
-    fn report(generation: i64, pods: i32, conflicts: &[&str]) -> Vec<NodePolicy> {
-        vec![NodePolicy {
+    fn report(generation: i64, pods: i32, conflicts: &[&str]) -> NodeStatus {
+        let policies = vec![NodePolicy {
             namespace: Some("shop".to_owned()),
             name: "web".to_owned(),
             generation,
             state: NodeState::Programmed,
             pods,
             conflicts: conflicts.iter().map(ToString::to_string).collect(),
-        }]
+        }];
+        NodeStatus { report_time: None, policies }
+    }
+
+    fn reports<const N: usize>(nodes: [(&str, NodeStatus); N]) -> Reports {
+        let mut reports = Reports::default();
+        nodes.into_iter().for_each(|(node, status)| reports.insert(node.to_owned(), status, Instant::now()));
+        reports
     }
 
     fn told(status: &Status) -> Vec<(&str, &str)> {
@@ -95,23 +187,64 @@ mod tests {
     fn conditions_follow_the_nodes_and_keep_their_times() {
         let key = Key { namespace: Some("shop".into()), name: "web".into() };
         let now = |second| Timestamp::from_second(second).expect("a time");
-        let mut nodes = BTreeMap::from([("a".to_owned(), report(2, 3, &[])), ("b".to_owned(), report(1, 5, &[]))]);
-        let first = status(&key, 2, None, &nodes, None, now(1));
+        let status = |generation, refused, nodes: &Reports, before, second| {
+            status(&key, generation, refused, &nodes.at(Instant::now(), now(second)), before, now(second))
+        };
+        let mut nodes = reports([("a", report(2, 3, &[])), ("b", report(1, 5, &[]))]);
+        let first = status(2, None, &nodes, None, 1);
         assert_eq!(told(&first), [("True", "Valid"), ("False", "Pending"), ("False", "NoConflict")]);
         assert_eq!((first.programmed.as_deref(), first.selected_pods), (Some("1/2"), Some(3)));
-        nodes.insert("b".to_owned(), report(2, 4, &["topic of Pod shop/x"]));
-        let second = status(&key, 2, None, &nodes, Some(&first), now(2));
+        nodes.insert("b".to_owned(), report(2, 4, &["topic of Pod shop/x"]), Instant::now());
+        let second = status(2, None, &nodes, Some(&first), 2);
         assert_eq!(told(&second), [("True", "Valid"), ("True", "Programmed"), ("True", "Outranked")]);
         assert_eq!((second.programmed.as_deref(), second.selected_pods), (Some("2/2"), Some(7)));
         let times: Vec<_> = second.conditions.iter().map(|condition| condition.last_transition_time.0).collect();
         assert_eq!(times, [now(1), now(2), now(2)]);
-        let refused = status(&key, 3, Some(&["spec.logs.topic: no".to_owned()]), &nodes, Some(&second), now(3));
+        let problems = ["spec.logs.topic: no".to_owned()];
+        let refused = status(3, Some(&problems), &nodes, Some(&second), 3);
         assert_eq!(told(&refused), [("False", "Invalid"), ("False", "Invalid"), ("False", "NoConflict")]);
         assert!(refused.conditions[0].message.contains("spec.logs.topic"));
-        let nowhere = status(&key, 1, None, &BTreeMap::new(), None, now(4));
+        let nobody = Reports::default();
+        let nowhere = status(1, None, &nobody, None, 4);
         assert_eq!(told(&nowhere)[1], ("False", "NoNode"));
-        let idle = BTreeMap::from([("a".to_owned(), report(1, 0, &[]))]);
-        let idle = status(&key, 1, None, &idle, None, now(5));
+        let alone = reports([("a", report(1, 0, &[]))]);
+        let idle = status(1, None, &alone, None, 5);
         assert!(idle.conditions[1].message.contains("selects no Pod"));
+    }
+
+    #[test]
+    fn a_node_whose_agent_is_silent_does_not_count() {
+        let key = Key { namespace: Some("shop".into()), name: "web".into() };
+        let (start, clock) = (Instant::now(), Timestamp::from_second(1_000_000).expect("a time"));
+        let at =
+            |time: Timestamp, generation| NodeStatus { report_time: Some(Time(time)), ..report(generation, 1, &[]) };
+        let mut nodes = Reports::default();
+        nodes.insert("here".to_owned(), at(clock, 2), start);
+        nodes.insert("silent".to_owned(), at(clock, 1), start);
+        // By a clock that is behind, or ahead, all is as well.
+        nodes.insert("behind".to_owned(), at(clock - SKEW, 2), start);
+        nodes.insert("ahead".to_owned(), at(clock + 10 * SKEW, 2), start);
+        // Of an agent of long ago.
+        nodes.insert("old".to_owned(), at(clock - 2 * SKEW, 1), start);
+        let told = |nodes: &Reports, now| {
+            let status = status(&key, 2, None, &nodes.at(now, clock), None, clock);
+            (status.programmed.expect("told"), status.conditions[1].message.clone())
+        };
+        let (programmed, message) = told(&nodes, start);
+        assert_eq!(programmed, "3/4");
+        assert!(message.ends_with("; 1 more, of which no agent has reported for 25 minutes: old"), "{message}");
+        let later = start + SILENT;
+        for node in ["here", "behind", "ahead"] {
+            nodes.insert(node.to_owned(), at(clock + SignedDuration::from_secs(600), 2), later);
+        }
+        // The same report once more, as after a list.
+        nodes.insert("silent".to_owned(), at(clock, 1), later);
+        let (programmed, message) = told(&nodes, later);
+        assert_eq!(programmed, "3/3");
+        assert!(message.contains("2 more") && message.ends_with("old, silent"), "{message}");
+        nodes.retain(&BTreeSet::from(["here".to_owned()]));
+        assert_eq!(told(&nodes, later).0, "1/1");
+        nodes.remove("here");
+        assert_eq!(told(&nodes, later), ("0/0".to_owned(), "no agent reports".to_owned()));
     }
 }
