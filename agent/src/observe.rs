@@ -204,7 +204,7 @@ impl Observe for Agent {
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {
-        ExplainReport::of(&self.containers, &self.node, request)
+        ExplainReport::of(&self.containers, &self.kubernetes, &self.node, request)
     }
 
     fn whereabouts<'a>(&'a self, request: &'a ExplainRequest) -> Whereabouts<'a> {

@@ -54,8 +54,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     load::report::log(&kernel);
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
-    let pipeline =
-        Pipeline::start(&config, kernel.maps, kernel.roots, sinks, kubernetes.clone(), programs.pinned.is_some())?;
+    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks, &kubernetes, programs.pinned.is_some())?;
     let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots, kubernetes.clone()));
 
     runtime.block_on(async {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    kubernetes::Kubernetes,
     pipeline::{container::Settled, known::Known},
     policy::{Field, annotations::shown, settings::MultilineSettings},
 };
@@ -107,7 +108,7 @@ impl ExplainReport {
     ///
     /// # Errors
     /// No container of the Pod is known, and what to do.
-    pub fn of(known: &Known, node: &str, request: &ExplainRequest) -> Result<Self, String> {
+    pub fn of(known: &Known, kubernetes: &Kubernetes, node: &str, request: &ExplainRequest) -> Result<Self, String> {
         let ExplainRequest { namespace, pod, container } = request;
         let of_pod = request.containers(known);
         if of_pod.is_empty() {
@@ -129,8 +130,8 @@ impl ExplainReport {
             node: node.to_owned(),
             namespace: namespace.clone(),
             pod: pod.clone(),
-            api_server: known.kubernetes().freshness().to_owned(),
-            policies: known.kubernetes().policies_freshness().to_owned(),
+            api_server: kubernetes.freshness().to_owned(),
+            policies: kubernetes.policies_freshness().to_owned(),
             is_known: of_pod.iter().any(|settled| settled.resource.metadata.is_some()),
             containers,
         })

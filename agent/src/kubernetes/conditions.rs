@@ -23,18 +23,15 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    Kubernetes,
+    Kubernetes, Pods,
     lease::{Claim, Ending, RENEW, RETRY},
 };
-use crate::{
-    pipeline::known::Known,
-    policy::{
-        Policies,
-        annotations::Declared,
-        precedence::Key,
-        resource::{ClusterSidestepPolicy, NodePolicy, NodeState, NodeStatus, SidestepNode, SidestepPolicy, Status},
-        status::{Reports, status},
-    },
+use crate::policy::{
+    Policies,
+    annotations::Declared,
+    precedence::Key,
+    resource::{ClusterSidestepPolicy, NodePolicy, NodeState, NodeStatus, SidestepNode, SidestepPolicy, Status},
+    status::{Reports, status},
 };
 
 /// Who owns the fields that are written.
@@ -43,6 +40,8 @@ const MANAGER: &str = "sidestep";
 const TICK: Duration = Duration::from_secs(1);
 /// How often a node reports when it has nothing new: 6 requests an hour. See [`Reports`] for what follows if it does not.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(600);
+/// How often it is looked for what is in force when neither policies nor Pods have changed: containers come later than their Pods.
+const LOOK: Duration = Duration::from_secs(10);
 /// How often the statuses are compared with what the API server has when nothing was told: a node may have become silent.
 const COMPARE: Duration = Duration::from_secs(60);
 /// Pause after the node's report has failed; pauses are doubled each time, up to the most.
@@ -51,40 +50,55 @@ const MAX_FAILED: Duration = Duration::from_secs(960);
 /// Conflicts that a node reports of one policy.
 const MAX_CONFLICTS: usize = 3;
 
+/// What is in force on this node: told by who applies it.
+pub trait InForce: Send + Sync {
+    /// Which version of the policies holds for all containers.
+    fn policies_version(&self) -> u64;
+
+    /// Of which policy another one decides a field, and for which Pod: a sentence for each.
+    fn conflicts(&self) -> Vec<(Key, String)>;
+}
+
 /// Reports until the agent ends.
-pub(super) async fn report(client: Client, known: Arc<Known>, ending: Ending) {
+pub(super) async fn report(client: Client, kubernetes: Kubernetes, in_force: Arc<dyn InForce>, ending: Ending) {
     tokio::select! {
-        () = report_node(client.clone(), &known) => {}
-        () = lead(client, known.kubernetes(), ending) => {}
+        () = report_node(client.clone(), &kubernetes, &*in_force) => {}
+        () = lead(client, &kubernetes, ending) => {}
     }
 }
 
 /// Keeps this node's object.
-async fn report_node(client: Client, known: &Known) {
-    let kubernetes = known.kubernetes();
+async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InForce) {
     let api = Api::<SidestepNode>::all(client.clone());
     let mut written: Option<(Vec<NodePolicy>, Instant)> = None;
     let mut pause = FAILED;
+    let mut looked: Option<((u64, u64), Instant)> = None;
     loop {
         tokio::time::sleep(TICK).await;
         let version = kubernetes.policies.version();
         // Not before the pipeline has them: what is reported is in force. Nor while the API server tells of none: it may not
         // know this resource either.
-        if version == 0 || known.policies_version() != version || !kubernetes.policies.is_any_live() {
+        if version == 0 || in_force.policies_version() != version || !kubernetes.policies.is_any_live() {
             continue;
         }
-        let policies = of_node(&kubernetes.policies.get(), known);
+        // Every policy is held against every Pod.
+        let versions = (version, kubernetes.pods.version());
+        if looked.is_some_and(|(known, when)| known == versions && when.elapsed() < LOOK) {
+            continue;
+        }
+        looked = Some((versions, Instant::now()));
+        let policies = of_node(&kubernetes.policies.get(), &kubernetes.pods, in_force);
         if written.as_ref().is_some_and(|(known, when)| *known == policies && when.elapsed() < HEARTBEAT) {
             continue;
         }
         match write_node(&client, &api, &kubernetes.node, &policies, written.is_none()).await {
             Ok(()) => (written, pause) = (Some((policies, Instant::now())), FAILED),
             // Somebody has deleted the object: it is made anew.
-            Err(kube::Error::Api(answer)) if answer.code == 404 && written.take().is_some() => {}
+            Err(kube::Error::Api(answer)) if answer.code == 404 && written.take().is_some() => looked = None,
             Err(error) => {
                 tracing::debug!(%error, "the node's report on policies can't be written");
                 tokio::time::sleep(pause).await;
-                pause = MAX_FAILED.min(2 * pause);
+                (pause, looked) = (MAX_FAILED.min(2 * pause), None);
             }
         }
     }
@@ -123,27 +137,17 @@ async fn write_node(
 }
 
 /// What is in force here.
-fn of_node(policies: &Policies, known: &Known) -> Vec<NodePolicy> {
+fn of_node(policies: &Policies, pods: &Pods, in_force: &dyn InForce) -> Vec<NodePolicy> {
     let declared = Declared::default();
-    let pods = known.kubernetes().pods().all();
-    let mut conflicts: BTreeMap<Key, Vec<String>> = BTreeMap::new();
-    for settled in known.all() {
-        let resource = &settled.identity.resource;
-        for (loser, field, winner) in settled.effective.conflicts() {
-            let told = conflicts.entry(loser.clone()).or_default();
-            let (namespace, pod) =
-                (resource.namespace.as_deref().unwrap_or("?"), resource.pod.as_deref().unwrap_or("?"));
-            let conflict = format!("spec.logs.{} for Pod {namespace}/{pod} is decided by {winner}", field.as_str());
-            if told.len() < MAX_CONFLICTS && !told.contains(&conflict) {
-                told.push(conflict);
-            }
-        }
+    let pods = pods.all();
+    let mut conflicts: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
+    for (policy, conflict) in in_force.conflicts() {
+        conflicts.entry(policy).or_default().insert(conflict);
     }
     let in_force = policies.all().map(|policy| {
         let selected = pods.iter().filter(|pod| policy.selects(&pod.subject(&declared)));
         let pods = i32::try_from(selected.count()).unwrap_or(i32::MAX);
-        let mut conflicts = conflicts.remove(&policy.key).unwrap_or_default();
-        conflicts.sort();
+        let conflicts = conflicts.remove(&policy.key).unwrap_or_default().into_iter().take(MAX_CONFLICTS).collect();
         NodePolicy { pods, conflicts, ..NodePolicy::new(&policy.key, policy.generation, NodeState::Programmed) }
     });
     let mut reports: Vec<_> = in_force.collect();

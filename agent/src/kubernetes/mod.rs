@@ -30,6 +30,7 @@ use std::{
 
 pub use self::{
     client::ClientError,
+    conditions::InForce,
     health::{Freshness, Health},
     metric_labels::MetricLabels,
     pod::{ANNOTATION_PREFIX, Labels, Oversized, Owner, Pod},
@@ -39,7 +40,7 @@ pub use self::{
     projection::Projection,
     settings::{Enabled, Settings},
 };
-use crate::{config::Config, pipeline::known::Known};
+use crate::config::Config;
 
 /// Pause between attempts to make a client.
 const RETRY: Duration = Duration::from_secs(30);
@@ -182,9 +183,9 @@ impl Kubernetes {
         self.end.begin().await;
     }
 
-    /// Follows what the API server tells, for ever, and reports on the policies that are in force for the containers `known`;
+    /// Follows what the API server tells, for ever, and reports on the policies that are in force;
     /// returns at once when nobody is to be asked.
-    pub async fn run(self, known: Arc<Known>) {
+    pub async fn run(self, in_force: Arc<dyn InForce>) {
         if !self.is_on {
             return;
         }
@@ -198,6 +199,7 @@ impl Kubernetes {
         };
         self.client.set(client.clone());
         let (owners, questions) = owners::Owners::new();
+        let all = self.clone();
         let (pods, health) = (self.pods, self.health);
         tokio::spawn(pods::forget(Arc::clone(&pods)));
         tokio::spawn(saved::keep_pods(self.state_dir.clone(), Arc::clone(&pods)));
@@ -209,7 +211,7 @@ impl Kubernetes {
         if self.watches_policies {
             tokio::spawn(saved::keep_policies(self.state_dir, Arc::clone(&self.policies)));
             tokio::spawn(policies::follow(client.clone(), Arc::clone(&self.policies), Arc::clone(&health)));
-            tokio::spawn(conditions::report(client.clone(), known, self.end.subscribe()));
+            tokio::spawn(conditions::report(client.clone(), all, in_force, self.end.subscribe()));
         }
         let projection = Projection::new(&self.settings);
         watch::pods(client, &self.node, pods, health, projection, owners).await;

@@ -9,35 +9,19 @@ use std::{
 };
 
 use super::container::{Container, Settled};
-use crate::kubernetes::Kubernetes;
+use crate::{
+    kubernetes::InForce,
+    policy::{Field, precedence::Key},
+};
 
 /// All containers whose identity is settled.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Known {
-    kubernetes: Kubernetes,
     containers: Mutex<HashMap<u64, Weak<Container>>>,
     policies_version: AtomicU64,
 }
 
 impl Known {
-    /// None yet.
-    #[must_use]
-    pub fn new(kubernetes: Kubernetes) -> Self {
-        Self { kubernetes, containers: Mutex::default(), policies_version: AtomicU64::new(0) }
-    }
-
-    /// What the API server tells.
-    #[must_use]
-    pub const fn kubernetes(&self) -> &Kubernetes {
-        &self.kubernetes
-    }
-
-    /// Which version of the policies is in force for all containers.
-    #[must_use]
-    pub fn policies_version(&self) -> u64 {
-        self.policies_version.load(Relaxed)
-    }
-
     /// This version of the policies is in force for all containers.
     pub(super) fn set_policies_version(&self, version: u64) {
         self.policies_version.store(version, Relaxed);
@@ -60,5 +44,24 @@ impl Known {
         drop(containers);
         all.sort_by(|one, two| one.identity.resource.container_name.cmp(&two.identity.resource.container_name));
         all
+    }
+}
+
+impl InForce for Known {
+    fn policies_version(&self) -> u64 {
+        self.policies_version.load(Relaxed)
+    }
+
+    fn conflicts(&self) -> Vec<(Key, String)> {
+        let of = |settled: &Settled| {
+            let resource = &settled.identity.resource;
+            let [namespace, pod] = [&resource.namespace, &resource.pod].map(|name| name.as_deref().unwrap_or("?"));
+            let conflict = |(loser, field, winner): (&Key, Field, &Key)| {
+                let field = field.as_str();
+                (loser.clone(), format!("spec.logs.{field} for Pod {namespace}/{pod} is decided by {winner}"))
+            };
+            settled.effective.conflicts().map(conflict).collect::<Vec<_>>()
+        };
+        self.all().iter().flat_map(|settled| of(settled)).collect()
     }
 }

@@ -145,7 +145,7 @@ impl Pipeline {
         mut maps: KernelMaps,
         roots: Roots,
         sinks: StartedSinks,
-        kubernetes: Kubernetes,
+        kubernetes: &Kubernetes,
         kept: bool,
     ) -> Result<Self, PipelineError> {
         let StartedSinks { outlet, settlements, ledger } = sinks;
@@ -167,7 +167,7 @@ impl Pipeline {
         })?;
         let identities = Identities::new(host_files, config.identity.clone(), Some(Arc::clone(&config.node_name)));
         let teller = Teller::new(config, kubernetes.clone());
-        let containers = Arc::new(Known::new(kubernetes));
+        let containers = Arc::<Known>::default();
         let registry = Registry::new(
             &roots,
             identities,
