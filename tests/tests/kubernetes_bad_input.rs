@@ -92,8 +92,13 @@ mod on_cluster {
                 cluster.apply(&policy(name, app, 0, "json").to_string())?;
                 wait_condition(cluster, name, "Programmed", "True", "in force on 1 of 1 nodes")?;
             }
-            let nothing = wait_condition(cluster, "nothing", "Programmed", "True", "it selects no running Pod")?;
+            let nothing = wait_condition(cluster, "nothing", "Programmed", "True", "it selects no Pod")?;
             ensure!(nothing["status"]["selectedPods"] == 0, "{nothing}");
+            let mut nowhere = policy("nowhere", "cart", 0, "json");
+            nowhere["spec"]["logs"]["sinks"] = json!(["serch"]);
+            cluster.apply(&nowhere.to_string())?;
+            wait_condition(cluster, "nowhere", "Programmed", "False", "there is no sink [\"serch\"]")?;
+            cluster.kubectl(&["--namespace", SHOP, "delete", "sidesteppolicy", "nowhere"])?;
             cluster.apply(&policy("second", "cart", 0, "logfmt").to_string())?;
             let decided = "is decided by SidestepPolicy shop/first";
             wait_condition(cluster, "second", "Conflicted", "True", decided)?;

@@ -47,8 +47,8 @@ const COMPARE: Duration = Duration::from_secs(60);
 /// Pause after the node's report has failed; pauses are doubled each time, up to the most.
 const FAILED: Duration = Duration::from_secs(60);
 const MAX_FAILED: Duration = Duration::from_secs(960);
-/// Conflicts that a node reports of one policy.
-const MAX_CONFLICTS: usize = 3;
+/// Conflicts that a node reports of one policy, and problems.
+const MAX_TOLD: usize = 3;
 
 /// What is in force on this node: told by who applies it.
 pub trait InForce: Send + Sync {
@@ -57,6 +57,9 @@ pub trait InForce: Send + Sync {
 
     /// Of which policy another one decides a field, and for which Pod: a sentence for each.
     fn conflicts(&self) -> Vec<(Key, String)>;
+
+    /// Of which policy a field does not hold for a Pod, and why.
+    fn problems(&self) -> Vec<(Key, String)>;
 }
 
 /// Reports until the agent ends.
@@ -140,15 +143,26 @@ async fn write_node(
 fn of_node(policies: &Policies, pods: &Pods, in_force: &dyn InForce) -> Vec<NodePolicy> {
     let declared = Declared::default();
     let pods = pods.all();
-    let mut conflicts: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
-    for (policy, conflict) in in_force.conflicts() {
-        conflicts.entry(policy).or_default().insert(conflict);
-    }
+    let by_policy = |told: Vec<(Key, String)>| {
+        let mut by_policy: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
+        told.into_iter().for_each(|(policy, text)| {
+            by_policy.entry(policy).or_default().insert(text);
+        });
+        by_policy
+    };
+    let first = |told: &mut BTreeMap<Key, BTreeSet<String>>, policy: &Key| -> Vec<String> {
+        told.remove(policy).unwrap_or_default().into_iter().take(MAX_TOLD).collect()
+    };
+    let (mut conflicts, mut problems) = (by_policy(in_force.conflicts()), by_policy(in_force.problems()));
     let in_force = policies.all().map(|policy| {
         let selected = pods.iter().filter(|pod| policy.selects(&pod.subject(&declared)));
         let pods = i32::try_from(selected.count()).unwrap_or(i32::MAX);
-        let conflicts = conflicts.remove(&policy.key).unwrap_or_default().into_iter().take(MAX_CONFLICTS).collect();
-        NodePolicy { pods, conflicts, ..NodePolicy::new(&policy.key, policy.generation, NodeState::Programmed) }
+        NodePolicy {
+            pods,
+            conflicts: first(&mut conflicts, &policy.key),
+            problems: first(&mut problems, &policy.key),
+            ..NodePolicy::new(&policy.key, policy.generation, NodeState::Programmed)
+        }
     });
     let mut reports: Vec<_> = in_force.collect();
     reports.extend(

@@ -50,7 +50,7 @@ impl End {
         self.0.send_replace(true);
         if timeout(RELEASE, self.0.closed()).await.is_err() {
             tracing::debug!(
-                "the Lease of the policies' status is not released in time: another agent waits until it ends"
+                "not all is let go of in time: another agent waits until the Lease of the policies' status ends"
             );
         }
     }

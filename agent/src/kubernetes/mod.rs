@@ -202,14 +202,14 @@ impl Kubernetes {
         let all = self.clone();
         let (pods, health) = (self.pods, self.health);
         tokio::spawn(pods::forget(Arc::clone(&pods)));
-        tokio::spawn(saved::keep_pods(self.state_dir.clone(), Arc::clone(&pods)));
+        tokio::spawn(saved::keep_pods(self.state_dir.clone(), Arc::clone(&pods), self.end.subscribe()));
         tokio::spawn(owners::answer(client.clone(), questions, Arc::clone(&pods), Arc::clone(&health)));
         if self.watches_namespaces {
             tokio::spawn(watch::namespaces(client.clone(), Arc::clone(&pods), Arc::clone(&health)));
         }
         tokio::spawn(pod_events::send(client.clone(), Arc::clone(&self.node), self.pod_events));
         if self.watches_policies {
-            tokio::spawn(saved::keep_policies(self.state_dir, Arc::clone(&self.policies)));
+            tokio::spawn(saved::keep_policies(self.state_dir, Arc::clone(&self.policies), self.end.subscribe()));
             tokio::spawn(policies::follow(client.clone(), Arc::clone(&self.policies), Arc::clone(&health)));
             tokio::spawn(conditions::report(client.clone(), all, in_force, self.end.subscribe()));
         }

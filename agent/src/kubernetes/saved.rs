@@ -9,8 +9,10 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::{
+    lease::Ending,
     pod::Pod,
     pods::{MAX_PODS, Pods},
     policies::SharedPolicies,
@@ -55,22 +57,23 @@ fn load<T: DeserializeOwned>(path: &Path) -> Option<(T, SystemTime)> {
     }
 }
 
-/// Writes the Pods when they have changed, for ever.
-pub(super) async fn keep_pods(state_dir: PathBuf, pods: Arc<Pods>) {
+/// Writes the Pods when they have changed, and once more when the agent ends.
+pub(super) async fn keep_pods(state_dir: PathBuf, pods: Arc<Pods>, mut ending: Ending) {
     let mut file = File::new(state_dir.join(PODS), pods.version());
-    loop {
-        tokio::time::sleep(PAUSE).await;
+    let mut is_over = false;
+    while !is_over {
+        is_over = timeout(PAUSE, ending.begun()).await.is_ok();
         file.keep(pods.version(), || pods.with_deleted()).await;
     }
 }
 
-/// Writes the policies when they have changed, for ever.
-pub(super) async fn keep_policies(state_dir: PathBuf, policies: Arc<SharedPolicies>) {
+/// The same of the policies.
+pub(super) async fn keep_policies(state_dir: PathBuf, policies: Arc<SharedPolicies>, mut ending: Ending) {
     let path = state_dir.join(POLICIES);
     let mut file = File::new(path.clone(), policies.sources().0);
-    let mut is_told = false;
-    loop {
-        tokio::time::sleep(PAUSE).await;
+    let (mut is_told, mut is_over) = (false, false);
+    while !is_over {
+        is_over = timeout(PAUSE, ending.begun()).await.is_ok();
         let (version, sources) = policies.sources();
         let fitting = fitting(&sources);
         if fitting < sources.len() && !std::mem::replace(&mut is_told, true) {

@@ -54,7 +54,7 @@ pub enum LoadError {
     Cgroup(#[from] CgroupError),
     /// The kernel refused the object or a map.
     #[error(
-        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN (or to run privileged), and Linux 5.17 or a kernel with the same features"
+        "the kernel refused the programs' maps: {0}; the agent needs CAP_BPF and CAP_PERFMON (or to run privileged), and Linux 5.17 or a kernel with the same features"
     )]
     Object(#[source] Box<aya::EbpfError>),
     /// The pins can't be used.

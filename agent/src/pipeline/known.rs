@@ -11,7 +11,7 @@ use std::{
 use super::container::{Container, Settled};
 use crate::{
     kubernetes::InForce,
-    policy::{Field, precedence::Key},
+    policy::{Field, annotations::Problem, precedence::Key},
 };
 
 /// All containers whose identity is settled.
@@ -54,14 +54,30 @@ impl InForce for Known {
 
     fn conflicts(&self) -> Vec<(Key, String)> {
         let of = |settled: &Settled| {
-            let resource = &settled.identity.resource;
-            let [namespace, pod] = [&resource.namespace, &resource.pod].map(|name| name.as_deref().unwrap_or("?"));
+            let pod = pod_of(settled);
             let conflict = |(loser, field, winner): (&Key, Field, &Key)| {
-                let field = field.as_str();
-                (loser.clone(), format!("spec.logs.{field} for Pod {namespace}/{pod} is decided by {winner}"))
+                (loser.clone(), format!("spec.logs.{} for {pod} is decided by {winner}", field.as_str()))
             };
             settled.effective.conflicts().map(conflict).collect::<Vec<_>>()
         };
         self.all().iter().flat_map(|settled| of(settled)).collect()
     }
+
+    fn problems(&self) -> Vec<(Key, String)> {
+        let of = |settled: &Settled| {
+            let pod = pod_of(settled);
+            let of_policy = |problem: &Problem| {
+                let policy = problem.policy.clone()?;
+                Some((policy, format!("{pod}: {}", problem.message)))
+            };
+            settled.problems.iter().filter_map(of_policy).collect::<Vec<_>>()
+        };
+        self.all().iter().flat_map(|settled| of(settled)).collect()
+    }
+}
+
+fn pod_of(settled: &Settled) -> String {
+    let resource = &settled.identity.resource;
+    let [namespace, pod] = [&resource.namespace, &resource.pod].map(|name| name.as_deref().unwrap_or("?"));
+    format!("Pod {namespace}/{pod}")
 }

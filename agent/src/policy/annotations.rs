@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error as ValueError};
 
-use super::settings::{DeclaredPattern, Field, MultilineSettings, Settings};
+use super::{
+    precedence::Key,
+    settings::{DeclaredPattern, Field, MultilineSettings, Settings},
+};
 
 /// The domain of all keys.
 pub const DOMAIN: &str = "sidestep.dev";
@@ -56,6 +59,9 @@ pub struct Problem {
     pub reason: Reason,
     /// The cause and the remedy, without control characters.
     pub message: String,
+    /// The policy that declares it, where it is no annotation.
+    #[serde(skip)]
+    pub policy: Option<Key>,
 }
 
 /// What kind of problem an annotation has.
@@ -92,7 +98,7 @@ impl Problem {
     /// A problem with what the annotation `key` declares.
     #[must_use]
     pub fn new(key: &str, value: &str, reason: Reason, message: &str) -> Self {
-        Self { key: shown(key), value: shown(value), reason, message: clean(message) }
+        Self { key: shown(key), value: shown(value), reason, message: clean(message), policy: None }
     }
 }
 

@@ -42,8 +42,7 @@ use super::{precedence::Key, settings::Settings};
     printcolumn(
         name = "Conflicted",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Conflicted\")].status",
-        priority = 1
+        json_path = ".status.conditions[?(@.type==\"Conflicted\")].status"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -93,8 +92,7 @@ pub struct SidestepPolicySpec {
     printcolumn(
         name = "Conflicted",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Conflicted\")].status",
-        priority = 1
+        json_path = ".status.conditions[?(@.type==\"Conflicted\")].status"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -188,6 +186,9 @@ pub struct NodePolicy {
     /// Fields that another policy of the same kind and priority has decided.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<String>,
+    /// Fields that do not hold for a Pod: what they name is not there, or may not be chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// What has become of a policy on a node.
@@ -204,7 +205,7 @@ impl NodePolicy {
     #[must_use]
     pub fn new(key: &Key, generation: i64, state: NodeState) -> Self {
         let (namespace, name) = (key.namespace.as_deref().map(str::to_owned), key.name.to_string());
-        Self { namespace, name, generation, state, pods: 0, conflicts: Vec::new() }
+        Self { namespace, name, generation, state, pods: 0, conflicts: Vec::new(), problems: Vec::new() }
     }
 
     /// Whether it is this policy.

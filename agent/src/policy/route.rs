@@ -88,7 +88,11 @@ fn refused(origin: &Origin, field: Field, value: &str, message: &str) -> Problem
         Origin::Annotation(key) => key.clone(),
         other => format!("{other}: spec.logs.{}", field.as_str()),
     };
-    Problem { key, ..Problem::new("", value, Reason::NotAllowed, message) }
+    let policy = match origin {
+        Origin::Policy(key) => Some(key.clone()),
+        _ => None,
+    };
+    Problem { key, policy, ..Problem::new("", value, Reason::NotAllowed, message) }
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ pub fn status(
     let programmed = reports.iter().filter(|policy| policy.state == NodeState::Programmed).count();
     let pods: i32 = reports.iter().map(|policy| policy.pods).sum();
     let conflict = reports.iter().find_map(|policy| policy.conflicts.first());
+    let problem = reports.iter().find_map(|policy| policy.problems.first());
     let accepted = match refused {
         None => ("True", "Valid", "it can be in force".to_owned()),
         Some(problems) => ("False", "Invalid", problems.join("; ")),
@@ -123,6 +124,7 @@ pub fn status(
         (Some(_), _) => ("False", "Invalid", "it is not in force anywhere".to_owned()),
         (None, _) if count == 0 => ("False", "NoNode", format!("no agent reports{without}")),
         (None, programmed) if programmed < count => ("False", "Pending", format!("{of_nodes}{without}")),
+        _ if let Some(problem) = problem => ("False", "NotAllowed", format!("{of_nodes}, but for {problem}")),
         _ if pods == 0 => ("True", "Programmed", format!("{of_nodes}; it selects no Pod{without}")),
         _ => ("True", "Programmed", format!("{of_nodes}{without}")),
     };
@@ -169,6 +171,7 @@ mod tests {
             state: NodeState::Programmed,
             pods,
             conflicts: conflicts.iter().map(ToString::to_string).collect(),
+            problems: Vec::new(),
         }];
         NodeStatus { report_time: None, policies }
     }
@@ -210,6 +213,12 @@ mod tests {
         let alone = reports([("a", report(1, 0, &[]))]);
         let idle = status(1, None, &alone, None, 5);
         assert!(idle.conditions[1].message.contains("selects no Pod"));
+        let mut refused = report(1, 1, &[]);
+        refused.policies[0].problems.push("Pod shop/a: there is no sink \"x\"".to_owned());
+        let refused = reports([("a", refused)]);
+        let refused = status(1, None, &refused, None, 6);
+        assert_eq!(told(&refused)[1], ("False", "NotAllowed"));
+        assert!(refused.conditions[1].message.contains("no sink"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode, time:
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use sidestep_tests::cluster::{self, AGENT, BUSYBOX, Cluster, Software, Started};
+use xtask::helm;
 
 /// A real Kubernetes cluster on this machine, from its own programs: each node has its own namespaces, containerd and
 /// kubelet. Needs root; touches nothing of the machine's own network.
@@ -108,6 +109,11 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::LoadImage { which, images } => load(&which.name, &images).map(|()| ExitCode::SUCCESS),
         Task::Kubectl(client) => run(&client.which.name, "kubectl", &client.arguments),
         Task::Exec(client) => match client.arguments.split_first() {
+            // Who follows the quick start has no helm yet.
+            Some((program, arguments)) if program == "helm" => {
+                let helm = helm::build()?;
+                run(&client.which.name, helm.to_str().context("a path that is no text")?, arguments)
+            }
             Some((program, arguments)) => run(&client.which.name, program, arguments),
             None => bail!("no program is named: `cargo xtask cluster exec helm list`"),
         },
@@ -139,6 +145,7 @@ fn usage(cluster: &Cluster) {
         eprintln!("  {:20} /var/lib is {}", "", node.path("/var/lib/").display());
     }
     eprintln!("  logs of components   {}", place.logs().display());
+    eprintln!("  its API server answers in its own network alone: cargo xtask cluster exec{option} PROGRAM ...");
     println!("export KUBECONFIG={}", place.kubeconfig().display());
 }
 
