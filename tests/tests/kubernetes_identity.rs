@@ -107,7 +107,8 @@ mod on_cluster {
                 NODE,
                 &json!({
                     "labels": { "component": "etcd" },
-                    "annotations": { "kubernetes.io/config.hash": hash, "kubernetes.io/config.source": "file" },
+                    "annotations": { "kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash },
+                    "ownerReferences": controller("Node", NODE, "1"),
                 }),
             )?;
 

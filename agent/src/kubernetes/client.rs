@@ -16,8 +16,9 @@ use super::{
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long an answer may take to begin, or to go on. Of a watch, a bookmark comes about every minute.
-const READ: Duration = Duration::from_secs(150);
+/// How long an answer may take to begin, or to go on. A watch of what never changes may be silent until its end, after 290 s:
+/// bookmarks are not promised.
+const READ: Duration = Duration::from_secs(320);
 const WRITE: Duration = Duration::from_secs(10);
 /// Every container of a Pod has it.
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";

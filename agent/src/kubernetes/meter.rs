@@ -25,6 +25,9 @@ const TOLD: Duration = Duration::from_secs(600);
 /// Resources of whose refusal those tell that ask for them: they know the answer's words.
 const TOLD_ELSEWHERE: [&str; 3] = ["events", "jobs", "replicasets"];
 
+/// The resource that is watched without telling [`Health`]: only who leads watches it.
+const WITHOUT_HEALTH: &str = "sidestepnodes";
+
 /// Puts a [`Metered`] around the client's service.
 #[derive(Clone, Debug)]
 pub(super) struct Meter(Arc<Health>, Arc<Refusals>);
@@ -40,9 +43,9 @@ impl Meter {
 struct Refusals(Mutex<HashMap<(&'static str, String), Instant>>);
 
 impl Refusals {
-    /// Whether it is to be told. Refused lists and watches are by their [`Health`].
+    /// Whether it is to be told. Refused lists and watches are by their [`Health`], where they have one.
     fn is_news(&self, verb: &'static str, resource: &str, now: Instant) -> bool {
-        if matches!(verb, "list" | "watch") || TOLD_ELSEWHERE.contains(&resource) {
+        if matches!(verb, "list" | "watch") && resource != WITHOUT_HEALTH || TOLD_ELSEWHERE.contains(&resource) {
             return false;
         }
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);

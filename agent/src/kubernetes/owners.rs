@@ -121,6 +121,10 @@ async fn ask(
     if forbidden.get(&controller.kind).is_some_and(|since| now.saturating_duration_since(*since) < FORBIDDEN) {
         return Some(None);
     }
+    // Who makes a Pod writes what he likes, and a path is made of it.
+    if !is_name(&controller.name) {
+        return Some(None);
+    }
     let (resource, metadata) = match &*controller.kind {
         "Job" => ("jobs", metadata::<Job>(client, namespace, &controller.name).await),
         "ReplicaSet" => ("replicasets", metadata::<ReplicaSet>(client, namespace, &controller.name).await),
@@ -134,7 +138,12 @@ async fn ask(
             let owner = owners.into_iter().find(|owner| owner.controller == Some(true));
             Some(owner.map(|owner| Owner { kind: owner.kind.into(), name: owner.name.into(), uid: owner.uid.into() }))
         }
-        Err(kube::Error::Api(status)) if status.code == 404 => Some(None),
+        // No such object, or a question that has no answer.
+        Err(kube::Error::Api(status))
+            if (400..500).contains(&status.code) && ![401, 403, 429].contains(&status.code) =>
+        {
+            Some(None)
+        }
         Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
             forbidden.insert(Arc::clone(&controller.kind), now);
             Event::KubernetesForbidden { verb: "get", resource, error: &status.message }.report();
@@ -147,6 +156,12 @@ async fn ask(
             None
         }
     }
+}
+
+/// Whether it can be the name of a Job or `ReplicaSet`: a DNS subdomain, RFC 1123.
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    (1..=253).contains(&name.len()) && name.bytes().all(is_plain) && !name.contains("..")
 }
 
 async fn metadata<K>(client: &Client, namespace: &str, name: &str) -> kube::Result<ObjectMeta>

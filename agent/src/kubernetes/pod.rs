@@ -18,6 +18,8 @@ pub const ANNOTATION_PREFIX: &str = "sidestep.dev/";
 
 /// The UID that the kubelet, and so the runtime, knows a static Pod by; its mirror has another one.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// The same value, on the mirror that the kubelet makes of it.
+const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 /// The label by which a Deployment tells its `ReplicaSet`s apart; it stands at the end of their names.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Bytes of the labels of one Pod or namespace, keys and values, and the same of its annotations. The API server limits
@@ -111,7 +113,12 @@ impl Pod {
     pub fn new(object: ObjectMeta, annotations: &Globs) -> Self {
         let mut left_out = 0;
         let all_annotations = object.annotations.unwrap_or_default();
-        let static_uid = all_annotations.get(CONFIG_HASH).map(|hash| hash.as_str().into());
+        let references = object.owner_references.unwrap_or_default();
+        let controller = references.into_iter().find(|reference| reference.controller == Some(true));
+        // Of the mirror of a static Pod alone, which the kubelet makes: anybody can write the annotation.
+        let is_mirror = controller.as_ref().is_some_and(|owner| owner.kind == "Node")
+            && all_annotations.get(CONFIG_MIRROR) == all_annotations.get(CONFIG_HASH);
+        let static_uid = all_annotations.get(CONFIG_HASH).filter(|_| is_mirror).map(|hash| hash.as_str().into());
         let is_wanted = |key: &str| key.contains(ANNOTATION_PREFIX) || annotations.is_match(key);
         let wanted = all_annotations.into_iter().filter(|(key, _)| is_wanted(key));
         // Those of others must not take the room of ours.
@@ -124,8 +131,6 @@ impl Pod {
             }
         });
         let labels = bounded_labels(object.labels.unwrap_or_default(), &mut left_out);
-        let references = object.owner_references.unwrap_or_default();
-        let controller = references.into_iter().find(|reference| reference.controller == Some(true));
         // The node owns the mirror of a static Pod, and is no workload.
         let controller = controller.filter(|reference| reference.kind != "Node");
         let mut owners: Vec<_> = controller
@@ -271,8 +276,14 @@ mod tests {
         assert_eq!((names(&database), database.owners_known), (vec![("StatefulSet", "db")], true));
         let mirror = pod(json!({
             "uid": "of-the-mirror", "ownerReferences": owner("Node", "n"),
-            "annotations": {"kubernetes.io/config.hash": "0123"},
+            "annotations": {"kubernetes.io/config.hash": "0123", "kubernetes.io/config.mirror": "0123"},
         }));
+        for thief in [
+            json!({"annotations": {"kubernetes.io/config.hash": "0123", "kubernetes.io/config.mirror": "0123"}}),
+            json!({"annotations": {"kubernetes.io/config.hash": "0123"}, "ownerReferences": owner("Node", "n")}),
+        ] {
+            assert_eq!(pod(thief).static_uid, None);
+        }
         assert!(mirror.owners.is_empty() && mirror.owners_known);
         assert_eq!(mirror.static_uid.as_deref(), Some("0123"));
         assert!(mirror.annotations.is_empty());

@@ -30,6 +30,8 @@ const MAX_NOTE: usize = 1000;
 const PAUSE: Duration = Duration::from_secs(1);
 /// So many wait; of what is more, the log tells alone.
 const MAX_WAITING: usize = 256;
+/// So many of one namespace: the others have their turn.
+const MAX_OF_NAMESPACE: usize = 32;
 /// So many are remembered as told.
 const MAX_TOLD: usize = 4096;
 
@@ -65,7 +67,8 @@ impl PodEvents {
             *state.counts.entry(problem.reason).or_default() += 1;
             let (namespace, name, reason) = (&*pod.namespace, &*pod.name, problem.reason.as_str());
             events::Event::DeclarationRefused { namespace, name, reason, problem }.report();
-            if state.waiting.len() < MAX_WAITING {
+            let of_namespace = state.waiting.iter().filter(|(other, _)| other.namespace == pod.namespace).count();
+            if state.waiting.len() < MAX_WAITING && of_namespace < MAX_OF_NAMESPACE {
                 state.waiting.push_back((Arc::clone(pod), problem.clone()));
             }
         }

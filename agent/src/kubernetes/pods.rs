@@ -50,8 +50,9 @@ impl Pods {
     #[must_use]
     pub fn get(&self, uid: &str) -> Option<Arc<Pod>> {
         let table = self.lock();
-        let uid = table.by_static_uid.get(uid).map_or(uid, |uid| uid);
-        table.pods.get(uid).map(|entry| Arc::clone(&entry.pod))
+        // A Pod's own UID first: nobody gets another's by what it says of itself.
+        let entry = table.pods.get(uid).or_else(|| table.pods.get(table.by_static_uid.get(uid)?));
+        entry.map(|entry| Arc::clone(&entry.pod))
     }
 
     /// Every Pod that is not deleted.
@@ -156,7 +157,8 @@ impl Pods {
     #[must_use]
     pub(super) fn lack_owner(&self, controller: &str) -> bool {
         let is_of = |pod: &Pod| pod.owners.first().is_some_and(|first| &*first.uid == controller);
-        self.lock().pods.values().any(|entry| !entry.pod.owners_known && is_of(&entry.pod))
+        let lacks = |entry: &Entry| entry.deleted.is_none() && !entry.pod.owners_known && is_of(&entry.pod);
+        self.lock().pods.values().any(lacks)
     }
 
     /// There are these namespaces and no others.

@@ -76,8 +76,8 @@ impl Teller {
             _ => Declared::default(),
         };
         let subject = pod.as_ref().map(|pod| pod.subject(&declared));
-        let effective = self.policies.effective(rule, subject.as_ref(), container);
-        let (route, mut problems) = self.permits.route(&effective, resource.namespace.as_deref());
+        let mut effective = self.policies.effective(rule, subject.as_ref(), container);
+        let (route, mut problems) = self.permits.route(&mut effective, resource.namespace.as_deref());
         problems.splice(0..0, declared.problems.iter().cloned());
         if let Some(pod) = &pod {
             self.kubernetes.pod_events().tell(pod, &problems);

@@ -252,6 +252,27 @@ impl Effective {
         self.decisions.iter().find(|decision| decision.field == field)
     }
 
+    /// Lets the first decide a field whose value `holds`; the others before it are returned, and stand behind it. Nothing changes
+    /// where none does.
+    pub(super) fn fall_back(&mut self, field: Field, holds: impl Fn(&Origin, &str) -> bool) -> Vec<Overridden> {
+        let Some(decision) = self.decisions.iter_mut().find(|decision| decision.field == field) else {
+            return Vec::new();
+        };
+        if holds(&decision.origin, &decision.value) {
+            return Vec::new();
+        }
+        let first = Overridden { origin: decision.origin.clone(), value: decision.value.clone(), conflicts_with: None };
+        let next = decision.overridden.iter().position(|next| holds(&next.origin, &next.value));
+        let refused = &decision.overridden[..next.unwrap_or(decision.overridden.len())];
+        let refused: Vec<_> = [first.clone()].into_iter().chain(refused.iter().cloned()).collect();
+        if let Some(next) = next {
+            let Overridden { origin, value, .. } = decision.overridden.remove(next);
+            (decision.origin, decision.value) = (origin, value);
+            decision.overridden.insert(0, first);
+        }
+        refused
+    }
+
     /// Each policy that has lost a field only as another is older, with the field and that other.
     pub fn conflicts(&self) -> impl Iterator<Item = (&Key, Field, &Key)> {
         self.decisions.iter().flat_map(|decision| {

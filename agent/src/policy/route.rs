@@ -41,20 +41,23 @@ impl Permits {
         permits
     }
 
-    /// The route of a container of `namespace`, and what of it does not hold. Each sink checks the names once more: one may
-    /// permit what another does not.
+    /// The route of a container of `namespace`, and what of it does not hold: a name that may not be chosen leaves the decision
+    /// to who comes next. Each sink checks the names once more: one may permit what another does not.
     #[must_use]
-    pub fn route(&self, effective: &Effective, namespace: Option<&str>) -> (Option<Arc<Route>>, Vec<Problem>) {
+    pub fn route(&self, effective: &mut Effective, namespace: Option<&str>) -> (Option<Arc<Route>>, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut chosen = |field: Field, lists: &[Allowed], what: &str, option: &str| {
-            let decision = effective.decision(field)?;
-            let by_administrator = decision.origin.is_administrators();
-            let permitted = by_administrator || lists.iter().any(|allowed| allowed.permits(&decision.value, namespace));
-            if !permitted {
+            let may_choose = |origin: &Origin, name: &str| {
+                origin.is_administrators() || lists.iter().any(|allowed| allowed.permits(name, namespace))
+            };
+            for refusal in effective.fall_back(field, may_choose) {
                 let message = format!("may not be chosen here; {option} says which {what} may");
-                problems.push(refused(&decision.origin, field, &decision.value, &message));
+                problems.push(refused(&refusal.origin, field, &refusal.value, &message));
             }
-            permitted.then(|| Chosen { name: decision.value.as_str().into(), by_administrator })
+            let decision =
+                effective.decision(field).filter(|decision| may_choose(&decision.origin, &decision.value))?;
+            let by_administrator = decision.origin.is_administrators();
+            Some(Chosen { name: decision.value.as_str().into(), by_administrator })
         };
         let mut route = Route {
             topic: chosen(Field::Topic, &self.topics, "topics", "`allow_declared` of the sinks of type `kafka`"),
@@ -126,8 +129,8 @@ mod tests {
             sinks: Some(vec!["kafka".to_owned(), "nowhere".to_owned()]),
             ..Settings::default()
         };
-        let by_pod = effective(&settings, Rank::Pod, OriginOf::Annotations(None));
-        let (route, problems) = permits().route(&by_pod, Some("shop"));
+        let mut by_pod = effective(&settings, Rank::Pod, OriginOf::Annotations(None));
+        let (route, problems) = permits().route(&mut by_pod, Some("shop"));
         let route = route.expect("a route");
         assert_eq!((&route.topic, &route.index), (&None, &None));
         assert_eq!(route.tenant.as_deref(), Some("shop"));
@@ -135,16 +138,38 @@ mod tests {
         let told: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
         assert_eq!(told, ["sidestep.dev/topic", "sidestep.dev/index", "sidestep.dev/sinks"]);
         assert!(problems[0].message.contains("allow_declared") && problems[2].message.contains("nowhere"));
-        let (other, _) = permits().route(&by_pod, Some("bank"));
+        let (other, _) = permits().route(&mut by_pod, Some("bank"));
         let other = other.expect("a route");
         assert!(other.topic.as_ref().is_some_and(|topic| &*topic.name == "bank.orders" && !topic.by_administrator));
         assert_eq!(other.tenant, None, "the tenant is another's");
         let (route, problems) =
-            permits().route(&effective(&settings, Rank::Rule, OriginOf::One(Origin::Rule(0))), Some("shop"));
+            permits().route(&mut effective(&settings, Rank::Rule, OriginOf::One(Origin::Rule(0))), Some("shop"));
         assert!(route.expect("a route").index.as_ref().is_some_and(|index| index.by_administrator));
         assert_eq!(problems.len(), 1, "only the sink that there is not: {problems:?}");
         let unknown = Settings { sinks: Some(vec!["nowhere".to_owned()]), ..Settings::default() };
-        let (route, problems) = permits().route(&effective(&unknown, Rank::Pod, OriginOf::Annotations(None)), None);
+        let (route, problems) = permits().route(&mut effective(&unknown, Rank::Pod, OriginOf::Annotations(None)), None);
         assert!(route.is_none() && problems[0].message.ends_with("all sinks get the records"), "no line is lost by it");
+    }
+
+    #[test]
+    fn what_may_not_be_chosen_leaves_the_decision_to_who_comes_next() {
+        let tenant = |name: &str| Settings { tenant: Some(name.to_owned()), ..Settings::default() };
+        let (pod, imposed) = (tenant("bank"), tenant("payroll"));
+        let sources = || {
+            vec![
+                Source { rank: Rank::Pod, origin: OriginOf::Annotations(None), settings: &pod },
+                Source { rank: Rank::Rule, origin: OriginOf::One(Origin::Rule(0)), settings: &imposed },
+            ]
+        };
+        let mut effective = Effective::of(sources());
+        let (route, problems) = permits().route(&mut effective, Some("shop"));
+        assert_eq!(route.expect("a route").tenant.as_deref(), Some("payroll"), "an annotation does not take it away");
+        assert_eq!(problems.len(), 1);
+        let decision = effective.decision(Field::Tenant).expect("decided");
+        assert_eq!((&decision.origin, &*decision.value), (&Origin::Rule(0), "payroll"));
+        assert_eq!(decision.overridden.len(), 1, "and who explains it names the refused one too");
+        let mut effective = Effective::of(sources());
+        let (route, problems) = permits().route(&mut effective, Some("bank"));
+        assert_eq!((route.expect("a route").tenant.as_deref(), problems.len()), (Some("bank"), 0));
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     assemble::{self, Format, Language, Multiline, Pattern},
     config::{Globs, Slash, StartAt},
+    process::pattern,
     record::Class,
 };
 
@@ -345,12 +346,15 @@ impl MultilineSettings {
             return Some(format!("{} patterns are more than {MAX_PATTERNS}", self.patterns.len()));
         }
         let expressions = self.patterns.iter().flat_map(|pattern| [&pattern.start, &pattern.continuation]).flatten();
-        if expressions.into_iter().any(|expression| expression.len() > MAX_EXPRESSION) {
+        if expressions.clone().any(|expression| expression.len() > MAX_EXPRESSION) {
             return Some(format!("an expression has at most {MAX_EXPRESSION} bytes"));
         }
         let multiline = self.over(&Multiline::default());
-        let errors = assemble::Settings { multiline, ..assemble::Settings::default() }.compile().err()?;
-        errors.first().map(assemble::SettingsError::on_one_line)
+        if let Err(errors) = (assemble::Settings { multiline, ..assemble::Settings::default() }).compile() {
+            return errors.first().map(assemble::SettingsError::on_one_line);
+        }
+        // All containers' lines wait for the one whose Pod has a slow one.
+        expressions.into_iter().find_map(|expression| pattern::check_speed(expression).err())
     }
 }
 

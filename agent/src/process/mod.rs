@@ -6,7 +6,7 @@
 
 mod card;
 mod limit;
-mod pattern;
+pub(crate) mod pattern;
 mod redact;
 mod sample;
 mod select;
