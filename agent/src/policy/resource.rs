@@ -192,7 +192,7 @@ pub struct NodePolicy {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// Its UID: one that was made anew under the name has another, and the same generations. Agents before 0.2 do not tell it.
+    /// Its UID: one that was made anew under the name has another, and the same generations. Older agents do not tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// Its generation that the agent knows.
