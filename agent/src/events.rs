@@ -165,6 +165,13 @@ pub enum Event<'a> {
         /// Its name, and each field with what is wrong.
         refused: &'a dyn Display,
     },
+    /// The node's report has no room for all policies, or for all that is to be told of them; once in the agent's life.
+    PolicyReportCut {
+        /// Policies that it does not have.
+        policies: usize,
+        /// Conflicts and problems of those that it has.
+        texts: usize,
+    },
     /// What was declared for a Pod does not hold.
     DeclarationRefused {
         /// The Pod's namespace.
@@ -193,7 +200,7 @@ pub enum Event<'a> {
 }
 
 /// Names of all events: the values of the metric's label, in the order of [`Event::index`].
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 27] = [
     "sink_failing",
     "sink_recovered",
     "sink_stuck",
@@ -220,6 +227,7 @@ pub const NAMES: [&str; 26] = [
     "policies_absent",
     "policy_refused",
     "declaration_refused",
+    "policy_report_cut",
 ];
 
 /// How often each has happened. Events come from everywhere, so the count belongs to the process.
@@ -266,6 +274,7 @@ impl Event<'_> {
             Self::PoliciesAbsent { .. } => 23,
             Self::PolicyRefused { .. } => 24,
             Self::DeclarationRefused { .. } => 25,
+            Self::PolicyReportCut { .. } => 26,
         }
     }
 
@@ -376,6 +385,13 @@ impl Event<'_> {
                  installs them, which is noticed within 10 minutes"
             ),
             Self::PolicyRefused { refused } => tracing::warn!(event, %refused, "a policy is not in force"),
+            Self::PolicyReportCut { policies, texts } => tracing::warn!(
+                event,
+                policies,
+                texts,
+                "there are more policies, or conflicts and problems of them, than the node's report has room for: all are \
+                 in force, but conditions do not tell all of it; bound `count/sidesteppolicies.sidestep.dev` by a ResourceQuota"
+            ),
             Self::DeclarationRefused { namespace, name, reason, problem } => tracing::warn!(
                 event,
                 namespace,
@@ -437,6 +453,7 @@ mod tests {
             Event::PoliciesAbsent { resource: "sidesteppolicies" },
             Event::PolicyRefused { refused: error },
             Event::DeclarationRefused { namespace: "a", name: "b", reason: "c", problem: error },
+            Event::PolicyReportCut { policies: 1, texts: 2 },
         ];
         assert_eq!(events.len(), NAMES.len());
         for (index, event) in events.into_iter().enumerate() {

@@ -3,7 +3,7 @@
 //! watch none of them, whatever many policies there are.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,15 +23,17 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    Kubernetes, Pods,
+    Kubernetes,
     lease::{Claim, Ending, RENEW, RETRY},
+    node_report::{NodeReport, of_node},
 };
-use crate::policy::{
-    Policies,
-    annotations::Declared,
-    precedence::Key,
-    resource::{ClusterSidestepPolicy, NodePolicy, NodeState, NodeStatus, SidestepNode, SidestepPolicy, Status},
-    status::{Reports, status},
+use crate::{
+    events,
+    policy::{
+        precedence::Key,
+        resource::{ClusterSidestepPolicy, NodeStatus, SidestepNode, SidestepPolicy, Status},
+        status::{Reports, status},
+    },
 };
 
 /// Who owns the fields that are written.
@@ -47,8 +49,6 @@ const COMPARE: Duration = Duration::from_secs(60);
 /// Pause after the node's report has failed; pauses are doubled each time, up to the most.
 const FAILED: Duration = Duration::from_secs(60);
 const MAX_FAILED: Duration = Duration::from_secs(960);
-/// Conflicts that a node reports of one policy, and problems.
-const MAX_TOLD: usize = 3;
 
 /// What is in force on this node: told by who applies it.
 pub trait InForce: Send + Sync {
@@ -73,7 +73,8 @@ pub(super) async fn report(client: Client, kubernetes: Kubernetes, in_force: Arc
 /// Keeps this node's object.
 async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InForce) {
     let api = Api::<SidestepNode>::all(client.clone());
-    let mut written: Option<(Vec<NodePolicy>, Instant)> = None;
+    let mut written: Option<(NodeReport, Instant)> = None;
+    let mut is_cut_told = false;
     let mut pause = FAILED;
     let mut looked: Option<((u64, u64), Instant)> = None;
     loop {
@@ -90,12 +91,16 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
             continue;
         }
         looked = Some((versions, Instant::now()));
-        let policies = of_node(&kubernetes.policies.get(), &kubernetes.pods, in_force);
-        if written.as_ref().is_some_and(|(known, when)| *known == policies && when.elapsed() < HEARTBEAT) {
+        let report = of_node(&kubernetes.policies.get(), &kubernetes.pods, in_force);
+        if report.is_cut() && !std::mem::replace(&mut is_cut_told, true) {
+            let (policies, texts) = (report.left_out, report.texts_left_out);
+            events::Event::PolicyReportCut { policies, texts }.report();
+        }
+        if written.as_ref().is_some_and(|(known, when)| *known == report && when.elapsed() < HEARTBEAT) {
             continue;
         }
-        match write_node(&client, &api, &kubernetes.node, &policies, written.is_none()).await {
-            Ok(()) => (written, pause) = (Some((policies, Instant::now())), FAILED),
+        match write_node(&client, &api, &kubernetes.node, &report, written.is_none()).await {
+            Ok(()) => (written, pause) = (Some((report, Instant::now())), FAILED),
             // Somebody has deleted the object: it is made anew.
             Err(kube::Error::Api(answer)) if answer.code == 404 && written.take().is_some() => looked = None,
             Err(error) => {
@@ -111,7 +116,7 @@ async fn write_node(
     client: &Client,
     api: &Api<SidestepNode>,
     node: &str,
-    policies: &[NodePolicy],
+    report: &NodeReport,
     is_first: bool,
 ) -> kube::Result<()> {
     let parameters = PatchParams::apply(MANAGER).force();
@@ -134,41 +139,9 @@ async fn write_node(
         let object = json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "spec": {} });
         api.patch(node, &parameters, &Patch::Apply(object)).await?;
     }
-    let status = NodeStatus { report_time: Some(Time(Timestamp::now())), policies: policies.to_vec() };
+    let status = NodeStatus { report_time: Some(Time(Timestamp::now())), ..report.status() };
     let object = json!({ "apiVersion": version, "kind": kind, "status": status });
     api.patch_status(node, &parameters, &Patch::Apply(object)).await.map(drop)
-}
-
-/// What is in force here.
-fn of_node(policies: &Policies, pods: &Pods, in_force: &dyn InForce) -> Vec<NodePolicy> {
-    let declared = Declared::default();
-    let pods = pods.all();
-    let by_policy = |told: Vec<(Key, String)>| {
-        let mut by_policy: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
-        told.into_iter().for_each(|(policy, text)| {
-            by_policy.entry(policy).or_default().insert(text);
-        });
-        by_policy
-    };
-    let first = |told: &mut BTreeMap<Key, BTreeSet<String>>, policy: &Key| -> Vec<String> {
-        told.remove(policy).unwrap_or_default().into_iter().take(MAX_TOLD).collect()
-    };
-    let (mut conflicts, mut problems) = (by_policy(in_force.conflicts()), by_policy(in_force.problems()));
-    let in_force = policies.all().map(|policy| {
-        let selected = pods.iter().filter(|pod| policy.selects(&pod.subject(&declared)));
-        let pods = i32::try_from(selected.count()).unwrap_or(i32::MAX);
-        NodePolicy {
-            pods,
-            conflicts: first(&mut conflicts, &policy.key),
-            problems: first(&mut problems, &policy.key),
-            ..NodePolicy::new(&policy.key, policy.generation, NodeState::Programmed)
-        }
-    });
-    let mut reports: Vec<_> = in_force.collect();
-    reports.extend(
-        policies.refused().map(|refused| NodePolicy::new(&refused.key, refused.generation, NodeState::Refused)),
-    );
-    reports
 }
 
 /// Holds the Lease when nobody else does, and then keeps the status of all policies; until the agent is to end, when another
@@ -261,23 +234,32 @@ async fn write_statuses(client: &Client, kubernetes: &Kubernetes) {
 async fn write_changed(client: &Client, kubernetes: &Kubernetes, nodes: &Reports) -> kube::Result<()> {
     let (policies, clock) = (kubernetes.policies.get(), Timestamp::now());
     let nodes = nodes.at(Instant::now(), clock);
-    let accepted = policies.all().map(|policy| (&policy.key, policy.generation, None));
-    let refused = policies.refused().map(|refused| (&refused.key, refused.generation, Some(&refused.problems[..])));
-    for (key, generation, problems) in accepted.chain(refused) {
+    let accepted = policies.all().map(|policy| (&policy.key, &policy.uid, policy.generation, None));
+    let refused =
+        policies.refused().map(|refused| (&refused.key, &refused.uid, refused.generation, Some(&refused.problems[..])));
+    for (key, uid, generation, problems) in accepted.chain(refused) {
         let before = kubernetes.policies.status(key);
-        let status = status(key, generation, problems, &nodes, before.as_ref(), clock);
+        let status = status(key, uid.as_deref(), generation, problems, &nodes, before.as_ref(), clock);
         if before.as_ref() == Some(&status) {
             continue;
         }
         match write_status(client, key, &status).await {
             // The watch tells of it later.
             Ok(()) => kubernetes.policies.set_status(key.clone(), Some(status)),
-            // Deleted meanwhile.
-            Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+            // The others have theirs all the same.
+            Err(kube::Error::Api(answer)) if is_of_one(answer.code, &answer.message) => {
+                tracing::debug!(policy = %key, %answer, "the status of a policy can't be written");
+            }
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Whether an answer is about the policy alone: it was deleted meanwhile, or its user has left no room for a status, or made it
+/// before a rule of today that it breaks.
+fn is_of_one(code: u16, message: &str) -> bool {
+    matches!(code, 404 | 413 | 422) || message.contains("too large")
 }
 
 async fn write_status(client: &Client, key: &Key, status: &Status) -> kube::Result<()> {

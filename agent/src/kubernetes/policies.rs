@@ -12,20 +12,24 @@ use std::{
 use kube::{
     Api, Client, Resource,
     api::ObjectMeta,
-    core::{ApiResource, DynamicObject},
+    core::ApiResource,
     runtime::watcher::{self, Event, watcher},
 };
-use serde::{Deserialize as _, de::DeserializeOwned};
-use serde_json::{json, value::RawValue};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
 
-use super::{health::Health, watch};
+use super::{
+    health::Health,
+    policy_object::{MAX_PART, Part, PolicyObject},
+    watch,
+};
 use crate::{
     events,
     policy::{
         Policies, Policy,
         precedence::{Key, Scope},
-        resource::{ClusterSidestepPolicy, SidestepPolicy, Status},
-        selection::{Refused, key},
+        resource::{ClusterSidestepPolicy, ClusterSidestepPolicySpec, SidestepPolicy, SidestepPolicySpec, Status},
+        selection::{Refused, key, uid},
     },
 };
 
@@ -147,8 +151,8 @@ impl SharedPolicies {
     }
 
     /// Takes over what an agent before has known, until the API server tells.
-    pub(super) fn restore(&self, objects: Vec<DynamicObject>) {
-        let read = |object: DynamicObject| match &object.metadata.namespace {
+    pub(super) fn restore(&self, objects: Vec<PolicyObject>) {
+        let read = |object: PolicyObject| match &object.metadata.namespace {
             Some(_) => read::<SidestepPolicy>(object),
             None => read::<ClusterSidestepPolicy>(object),
         };
@@ -204,8 +208,9 @@ impl SharedPolicies {
             events::Event::PolicyRefused { refused }.report();
         }
         self.set_status(key.clone(), status);
-        if let Some(source) = source {
-            self.lock_sources().insert(key, source);
+        match source {
+            Some(source) => self.lock_sources().insert(key, source),
+            None => self.lock_sources().retain(|known| *known != key),
         }
         policy
     }
@@ -260,28 +265,34 @@ struct Found {
 }
 
 /// A kind of policies.
-trait Kind: Resource<DynamicType = ()> + DeserializeOwned {
+trait Kind: Resource<DynamicType = ()> {
+    type Spec: DeserializeOwned;
+
     const RESOURCE: &'static str;
     const NAMESPACED: bool;
 
-    fn read(&self) -> Result<Policy, Refused>;
+    fn read(metadata: ObjectMeta, spec: Self::Spec) -> Result<Policy, Refused>;
 }
 
 impl Kind for SidestepPolicy {
+    type Spec = SidestepPolicySpec;
+
     const RESOURCE: &'static str = NAMESPACED;
     const NAMESPACED: bool = true;
 
-    fn read(&self) -> Result<Policy, Refused> {
-        Policy::namespaced(self)
+    fn read(metadata: ObjectMeta, spec: Self::Spec) -> Result<Policy, Refused> {
+        Policy::namespaced(&Self { metadata, spec, status: None })
     }
 }
 
 impl Kind for ClusterSidestepPolicy {
+    type Spec = ClusterSidestepPolicySpec;
+
     const RESOURCE: &'static str = CLUSTER;
     const NAMESPACED: bool = false;
 
-    fn read(&self) -> Result<Policy, Refused> {
-        Policy::cluster(self)
+    fn read(metadata: ObjectMeta, spec: Self::Spec) -> Result<Policy, Refused> {
+        Policy::cluster(&Self { metadata, spec, status: None })
     }
 }
 
@@ -295,7 +306,7 @@ pub(super) async fn follow(client: Client, shared: Arc<SharedPolicies>, health: 
 
 async fn follow_kind<K: Kind>(client: Client, shared: &SharedPolicies, health: &Health) {
     // Each is read by itself: one that is not understood must not keep the others from being read.
-    let api = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<K>(&()));
+    let api = Api::<PolicyObject>::all_with(client, &ApiResource::erase::<K>(&()));
     let config = watcher::Config::default().any_semantic();
     let mut absences = 0;
     loop {
@@ -323,35 +334,59 @@ async fn follow_kind<K: Kind>(client: Client, shared: &SharedPolicies, health: &
     }
 }
 
-fn read<K: Kind>(object: DynamicObject) -> Found {
-    let (key, generation) = (key(&object.metadata), object.metadata.generation.unwrap_or_default());
-    let status = Status::deserialize(&object.data["status"]).ok();
+fn read<K: Kind>(object: PolicyObject) -> Found {
+    let metadata = &object.metadata;
+    let (key, uid, generation) = (key(metadata), uid(metadata), metadata.generation.unwrap_or_default());
+    let status = object.status.text().and_then(|status| serde_json::from_str(status.get()).ok());
     let source = source(&object);
-    let policy = match object.try_parse::<K>() {
-        Ok(policy) => policy.read(),
-        // As when the resource's definition is newer than the agent.
-        Err(error) => Err(Refused {
-            key: key.clone(),
-            generation,
-            problems: vec![format!("this agent does not understand it: {error}")],
-        }),
+    let policy = match understand::<K::Spec>(&object.spec) {
+        Ok(spec) => K::read(object.metadata, spec),
+        Err(problem) => Err(Refused { key: key.clone(), uid, generation, problems: vec![problem] }),
     };
     Found { key, policy, status, source }
 }
 
-/// What decides of a policy: all that is the same tomorrow.
-fn source(object: &DynamicObject) -> Option<Arc<RawValue>> {
-    let ObjectMeta { name, namespace, generation, creation_timestamp, .. } = object.metadata.clone();
-    let metadata = ObjectMeta { name, namespace, generation, creation_timestamp, ..ObjectMeta::default() };
-    let source = json!({ "metadata": metadata, "spec": object.data["spec"] });
+/// What a policy declares.
+fn understand<S: DeserializeOwned>(spec: &Part) -> Result<S, String> {
+    let text = match spec {
+        Part::Text(text) => text.get(),
+        Part::Absent => "null",
+        Part::TooLarge(bytes) => {
+            return Err(format!(
+                "spec: {bytes} bytes as JSON, and an agent takes at most {MAX_PART}; give it fewer or shorter entries, or \
+                 make several policies of it"
+            ));
+        }
+    };
+    // As when the resource's definition is newer than the agent. By way of a value, as places in a text that nobody sees help
+    // nobody.
+    let value: Result<Value, _> = serde_json::from_str(text);
+    let spec = value.and_then(serde_json::from_value);
+    spec.map_err(|error| format!("this agent does not understand it: {error}"))
+}
+
+/// What decides of a policy: all that is the same tomorrow. Of one that is too large there is nothing.
+fn source(object: &PolicyObject) -> Option<Arc<RawValue>> {
+    #[derive(Serialize)]
+    struct Source<'a> {
+        metadata: ObjectMeta,
+        spec: Option<&'a RawValue>,
+    }
+    if matches!(object.spec, Part::TooLarge(_)) {
+        return None;
+    }
+    let metadata = ObjectMeta { resource_version: None, ..object.metadata.clone() };
+    let source = Source { metadata, spec: object.spec.text() };
     serde_json::value::to_raw_value(&source).ok().map(Arc::from)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn object(name: &str, namespace: Option<&str>, tenant: &str) -> DynamicObject {
+    fn object(name: &str, namespace: Option<&str>, tenant: &str) -> PolicyObject {
         serde_json::from_value(json!({
             "apiVersion": "sidestep.dev/v1alpha1", "kind": "any", "status": { "nodes": 3 },
             "metadata": { "name": name, "namespace": namespace, "generation": 2, "resourceVersion": "77" },
@@ -403,5 +438,56 @@ mod tests {
         assert_eq!(shared.sources().0, version);
         shared.remove(&key(&object("web", Some("shop"), "a").metadata));
         assert_eq!((names(&shared), shared.sources().1.len()), (vec!["ClusterSidestepPolicy all".to_owned()], 1));
+    }
+
+    #[test]
+    fn a_policy_that_is_too_large_is_refused_and_nothing_of_it_is_kept() {
+        let policy = |labels: usize, managed: usize| -> PolicyObject {
+            let labels: BTreeMap<_, _> = (0..labels).map(|number| (format!("label-{number}"), "x")).collect();
+            let fields: BTreeMap<_, _> = (0..managed).map(|number| (format!("f:label-{number}"), json!({}))).collect();
+            let object = json!({
+                "metadata": {
+                    "name": "web", "namespace": "shop", "uid": "u", "generation": 1,
+                    "managedFields": [{ "manager": "kubectl", "fieldsV1": fields }],
+                },
+                "spec": { "selector": { "matchLabels": labels }, "logs": { "topic": "t" } },
+            });
+            serde_json::from_str(&object.to_string()).expect("an object")
+        };
+        let shared = shared();
+        let state = |shared: &SharedPolicies| {
+            let (policies, sources) = (shared.get(), shared.sources().1);
+            (policies.all().count(), policies.refused().count(), sources.iter().map(|source| source.get().len()).sum())
+        };
+        // What the API server notes of who wrote it does not count.
+        shared.take(read::<SidestepPolicy>(policy(64, 100_000)));
+        let (in_force, refused, kept): (usize, usize, usize) = state(&shared);
+        assert!((in_force, refused) == (1, 0) && kept > 0 && kept < 2048, "{kept}");
+        shared.take(read::<SidestepPolicy>(policy(75_000, 0)));
+        assert_eq!(state(&shared), (0, 1, 0), "the old one is not in force any more, nor kept");
+        let policies = shared.get();
+        let refused = policies.refused().next().expect("one");
+        assert_eq!((refused.uid.as_deref(), refused.generation), (Some("u"), 1));
+        assert!(refused.to_string().len() < 256, "{refused}");
+        assert!(refused.problems[0].contains(" bytes as JSON") && refused.problems[0].contains("65536"), "{refused}");
+        shared.take(read::<SidestepPolicy>(policy(1, 0)));
+        assert_eq!((state(&shared).0, state(&shared).1), (1, 0));
+    }
+
+    #[test]
+    fn one_that_was_made_anew_under_the_name_is_news() {
+        let shared = shared();
+        let of = |uid: &str| {
+            let mut object = object("web", Some("shop"), "a");
+            object.metadata.uid = Some(uid.to_owned());
+            read::<SidestepPolicy>(object)
+        };
+        shared.take(of("one"));
+        let version = shared.version();
+        shared.take(of("one"));
+        assert_eq!(shared.version(), version);
+        shared.take(of("two"));
+        assert!(shared.version() > version);
+        assert_eq!(shared.get().all().next().expect("it").uid.as_deref(), Some("two"));
     }
 }

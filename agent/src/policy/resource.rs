@@ -6,10 +6,20 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time},
 };
 use kube::{CustomResource, CustomResourceExt};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{precedence::Key, settings::Settings};
+
+/// The most labels of a selector, requirements of one, and values of a requirement: far more than anybody writes.
+const MAX_LABELS: usize = 64;
+/// The most characters of a label's key: a DNS name, `/` and a name.
+const MAX_LABEL_KEY: usize = 253 + 1 + 63;
+/// The most characters of a label's value.
+const MAX_LABEL_VALUE: usize = 63;
+/// The most characters of an operator: more than the longest, `DoesNotExist`.
+const MAX_OPERATOR: usize = 16;
 
 /// What is decided for some Pods of the policy's namespace.
 #[derive(Clone, CustomResource, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -49,6 +59,7 @@ use super::{precedence::Key, settings::Settings};
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SidestepPolicySpec {
     /// Which Pods, by their labels; `{}` selects all of the namespace.
+    #[schemars(transform = bound_selector)]
     pub selector: LabelSelector,
     /// Globs over names of containers, init containers too; all of them when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,8 +111,10 @@ pub struct SidestepPolicySpec {
 pub struct ClusterSidestepPolicySpec {
     /// Which namespaces, by their labels; all of them when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = bound_selector)]
     pub namespace_selector: Option<LabelSelector>,
     /// Which Pods, by their labels; `{}` selects all.
+    #[schemars(transform = bound_selector)]
     pub selector: LabelSelector,
     /// Globs over names of containers, init containers too; all of them when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -163,8 +176,11 @@ pub struct NodeStatus {
     /// When the agent has reported last, by its clock; it does so every ten minutes at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report_time: Option<Time>,
-    /// All policies that the agent knows.
+    /// The policies that the agent knows: those of the cluster first, then by namespace and name.
     pub policies: Vec<NodePolicy>,
+    /// How many more it knows, for which the report has no room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<i32>,
 }
 
 /// A policy on a node.
@@ -176,6 +192,9 @@ pub struct NodePolicy {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
+    /// Its UID: one that was made anew under the name has another, and the same generations. Older agents do not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Its generation that the agent knows.
     pub generation: i64,
     /// What has become of that.
@@ -203,9 +222,17 @@ pub enum NodeState {
 impl NodePolicy {
     /// One that selects nothing.
     #[must_use]
-    pub fn new(key: &Key, generation: i64, state: NodeState) -> Self {
+    pub fn new(key: &Key, uid: Option<&str>, generation: i64, state: NodeState) -> Self {
         let (namespace, name) = (key.namespace.as_deref().map(str::to_owned), key.name.to_string());
-        Self { namespace, name, generation, state, pods: 0, conflicts: Vec::new(), problems: Vec::new() }
+        let uid = uid.map(str::to_owned);
+        Self { namespace, name, uid, generation, state, pods: 0, conflicts: Vec::new(), problems: Vec::new() }
+    }
+
+    /// Whether it is about this generation of the policy with this UID, as far as both are known.
+    #[must_use]
+    pub fn is_about(&self, uid: Option<&str>, generation: i64) -> bool {
+        let is_another = self.uid.as_deref().zip(uid).is_some_and(|(known, uid)| known != uid);
+        self.generation == generation && !is_another
     }
 
     /// Whether it is this policy.
@@ -215,8 +242,76 @@ impl NodePolicy {
     }
 }
 
+/// Bounds what Kubernetes does not: a selector costs every agent memory, and each Pod the time to hold it against that.
+fn bound_selector(schema: &mut Schema) {
+    let mut set = |pointer: &str, keyword: &str, value: serde_json::Value| {
+        if let Some(part) = schema.pointer_mut(pointer).and_then(|part| part.as_object_mut()) {
+            part.insert(keyword.to_owned(), value);
+        }
+    };
+    let labels = "/properties/matchLabels";
+    set(labels, "maxProperties", json!(MAX_LABELS));
+    set("/properties/matchLabels/additionalProperties", "maxLength", json!(MAX_LABEL_VALUE));
+    set(
+        labels,
+        "x-kubernetes-validations",
+        json!([{
+            "rule": format!("self.all(key, size(key) <= {MAX_LABEL_KEY})"),
+            "message": format!("the key of a label has at most {MAX_LABEL_KEY} characters"),
+        }]),
+    );
+    set("/properties/matchExpressions", "maxItems", json!(MAX_LABELS));
+    let requirement = "/properties/matchExpressions/items/properties";
+    set(&format!("{requirement}/key"), "maxLength", json!(MAX_LABEL_KEY));
+    set(&format!("{requirement}/operator"), "maxLength", json!(MAX_OPERATOR));
+    set(&format!("{requirement}/values"), "maxItems", json!(MAX_LABELS));
+    set(&format!("{requirement}/values/items"), "maxLength", json!(MAX_LABEL_VALUE));
+}
+
 /// The definitions of all resources, to be applied before any of them.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![SidestepPolicy::crd(), ClusterSidestepPolicy::crd(), SidestepNode::crd()]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Paths of what a user may write without end.
+    fn unbounded(path: &str, schema: &Value, found: &mut Vec<String>) {
+        let is_bounded = match schema["type"].as_str() {
+            Some("string") => !schema["maxLength"].is_null() || !schema["enum"].is_null(),
+            Some("array") => !schema["maxItems"].is_null(),
+            Some("object") => !schema["properties"].is_null() || !schema["maxProperties"].is_null(),
+            kind => matches!(kind, Some("boolean" | "integer")),
+        };
+        if !is_bounded {
+            found.push(path.to_owned());
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            unbounded(&format!("{path}.{name}"), property, found);
+        }
+        for inner in ["items", "additionalProperties"] {
+            if schema[inner].is_object() {
+                unbounded(&format!("{path}[]"), &schema[inner], found);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_policy_is_without_a_bound() {
+        for definition in [SidestepPolicy::crd(), ClusterSidestepPolicy::crd()] {
+            let definition = serde_json::to_value(&definition).expect("JSON");
+            let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            let selector = &spec["properties"]["selector"]["properties"];
+            assert_eq!(selector["matchLabels"]["maxProperties"], json!(MAX_LABELS));
+            assert_eq!(selector["matchExpressions"]["items"]["properties"]["values"]["maxItems"], json!(MAX_LABELS));
+            let mut found = Vec::new();
+            unbounded("spec", spec, &mut found);
+            assert!(found.is_empty(), "{found:#?}");
+        }
+    }
 }

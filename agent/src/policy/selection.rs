@@ -25,6 +25,8 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 pub struct Policy {
     /// Its name.
     pub key: Key,
+    /// `metadata.uid`; unknown of one that an older agent has saved.
+    pub uid: Option<Arc<str>>,
     /// `metadata.generation`.
     pub generation: i64,
     standing: Standing,
@@ -40,6 +42,8 @@ pub struct Policy {
 pub struct Refused {
     /// Its name.
     pub key: Key,
+    /// `metadata.uid`; unknown of one that an older agent has saved.
+    pub uid: Option<Arc<str>>,
     /// `metadata.generation`.
     pub generation: i64,
     /// Each with the field's path.
@@ -110,7 +114,7 @@ impl Policy {
     }
 
     fn read(parts: &Parts<'_>) -> Result<Self, Refused> {
-        let key = key(parts.metadata);
+        let (key, uid) = (key(parts.metadata), uid(parts.metadata));
         let generation = parts.metadata.generation.unwrap_or_default();
         let mut problems = Vec::new();
         let mut selector = |path: &str, selector: &LabelSelector| {
@@ -135,13 +139,16 @@ impl Policy {
                     name: Reverse(Arc::clone(&key.name)),
                 },
                 key,
+                uid,
                 generation,
                 namespaces: namespaces.flatten(),
                 pods,
                 containers: containers.flatten(),
                 settings: parts.logs.clone(),
             }),
-            _ => Err(Refused { key, generation, problems: problems.iter().map(|problem| clean(problem)).collect() }),
+            _ => {
+                Err(Refused { key, uid, generation, problems: problems.iter().map(|problem| clean(problem)).collect() })
+            }
         }
     }
 
@@ -176,6 +183,12 @@ pub fn key(metadata: &ObjectMeta) -> Key {
         namespace: metadata.namespace.as_deref().map(Into::into),
         name: metadata.name.as_deref().unwrap_or_default().into(),
     }
+}
+
+/// Which of the policies of that name it is.
+#[must_use]
+pub fn uid(metadata: &ObjectMeta) -> Option<Arc<str>> {
+    metadata.uid.as_deref().map(Into::into)
 }
 
 impl Policies {

@@ -64,6 +64,7 @@ impl Reports {
                 continue;
             }
             counted.nodes += 1;
+            counted.partial += usize::from(report.status.left_out.is_some_and(|left_out| left_out > 0));
             for policy in &report.status.policies {
                 counted.of_policy.entry((policy.namespace.as_deref(), &policy.name)).or_default().push(policy);
             }
@@ -79,9 +80,19 @@ pub struct Counted<'a> {
     of_policy: HashMap<(Option<&'a str>, &'a str), Vec<&'a NodePolicy>>,
     /// Nodes whose agents are silent.
     silent: Vec<&'a str>,
+    /// Nodes that do not report of all policies.
+    partial: usize,
 }
 
 impl Counted<'_> {
+    /// Why nodes may be missing among those that have told of a policy, in words.
+    fn unreported(&self) -> String {
+        match self.partial {
+            0 => String::new(),
+            partial => format!("; of {partial} the report has no room for all policies"),
+        }
+    }
+
     /// The nodes that are left out, in words.
     fn without(&self) -> String {
         if self.silent.is_empty() {
@@ -97,11 +108,12 @@ impl Counted<'_> {
     }
 }
 
-/// The status of the policy `key`. `refused` says why it can't be in force; `nodes` is what each node reports of all
+/// The status of the policy `key`, of which `uid` and `generation` are there. `refused` says why it can't be in force; `nodes` is what each node reports of all
 /// policies; `before` is the status that it has, for the times of its conditions.
 #[must_use]
 pub fn status(
     key: &Key,
+    uid: Option<&str>,
     generation: i64,
     refused: Option<&[String]>,
     nodes: &Counted<'_>,
@@ -109,7 +121,7 @@ pub fn status(
     now: Timestamp,
 ) -> Status {
     let reports = nodes.of_policy.get(&(key.namespace.as_deref(), &*key.name)).map_or(&[][..], Vec::as_slice);
-    let reports: Vec<_> = reports.iter().filter(|policy| policy.generation == generation).collect();
+    let reports: Vec<_> = reports.iter().filter(|policy| policy.is_about(uid, generation)).collect();
     let programmed = reports.iter().filter(|policy| policy.state == NodeState::Programmed).count();
     let pods: i32 = reports.iter().map(|policy| policy.pods).sum();
     let conflict = reports.iter().find_map(|policy| policy.conflicts.first());
@@ -123,7 +135,9 @@ pub fn status(
     let is_programmed = match (refused, programmed) {
         (Some(_), _) => ("False", "Invalid", "it is not in force anywhere".to_owned()),
         (None, _) if count == 0 => ("False", "NoNode", format!("no agent reports{without}")),
-        (None, programmed) if programmed < count => ("False", "Pending", format!("{of_nodes}{without}")),
+        (None, programmed) if programmed < count => {
+            ("False", "Pending", format!("{of_nodes}{}{without}", nodes.unreported()))
+        }
         _ if let Some(problem) = problem => ("False", "NotAllowed", format!("{of_nodes}, but for {problem}")),
         _ if pods == 0 => ("True", "Programmed", format!("{of_nodes}; it selects no Pod{without}")),
         _ => ("True", "Programmed", format!("{of_nodes}{without}")),
@@ -167,13 +181,14 @@ mod tests {
         let policies = vec![NodePolicy {
             namespace: Some("shop".to_owned()),
             name: "web".to_owned(),
+            uid: None,
             generation,
             state: NodeState::Programmed,
             pods,
             conflicts: conflicts.iter().map(ToString::to_string).collect(),
             problems: Vec::new(),
         }];
-        NodeStatus { report_time: None, policies }
+        NodeStatus { policies, ..NodeStatus::default() }
     }
 
     fn reports<const N: usize>(nodes: [(&str, NodeStatus); N]) -> Reports {
@@ -191,7 +206,7 @@ mod tests {
         let key = Key { namespace: Some("shop".into()), name: "web".into() };
         let now = |second| Timestamp::from_second(second).expect("a time");
         let status = |generation, refused, nodes: &Reports, before, second| {
-            status(&key, generation, refused, &nodes.at(Instant::now(), now(second)), before, now(second))
+            status(&key, None, generation, refused, &nodes.at(Instant::now(), now(second)), before, now(second))
         };
         let mut nodes = reports([("a", report(2, 3, &[])), ("b", report(1, 5, &[]))]);
         let first = status(2, None, &nodes, None, 1);
@@ -222,6 +237,39 @@ mod tests {
     }
 
     #[test]
+    fn a_report_about_a_policy_that_was_deleted_does_not_count_for_its_namesake() {
+        let key = Key { namespace: Some("shop".into()), name: "web".into() };
+        let now = Timestamp::from_second(1).expect("a time");
+        let of = |uid: Option<&str>| {
+            let mut status = report(1, 1, &[]);
+            status.policies[0].uid = uid.map(str::to_owned);
+            status
+        };
+        let nodes = reports([("same", of(Some("new"))), ("away", of(Some("old"))), ("older-agent", of(None))]);
+        let programmed = |uid| {
+            let status = status(&key, uid, 1, None, &nodes.at(Instant::now(), now), None, now);
+            (status.programmed.expect("told"), status.selected_pods.expect("told"))
+        };
+        assert_eq!(programmed(Some("new")), ("2/3".to_owned(), 2));
+        assert_eq!(programmed(Some("third")), ("1/3".to_owned(), 1));
+        assert_eq!(programmed(None), ("3/3".to_owned(), 3));
+    }
+
+    #[test]
+    fn a_node_that_does_not_report_of_all_is_told_where_it_may_matter() {
+        let now = Timestamp::from_second(1).expect("a time");
+        let partial = NodeStatus { left_out: Some(7), ..report(1, 1, &[]) };
+        let nodes = reports([("a", partial), ("b", report(1, 1, &[]))]);
+        let message = |name: &str| {
+            let key = Key { namespace: Some("shop".into()), name: name.into() };
+            let status = status(&key, None, 1, None, &nodes.at(Instant::now(), now), None, now);
+            status.conditions[1].message.clone()
+        };
+        assert_eq!(message("web"), "in force on 2 of 2 nodes");
+        assert_eq!(message("zoo"), "in force on 0 of 2 nodes; of 1 the report has no room for all policies");
+    }
+
+    #[test]
     fn a_node_whose_agent_is_silent_does_not_count() {
         let key = Key { namespace: Some("shop".into()), name: "web".into() };
         let (start, clock) = (Instant::now(), Timestamp::from_second(1_000_000).expect("a time"));
@@ -236,7 +284,7 @@ mod tests {
         // Of an agent of long ago.
         nodes.insert("old".to_owned(), at(clock - 2 * SKEW, 1), start);
         let told = |nodes: &Reports, now| {
-            let status = status(&key, 2, None, &nodes.at(now, clock), None, clock);
+            let status = status(&key, None, 2, None, &nodes.at(now, clock), None, clock);
             (status.programmed.expect("told"), status.conditions[1].message.clone())
         };
         let (programmed, message) = told(&nodes, start);
