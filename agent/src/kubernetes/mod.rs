@@ -220,6 +220,13 @@ impl Kubernetes {
     }
 }
 
+/// Whether it can be the name of an object: a DNS subdomain, RFC 1123. Who writes what we read writes names as he likes, and the
+/// paths of requests are made of them.
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    name.len() <= 253 && name.split('.').all(|label| !label.is_empty() && label.bytes().all(is_plain))
+}
+
 /// An error by its causes. One whose own text has that of its cause says nothing more that is worth reading.
 fn chain(error: &dyn Error) -> String {
     let mut texts: Vec<String> = Vec::new();
@@ -240,6 +247,14 @@ mod tests {
     use kube::{core::Status, runtime::watcher};
 
     use super::*;
+
+    #[test]
+    fn only_names_become_part_of_a_request() {
+        assert!(is_name("cart-0.x") && is_name("shop"));
+        for wrong in ["", ".", "..", "a..b", "a/b", "a?b", "a b", "A", "a,metadata.namespace=b", "a\n"] {
+            assert!(!is_name(wrong), "{wrong}");
+        }
+    }
 
     #[test]
     fn errors_are_told_by_their_causes() {

@@ -13,7 +13,7 @@ use k8s_openapi::api::{apps::v1::ReplicaSet, batch::v1::Job};
 use kube::{Api, Client, core::ObjectMeta};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::{health::Health, pod::Owner, pods::Pods};
+use super::{health::Health, is_name, pod::Owner, pods::Pods};
 use crate::events::Event;
 
 /// Controllers that may wait to be asked for; one that finds no room is asked for with the next change of its Pod.
@@ -156,12 +156,6 @@ async fn ask(
             None
         }
     }
-}
-
-/// Whether it can be the name of a Job or `ReplicaSet`: a DNS subdomain, RFC 1123.
-fn is_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-    (1..=253).contains(&name.len()) && name.bytes().all(is_plain) && !name.contains("..")
 }
 
 async fn metadata<K>(client: &Client, namespace: &str, name: &str) -> kube::Result<ObjectMeta>

@@ -60,6 +60,9 @@ pub struct Pod {
     /// Those of them that are below [`ANNOTATION_PREFIX`]: who wrote them is told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub oversized: Vec<Oversized>,
+    /// What its annotations declare; those that were too much are told of.
+    #[serde(skip)]
+    pub declared: Arc<Declared>,
 }
 
 /// An annotation of ours that is left out.
@@ -156,7 +159,9 @@ impl Pod {
             static_uid,
             left_out,
             oversized,
+            declared: Arc::default(),
         }
+        .understood()
     }
 
     /// What made it in the end, as far as is known: a Deployment, a `CronJob`, ...
@@ -165,14 +170,16 @@ impl Pod {
         self.owners.last()
     }
 
-    /// What its annotations declare; those that were too much are told of.
+    /// With what its annotations declare: once for each Pod, where it is read, as expressions take their time and the pipeline
+    /// asks for each container, again and again.
     #[must_use]
-    pub fn declared(&self) -> Declared {
+    pub(super) fn understood(mut self) -> Self {
         let mut declared = annotations::parse(&self.annotations);
         for Oversized { key, shown, bytes } in &self.oversized {
             declared.refuse_oversized(key, shown, *bytes);
         }
-        declared
+        self.declared = Arc::new(declared);
+        self
     }
 
     /// Memory that it holds, in bytes; roughly.
@@ -301,7 +308,7 @@ mod tests {
         assert_eq!(pod.left_out, 2);
         let [huge] = &pod.oversized[..] else { panic!("{:?}", pod.oversized) };
         assert!(&*huge.key == "sidestep.dev/huge" && huge.bytes == 200 * 1024 && huge.shown.len() < 100);
-        let [problem] = &pod.declared().problems[..] else { panic!("it is told") };
+        let [problem] = &pod.declared.problems[..] else { panic!("it is told") };
         assert!(problem.message.contains("204800 bytes"), "{problem}");
     }
 

@@ -34,7 +34,7 @@ const MAX_POLICIES: usize = 32 << 20;
 /// warning: the API server has all of it.
 pub(super) fn load_pods(state_dir: &Path, pods: &Pods) -> Option<SystemTime> {
     let (saved, when) = load::<Vec<Pod>>(&state_dir.join(PODS))?;
-    saved.into_iter().take(MAX_PODS).for_each(|pod| pods.apply(pod));
+    saved.into_iter().take(MAX_PODS).for_each(|pod| pods.apply(pod.understood()));
     Some(when)
 }
 

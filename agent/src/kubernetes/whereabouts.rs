@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use tokio::time::timeout;
 
+use super::is_name;
+
 /// How long somebody at a terminal waits for it.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// What the Pods of agents have, by the chart's default.
@@ -100,12 +102,6 @@ fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-/// Whether it can be the name of a Pod or a namespace.
-fn is_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-    name.len() <= 253 && name.bytes().all(is_plain) && name.bytes().any(|byte| byte != b'.')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,13 +125,5 @@ mod tests {
         assert!(question.text(Some(&pod(None)), None).ends_with("is on no node yet"));
         assert!(question.text(Some(&pod(Some("node-1"))), None).contains("(phase Pending)"));
         assert_eq!(question.text(None, None), "there is no Pod shop/cart-0");
-    }
-
-    #[test]
-    fn only_names_become_part_of_a_request() {
-        assert!(is_name("cart-0.x") && is_name("shop"));
-        for wrong in ["", "..", "a/b", "a?b", "a b", "A", "a,metadata.namespace=b", "a\n"] {
-            assert!(!is_name(wrong), "{wrong}");
-        }
     }
 }

@@ -330,8 +330,8 @@ impl Registry {
     pub fn all_go_on(&mut self, now: Instant) {
         self.settle_all(now);
         for (cgroup, _) in std::mem::take(&mut self.awaiting) {
-            if let Some(container) = self.own(cgroup).filter(|container| container.awaits()) {
-                self.renew(&container, true);
+            if let Some(container) = self.own(cgroup) {
+                self.go_on(&container, now);
             }
         }
     }

@@ -72,8 +72,8 @@ impl Teller {
         let has_other_policies = policies.is_starting() || policies.version() != self.policies_version;
         let awaits = may_wait && (is_missing && is_needed || has_other_policies);
         let declared = match &pod {
-            Some(pod) if self.annotations => pod.declared(),
-            _ => Declared::default(),
+            Some(pod) if self.annotations => Arc::clone(&pod.declared),
+            _ => Arc::<Declared>::default(),
         };
         let subject = pod.as_ref().map(|pod| pod.subject(&declared));
         let mut effective = self.policies.effective(rule, subject.as_ref(), container);
