@@ -11,7 +11,7 @@ mod on_cluster {
         Expected,
         cluster::{
             Cluster, Component, DaemonSet, PATIENCE, Software, on_cluster, trial,
-            workload::{Namespace, Writer, pod},
+            workload::{Namespace, Writer, pod, while_writing},
         },
         wait_until,
     };
@@ -82,14 +82,10 @@ mod on_cluster {
     fn under_load(happens: impl FnOnce(&Cluster, &DaemonSet<'_>) -> Result<()>) {
         on_cluster(|cluster| {
             DaemonSet::with(cluster, |daemonset| {
-                let shop = Namespace::new(cluster, "shop")?;
-                let writers = [Writer::new("cart", 2000).with_pause(Duration::from_millis(8))];
-                shop.create("apps/v1", "Deployment", "cart", &pod(&writers), json!({ "replicas": 2 }))?;
+                let writer = Writer::new("cart", 2000).with_pause(Duration::from_millis(8));
                 // What was on its way to a file when an agent was killed is written again.
-                let mut expected = Expected::new().with_repeats();
-                shop.expect("cart", 2, &writers, &mut expected)?;
-                happens(cluster, daemonset)?;
-                daemonset.wait_delivered(&expected)
+                let expected = Expected::new().with_repeats();
+                while_writing(daemonset, cluster, writer, 2, expected, || happens(cluster, daemonset))
             })
         });
     }

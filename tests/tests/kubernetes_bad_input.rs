@@ -10,7 +10,7 @@ mod on_cluster {
         Expected,
         cluster::{
             Cluster, DaemonSet, PATIENCE, on_cluster,
-            workload::{Namespace, Writer, pod},
+            workload::{Writer, while_writing},
         },
         wait_until,
     };
@@ -74,13 +74,8 @@ mod on_cluster {
     fn under_load(test: impl FnOnce(&Cluster, &DaemonSet<'_>) -> Result<()>) {
         on_cluster(|cluster| {
             DaemonSet::with(cluster, |agents| {
-                let shop = Namespace::new(cluster, SHOP)?;
-                let writers = [Writer::new("cart", 1000).with_pause(Duration::from_millis(30))];
-                shop.create("apps/v1", "Deployment", "cart", &pod(&writers), json!({}))?;
-                let mut expected = Expected::new();
-                shop.expect("cart", 1, &writers, &mut expected)?;
-                test(cluster, agents)?;
-                agents.wait_delivered(&expected)
+                let writer = Writer::new("cart", 1000).with_pause(Duration::from_millis(30));
+                while_writing(agents, cluster, writer, 1, Expected::new(), || test(cluster, agents))
             })
         });
     }

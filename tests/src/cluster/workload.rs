@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{BUSYBOX, Cluster};
+use super::{BUSYBOX, Cluster, DaemonSet};
 use crate::Expected;
 
 /// A namespace for the objects of a test. Dropping it removes it with them.
@@ -159,6 +159,27 @@ impl Drop for Namespace<'_> {
             eprintln!("clean-up of namespace {}: {error:#}", self.name);
         }
     }
+}
+
+/// Does `work` while `replicas` Pods of a Deployment `cart` in the namespace `shop` do what `writer` does, and waits until all
+/// that they write has come, as is `expected` beside.
+///
+/// # Errors
+/// Those of `work`; the writers do not start, or something of theirs does not come.
+pub fn while_writing(
+    agents: &DaemonSet<'_>,
+    cluster: &Cluster,
+    writer: Writer,
+    replicas: usize,
+    mut expected: Expected,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let shop = Namespace::new(cluster, "shop")?;
+    let writers = [writer];
+    shop.create("apps/v1", "Deployment", "cart", &pod(&writers), json!({ "replicas": replicas }))?;
+    shop.expect("cart", replicas, &writers, &mut expected)?;
+    work()?;
+    agents.wait_delivered(&expected)
 }
 
 /// The id of a container of a Pod (as `kubectl` shows it) that has started.

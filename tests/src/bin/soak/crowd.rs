@@ -1,15 +1,10 @@
 //! `soak kubernetes-pods`
 
-use std::process;
-
 use anyhow::{Result, ensure};
 use clap::Args;
-use sidestep_tests::cluster::{
-    self,
-    crowd::{self, Plan},
-};
+use sidestep_tests::cluster::crowd::{self, Plan};
 
-use crate::kubernetes::PREFIX;
+use crate::kubernetes::on_cluster;
 
 /// The most that the kubelet of a test takes, but for the agent's.
 const MOST: usize = 249;
@@ -32,15 +27,6 @@ impl Crowd {
         let Self { pods, at_once, stay } = *self;
         ensure!((1..=MOST).contains(&at_once), "--at-once must be from 1 to {MOST}");
         ensure!(pods > 0 && (!stay || pods <= MOST), "--pods must be from 1, and with --stay to {MOST}");
-        cluster::sweep(PREFIX)?;
-        let name = format!("{PREFIX}{}", process::id());
-        let progress = |step: &str| eprintln!("{step}");
-        let result = cluster::up(&name, 1, &progress).and_then(|started| {
-            let report = crowd::run(&started.cluster, Plan { pods, at_once, stay }, &progress);
-            report.inspect_err(|_| started.cluster.show_logs())
-        });
-        cluster::remove(&name)?;
-        print!("{}", result?);
-        Ok(())
+        on_cluster(|cluster, progress| crowd::run(cluster, Plan { pods, at_once, stay }, progress))
     }
 }
