@@ -4,7 +4,7 @@ use std::{fs, io::Write as _, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use sidestep_tests::{Agent, Config, Container, DEADLINE, Stdio, Testbed, end_to_end, wait_until};
+use sidestep_tests::{Agent, Config, Container, DEADLINE, Stdio, Testbed, end_to_end, mounts, wait_until};
 
 /// Lines of which the ring holds a small part.
 const MANY: u64 = 60_000;
@@ -167,8 +167,13 @@ fn what_lies_before_the_oldest_file_is_not_missed() {
 #[test]
 fn a_kill_between_repair_and_delivery_repeats_the_repair() {
     end_to_end(|bed| {
+        let records = bed.directory().join("logs");
+        mounts::tmpfs(&records, "128m")?;
         let mut container = begin(bed)?;
         write(&mut container, 1001, MANY)?;
+        // Nothing is delivered while the disk is full, however fast the agent is.
+        let filler = records.join("filler");
+        ensure!(fs::write(&filler, vec![0; 129 << 20]).is_err(), "the disk isn't full");
         for _ in 0..3 {
             let agent = Agent::start(bed, &config(bed))?;
             wait_until("bytes of the log", DEADLINE, || {
@@ -176,6 +181,7 @@ fn a_kill_between_repair_and_delivery_repeats_the_repair() {
             })?;
             agent.kill()?;
         }
+        fs::remove_file(&filler)?;
         let agent = Agent::start(bed, &config(bed))?;
         write(&mut container, MANY + 1, MANY + 1000)?;
         let mut wrong = None;
