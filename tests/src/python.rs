@@ -24,7 +24,7 @@ pub fn start(bed: &Testbed, program: &str) -> Result<Container> {
     bed.container("app").python(&program).start()
 }
 
-/// Waits for the line `done` on stderr.
+/// Waits for the line `done` on stderr, and until all is read that was written to stdout before that.
 ///
 /// # Errors
 /// The program failed, or doesn't come to its end in time.
@@ -33,5 +33,6 @@ pub fn wait_done(container: &Container) -> Result<()> {
         let stderr = container.stderr();
         ensure!(!stderr.starts_with(b"Traceback"), "{}", String::from_utf8_lossy(&stderr));
         Ok(stderr.ends_with(b"done\n").then_some(()))
-    })
+    })?;
+    container.wait_drained()
 }

@@ -133,7 +133,7 @@ fn an_end_that_the_ring_did_not_take_is_found() {
         // ends, and then the first one ends and is removed.
         agent.signal(Signal::STOP)?;
         container.release();
-        wait_until("the flood", DEADLINE, || Ok((container.stderr() == b"flooded\n").then_some(())))?;
+        container.wait_stderr("flooded\n")?;
         for number in 0..8 {
             bed.container(&format!("short-{number}")).shell("true").start()?.wait()?;
         }

@@ -29,7 +29,7 @@ fn logs_follows_the_chosen_pod() {
         let mut follow = Command::new(binary()?);
         follow.args(["logs", "--follow", "--output", "raw", "--namespace", "shop", "--pod", "chosen-*", "--socket"]);
         let mut follow = follow.arg(config.socket()).stdout(Stdio::piped()).spawn()?;
-        let output = Capture::start(follow.stdout.take().context("a pipe")?);
+        let output = Capture::start(follow.stdout.take().context("a pipe")?)?;
         let script = "for i in $(seq 500); do echo $i; usleep 1000; done; read hold";
         let other = bed.container("app").pod("shop", "other-0").shell(script).start()?;
         // The follower may take a moment to connect: lines that come before are in what the agent still has.

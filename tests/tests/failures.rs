@@ -93,7 +93,7 @@ fn a_full_disk_delays_and_loses_nothing() {
         let filled = fs::write(disk.join("filler"), vec![0; 8 << 20]);
         ensure!(filled.is_err(), "the disk isn't full");
         container.release();
-        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        container.wait_stderr("done\n")?;
         wait_until("the sink's errors", DEADLINE, || {
             Ok((agent.metrics()?.sum("sidestep_sink_errors_total") > 0.0).then_some(()))
         })?;
@@ -166,7 +166,7 @@ fn a_sink_whose_files_come_later_starts_then_and_holds_no_other() {
         ensure!(server.records()?.is_empty(), "a request without the token");
         fs::write(&token_file, "secret\n")?;
         container.release();
-        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        container.wait_stderr("done\n")?;
         wait_until("an agent that is ready", DEADLINE, || Ok((agent.get("/readyz")?.status == 200).then_some(())))?;
         let total = container.stdout().len() + container.stderr().len();
         let ledger = agent.wait_ledger(container.id(), total as u64)?;
@@ -191,7 +191,7 @@ fn a_target_that_is_read_only_for_a_while() {
         let agent = Agent::start(bed, &bed.config().with_records(&disk.join("logs")))?;
         let mut container = two_halves(bed, 1000)?;
         container.release();
-        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        container.wait_stderr("done\n")?;
         wait_until("the sink's errors", DEADLINE, || {
             Ok((agent.metrics()?.sum("sidestep_sink_errors_total") > 0.0).then_some(()))
         })?;
@@ -212,7 +212,7 @@ fn a_target_deleted_under_way_is_made_again() {
         fs::remove_dir_all(agent.records_directory())?;
         // The sink looks whether its files are still there about once a second.
         container.release();
-        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        container.wait_stderr("done\n")?;
         let witness = wait_until("records in a new directory", DEADLINE, || {
             let witness = bed.container("witness").shell("echo here; read hold").start()?;
             agent.wait_ledger(witness.id(), 5)?;

@@ -27,7 +27,7 @@ fn patient_writer(bed: &Testbed) -> Result<Container> {
 
 fn end_writer(container: &Container) -> Result<String> {
     fs::write(container.rootfs().join("data/stop"), "")?;
-    wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+    container.wait_stderr("done\n")?;
     Ok(fs::read_to_string(container.rootfs().join("var/log/app.log"))?)
 }
 

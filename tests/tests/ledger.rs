@@ -124,7 +124,7 @@ fn a_file_whose_announcement_the_ring_did_not_take_is_announced_again() {
         // Nobody drains the ring, and one container alone fills it.
         agent.pause()?;
         flood.stdin().write_all(b"go\n")?;
-        wait_until("the flood", DEADLINE, || Ok((flood.stderr() == b"flooded\n").then_some(())))?;
+        flood.wait_stderr("flooded\n")?;
         container.stdin().write_all(b"go\n")?;
         let mark = container.rootfs().join("data/mark");
         wait_until("the first line", DEADLINE, || Ok(mark.exists().then_some(())))?;

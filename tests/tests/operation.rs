@@ -218,7 +218,7 @@ fn sigterm_drains_what_was_written_before() {
         let agent = bed.agent()?;
         let script = "seq 50000; seq 50000 > /var/log/app.log; echo done >&2; read hold";
         let container = bed.container("app").shell(script).start()?;
-        wait_until("the writer", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        container.wait_stderr("done\n")?;
         let lines: String = (1..=50_000).map(|number| format!("{number}\n")).collect();
         let mut expected = Expected::new();
         expected.stdout(&container, &lines).file(&container, "/var/log/app.log", &lines).stderr(&container, "done\n");

@@ -162,7 +162,7 @@ fn go_log_and_json() {
         let output = build.output().context("running go: apt-get install golang-go")?;
         ensure!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
         let container = bed.container("app").bind(&binary, "/data/writer").args(&["/data/writer"]).start()?;
-        wait_until("the Go program", DEADLINE, || Ok((container.stderr() == b"done\n").then_some(())))?;
+        container.wait_stderr("done\n")?;
         let text = file_of(&container, "/var/log/go.log")?;
         ensure!(text.iter().filter(|byte| **byte == b'\n').count() == 2000);
         ensure!(container.stdout().iter().filter(|byte| **byte == b'\n').count() == 500);

@@ -247,7 +247,7 @@ write(fd, b'of today\\n', 130)
 ";
     end_to_end(|bed| {
         let mut container = start(bed, &format!("{URING}{program}"))?;
-        wait_until("the old file", DEADLINE, || Ok((container.stderr() == b"waits\n").then_some(())))?;
+        container.wait_stderr("waits\n")?;
         let agent = bed.agent()?;
         container.release();
         wait_done(&container)?;

@@ -221,7 +221,7 @@ impl<'a> ContainerBuilder<'a> {
             create.arg("--console-socket").arg(&socket).arg(&self.id);
             create.stdin(process::Stdio::null()).stdout(process::Stdio::null()).stderr(process::Stdio::null());
             run_runc(&mut create, &log)?;
-            (None, Some(Capture::start(console::receive(&listener)?)), None)
+            (None, Some(Capture::start(console::receive(&listener)?)?), None)
         } else {
             let (stdin, writer) = io::pipe()?;
             let (mut stdout, stdout_end) = open(&self.stdout)?;
@@ -233,7 +233,7 @@ impl<'a> ContainerBuilder<'a> {
             let (stderr, stderr_end) = open(&self.stderr)?;
             create.arg(&self.id).stdin(stdin).stdout(stdout_end).stderr(stderr_end);
             run_runc(&mut create, &log)?;
-            (Some(writer), stdout.map(Capture::start), stderr.map(Capture::start))
+            (Some(writer), stdout.map(Capture::start).transpose()?, stderr.map(Capture::start).transpose()?)
         };
         // The writing ends of the pipes must be the container's alone, or they never end.
         drop(create);

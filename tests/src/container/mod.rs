@@ -137,6 +137,27 @@ impl Container {
         .with_context(|| self.shown())
     }
 
+    /// Waits until stderr is `text`, and until all is read that was written to stdout before that.
+    ///
+    /// # Errors
+    /// It isn't in time; the error shows what both streams have.
+    pub fn wait_stderr(&self, text: &str) -> Result<()> {
+        wait_until(&format!("{:?} on stderr of {}", text, self.name), DEADLINE, || {
+            Ok((self.stderr() == text.as_bytes()).then_some(()))
+        })
+        .with_context(|| self.shown())?;
+        self.wait_drained()
+    }
+
+    /// Waits until all is read that was written to stdout so far.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn wait_drained(&self) -> Result<()> {
+        let Some(stdout) = &self.stdout else { return Ok(()) };
+        wait_until(&format!("all of stdout of {}", self.name), DEADLINE, || Ok(stdout.is_drained()?.then_some(())))
+    }
+
     /// Both streams' last bytes, for error messages.
     fn shown(&self) -> String {
         let last = |capture: &Option<Capture>| {
