@@ -20,7 +20,7 @@ use rdkafka::{
 use super::{
     certificate,
     failure::{Fate, fate, is_for_one, remedy, remedy_of},
-    figures::{brokers_up, figures},
+    figures::{brokers_up, figures, is_without_brokers},
 };
 use crate::{
     ledger::Reason,
@@ -54,6 +54,8 @@ pub(super) struct Context {
     batch_refused: AtomicBool,
     /// Some topic has trouble: it is noted which ones can be written.
     is_holding: AtomicBool,
+    /// librdkafka knows no broker any more, and will ask nobody who they are.
+    is_lost: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +93,13 @@ impl Context {
     /// Whether the lines were found for which batches became smaller, and none has been refused for so long.
     pub(super) fn is_calm(&self, calm: Duration) -> bool {
         !self.failing.load(Relaxed) && self.lock().refused_alone.is_some_and(|at| at.elapsed() >= calm)
+    }
+
+    /// Whether librdkafka has forgotten all brokers: when those say that there are none (as they do while the controller
+    /// has not heard of any of them for `broker.session.timeout.ms`), it takes them at their word, and may never look at
+    /// `bootstrap.servers` again (2.12 and 2.13, confluentinc/librdkafka#5301).
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Relaxed)
     }
 
     /// Says whether a topic has trouble, so that it is noted which ones can be written.
@@ -236,7 +245,11 @@ impl ClientContext for Context {
         if brokers_up(&statistics) > 0 {
             self.recover();
         }
-        self.lock().statistics = Some(statistics);
+        let mut state = self.lock();
+        // Twice in a row: it may be on its way from one list of brokers to the next.
+        let was_without = state.statistics.as_ref().is_some_and(is_without_brokers);
+        self.is_lost.store(was_without && is_without_brokers(&statistics), Relaxed);
+        state.statistics = Some(statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

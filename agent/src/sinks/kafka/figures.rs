@@ -9,6 +9,11 @@ fn is_broker(broker: &Broker) -> bool {
     broker.nodeid >= 0
 }
 
+/// Whether it knows nobody to connect to: neither a broker nor a bootstrap entry, only its own helpers.
+pub(super) fn is_without_brokers(statistics: &Statistics) -> bool {
+    statistics.brokers.values().all(|broker| matches!(broker.source.as_str(), "internal" | "logical"))
+}
+
 /// How many brokers have a working connection. Before one has told who they are, the bootstrap entries stand for them.
 pub(super) fn brokers_up(statistics: &Statistics) -> usize {
     let up = |broker: &&Broker| broker.state == "UP";

@@ -50,6 +50,9 @@ fn broken(name: &str, value: &str) -> Option<&'static str> {
         }
         "partitioner" if value == "random" => Some("the lines of a stream would not stay in one partition, in order"),
         "delivery.report.only.error" if is_true() => Some("the sink would not hear that a line is delivered"),
+        "statistics.interval.ms" if value == "0" => {
+            Some("the sink would not notice that librdkafka has lost the brokers, and would have no figures")
+        }
         "transactional.id" | "test.mock.num.brokers" => Some("the sink's lines would not arrive"),
         "bootstrap.servers" | "metadata.broker.list" => Some("that is said by `brokers`"),
         "retries" | "message.send.max.retries" if value == "0" => {
@@ -114,6 +117,7 @@ mod tests {
             ("max.in.flight.requests.per.connection", "6", "more than 5"),
             ("partitioner", "random", "in one partition"),
             ("delivery.report.only.error", "true", "would not hear"),
+            ("statistics.interval.ms", "0", "would not notice"),
             ("test.mock.num.brokers", "3", "would not arrive"),
             ("security.protocol", "plaintext", "`tls` and `sasl`"),
             ("sasl.username", "eve", "`tls` and `sasl`"),

@@ -48,7 +48,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// The Kafka sink.
 pub struct KafkaSink {
     settings: Settings,
-    producer: Producer,
+    pub(super) producer: Producer,
     /// The most bytes of messages in one batch, once brokers have refused larger ones.
     batch_size: usize,
     /// What the producer was made of, beside the settings.
@@ -273,12 +273,14 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// After some errors the producer is of no use any more, one that can't say who it is may by now, and one whose
-    /// batches are refused makes smaller ones, until the line is found for which they were: what it has comes back, to
-    /// another one.
+    /// After some errors the producer is of no use any more, one that has forgotten the brokers asks nobody, one that can't
+    /// say who it is may by now, and one whose batches are refused makes smaller ones, until the line is found for which
+    /// they were: what it has comes back, to another one.
     fn renew(&mut self) -> Result<(), SinkError> {
         let reason = if let Some((code, reason)) = self.producer.client().fatal_error() {
             format!("{code}: {reason}")
+        } else if self.context().is_lost() {
+            "the brokers said that there are none: those of `brokers` are asked again".to_owned()
         } else if self.context().failing().is_some() && producer::credentials(&self.settings) != self.credentials {
             "a file with a password or certificates has changed".to_owned()
         } else if let Some(smaller) = self.context().smaller_batches() {
