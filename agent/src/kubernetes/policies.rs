@@ -296,6 +296,9 @@ impl Kind for ClusterSidestepPolicy {
     }
 }
 
+/// How many policies are asked for at once.
+const PAGE: u32 = 20;
+
 /// Follows both kinds, for ever.
 pub(super) async fn follow(client: Client, shared: Arc<SharedPolicies>, health: Arc<Health>) {
     tokio::join!(
@@ -307,7 +310,10 @@ pub(super) async fn follow(client: Client, shared: Arc<SharedPolicies>, health: 
 async fn follow_kind<K: Kind>(client: Client, shared: &SharedPolicies, health: &Health) {
     // Each is read by itself: one that is not understood must not keep the others from being read.
     let api = Api::<PolicyObject>::all_with(client, &ApiResource::erase::<K>(&()));
-    let config = watcher::Config::default().any_semantic();
+    // Page by page, which the API server's cache does not give: an object may have 1.5 MB where an older CRD let it in, and
+    // what it is annotated with is bounded by 256 KiB only, while a page is in memory as a whole before the first of it is
+    // told.
+    let config = watcher::Config::default().page_size(PAGE);
     let mut absences = 0;
     loop {
         let mut was_there = false;
