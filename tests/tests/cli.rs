@@ -71,6 +71,26 @@ fn logs_prints_what_the_agent_still_has() {
 }
 
 #[test]
+fn logs_says_when_nothing_can_come() {
+    end_to_end(|bed| {
+        let notice = |roots: &[&str]| -> Result<String> {
+            let config = bed.config().with("/capture/cgroup_roots", json!(roots));
+            let agent = Agent::start(bed, &config)?;
+            let output = sidestep(&["logs"], config.socket())?;
+            agent.stop()?;
+            ensure!(output.stdout.is_empty());
+            Ok(String::from_utf8(output.stderr)?)
+        };
+        let absent = format!("{}/nowhere", bed.cgroup_root());
+        let text = notice(&[&absent])?;
+        ensure!(text.contains(&absent) && text.contains("no container is captured"), "{text}");
+        let text = notice(&[&bed.cgroup_root()])?;
+        ensure!(text.is_empty(), "{text}");
+        Ok(())
+    });
+}
+
+#[test]
 fn status_shows_the_ledger() {
     end_to_end(|bed| {
         let config = bed.config();

@@ -10,6 +10,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     ClientError, Connection, quiet_on_broken_pipe,
+    status::fetch,
     terminal::{Screen, append_escaped, append_json, escaped_word},
 };
 use crate::{
@@ -49,7 +50,8 @@ pub enum LogsOutput {
     Raw,
 }
 
-/// Prints lines until the history is over, or with `follow` until the agent ends. Notices of lost lines go to `notices`.
+/// Prints lines until the history is over, or with `follow` until the agent ends. Notices of lost lines, and why there can
+/// be none, go to `notices`.
 ///
 /// # Errors
 /// The agent does not run or refuses, or the output cannot be written (a closed pipe is not an error).
@@ -79,13 +81,20 @@ fn print(
     let request = LogsRequest { follow: options.follow, since_unix_nano, filter: options.filter.clone() };
     let mut connection = Connection::ask(socket, Ask::Logs(request))?;
     let mut buffer = Vec::with_capacity(WRITE_BYTES * 2);
+    let mut is_empty = true;
+    if options.follow {
+        tell_of_absent_roots(socket, notices)?;
+    }
     loop {
         if buffer.len() >= WRITE_BYTES || (!buffer.is_empty() && connection.is_drained()) {
             out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
             buffer.clear();
         }
         match connection.next() {
-            Ok(Frame::Record(record)) => append(record, options.output, screen, &mut buffer)?,
+            Ok(Frame::Record(record)) => {
+                is_empty = false;
+                append(record, options.output, screen, &mut buffer)?;
+            }
             Ok(Frame::Lost { lines }) => {
                 // The notice comes after the lines before it, also when both go to one terminal.
                 out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
@@ -94,13 +103,31 @@ fn print(
                 notices.write_all(notice.as_bytes()).map_err(ClientError::Output)?;
             }
             Ok(Frame::Status(_) | Frame::Explain(_) | Frame::Error { .. }) => {}
-            Ok(Frame::End {}) => return out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output),
+            Ok(Frame::End {}) => {
+                out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+                return if is_empty && !options.follow { tell_of_absent_roots(socket, notices) } else { Ok(()) };
+            }
             Err(error) => {
                 out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
                 return Err(error);
             }
         }
     }
+}
+
+/// Says so when no Pod is captured: silence would look as if none had written.
+fn tell_of_absent_roots(socket: &Path, notices: &mut dyn Write) -> Result<(), ClientError> {
+    // What was asked for is the lines: an agent that ends meanwhile, or is older than roots are, has none to tell of.
+    let roots = fetch(socket).map(|report| report.roots).unwrap_or_default();
+    if roots.is_empty() || roots.iter().any(|root| root.present) {
+        return Ok(());
+    }
+    let names: Vec<_> = roots.iter().map(|root| escaped_word(&root.path)).collect();
+    let names = names.join(", ");
+    let notice = format!(
+        "sidestep: no container is captured, as none of the cgroups {names} is there (`capture.cgroup_roots`); see `sidestep doctor`\n"
+    );
+    notices.write_all(notice.as_bytes()).map_err(ClientError::Output)
 }
 
 fn append(record: &RawValue, output: LogsOutput, screen: Screen, out: &mut Vec<u8>) -> Result<(), ClientError> {
