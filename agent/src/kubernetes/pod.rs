@@ -179,6 +179,11 @@ impl Pod {
         self.owners.last()
     }
 
+    /// Whether the controller with this UID, in this namespace, has made it.
+    pub(super) fn is_of(&self, namespace: &str, controller: &str) -> bool {
+        *self.namespace == *namespace && self.owners.first().is_some_and(|first| &*first.uid == controller)
+    }
+
     /// With what its annotations declare: once for each Pod, where it is read, as expressions take their time and the pipeline
     /// asks for each container, again and again.
     #[must_use]
