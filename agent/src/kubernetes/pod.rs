@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
+use super::is_name;
 use crate::{
     config::Globs,
     policy::{
@@ -27,6 +28,11 @@ const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 const MAX_BYTES: usize = 32 * 1024;
 /// Bytes of one annotation, key and value.
 const MAX_ANNOTATION: usize = 8 * 1024;
+
+/// The most characters of the kind of a controller, as the API server has it for definitions of resources.
+const MAX_KIND: usize = 63;
+/// The most characters of the UID of a controller: three times those of any there is.
+const MAX_UID: usize = 128;
 
 /// Annotations of ours that are remembered as left out.
 const MAX_OVERSIZED: usize = 8;
@@ -134,8 +140,11 @@ impl Pod {
             }
         });
         let labels = bounded_labels(object.labels.unwrap_or_default(), &mut left_out);
-        // The node owns the mirror of a static Pod, and is no workload.
-        let controller = controller.filter(|reference| reference.kind != "Node");
+        // The node owns the mirror of a static Pod, and is no workload. Who makes a Pod may claim any controller, of any size.
+        let controller = controller.filter(|reference| {
+            let is_bounded = reference.kind.len() <= MAX_KIND && reference.uid.len() <= MAX_UID;
+            reference.kind != "Node" && is_bounded && is_name(&reference.name)
+        });
         let mut owners: Vec<_> = controller
             .map(|reference| Owner {
                 kind: reference.kind.into(),
@@ -168,6 +177,11 @@ impl Pod {
     #[must_use]
     pub fn workload(&self) -> Option<&Owner> {
         self.owners.last()
+    }
+
+    /// Whether the controller with this UID, in this namespace, has made it.
+    pub(super) fn is_of(&self, namespace: &str, controller: &str) -> bool {
+        *self.namespace == *namespace && self.owners.first().is_some_and(|first| &*first.uid == controller)
     }
 
     /// With what its annotations declare: once for each Pod, where it is read, as expressions take their time and the pipeline
@@ -294,6 +308,21 @@ mod tests {
         assert!(mirror.owners.is_empty() && mirror.owners_known);
         assert_eq!(mirror.static_uid.as_deref(), Some("0123"));
         assert!(mirror.annotations.is_empty());
+    }
+
+    #[test]
+    fn a_controller_that_can_not_be_is_none() {
+        let huge = "x".repeat(1 << 20);
+        let of = |kind: &str, name: &str, uid: &str| {
+            let owner = json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true});
+            pod(json!({ "ownerReferences": [owner] }))
+        };
+        assert_eq!(names(&of("StatefulSet", "db", "u")), [("StatefulSet", "db")]);
+        for claimed in
+            [of("StatefulSet", &huge, "u"), of(&huge, "db", "u"), of("Job", "db", &huge), of("Job", "a\n/b", "u")]
+        {
+            assert!(claimed.owners.is_empty() && claimed.owners_known && claimed.memory() < 1024);
+        }
     }
 
     #[test]

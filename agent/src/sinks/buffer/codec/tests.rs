@@ -19,7 +19,11 @@ fn metadata() -> impl Strategy<Value = Option<Arc<Metadata>>> {
 }
 
 fn route() -> impl Strategy<Value = Option<Arc<Route>>> {
-    let chosen = |(name, by_administrator): (String, bool)| Chosen { name: name.as_str().into(), by_administrator };
+    let chosen = |(name, by_administrator): (String, bool)| Chosen {
+        name: name.as_str().into(),
+        by_administrator,
+        otherwise: None,
+    };
     let chosen = proptest::option::of(("[a-z]{1,9}", any::<bool>()).prop_map(chosen));
     let sinks =
         proptest::option::of(proptest::collection::vec("[a-z]{1,9}".prop_map(|name| Arc::from(name.as_str())), 1..3));
