@@ -2,15 +2,15 @@
 //! line has to come with the labels of its Pod, and the agent has to let go of what it held for Pods that are gone.
 
 mod cut;
+mod report;
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Pid;
 use serde_json::{Value, json};
+
+pub use self::report::{Held, Life, Plan, Report};
 
 use self::cut::Cut;
 use super::{
@@ -40,95 +40,8 @@ const STANDSTILL: Duration = Duration::from_secs(180);
 const LINGER: Duration = Duration::from_secs(420);
 /// How often it is told how far it is.
 const TELL: Duration = Duration::from_secs(20);
-
-/// What is done.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Pods in all.
-    pub pods: usize,
-    /// At most so many at the same time.
-    pub at_once: usize,
-    /// How long each is there.
-    pub life: Life,
-    /// In the end it is waited until the agent has let go of what it held for Pods that are gone, which takes minutes.
-    pub let_go: bool,
-}
-
-/// How long a Pod is there.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Life {
-    /// It ends by itself, and is deleted then.
-    Ends,
-    /// It is deleted in the middle of what it writes as fast as it can: every second one at once, the others with a second
-    /// of grace.
-    Cut,
-    /// It runs on until all have been there at the same time.
-    Stays,
-}
-
-/// What the agent held.
-#[derive(Clone, Copy, Debug)]
-pub struct Held {
-    /// Resident memory, the highest so far, and what of it is anonymous, in bytes.
-    resident: [u64; 3],
-    /// Cgroups and standard streams in the kernel's maps.
-    entries: Entries,
-    /// Accounts in the ledger.
-    accounts: f64,
-    /// Pods, also those that linger.
-    pods: f64,
-}
-
-/// What came of it. What was missing, twice or without its labels is an error instead.
-#[derive(Debug)]
-pub struct Report {
-    pods: usize,
-    /// The most Pods that ran at the same time.
-    most: usize,
-    /// Those that were deleted before they had written all.
-    cut: Option<usize>,
-    lines: u64,
-    /// From the first that was made to the last that was gone.
-    took: Duration,
-    before: Held,
-    /// When all were there, or the last was gone.
-    highest: Held,
-    /// When the agent had let go of them, if that was waited for.
-    after: Option<Held>,
-}
-
-impl Report {
-    /// Pods that were deleted before they had written all that they were to.
-    #[must_use]
-    pub fn cut(&self) -> usize {
-        self.cut.unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [resident, peak, anonymous] = self.resident.map(|bytes| bytes as f64 / f64::from(1 << 20));
-        let Self { entries, accounts, pods, .. } = self;
-        write!(f, "resident {resident:.1} MiB (highest {peak:.1}, anonymous {anonymous:.1}), {pods} Pods, ")?;
-        write!(f, "{accounts} accounts, {} cgroups and {} streams in the kernel", entries.containers, entries.stdio)
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pods, most, cut, lines, took, before, highest, after } = self;
-        let rate = *pods as f64 / took.as_secs_f64();
-        writeln!(f, "Pods                            {pods} in {} s, {rate:.2} a second", took.as_secs())?;
-        writeln!(f, "most at the same time           {most}")?;
-        if let Some(cut) = cut {
-            writeln!(f, "deleted before their last line  {cut}")?;
-        }
-        writeln!(f, "lines, each once, with labels   {lines}")?;
-        writeln!(f, "the agent before                {before}")?;
-        writeln!(f, "the agent with them             {highest}")?;
-        after.map_or(Ok(()), |after| writeln!(f, "the agent after                 {after}"))
-    }
-}
+/// How often accounts are read: each is there for a minute after its container.
+const NOTE: Duration = Duration::from_secs(5);
 
 /// Does all of it; `progress` is told of each step.
 ///
@@ -213,7 +126,7 @@ impl<'a> Crowd<'a> {
         let after = if self.plan.let_go { Some(self.wait_let_go(&before)?) } else { None };
         let same = self.agents.process(self.cluster.node())? == self.agent;
         ensure!(same, "the agent was started anew in between");
-        let cut = (self.plan.life == Life::Cut).then(|| self.cut.in_the_middle());
+        let cut = if self.plan.life == Life::Cut { Some(self.cut.figures()?) } else { None };
         Ok(Report { pods: self.plan.pods, most, cut, lines: self.lines, took, before, highest, after })
     }
 
@@ -241,7 +154,7 @@ impl<'a> Crowd<'a> {
 
     /// Makes so many at a time, and deletes each when its time has come. Returns how many were there at most.
     fn come_and_go(&mut self) -> Result<usize> {
-        let (mut told, mut changed) = (Instant::now(), Instant::now());
+        let (mut told, mut changed, mut noted) = (Instant::now(), Instant::now(), Instant::now());
         let (mut made, mut gone, mut most) = (0, 0, 0);
         while gone < self.plan.pods {
             let pods = self.list()?;
@@ -263,6 +176,10 @@ impl<'a> Crowd<'a> {
             self.make(made..made + more)?;
             made += more;
             self.take_records()?;
+            if self.plan.life == Life::Cut && noted.elapsed() >= NOTE {
+                self.cut.note(&self.agents.metrics(self.cluster.node())?);
+                noted = Instant::now();
+            }
             self.tell(&mut told, &format!("{gone} of {} Pods have come and gone", self.plan.pods))?;
         }
         Ok(most)
@@ -347,9 +264,9 @@ impl<'a> Crowd<'a> {
         let mut problem = None;
         let come = wait_until("every line of the runtime's logs", PATIENCE, || {
             // First: what has been delivered meanwhile has a record.
-            let metrics = self.agents.metrics(node)?;
+            self.cut.note(&self.agents.metrics(node)?);
             self.take_records()?;
-            problem = self.cut.check(&metrics).err();
+            problem = self.cut.check().err();
             Ok(problem.is_none().then_some(()))
         });
         come.map_err(|late| problem.map_or(late, |problem| problem.context("at the deadline")))

@@ -123,33 +123,55 @@ impl Cut {
         Ok(node.processes_of(|cgroup| self.pods.keys().any(|id| cgroup.contains(id)))?.is_empty())
     }
 
-    /// Whether all has come that the runtime's logs have, and the account of each Pod is even: nothing is on its way or lost.
+    /// Notes the accounts: they go soon after the containers.
+    pub(super) fn note(&mut self, metrics: &Metrics) {
+        for (id, pod) in &mut self.pods {
+            let ledger = metrics.ledger(id);
+            if ledger != Ledger::default() {
+                pod.ledger = ledger;
+            }
+        }
+    }
+
+    /// Whether all has come that the runtime's logs have, and the account of each Pod is even, as it was noted last: nothing
+    /// was on its way any more, and nothing was lost.
     ///
     /// # Errors
     /// What is missing.
-    pub(super) fn check(&mut self, metrics: &Metrics) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let strange = self.streams.keys().find(|id| !self.pods.contains_key(*id));
         ensure!(strange.is_none(), "records of a container that was not seen: {strange:?}");
-        for (id, pod) in &mut self.pods {
-            let (logged, end) = (pod.logged()?, self.streams.get(id).map_or(0, |stream| stream.end));
-            ensure!(self.all.starts_with(&logged), "the runtime's log of {} is not what it was to write", pod.name);
-            // What was in the pipe when its reader was ended is in no log.
-            ensure!(logged.len() <= end, "{}: {end} of {} bytes of the runtime's log", pod.name, logged.len());
-            let ledger = metrics.ledger(id);
-            // An account goes with the container, when its last record is out.
-            if ledger != Ledger::default() {
-                let is_even = ledger.pending == 0 && ledger.difference() == 0 && ledger.delivered == end as u64;
-                ensure!(is_even, "{} is not even, with {end} bytes of records: {ledger:?}", pod.name);
-                pod.ledger = ledger;
-            }
-            ensure!(pod.ledger.dropped.is_empty(), "{} has lost lines: {:?}", pod.name, pod.ledger);
+        for (id, Pod { name, ledger, .. }) in &self.pods {
+            self.beyond(id)?;
+            let end = self.end(id);
+            let is_even = ledger.pending == 0 && ledger.difference() == 0 && ledger.delivered == end as u64;
+            ensure!(is_even && ledger.dropped.is_empty(), "{name}, with {end} bytes of records: {ledger:?}");
         }
         Ok(())
     }
 
-    /// How many were deleted before they had written all.
-    pub(super) fn in_the_middle(&self) -> usize {
-        self.streams.values().filter(|stream| stream.end < self.all.len()).count()
+    /// How many were deleted before they had written all, and how many bytes have come that the runtime's logs have not.
+    pub(super) fn figures(&self) -> Result<(usize, usize)> {
+        let in_the_middle = self.streams.values().filter(|stream| stream.end < self.all.len()).count();
+        let beyond: Vec<usize> = self.pods.keys().map(|id| self.beyond(id)).collect::<Result<_>>()?;
+        Ok((in_the_middle, beyond.into_iter().sum()))
+    }
+
+    /// Bytes of a container that have come, from the first one on.
+    fn end(&self, id: &str) -> usize {
+        self.streams.get(id).map_or(0, |stream| stream.end)
+    }
+
+    /// How many bytes of a container have come that the runtime's log has not: they were in the pipe when its reader ended.
+    ///
+    /// # Errors
+    /// It is the other way round.
+    fn beyond(&self, id: &str) -> Result<usize> {
+        let pod = &self.pods[id];
+        let (logged, end) = (pod.logged()?, self.end(id));
+        ensure!(self.all.starts_with(&logged), "the runtime's log of {} is not what it was to write", pod.name);
+        let beyond = end.checked_sub(logged.len());
+        beyond.with_context(|| format!("{}: {end} of {} bytes of the runtime's log", pod.name, logged.len()))
     }
 }
 
