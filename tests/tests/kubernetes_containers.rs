@@ -174,14 +174,17 @@ mod on_cluster {
         Ok(())
     }
 
-    /// `cargo xtask soak kubernetes-pods --cut` does it with many.
+    /// Also what the ring could not hold of it, and the kubelet is about to remove. `cargo xtask soak kubernetes-pods --cut` does
+    /// it with many.
     #[test]
     fn what_pods_had_written_when_they_were_deleted_arrives_once() {
         on_cluster(|cluster| {
-            let plan = crowd::Plan { pods: 8, at_once: 4, life: crowd::Life::Cut, let_go: false };
+            let plan = crowd::Plan { pods: 8, at_once: 4, life: crowd::Life::Cut, ring: Some(64), let_go: false };
             let report = crowd::run(cluster, plan, &|step| eprintln!("{step}"))?;
+            let cut = report.cut().context("what came of them")?;
+            ensure!(cut.pods == plan.pods, "not all were deleted in the middle: {report}");
+            ensure!(cut.gaps > 0.0, "the ring was never full: {report}");
             eprintln!("{report}");
-            ensure!(report.cut() == plan.pods, "not all were deleted in the middle: {report}");
             Ok(())
         });
     }

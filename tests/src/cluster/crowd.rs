@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
-pub use self::report::{Held, Life, Plan, Report};
+pub use self::report::{CutReport, Held, Life, Plan, Report};
 
 use self::cut::Cut;
 use super::{
@@ -54,7 +54,11 @@ pub fn run(cluster: &Cluster, plan: Plan, progress: &(dyn Fn(&str) + Sync)) -> R
         let sink = json!({ "type": "file", "path": RECORDS, "compression": "none" });
         let telemetry = json!({ "listen": "0.0.0.0:9464" });
         let host = json!({ "host_root": "/host" });
-        let config = json!({ "identity": host, "server": { "include": [] }, "sinks": [sink], "telemetry": telemetry });
+        let mut config =
+            json!({ "identity": host, "server": { "include": [] }, "sinks": [sink], "telemetry": telemetry });
+        if let Some(size) = plan.ring {
+            config["capture"] = json!({ "ring_size": format!("{size}KiB") });
+        }
         agents.configure(&config, &json!({}))?;
         report = Some(Crowd::new(cluster, agents, plan, progress)?.run()?);
         Ok(())
@@ -126,7 +130,7 @@ impl<'a> Crowd<'a> {
         let after = if self.plan.let_go { Some(self.wait_let_go(&before)?) } else { None };
         let same = self.agents.process(self.cluster.node())? == self.agent;
         ensure!(same, "the agent was started anew in between");
-        let cut = if self.plan.life == Life::Cut { Some(self.cut.figures()?) } else { None };
+        let cut = if self.plan.life == Life::Cut { Some(self.cut.report()?) } else { None };
         Ok(Report { pods: self.plan.pods, most, cut, lines: self.lines, took, before, highest, after })
     }
 

@@ -24,11 +24,14 @@ pub(crate) struct Crowd {
     /// has of it is to come
     #[arg(long, conflicts_with = "stay")]
     cut: bool,
+    /// Size of the ring between kernel and agent in KiB, a power of two; what a small one can't hold comes from the runtime's logs
+    #[arg(long, value_name = "KIB")]
+    ring: Option<u32>,
 }
 
 impl Crowd {
     pub(crate) fn execute(&self) -> Result<()> {
-        let Self { pods, at_once, stay, cut } = *self;
+        let Self { pods, at_once, stay, cut, ring } = *self;
         ensure!((1..=MOST).contains(&at_once), "--at-once must be from 1 to {MOST}");
         ensure!(pods > 0 && (!stay || pods <= MOST), "--pods must be from 1, and with --stay to {MOST}");
         let life = match (stay, cut) {
@@ -36,6 +39,6 @@ impl Crowd {
             (_, true) => Life::Cut,
             _ => Life::Ends,
         };
-        on_cluster(|cluster, progress| crowd::run(cluster, Plan { pods, at_once, life, let_go: true }, progress))
+        on_cluster(|cluster, progress| crowd::run(cluster, Plan { pods, at_once, life, ring, let_go: true }, progress))
     }
 }

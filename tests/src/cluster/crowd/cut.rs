@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{CONTAINER, NAMESPACE, NUMBER, is_wanted, named, phase};
+use super::{CONTAINER, CutReport, NAMESPACE, NUMBER, is_wanted, named, phase};
 use crate::{
     cluster::{
         Node,
@@ -24,11 +24,11 @@ use crate::{
 /// The lines that a container writes when nobody ends it: its log stays below the size from which the kubelet rotates it (10 MiB).
 const LINES: u64 = 150_000;
 /// So many at a time, as fast as it can.
-const BURST: u64 = 100;
+const BURST: u64 = 500;
 /// Pause after these.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A Pod is deleted when its log has so many bytes, or up to [`STEPS`] times as many: each at another point.
-const STEP: u64 = 50_000;
+const STEP: u64 = 100_000;
 const STEPS: u64 = 8;
 
 /// What each of them writes.
@@ -44,6 +44,8 @@ pub(super) struct Cut {
     /// By the ids of their containers, as the following.
     pods: BTreeMap<String, Pod>,
     streams: BTreeMap<String, Stream>,
+    /// Gaps of all of them that the agent has filled so far.
+    gaps: f64,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,7 @@ struct Stream {
 
 impl Default for Cut {
     fn default() -> Self {
-        Self { all: writer().bytes(), pods: BTreeMap::new(), streams: BTreeMap::new() }
+        Self { all: writer().bytes(), pods: BTreeMap::new(), streams: BTreeMap::new(), gaps: 0.0 }
     }
 }
 
@@ -125,6 +127,7 @@ impl Cut {
 
     /// Notes the accounts: they go soon after the containers.
     pub(super) fn note(&mut self, metrics: &Metrics) {
+        self.gaps = metrics.sum("sidestep_stream_repair_gaps_total");
         for (id, pod) in &mut self.pods {
             let ledger = metrics.ledger(id);
             if ledger != Ledger::default() {
@@ -150,11 +153,11 @@ impl Cut {
         Ok(())
     }
 
-    /// How many were deleted before they had written all, and how many bytes have come that the runtime's logs have not.
-    pub(super) fn figures(&self) -> Result<(usize, usize)> {
-        let in_the_middle = self.streams.values().filter(|stream| stream.end < self.all.len()).count();
+    /// What came of it.
+    pub(super) fn report(&self) -> Result<CutReport> {
+        let pods = self.streams.values().filter(|stream| stream.end < self.all.len()).count();
         let beyond: Vec<usize> = self.pods.keys().map(|id| self.beyond(id)).collect::<Result<_>>()?;
-        Ok((in_the_middle, beyond.into_iter().sum()))
+        Ok(CutReport { pods, beyond: beyond.into_iter().sum(), gaps: self.gaps })
     }
 
     /// Bytes of a container that have come, from the first one on.

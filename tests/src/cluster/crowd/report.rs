@@ -13,6 +13,9 @@ pub struct Plan {
     pub at_once: usize,
     /// How long each is there.
     pub life: Life,
+    /// The size of the ring between kernel and agent, in KiB, if not the default: what a small one can't hold is to come from
+    /// the runtime's logs, before the kubelet removes them.
+    pub ring: Option<u32>,
     /// In the end it is waited until the agent has let go of what it held for Pods that are gone, which takes minutes.
     pub let_go: bool,
 }
@@ -42,15 +45,25 @@ pub struct Held {
     pub(super) pods: f64,
 }
 
+/// What came of Pods that were deleted in the middle of what they wrote.
+#[derive(Clone, Copy, Debug)]
+pub struct CutReport {
+    /// Those that were deleted before they had written all.
+    pub pods: usize,
+    /// Bytes that have come and that the runtime's logs have not.
+    pub beyond: usize,
+    /// Gaps that the ring left and that were filled from the runtime's logs.
+    pub gaps: f64,
+}
+
 /// What came of it. What was missing, twice or without its labels is an error instead.
 #[derive(Debug)]
 pub struct Report {
     pub(super) pods: usize,
     /// The most Pods that ran at the same time.
     pub(super) most: usize,
-    /// Those that were deleted before they had written all, if they were to be, and the bytes that they had written and the
-    /// runtime's logs have not.
-    pub(super) cut: Option<(usize, usize)>,
+    /// Of those that were to be deleted while they wrote.
+    pub(super) cut: Option<CutReport>,
     pub(super) lines: u64,
     /// From the first that was made to the last that was gone.
     pub(super) took: Duration,
@@ -62,10 +75,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Pods that were deleted before they had written all that they were to.
+    /// What came of Pods that were deleted while they wrote, if they were to be.
     #[must_use]
-    pub fn cut(&self) -> usize {
-        self.cut.map_or(0, |(pods, _)| pods)
+    pub fn cut(&self) -> Option<CutReport> {
+        self.cut
     }
 }
 
@@ -84,9 +97,10 @@ impl fmt::Display for Report {
         let rate = *pods as f64 / took.as_secs_f64();
         writeln!(f, "Pods                            {pods} in {} s, {rate:.2} a second", took.as_secs())?;
         writeln!(f, "most at the same time           {most}")?;
-        if let Some((pods, beyond)) = cut {
+        if let Some(CutReport { pods, beyond, gaps }) = cut {
             writeln!(f, "deleted before their last line  {pods}")?;
             writeln!(f, "bytes that only the agent has   {beyond}")?;
+            writeln!(f, "gaps of the ring, filled        {gaps}")?;
         }
         writeln!(f, "lines, each once, with labels   {lines}")?;
         writeln!(f, "the agent before                {before}")?;
