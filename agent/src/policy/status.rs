@@ -320,28 +320,29 @@ mod tests {
     fn clocks_that_are_set_back_make_no_node_silent() {
         let key = Key { namespace: Some("shop".into()), name: "web".into() };
         let (start, clock) = (Instant::now(), Timestamp::from_second(1_000_000).expect("a time"));
+        let hour = SignedDuration::from_hours(1);
         let at = |time: Timestamp| NodeStatus { report_time: Some(Time(time)), ..report(1, 1, &[]) };
         let beat = Duration::from_secs(600);
         let mut nodes = Reports::default();
-        nodes.insert("back".to_owned(), at(clock), start);
-        nodes.insert("here".to_owned(), at(clock), start);
+        nodes.insert("back".to_owned(), at(clock), Some(clock), start);
+        nodes.insert("here".to_owned(), at(clock), Some(clock), start);
         let now = |step: u32| start + step * beat;
         let told = |nodes: &Reports, step, clock, before: Option<&Status>| {
-            status(&key, None, 1, None, &nodes.at(now(step), clock), before, clock)
+            status(&key, None, 1, None, &nodes.at(now(step)), before, clock)
         };
         let before = told(&nodes, 0, clock, None);
         // The clock of one node goes back by an hour: what it reports is news as before.
         for step in 1..=6 {
             let passed = SignedDuration::from_secs(600) * step as i32;
-            nodes.insert("back".to_owned(), at(clock - SKEW + passed), now(step));
-            nodes.insert("here".to_owned(), at(clock + passed), now(step));
+            nodes.insert("back".to_owned(), at(clock - hour + passed), Some(clock + passed), now(step));
+            nodes.insert("here".to_owned(), at(clock + passed), Some(clock + passed), now(step));
             assert_eq!(told(&nodes, step, clock + passed, None).programmed.as_deref(), Some("2/2"));
             // So does that of who writes the status, and of all; the times of what has not changed stay.
-            let status = told(&nodes, step, clock + passed - SKEW, Some(&before));
+            let status = told(&nodes, step, clock + passed - hour, Some(&before));
             assert_eq!(status, before);
         }
         // Who does not report any more is silent all the same.
-        let silent = told(&nodes, 9, clock - SKEW, None);
+        let silent = told(&nodes, 9, clock - hour, None);
         assert_eq!(silent.programmed.as_deref(), Some("0/0"));
         assert!(
             silent.conditions[1].message.ends_with("2 more, of which no agent has reported for 25 minutes: back, here")
