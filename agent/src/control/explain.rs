@@ -173,7 +173,11 @@ fn explained(settled: &Profile) -> ExplainedContainer {
 /// What is in force, declared or not, and with it what was refused.
 fn in_force(settled: &Profile, field: Field) -> String {
     let route = settled.resource.route.as_deref();
-    let chosen = |chosen: Option<&crate::record::Chosen>| chosen.map(|chosen| chosen.name.to_string());
+    // Each sink takes the first that it permits.
+    let chosen = |chosen: Option<&crate::record::Chosen>| {
+        let names = std::iter::successors(chosen, |chosen| chosen.otherwise.as_deref()).map(|chosen| &*chosen.name);
+        names.map(str::to_owned).reduce(|first, next| format!("{first}, where a sink permits it; else {next}"))
+    };
     let of_template = || "as the sink's template says".to_owned();
     match field {
         Field::Enabled => settled.is_captured.to_string(),

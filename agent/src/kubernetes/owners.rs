@@ -145,7 +145,8 @@ async fn ask(
         Ok(metadata) => {
             let owners = metadata.owner_references.unwrap_or_default();
             let owner = owners.into_iter().find(|owner| owner.controller == Some(true));
-            Some(owner.map(|owner| Owner { kind: owner.kind.into(), name: owner.name.into(), uid: owner.uid.into() }))
+            // Who may make a Job writes its owner, too.
+            Some(owner.and_then(Owner::claimed))
         }
         // No such object, or a question that has no answer.
         Err(kube::Error::Api(status))

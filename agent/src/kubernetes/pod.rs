@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,13 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// Of a reference that somebody has written, who may claim any controller, of any size: `None` when that can't be one.
+    pub(super) fn claimed(reference: OwnerReference) -> Option<Self> {
+        let OwnerReference { kind, name, uid, .. } = reference;
+        let is_bounded = kind.len() <= MAX_KIND && uid.len() <= MAX_UID && is_name(&name);
+        is_bounded.then(|| Self { kind: kind.into(), name: name.into(), uid: uid.into() })
+    }
+
     /// The attribute of OpenTelemetry's semantic conventions that has its name; `None` for kinds that they don't know.
     #[must_use]
     pub fn attribute(&self) -> Option<&'static str> {
@@ -140,19 +148,9 @@ impl Pod {
             }
         });
         let labels = bounded_labels(object.labels.unwrap_or_default(), &mut left_out);
-        // The node owns the mirror of a static Pod, and is no workload. Who makes a Pod may claim any controller, of any size.
-        let controller = controller.filter(|reference| {
-            let is_bounded = reference.kind.len() <= MAX_KIND && reference.uid.len() <= MAX_UID;
-            reference.kind != "Node" && is_bounded && is_name(&reference.name)
-        });
-        let mut owners: Vec<_> = controller
-            .map(|reference| Owner {
-                kind: reference.kind.into(),
-                name: reference.name.into(),
-                uid: reference.uid.into(),
-            })
-            .into_iter()
-            .collect();
+        // The node owns the mirror of a static Pod, and is no workload.
+        let controller = controller.filter(|reference| reference.kind != "Node");
+        let mut owners: Vec<_> = controller.and_then(Owner::claimed).into_iter().collect();
         let deployment = owners.first().and_then(|owner| deployment_of(owner, &labels));
         owners.extend(deployment);
         let owners_known = !matches!(&owners[..], [only] if has_owner(only));

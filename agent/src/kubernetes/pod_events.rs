@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -46,8 +47,8 @@ pub struct PodEvents {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By the UIDs of Pods.
-    told: HashMap<Arc<str>, HashSet<Problem>>,
+    /// By the UIDs of Pods: the hashes of their problems, of which each may be some kilobytes.
+    told: HashMap<Arc<str>, HashSet<u64>>,
     waiting: Waiting,
     /// How many were told, by what kind they are.
     counts: BTreeMap<Reason, u64>,
@@ -86,17 +87,21 @@ impl PodEvents {
 }
 
 impl State {
-    /// Whether it was not told yet. Who has too many to be remembered is told of his own again, and nobody else is.
+    /// Whether it was not told yet. Who has too many to be remembered is told of his own again; where too many Pods have some,
+    /// any of them, when it changes.
     fn is_new(&mut self, pod: &Pod, problem: &Problem) -> bool {
         if self.told.len() >= MAX_TOLD_PODS && !self.told.contains_key(&pod.uid) {
             let any = self.told.keys().next().cloned();
             any.and_then(|uid| self.told.remove(&uid));
         }
         let told = self.told.entry(Arc::clone(&pod.uid)).or_default();
-        if told.len() >= MAX_TOLD && !told.contains(problem) {
+        let mut hasher = DefaultHasher::new();
+        problem.hash(&mut hasher);
+        let hash = hasher.finish();
+        if told.len() >= MAX_TOLD && !told.contains(&hash) {
             told.clear();
         }
-        told.insert(problem.clone())
+        told.insert(hash)
     }
 }
 
@@ -126,13 +131,20 @@ impl Waiting {
 
     /// Drops the last one of the Pod that has the most, in the namespace that has the most.
     fn drop_one(&mut self) {
-        let Some(queue) = self.by_namespace.values_mut().max_by_key(|queue| queue.len()) else { return };
+        let Some((namespace, queue)) = self.by_namespace.iter_mut().max_by_key(|(_, queue)| queue.len()) else {
+            return;
+        };
         let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
         queue.iter().for_each(|(pod, _)| *counts.entry(Arc::clone(&pod.uid)).or_default() += 1);
         let most = counts.values().max().copied();
         if let Some(last) = queue.iter().rposition(|(pod, _)| counts.get(&pod.uid).copied() == most) {
             queue.remove(last);
             self.count -= 1;
+            // One that waits for nothing would have its turn for ever.
+            if queue.is_empty() {
+                let namespace = Arc::clone(namespace);
+                self.by_namespace.remove(&namespace);
+            }
         }
     }
 
@@ -262,6 +274,11 @@ mod tests {
             assert!(place < 3 * 12, "{uid} is told at {place}");
         }
         assert!(order.iter().filter(|told| *told == "loud").count() <= MAX_OF_POD);
+        // More namespaces than have room.
+        for number in 0..2 * MAX_WAITING {
+            events.tell(&pod(&format!("one-of-many-{number:03}"), &format!("m{number}")), &[problem("x")]);
+        }
+        assert_eq!(std::iter::from_fn(|| events.next()).count(), MAX_WAITING);
         // What was told stays told, whatever others have had since.
         events.tell(&pod("noisy", "before"), &[problem("x")]);
         assert!(events.next().is_none());

@@ -57,6 +57,10 @@ impl Bearer {
         if auth.auth_provider.is_some() || auth.token.is_some() || is_basic {
             return Ok(Self(None));
         }
+        if auth.token_file.is_some() {
+            // What `kube` would ask for the want of a token, where both are given.
+            auth.exec = None;
+        }
         let token = auth.token_file.take().map(|path| Token::new(path.into(), now)).transpose()?;
         Ok(Self(token.map(|token| Arc::new(Mutex::new(token)))))
     }

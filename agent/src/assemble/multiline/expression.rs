@@ -7,7 +7,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    convert::Infallible,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use regex::bytes::Regex;
@@ -20,6 +24,10 @@ use regex_automata::{
     nfa::thompson::{self, WhichCaptures},
     util::syntax,
 };
+use regex_syntax::{
+    ast::{self, Ast, ClassSetItem, Flag, FlagsItemKind, GroupKind, Visitor},
+    hir::translate::TranslatorBuilder,
+};
 
 /// The largest automaton of an expression, in bytes.
 const AUTOMATON_BYTES: usize = 1 << 20;
@@ -29,6 +37,14 @@ const COMPILED_BYTES: usize = 256 << 10;
 const WORK: usize = 8_000_000;
 /// The most classes of characters, such as `\w` or `\p{L}`: each of them takes up to a millisecond to be read.
 const CLASSES: usize = 48;
+/// What takes as long to be read as a class: so many characters of a range of which upper and lower case are looked for.
+const CASED: usize = 32 << 10;
+/// How many classes one costs of which upper and lower case are looked for, letter by letter.
+const CASED_CLASS: usize = 6;
+/// A class in the unit of [`WORK`].
+const CLASS_WORK: usize = 100_000;
+/// What the expressions of all Pods and policies of the node may keep in memory.
+const NODE_BYTES: usize = 64 << 20;
 /// So many results of [`check`] are remembered.
 const MAX_CHECKED: usize = 1024;
 
@@ -47,6 +63,17 @@ pub(super) struct Automaton {
     dfa: DFA,
     /// Two threads at most ask at once, rarely: of one container those that read the ring and the files.
     cache: Mutex<Cache>,
+    /// What it may take of [`NODE_BYTES`].
+    bytes: usize,
+}
+
+/// What living automatons may take.
+static LIVING: AtomicUsize = AtomicUsize::new(0);
+
+impl Drop for Automaton {
+    fn drop(&mut self) {
+        LIVING.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// What the expressions of one that declares may cost together: the memory is all tenants', and so is the time.
@@ -65,6 +92,8 @@ struct Cost {
 
 /// What was found out, by the expression.
 type Checked = HashMap<Box<str>, Result<Cost, Refusal>>;
+
+static CHECKED: LazyLock<Mutex<Checked>> = LazyLock::new(Mutex::default);
 
 /// Why an expression is refused that somebody has declared.
 #[derive(Clone, Debug)]
@@ -94,6 +123,9 @@ impl Expression {
     }
 
     /// One that was checked. What many containers have is there once.
+    ///
+    /// # Errors
+    /// It was not, or those of the node's other Pods leave no room.
     pub(super) fn declared(text: &str) -> Result<Self, regex::Error> {
         static KNOWN: LazyLock<Mutex<HashMap<Box<str>, Weak<Automaton>>>> = LazyLock::new(Mutex::default);
         if let Some(known) = lock(&KNOWN).get(text).and_then(Weak::upgrade) {
@@ -103,7 +135,16 @@ impl Expression {
             Refusal::NoExpression(error) => error,
             _ => regex::Error::CompiledTooBig(COMPILED_BYTES),
         })?;
-        let automaton = Arc::new(Automaton { cache: Mutex::new(dfa.create_cache()), dfa });
+        let bytes = match lock(&CHECKED).get(text) {
+            Some(Ok(cost)) => cost.bytes,
+            _ => AUTOMATON_BYTES,
+        };
+        if LIVING.fetch_add(bytes, Relaxed) + bytes > NODE_BYTES {
+            LIVING.fetch_sub(bytes, Relaxed);
+            tracing::warn!("a declared expression is left out: those of this node's Pods take more than 64 MiB");
+            return Err(regex::Error::CompiledTooBig(NODE_BYTES));
+        }
+        let automaton = Arc::new(Automaton { cache: Mutex::new(dfa.create_cache()), dfa, bytes });
         let mut known = lock(&KNOWN);
         if known.len() == known.capacity() {
             known.retain(|_, automaton| automaton.strong_count() > 0);
@@ -131,7 +172,6 @@ impl Expression {
 /// # Errors
 /// It does not, and what helps.
 pub(crate) fn check(text: &str, budget: &mut Budget) -> Result<(), String> {
-    static CHECKED: LazyLock<Mutex<Checked>> = LazyLock::new(Mutex::default);
     if budget.work == 0 {
         return Err(Refusal::Together.told(text));
     }
@@ -181,10 +221,15 @@ impl Refusal {
                 "`{text}`: all expressions that are declared together take too much memory, or too long to be checked; \
                  write `[0-9]`, `(?-u:\\w)` where digits and letters of all scripts are not meant, or fewer of them"
             ),
-            Self::UnicodeWords => format!(
-                "`{text}` looks for ends of words of all scripts, which takes too long on some lines; write `{}`",
-                text.replace(r"\b", r"(?-u:\b)").replace(r"\B", r"(?-u:\B)")
-            ),
+            Self::UnicodeWords => {
+                let better = text.replace(r"\b", r"(?-u:\b)").replace(r"\B", r"(?-u:\B)");
+                let better = if better != text && compile(&better).is_ok() {
+                    format!("write `{better}`")
+                } else {
+                    r"write it as `(?-u:\b)`, which knows the letters of ASCII".to_owned()
+                };
+                format!("`{text}` looks for ends of words of all scripts, which takes too long on some lines; {better}")
+            }
             Self::Classes => {
                 format!("`{text}` has more than {CLASSES} classes of characters; write `\\d{{4}}` for `\\d\\d\\d\\d`")
             }
@@ -198,12 +243,13 @@ impl Refusal {
 
 /// The automaton, of which nothing is found out yet.
 fn compile(text: &str) -> Result<DFA, Refusal> {
-    let classes = text.as_bytes().windows(2).filter(|pair| pair[0] == b'\\' && b"pPwWdDsS".contains(&pair[1])).count();
-    if classes > CLASSES {
+    let no_expression = |error: String| Refusal::NoExpression(regex::Error::Syntax(error));
+    let written = ast::parse::Parser::new().parse(text).map_err(|error| no_expression(error.to_string()))?;
+    if classes(&written) > CLASSES {
         return Err(Refusal::Classes);
     }
-    let parsed = regex_syntax::ParserBuilder::new().utf8(false).build().parse(text);
-    let parsed = parsed.map_err(|error| Refusal::NoExpression(regex::Error::Syntax(error.to_string())))?;
+    let parsed = TranslatorBuilder::new().utf8(false).build().translate(text, &written);
+    let parsed = parsed.map_err(|error| no_expression(error.to_string()))?;
     if parsed.properties().look_set().contains_word_unicode() {
         return Err(Refusal::UnicodeWords);
     }
@@ -223,7 +269,74 @@ fn compile(text: &str) -> Result<DFA, Refusal> {
 }
 
 fn measure(text: &str) -> Result<Cost, Refusal> {
-    walk(&compile(text)?).ok_or(Refusal::TooLarge)
+    let dfa = compile(text)?;
+    let Cost { bytes, work } = walk(&dfa).ok_or(Refusal::TooLarge)?;
+    // It was parsed just now.
+    let classes = ast::parse::Parser::new().parse(text).map_or(CLASSES, |written| classes(&written));
+    Ok(Cost { bytes: bytes + dfa.get_nfa().memory_usage(), work: work + classes * CLASS_WORK })
+}
+
+/// How long an expression takes to be read, in classes of characters.
+fn classes(written: &Ast) -> usize {
+    /// Sums up, and notes whether upper and lower case are looked for anywhere: it is not worth while to know where.
+    #[derive(Default)]
+    struct Count {
+        classes: usize,
+        /// Those in which each letter may have another case.
+        cased: usize,
+        characters: usize,
+        is_cased: bool,
+    }
+
+    impl Visitor for Count {
+        type Output = usize;
+        type Err = Infallible;
+
+        fn finish(self) -> Result<usize, Infallible> {
+            let cased = self.cased * (CASED_CLASS - 1) + self.characters / CASED;
+            Ok(self.classes + if self.is_cased { cased } else { 0 })
+        }
+
+        fn visit_pre(&mut self, ast: &Ast) -> Result<(), Infallible> {
+            let flags = match ast {
+                Ast::Flags(flags) => Some(&flags.flags),
+                Ast::Group(group) => match &group.kind {
+                    GroupKind::NonCapturing(flags) => Some(flags),
+                    _ => None,
+                },
+                Ast::ClassPerl(_) => {
+                    self.classes += 1;
+                    None
+                }
+                Ast::ClassUnicode(_) => {
+                    (self.classes, self.cased) = (self.classes + 1, self.cased + 1);
+                    None
+                }
+                _ => None,
+            };
+            let cased = FlagsItemKind::Flag(Flag::CaseInsensitive);
+            self.is_cased |= flags.is_some_and(|flags| flags.items.iter().any(|item| item.kind == cased));
+            Ok(())
+        }
+
+        fn visit_class_set_item_pre(&mut self, item: &ClassSetItem) -> Result<(), Infallible> {
+            match item {
+                ClassSetItem::Perl(_) | ClassSetItem::Unicode(_) => {
+                    (self.classes, self.cased) = (self.classes + 1, self.cased + 1);
+                }
+                // All but a few are most of all.
+                ClassSetItem::Bracketed(set) if set.negated => self.cased += 1,
+                ClassSetItem::Range(range) => {
+                    self.characters += range.end.c as usize - (range.start.c as usize).min(range.end.c as usize);
+                }
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+
+    // It can't fail.
+    ast::visit(written, Count::default()).unwrap_or(CLASSES)
 }
 
 /// Goes to every state that any line can lead to. Finding out where a byte leads to takes as long as the state is large, which
@@ -319,7 +432,14 @@ mod tests {
         }
         let words = checked(r"\bpanic\b").expect_err("of all scripts");
         assert!(words.ends_with(r"write `(?-u:\b)panic(?-u:\b)`"), "{words}");
-        assert!(checked(&r"\pL".repeat(300)).expect_err("too many").contains("classes of characters"));
+        let start = checked(r"\b{start}panic").expect_err("of all scripts");
+        assert!(start.ends_with("the letters of ASCII"), "{start}");
+        // Upper and lower case are looked for letter by letter, also of what then comes not even once.
+        let cased = format!("(?i){}", "[!-\u{1e943}]{0}".repeat(90));
+        for text in [r"\pL".repeat(300), cased, format!("(?i){}", r"\pL{0}".repeat(40))] {
+            assert!(checked(&text).expect_err("too many").contains("classes of characters"), "{text}");
+        }
+        checked(r"(?i)^\[?(error|warn)\]? [a-zß-ž]+ \d{4}").expect("usual");
     }
 
     #[test]

@@ -50,8 +50,10 @@ fn broken(name: &str, value: &str) -> Option<&'static str> {
         }
         "partitioner" if value == "random" => Some("the lines of a stream would not stay in one partition, in order"),
         "delivery.report.only.error" if is_true() => Some("the sink would not hear that a line is delivered"),
-        "statistics.interval.ms" if value == "0" => {
-            Some("the sink would not notice that librdkafka has lost the brokers, and would have no figures")
+        "statistics.interval.ms" if value.parse::<u32>().is_ok_and(|interval| interval == 0 || interval > 60_000) => {
+            Some(
+                "the sink would not notice in time that librdkafka has lost the brokers, and would have old figures; at most 60000",
+            )
         }
         "transactional.id" | "test.mock.num.brokers" => Some("the sink's lines would not arrive"),
         "bootstrap.servers" | "metadata.broker.list" => Some("that is said by `brokers`"),
@@ -118,6 +120,7 @@ mod tests {
             ("partitioner", "random", "in one partition"),
             ("delivery.report.only.error", "true", "would not hear"),
             ("statistics.interval.ms", "0", "would not notice"),
+            ("statistics.interval.ms", "3600000", "at most 60000"),
             ("test.mock.num.brokers", "3", "would not arrive"),
             ("security.protocol", "plaintext", "`tls` and `sasl`"),
             ("sasl.username", "eve", "`tls` and `sasl`"),
