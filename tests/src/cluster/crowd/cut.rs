@@ -26,7 +26,7 @@ const LINES: u64 = 150_000;
 /// So many at a time, as fast as it can.
 const BURST: u64 = 500;
 /// Pause after these.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 /// A Pod is deleted when its log has so many bytes, or up to [`STEPS`] times as many: each at another point.
 const STEP: u64 = 100_000;
 const STEPS: u64 = 8;
