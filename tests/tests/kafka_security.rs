@@ -89,15 +89,15 @@ fn who_is_who_is_said_and_what_is_wrong_is_told() {
                 Ok(failing.is_some_and(|seconds| seconds > 2.0).then_some(()))
             })?;
         }
-        let metrics = agent.metrics()?;
-        ensure!(metrics.of_sink("sidestep_kafka_brokers_up", "password") == Some(0.0));
-        ensure!(metrics.of_sink("sidestep_kafka_brokers_up", "plain") == Some(1.0));
-        ensure!(metrics.of_sink("sidestep_sink_failing_seconds", "plain") == Some(0.0));
-        // The producer tells every two seconds.
-        wait_until("the producer's figures", DEADLINE, || {
-            let sent = agent.metrics()?.of_sink("sidestep_kafka_transmitted_bytes_total", "plain");
-            Ok((sent > Some(500.0)).then_some(()))
+        // The producers tell every two seconds.
+        wait_until("the producers' figures", DEADLINE, || {
+            let metrics = agent.metrics()?;
+            let is_told = metrics.of_sink("sidestep_kafka_brokers_up", "password") == Some(0.0)
+                && metrics.of_sink("sidestep_kafka_brokers_up", "plain") == Some(1.0)
+                && metrics.of_sink("sidestep_kafka_transmitted_bytes_total", "plain") > Some(500.0);
+            Ok(is_told.then_some(()))
         })?;
+        ensure!(agent.metrics()?.of_sink("sidestep_sink_failing_seconds", "plain") == Some(0.0));
 
         // The password is put right in its file, which needs no reload; the rest by settings.
         fs::write(&wrong, PASSWORD)?;
