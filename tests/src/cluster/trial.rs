@@ -172,18 +172,26 @@ fn under_way(
     ])?;
     workloads.push(Workload { app: "nightly", attribute: Some("k8s.cronjob.name"), writers: vec![moment()] });
     let mut streams = Streams::default();
-    for workload in &workloads {
-        let pods = wait_running(cluster, &shop, workload.app)?;
-        for writer in &workload.writers {
-            for pod in &pods {
-                streams.expect(pod, writer, workload)?;
+    let expect = |streams: &mut Streams| -> Result<()> {
+        for workload in &workloads {
+            let pods = wait_running(cluster, &shop, workload.app)?;
+            for writer in &workload.writers {
+                for pod in &pods {
+                    streams.expect(pod, writer, workload)?;
+                }
             }
         }
-    }
+        Ok(())
+    };
+    expect(&mut streams)?;
     let follower = broker.follow(TOPIC, Offset::Beginning)?;
     let limit = PATIENCE + plan.outage;
     let complete = wait_until("every line in Kafka", limit, || {
         while let Some(message) = follower.next(Duration::from_millis(200))? {
+            // What makes the CronJob's Jobs may hear later than we that it is suspended.
+            if streams.is_new(&message, shop.name())? {
+                expect(&mut streams)?;
+            }
             streams.take(&message, shop.name())?;
         }
         Ok(streams.is_complete().then_some(()))

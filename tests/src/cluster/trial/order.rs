@@ -43,8 +43,17 @@ impl Streams {
         ];
         names.extend(workload.attribute.map(|attribute| (attribute, workload.app.to_owned())));
         let stream = Stream { names, expected: writer.bytes(), key: None, taken: Vec::new() };
-        self.streams.insert(id.to_owned(), stream);
+        // Of one that is known already something may have come.
+        self.streams.entry(id.to_owned()).or_insert(stream);
         Ok(())
+    }
+
+    /// Whether a message is of a container that is not expected yet.
+    pub(super) fn is_new(&self, message: &Message, namespace: &str) -> Result<bool> {
+        let value: Value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
+        let record = Record { file: "kafka".into(), value };
+        let is_ours = record.resource("k8s.namespace.name") == namespace;
+        Ok(is_ours && !self.streams.contains_key(record.resource("container.id")))
     }
 
     /// Takes a message, in the order of its partition.
