@@ -1,11 +1,10 @@
 //! The few HTTP requests that tests send to the agent's own endpoint.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
-    iter,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    ops::Range,
-    sync::atomic::{AtomicU16, Ordering::Relaxed},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -53,18 +52,17 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str, limit: Dur
     Ok(Answer { status: status.with_context(|| format!("{path}: no status in {head:?}"))?, body: body.to_owned() })
 }
 
-/// A loopback port that is free, and that neither the kernel gives to a client nor this process has given to another server:
-/// one that the kernel chooses may be chosen once more before a server has it.
+/// A loopback port that was free a moment ago, and that nobody else of this process has been given: the kernel may choose one
+/// once more before a server has it.
 ///
 /// # Errors
 /// No port is free.
 pub fn free_port() -> Result<u16> {
-    /// Below those that the kernel gives (`ip_local_port_range`).
-    const PORTS: Range<u16> = 20_000..30_000;
-    static GIVEN: AtomicU16 = AtomicU16::new(0);
-    // Processes that run at the same time begin at other places.
-    let begin = (std::process::id() * 97 % 10_000) as u16;
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let next = || PORTS.start + (begin + GIVEN.fetch_add(1, Relaxed) % 10_000) % 10_000;
-    iter::repeat_with(next).take(PORTS.len()).find(is_free).context("no port is free")
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return Ok(port);
+        }
+    }
 }

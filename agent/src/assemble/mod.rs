@@ -18,7 +18,6 @@ mod tests;
 mod unfinished;
 
 pub use lines::Assembler;
-pub(crate) use multiline::declared_problem;
-pub use multiline::{Budget, Language};
+pub use multiline::Language;
 pub use settings::{Compiled, Format, Multiline, Parse, Pattern, Settings, SettingsError};
 pub use unfinished::{Mark, Unfinished, Update};

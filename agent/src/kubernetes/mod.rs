@@ -20,7 +20,6 @@ mod projection;
 pub(crate) mod saved;
 pub mod selector;
 mod settings;
-mod token;
 mod watch;
 mod whereabouts;
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::container::Joined;
+use super::container::Told;
 use crate::{
     config::{Capture, Config},
     kubernetes::{Kubernetes, Pod, Projection},
@@ -15,7 +15,7 @@ use crate::{
 
 /// Joins containers with their Pods.
 #[derive(Debug)]
-pub struct PodJoin {
+pub struct Teller {
     kubernetes: Kubernetes,
     projection: Projection,
     /// Whether a rule goes by what the API server tells.
@@ -27,11 +27,11 @@ pub struct PodJoin {
     policies: Arc<Policies>,
     /// Of which version those are.
     policies_version: u64,
-    /// How far [`PodJoin::news`] has come.
+    /// How far [`Teller::news`] has come.
     seen: u64,
 }
 
-impl PodJoin {
+impl Teller {
     /// Tells what `kubernetes` knows, by a configuration.
     #[must_use]
     pub fn new(config: &Config, kubernetes: Kubernetes) -> Self {
@@ -43,7 +43,7 @@ impl PodJoin {
             wait: config.kubernetes.wait,
             annotations: config.policies.annotations,
             permits: Permits::of(config),
-            // Joined to all once it is taken, too.
+            // Told to all once it is taken, too.
             policies_version: 0,
             seen: 0,
         }
@@ -58,7 +58,7 @@ impl PodJoin {
     /// What is known of the Pod of `resource`, and what is declared for its container, over what the rule of `capture` says.
     /// Records that do not `go_on` wait for it, if a rule or a policy may need it and the API server may tell it.
     #[must_use]
-    pub(super) fn join(&self, resource: &Arc<Resource>, go_on: bool, capture: &Capture) -> Joined {
+    pub(super) fn tell(&self, resource: &Arc<Resource>, go_on: bool, capture: &Capture) -> Told {
         let rule = capture.numbered_rule(resource).map(|(index, rule)| (index, &rule.declares));
         let container = resource.container_name.as_deref().unwrap_or_default();
         let uid = resource.pod_uid.as_ref();
@@ -86,7 +86,7 @@ impl PodJoin {
             let metadata = Some(Arc::new(self.projection.metadata(&pod)));
             Arc::new(Resource { metadata, route, ..Resource::clone(resource) })
         };
-        Joined { resource: pod.map(with_metadata), awaits, effective, problems }
+        Told { resource: pod.map(with_metadata), awaits, effective, problems }
     }
 
     /// The version of the policies that are in force.
