@@ -126,6 +126,9 @@ pub struct Chosen {
     pub name: Arc<str>,
     /// One who may choose any name has; else the sink says which may be chosen.
     pub by_administrator: bool,
+    /// The name that comes next in precedence, for sinks where this one may not be chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<Box<Self>>,
 }
 
 /// The names of attributes that have a label of a Pod begin so; the key follows.

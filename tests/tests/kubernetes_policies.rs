@@ -92,6 +92,15 @@ mod on_cluster {
         })
     }
 
+    /// As many as a Pod may have, of those that take the longest to be checked.
+    fn slow_expressions() -> Value {
+        let bytes: String = (0x80..0xf8).map(|byte| format!("\\x{byte:02x}")).collect();
+        let expression = format!(r"(?s-u)(?:.?.?.?){{0,90}}{{0,6}}Z!|0123456789abcdefghijklmnopqrstuvwxyz{bytes}");
+        (0..50)
+            .map(|number| (format!("c{number}.sidestep.dev/multiline"), json!(format!("/{expression}{number}/"))))
+            .collect()
+    }
+
     #[test]
     fn annotations_hold_from_the_first_line_and_wrong_ones_are_told() {
         end_to_end(|bed| {
@@ -105,6 +114,8 @@ mod on_cluster {
             });
             let uid = server.create_pod("web", NODE, &json!({ "annotations": annotations }))?;
             let quiet = server.create_pod("quiet", NODE, &json!({ "annotations": { "sidestep.dev/logs": "off" } }))?;
+            // Nobody waits until it is found out of each of these that it would be too slow.
+            server.create_pod("slow", NODE, &json!({ "annotations": slow_expressions() }))?;
             let config = config(bed, &server)
                 .with("/policies", json!({ "allow_tenants": ["{namespace}"] }))
                 .with("/kubernetes/annotations", json!(["team.example/*"]));
@@ -217,6 +228,22 @@ mod on_cluster {
                 let (status, message) = condition(&server, "first", "Programmed")?;
                 Ok((status == "True" && message == "in force on 1 of 1 nodes").then_some(()))
             })?;
+            // A node whose clock is wrong by years counts by when the API server has written its report.
+            let report = |status: Value| {
+                json!({
+                    "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepNode",
+                    "metadata": { "name": "behind" }, "spec": {}, "status": status,
+                })
+            };
+            server.apply(&report(json!({ "policies": [] })))?;
+            let behind = report(json!({ "policies": [], "reportTime": "2020-01-01T00:00:00Z" })).to_string();
+            server.kubectl(&["apply", "--server-side", "--subresource=status", "-f", "-"], &behind)?;
+            wait_until("the node that is behind", 2 * DEADLINE, || {
+                let (status, message) = condition(&server, "first", "Programmed")?;
+                Ok((status == "False" && message == "in force on 1 of 2 nodes").then_some(()))
+            })?;
+            server.kubectl(&["delete", "sidestepnode", "behind"], "")?;
+            wait_condition(&server, "first", "Programmed", "True")?;
 
             // Of the same priority and younger: in conflict, until its priority is higher.
             server.apply(&policy("second", &json!({ "selector": selector, "logs": { "tenant": "second" } })))?;

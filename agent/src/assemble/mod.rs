@@ -18,6 +18,7 @@ mod tests;
 mod unfinished;
 
 pub use lines::Assembler;
-pub use multiline::Language;
+pub(crate) use multiline::declared_problem;
+pub use multiline::{Budget, Language};
 pub use settings::{Compiled, Format, Multiline, Parse, Pattern, Settings, SettingsError};
 pub use unfinished::{Mark, Unfinished, Update};

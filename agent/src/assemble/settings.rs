@@ -59,6 +59,9 @@ pub struct Multiline {
     /// How long a record is held back for a further line.
     #[serde(with = "units::duration")]
     pub flush_after: Duration,
+    /// Whether anybody may have declared the patterns: they are searched for with the engine that was checked.
+    #[serde(skip)]
+    pub is_declared: bool,
 }
 
 impl Default for Multiline {
@@ -69,6 +72,7 @@ impl Default for Multiline {
             max_lines: 1000,
             max_bytes: ByteSize::kib(256),
             flush_after: Duration::from_secs(1),
+            is_declared: false,
         }
     }
 }
@@ -259,7 +263,7 @@ impl Settings {
             bytes: multiline.max_bytes.as_u64(),
             flush_nanos: nanos(multiline.flush_after),
         };
-        let rules = Rules::compile(&multiline.rules, &multiline.patterns, limits).unwrap_or_else(|wrong| {
+        let rules = Rules::compile(multiline, limits).unwrap_or_else(|wrong| {
             errors.extend(wrong);
             None
         });

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     kubernetes::Kubernetes,
-    pipeline::{container::Settled, known::Known},
+    pipeline::{container::Profile, known::Known},
     policy::{Field, annotations::shown, settings::MultilineSettings},
 };
 
@@ -23,8 +23,8 @@ pub struct ExplainRequest {
 
 impl ExplainRequest {
     /// The containers of the Pod that are known here.
-    pub(crate) fn containers(&self, known: &Known) -> Vec<Arc<Settled>> {
-        let is_of_pod = |settled: &Arc<Settled>| {
+    pub(crate) fn containers(&self, known: &Known) -> Vec<Arc<Profile>> {
+        let is_of_pod = |settled: &Arc<Profile>| {
             let resource = &settled.identity.resource;
             let is_named = resource.namespace.as_deref() == Some(&self.namespace);
             is_named && resource.pod.as_deref() == Some(&self.pod) && !settled.identity.sandbox
@@ -119,7 +119,7 @@ impl ExplainReport {
             ));
         }
         let is_asked = |name: &str| container.as_deref().is_none_or(|asked| asked == name);
-        let name = |settled: &Settled| settled.identity.resource.container_name.as_deref().unwrap_or("?").to_owned();
+        let name = |settled: &Profile| settled.identity.resource.container_name.as_deref().unwrap_or("?").to_owned();
         let containers: Vec<_> =
             of_pod.iter().filter(|settled| is_asked(&name(settled))).map(|settled| explained(settled)).collect();
         if containers.is_empty() {
@@ -138,7 +138,7 @@ impl ExplainReport {
     }
 }
 
-fn explained(settled: &Settled) -> ExplainedContainer {
+fn explained(settled: &Profile) -> ExplainedContainer {
     let resource = &settled.identity.resource;
     let field = |field: &Field| {
         let decision = settled.effective.decision(*field);
@@ -171,9 +171,13 @@ fn explained(settled: &Settled) -> ExplainedContainer {
 }
 
 /// What is in force, declared or not, and with it what was refused.
-fn in_force(settled: &Settled, field: Field) -> String {
+fn in_force(settled: &Profile, field: Field) -> String {
     let route = settled.resource.route.as_deref();
-    let chosen = |chosen: Option<&crate::record::Chosen>| chosen.map(|chosen| chosen.name.to_string());
+    // Each sink takes the first that it permits.
+    let chosen = |chosen: Option<&crate::record::Chosen>| {
+        let names = std::iter::successors(chosen, |chosen| chosen.otherwise.as_deref()).map(|chosen| &*chosen.name);
+        names.map(str::to_owned).reduce(|first, next| format!("{first}, where a sink permits it; else {next}"))
+    };
     let of_template = || "as the sink's template says".to_owned();
     match field {
         Field::Enabled => settled.is_captured.to_string(),

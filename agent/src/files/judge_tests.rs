@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     attribute::Identity,
     config::{Config, Environment},
-    pipeline::container::{Settled, Told},
+    pipeline::container::{Joined, Profile},
 };
 
 const KEY: InodeKey = InodeKey { ino: 7, dev: 1, _pad: 0 };
@@ -22,7 +22,7 @@ fn settled(cgroup: u64) -> Arc<Container> {
     let container = Container::new(cgroup);
     let config = Config::defaults(&Environment::current()).expect("defaults");
     let identity = Arc::new(Identity::default());
-    container.settle(Settled::new(identity, Told::default(), Arc::default(), &config.capture, &config.lines, None));
+    container.settle(Profile::new(identity, Joined::default(), Arc::default(), &config.capture, &config.lines, None));
     container
 }
 

@@ -1,6 +1,11 @@
 //! How the API server is reached.
 
-use std::{env, path::Path, sync::Arc, time::Duration};
+use std::{
+    env,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kube::{
     Client, Config,
@@ -12,6 +17,7 @@ use super::{
     health::Health,
     meter::Meter,
     settings::{Enabled, Settings},
+    token::Bearer,
 };
 
 /// How long a connection may take.
@@ -86,6 +92,8 @@ pub(crate) async fn connect(settings: &Settings, health: &Arc<Health>) -> Result
     config.reset_reader_on_write = true;
     // What is asked again, and when, is decided where the answer is known.
     config.default_retry = false;
+    let bearer = Bearer::take(&mut config.auth_info, Instant::now());
+    let bearer = bearer.map_err(|error| ClientError::Client(error.to_string()))?;
     let builder = ClientBuilder::try_from(config).map_err(|error| ClientError::Client(error.to_string()))?;
-    Ok(builder.with_layer(&Meter::new(Arc::clone(health))).build())
+    Ok(builder.with_layer(&bearer).with_layer(&Meter::new(Arc::clone(health))).build())
 }

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Node},
-    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference, Time},
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -48,6 +48,11 @@ const LOOK: Duration = Duration::from_secs(10);
 const COMPARE: Duration = Duration::from_secs(60);
 /// Pause after the node's report has failed; pauses are doubled each time, up to the most.
 const FAILED: Duration = Duration::from_secs(60);
+/// Reports with something new that are written at once. One policy that is changed all the time must not cost the API server a
+/// write for each node and each second.
+const BURST: u32 = 20;
+/// Another one after so long each time.
+const REFILL: Duration = Duration::from_secs(10);
 const MAX_FAILED: Duration = Duration::from_secs(960);
 
 /// What is in force on this node: told by who applies it.
@@ -77,6 +82,7 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
     let mut is_cut_told = false;
     let mut pause = FAILED;
     let mut looked: Option<((u64, u64), Instant)> = None;
+    let mut allowance = Allowance::new(Instant::now());
     loop {
         tokio::time::sleep(TICK).await;
         let version = kubernetes.policies.version();
@@ -90,6 +96,9 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
         if looked.is_some_and(|(known, when)| known == versions && when.elapsed() < LOOK) {
             continue;
         }
+        if !allowance.has_room(Instant::now()) {
+            continue;
+        }
         looked = Some((versions, Instant::now()));
         let report = of_node(&kubernetes.policies.get(), &kubernetes.pods, in_force);
         if report.is_cut() && !std::mem::replace(&mut is_cut_told, true) {
@@ -99,6 +108,7 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
         if written.as_ref().is_some_and(|(known, when)| *known == report && when.elapsed() < HEARTBEAT) {
             continue;
         }
+        allowance.take();
         match write_node(&client, &api, &kubernetes.node, &report, written.is_none()).await {
             Ok(()) => (written, pause) = (Some((report, Instant::now())), FAILED),
             // Somebody has deleted the object: it is made anew.
@@ -109,6 +119,32 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
                 (pause, looked) = (MAX_FAILED.min(2 * pause), None);
             }
         }
+    }
+}
+
+/// How many reports may be written now.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    /// When it was last filled.
+    filled: Instant,
+}
+
+impl Allowance {
+    const fn new(now: Instant) -> Self {
+        Self { left: BURST, filled: now }
+    }
+
+    fn has_room(&mut self, now: Instant) -> bool {
+        let more = u32::try_from(now.saturating_duration_since(self.filled).as_nanos() / REFILL.as_nanos());
+        let more = more.unwrap_or(u32::MAX);
+        self.left = BURST.min(self.left.saturating_add(more));
+        self.filled = if self.left == BURST { now } else { self.filled + REFILL * more };
+        self.left > 0
+    }
+
+    const fn take(&mut self) {
+        self.left = self.left.saturating_sub(1);
     }
 }
 
@@ -197,13 +233,13 @@ async fn write_statuses(client: &Client, kubernetes: &Kubernetes) {
                     Some(Ok(Event::Init)) => listed = Some(BTreeSet::new()),
                     Some(Ok(Event::InitApply(node))) => {
                         listed.get_or_insert_default().insert(node.name_any());
-                        nodes.insert(node.name_any(), node.status.unwrap_or_default(), now);
+                        insert(&mut nodes, node, now);
                     }
                     Some(Ok(Event::InitDone)) => {
                         nodes.retain(&listed.take().unwrap_or_default());
                         is_complete = true;
                     }
-                    Some(Ok(Event::Apply(node))) => nodes.insert(node.name_any(), node.status.unwrap_or_default(), now),
+                    Some(Ok(Event::Apply(node))) => insert(&mut nodes, node, now),
                     Some(Ok(Event::Delete(node))) => nodes.remove(&node.name_any()),
                     Some(Err(error)) => {
                         tracing::debug!(%error, "the nodes' reports on policies can't be watched");
@@ -230,10 +266,18 @@ async fn write_statuses(client: &Client, kubernetes: &Kubernetes) {
     }
 }
 
+/// Takes what a node reports; when it was written stands where the API server notes who has written what.
+fn insert(nodes: &mut Reports, node: SidestepNode, now: Instant) {
+    let of_status = |entry: &&ManagedFieldsEntry| entry.subresource.as_deref() == Some("status");
+    let entries = node.metadata.managed_fields.iter().flatten().filter(of_status);
+    let written = entries.filter_map(|entry| Some(entry.time.as_ref()?.0)).max();
+    nodes.insert(node.name_any(), node.status.unwrap_or_default(), written, now);
+}
+
 /// Writes those that are not as the API server has them.
 async fn write_changed(client: &Client, kubernetes: &Kubernetes, nodes: &Reports) -> kube::Result<()> {
     let (policies, clock) = (kubernetes.policies.get(), Timestamp::now());
-    let nodes = nodes.at(Instant::now(), clock);
+    let nodes = nodes.at(Instant::now());
     let accepted = policies.all().map(|policy| (&policy.key, &policy.uid, policy.generation, None));
     let refused =
         policies.refused().map(|refused| (&refused.key, &refused.uid, refused.generation, Some(&refused.problems[..])));
@@ -273,4 +317,30 @@ async fn write_status(client: &Client, key: &Key, status: &Status) -> kube::Resu
     };
     let object = json!({ "apiVersion": resource.api_version, "kind": resource.kind, "status": status });
     api.patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_is_changed_all_the_time_costs_few_writes() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        let mut written = 0;
+        for second in 0..3600 {
+            if allowance.has_room(start + Duration::from_secs(second)) {
+                allowance.take();
+                written += 1;
+            }
+        }
+        assert!((360..=381).contains(&written), "{written}");
+        let quiet = start + Duration::from_secs(7200);
+        assert!((0..BURST).all(|_| {
+            let has_room = allowance.has_room(quiet);
+            allowance.take();
+            has_room
+        }));
+        assert!(!allowance.has_room(quiet) && allowance.has_room(quiet + REFILL));
+    }
 }

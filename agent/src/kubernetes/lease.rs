@@ -108,13 +108,11 @@ impl Claim {
             return self.leases.create(&parameters, &lease).await.map(Some);
         };
         let before = lease.spec.take().unwrap_or_default();
-        let since = match &self.seen {
-            Some((renewed, since)) if *renewed == before.renew_time => *since,
-            _ => self.seen.insert((before.renew_time.clone(), Instant::now())).1,
-        };
+        let at = Instant::now();
+        let since = unchanged_since(&mut self.seen, before.renew_time.as_ref(), at);
         // An agent that starts anew on the same node goes on with it.
         let is_own = before.holder_identity.as_deref() == Some(&self.node);
-        if !is_own && !is_free(&before) && since.elapsed() < HOLDS {
+        if !is_own && !is_free(&before) && at.saturating_duration_since(since) < HOLDS {
             return Ok(None);
         }
         lease.spec = Some(held(&self.node, &before, now));
@@ -128,6 +126,19 @@ impl Claim {
         if let Err(error) = self.leases.replace(NAME, &PostParams::default(), &lease).await {
             tracing::debug!(%error, "the Lease of the policies' status can't be released");
         }
+    }
+}
+
+/// Since when a Lease stands as it does, that is found to be renewed at `renewed`. That time is its holder's: it is held against
+/// nothing but what it was before, and may as well have gone back.
+fn unchanged_since(
+    seen: &mut Option<(Option<MicroTime>, Instant)>,
+    renewed: Option<&MicroTime>,
+    now: Instant,
+) -> Instant {
+    match seen {
+        Some((known, since)) if known.as_ref() == renewed => *since,
+        _ => seen.insert((renewed.cloned(), now)).1,
     }
 }
 
@@ -185,6 +196,27 @@ mod tests {
         let next = held("b", &free, at(4));
         assert_eq!((next.holder_identity.as_deref(), next.lease_transitions), (Some("b"), Some(1)));
         assert_eq!(next.acquire_time, Some(at(4)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_neither_ends_a_lease_nor_keeps_it() {
+        let (hour, start) = (3600, Instant::now());
+        let mut seen = None;
+        let taken = held("a", &LeaseSpec::default(), at(2 * hour));
+        assert_eq!(unchanged_since(&mut seen, taken.renew_time.as_ref(), start), start);
+        assert_eq!(unchanged_since(&mut seen, taken.renew_time.as_ref(), start + RENEW), start);
+        // Its holder's clock goes back by an hour, and it is renewed all the same.
+        let renewed = held("a", &taken, at(hour));
+        assert_eq!((&renewed.acquire_time, renewed.lease_transitions), (&Some(at(2 * hour)), Some(0)));
+        let later = start + RENEW;
+        assert_eq!(unchanged_since(&mut seen, renewed.renew_time.as_ref(), later), later);
+        // Nobody renews it any more: it ends, though by that clock there is much time left.
+        let after = later + HOLDS;
+        let since = unchanged_since(&mut seen, renewed.renew_time.as_ref(), after);
+        assert!(after.duration_since(since) >= HOLDS);
+        let next = held("b", &renewed, at(hour / 2));
+        assert_eq!((next.holder_identity.as_deref(), next.lease_transitions), (Some("b"), Some(1)));
+        assert_eq!(unchanged_since(&mut seen, next.renew_time.as_ref(), after), after, "it is the next one's now");
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ mod projection;
 pub(crate) mod saved;
 pub mod selector;
 mod settings;
+mod token;
 mod watch;
 mod whereabouts;
 

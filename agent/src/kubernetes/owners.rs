@@ -31,9 +31,12 @@ const FORBIDDEN: Duration = Duration::from_secs(600);
 #[derive(Clone, Debug)]
 pub(super) struct Owners {
     questions: Sender<Question>,
-    /// UIDs of controllers that are on their way.
-    asked: Arc<Mutex<HashSet<Arc<str>>>>,
+    /// Controllers that are on their way.
+    asked: Arc<Mutex<HashSet<Named>>>,
 }
+
+/// Namespace and UID of a controller: who claims that of another namespace's for a Pod of his gets an answer of his own.
+type Named = (Arc<str>, Arc<str>);
 
 #[derive(Debug)]
 struct Question {
@@ -52,11 +55,10 @@ impl Owners {
     /// Asks for the owner of a controller, if nobody has.
     pub(super) fn ask(&self, namespace: &Arc<str>, controller: &Owner) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.insert(Arc::clone(&controller.uid)) {
-            let question = Question { namespace: Arc::clone(namespace), controller: controller.clone() };
-            if self.questions.try_send(question).is_err() {
-                asked.remove(&controller.uid);
-            }
+        let question = Question { namespace: Arc::clone(namespace), controller: controller.clone() };
+        let named = question.named();
+        if asked.insert(named.clone()) && self.questions.try_send(question).is_err() {
+            asked.remove(&named);
         }
     }
 }
@@ -65,7 +67,13 @@ impl Owners {
 #[derive(Debug)]
 pub(super) struct Questions {
     questions: Receiver<Question>,
-    asked: Arc<Mutex<HashSet<Arc<str>>>>,
+    asked: Arc<Mutex<HashSet<Named>>>,
+}
+
+impl Question {
+    fn named(&self) -> Named {
+        (Arc::clone(&self.namespace), Arc::clone(&self.controller.uid))
+    }
 }
 
 impl Questions {
@@ -83,12 +91,13 @@ impl Questions {
 
 /// Asks the API server, one after the other, for ever.
 pub(super) async fn answer(client: Client, mut questions: Questions, pods: Arc<Pods>, health: Arc<Health>) {
-    let mut known: HashMap<Arc<str>, Option<Owner>> = HashMap::new();
+    let mut known: HashMap<Named, Option<Owner>> = HashMap::new();
     let mut forbidden: HashMap<Arc<str>, Instant> = HashMap::new();
     let mut again = VecDeque::new();
     while let Some(question) = questions.next(&mut again).await {
         let Question { namespace, controller } = &question;
-        let owner = match known.get(&controller.uid) {
+        let named = question.named();
+        let owner = match known.get(&named) {
             Some(owner) => Some(owner.clone()),
             None => {
                 tokio::time::sleep(PAUSE.max(health.pause_left(Instant::now()))).await;
@@ -100,13 +109,13 @@ pub(super) async fn answer(client: Client, mut questions: Questions, pods: Arc<P
             if known.len() >= MAX_KNOWN {
                 known.clear();
             }
-            known.insert(Arc::clone(&controller.uid), owner.clone());
-            pods.set_owner(&controller.uid, owner.as_ref());
-        } else if again.len() < QUEUE && pods.lack_owner(&controller.uid) {
+            known.insert(named.clone(), owner.clone());
+            pods.set_owner(namespace, &controller.uid, owner.as_ref());
+        } else if again.len() < QUEUE && pods.lack_owner(namespace, &controller.uid) {
             again.push_back(question);
             continue;
         }
-        questions.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&controller.uid);
+        questions.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&named);
     }
 }
 
@@ -136,7 +145,8 @@ async fn ask(
         Ok(metadata) => {
             let owners = metadata.owner_references.unwrap_or_default();
             let owner = owners.into_iter().find(|owner| owner.controller == Some(true));
-            Some(owner.map(|owner| Owner { kind: owner.kind.into(), name: owner.name.into(), uid: owner.uid.into() }))
+            // Who may make a Job writes its owner, too.
+            Some(owner.and_then(Owner::claimed))
         }
         // No such object, or a question that has no answer.
         Err(kube::Error::Api(status))

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
+use super::is_name;
 use crate::{
     config::Globs,
     policy::{
@@ -27,6 +29,11 @@ const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 const MAX_BYTES: usize = 32 * 1024;
 /// Bytes of one annotation, key and value.
 const MAX_ANNOTATION: usize = 8 * 1024;
+
+/// The most characters of the kind of a controller, as the API server has it for definitions of resources.
+const MAX_KIND: usize = 63;
+/// The most characters of the UID of a controller: three times those of any there is.
+const MAX_UID: usize = 128;
 
 /// Annotations of ours that are remembered as left out.
 const MAX_OVERSIZED: usize = 8;
@@ -94,6 +101,13 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// Of a reference that somebody has written, who may claim any controller, of any size: `None` when that can't be one.
+    pub(super) fn claimed(reference: OwnerReference) -> Option<Self> {
+        let OwnerReference { kind, name, uid, .. } = reference;
+        let is_bounded = kind.len() <= MAX_KIND && uid.len() <= MAX_UID && is_name(&name);
+        is_bounded.then(|| Self { kind: kind.into(), name: name.into(), uid: uid.into() })
+    }
+
     /// The attribute of OpenTelemetry's semantic conventions that has its name; `None` for kinds that they don't know.
     #[must_use]
     pub fn attribute(&self) -> Option<&'static str> {
@@ -136,14 +150,7 @@ impl Pod {
         let labels = bounded_labels(object.labels.unwrap_or_default(), &mut left_out);
         // The node owns the mirror of a static Pod, and is no workload.
         let controller = controller.filter(|reference| reference.kind != "Node");
-        let mut owners: Vec<_> = controller
-            .map(|reference| Owner {
-                kind: reference.kind.into(),
-                name: reference.name.into(),
-                uid: reference.uid.into(),
-            })
-            .into_iter()
-            .collect();
+        let mut owners: Vec<_> = controller.and_then(Owner::claimed).into_iter().collect();
         let deployment = owners.first().and_then(|owner| deployment_of(owner, &labels));
         owners.extend(deployment);
         let owners_known = !matches!(&owners[..], [only] if has_owner(only));
@@ -168,6 +175,11 @@ impl Pod {
     #[must_use]
     pub fn workload(&self) -> Option<&Owner> {
         self.owners.last()
+    }
+
+    /// Whether the controller with this UID, in this namespace, has made it.
+    pub(super) fn is_of(&self, namespace: &str, controller: &str) -> bool {
+        *self.namespace == *namespace && self.owners.first().is_some_and(|first| &*first.uid == controller)
     }
 
     /// With what its annotations declare: once for each Pod, where it is read, as expressions take their time and the pipeline
@@ -294,6 +306,21 @@ mod tests {
         assert!(mirror.owners.is_empty() && mirror.owners_known);
         assert_eq!(mirror.static_uid.as_deref(), Some("0123"));
         assert!(mirror.annotations.is_empty());
+    }
+
+    #[test]
+    fn a_controller_that_can_not_be_is_none() {
+        let huge = "x".repeat(1 << 20);
+        let of = |kind: &str, name: &str, uid: &str| {
+            let owner = json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true});
+            pod(json!({ "ownerReferences": [owner] }))
+        };
+        assert_eq!(names(&of("StatefulSet", "db", "u")), [("StatefulSet", "db")]);
+        for claimed in
+            [of("StatefulSet", &huge, "u"), of(&huge, "db", "u"), of("Job", "db", &huge), of("Job", "a\n/b", "u")]
+        {
+            assert!(claimed.owners.is_empty() && claimed.owners_known && claimed.memory() < 1024);
+        }
     }
 
     #[test]

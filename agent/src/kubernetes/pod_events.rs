@@ -1,7 +1,8 @@
 //! Events on Pods whose annotations do not hold: what `kubectl describe pod` shows to who wrote them.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,10 +31,12 @@ const MAX_NOTE: usize = 1000;
 const PAUSE: Duration = Duration::from_secs(1);
 /// So many wait; of what is more, the log tells alone.
 const MAX_WAITING: usize = 256;
-/// So many of one namespace: the others have their turn.
-const MAX_OF_NAMESPACE: usize = 32;
-/// So many are remembered as told.
-const MAX_TOLD: usize = 4096;
+/// So many of one Pod: the others have their turn.
+const MAX_OF_POD: usize = 8;
+/// So many of one Pod are remembered as told.
+const MAX_TOLD: usize = 64;
+/// Of so many Pods.
+const MAX_TOLD_PODS: usize = 4096;
 
 /// Problems of Pods, each told once.
 #[derive(Debug, Default)]
@@ -44,8 +47,9 @@ pub struct PodEvents {
 
 #[derive(Debug, Default)]
 struct State {
-    told: HashSet<(Arc<str>, Problem)>,
-    waiting: VecDeque<(Arc<Pod>, Problem)>,
+    /// By the UIDs of Pods: the hashes of their problems, of which each may be some kilobytes.
+    told: HashMap<Arc<str>, HashSet<u64>>,
+    waiting: Waiting,
     /// How many were told, by what kind they are.
     counts: BTreeMap<Reason, u64>,
 }
@@ -57,20 +61,14 @@ impl PodEvents {
             return;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.told.len() >= MAX_TOLD {
-            state.told.clear();
-        }
         for problem in problems {
-            if !state.told.insert((Arc::clone(&pod.uid), problem.clone())) {
+            if !state.is_new(pod, problem) {
                 continue;
             }
             *state.counts.entry(problem.reason).or_default() += 1;
             let (namespace, name, reason) = (&*pod.namespace, &*pod.name, problem.reason.as_str());
             events::Event::DeclarationRefused { namespace, name, reason, problem }.report();
-            let of_namespace = state.waiting.iter().filter(|(other, _)| other.namespace == pod.namespace).count();
-            if state.waiting.len() < MAX_WAITING && of_namespace < MAX_OF_NAMESPACE {
-                state.waiting.push_back((Arc::clone(pod), problem.clone()));
-            }
+            state.waiting.push(pod, problem);
         }
         drop(state);
         self.is_new.notify_one();
@@ -84,7 +82,86 @@ impl PodEvents {
     }
 
     fn next(&self) -> Option<(Arc<Pod>, Problem)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).waiting.pop_front()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).waiting.pop()
+    }
+}
+
+impl State {
+    /// Whether it was not told yet. Who has too many to be remembered is told of his own again; where too many Pods have some,
+    /// any of them, when it changes.
+    fn is_new(&mut self, pod: &Pod, problem: &Problem) -> bool {
+        if self.told.len() >= MAX_TOLD_PODS && !self.told.contains_key(&pod.uid) {
+            let any = self.told.keys().next().cloned();
+            any.and_then(|uid| self.told.remove(&uid));
+        }
+        let told = self.told.entry(Arc::clone(&pod.uid)).or_default();
+        let mut hasher = DefaultHasher::new();
+        problem.hash(&mut hasher);
+        let hash = hasher.finish();
+        if told.len() >= MAX_TOLD && !told.contains(&hash) {
+            told.clear();
+        }
+        told.insert(hash)
+    }
+}
+
+/// What waits to be written: namespaces in turn, and in each of them its Pods.
+#[derive(Debug, Default)]
+struct Waiting {
+    by_namespace: BTreeMap<Arc<str>, VecDeque<(Arc<Pod>, Problem)>>,
+    count: usize,
+    /// The namespace that had its turn last.
+    last: Option<Arc<str>>,
+}
+
+impl Waiting {
+    /// Takes one, if its Pod has not too many. When there is no room, who has the most gives way.
+    fn push(&mut self, pod: &Arc<Pod>, problem: &Problem) {
+        let queue = self.by_namespace.entry(Arc::clone(&pod.namespace)).or_default();
+        let of_pod = queue.iter().filter(|(other, _)| other.uid == pod.uid).count();
+        if of_pod >= MAX_OF_POD {
+            return;
+        }
+        queue.push_back((Arc::clone(pod), problem.clone()));
+        self.count += 1;
+        if self.count > MAX_WAITING {
+            self.drop_one();
+        }
+    }
+
+    /// Drops the last one of the Pod that has the most, in the namespace that has the most.
+    fn drop_one(&mut self) {
+        let Some((namespace, queue)) = self.by_namespace.iter_mut().max_by_key(|(_, queue)| queue.len()) else {
+            return;
+        };
+        let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
+        queue.iter().for_each(|(pod, _)| *counts.entry(Arc::clone(&pod.uid)).or_default() += 1);
+        let most = counts.values().max().copied();
+        if let Some(last) = queue.iter().rposition(|(pod, _)| counts.get(&pod.uid).copied() == most) {
+            queue.remove(last);
+            self.count -= 1;
+            // One that waits for nothing would have its turn for ever.
+            if queue.is_empty() {
+                let namespace = Arc::clone(namespace);
+                self.by_namespace.remove(&namespace);
+            }
+        }
+    }
+
+    /// The next one. What else its Pod has stands behind the others of the namespace.
+    fn pop(&mut self) -> Option<(Arc<Pod>, Problem)> {
+        let namespaces = || self.by_namespace.keys();
+        let next =
+            namespaces().find(|name| Some(*name) > self.last.as_ref()).or_else(|| namespaces().next()).cloned()?;
+        let queue = self.by_namespace.get_mut(&next)?;
+        let (pod, problem) = queue.pop_front()?;
+        let (own, others): (VecDeque<_>, VecDeque<_>) = queue.drain(..).partition(|(other, _)| other.uid == pod.uid);
+        queue.extend(others.into_iter().chain(own));
+        if queue.is_empty() {
+            self.by_namespace.remove(&next);
+        }
+        (self.last, self.count) = (Some(next), self.count - 1);
+        Some((pod, problem))
     }
 }
 
@@ -162,11 +239,49 @@ mod tests {
         events.tell(&pod("a"), &[problem("x")]);
         events.tell(&pod("b"), &[problem("x")]);
         let told: Vec<_> = std::iter::from_fn(|| events.next()).map(|(pod, _)| pod.uid.to_string()).collect();
-        assert_eq!(told, ["a", "a", "b"]);
+        assert_eq!(told, ["a", "b", "a"], "each Pod has its turn");
         let counts = events.counts();
         assert!(counts.contains(&(Reason::InvalidValue, 3)) && counts.contains(&(Reason::TooLong, 0)), "{counts:?}");
         let note = event(&pod("a"), &problem(&"x".repeat(5000)), "n").note.expect("a note");
         assert!(note.starts_with("`sidestep.dev/logs: xxx") && note.len() < 1024);
+    }
+
+    #[test]
+    fn one_that_is_noisy_does_not_hide_what_another_has() {
+        let events = PodEvents::default();
+        let pod = |namespace: &str, uid: &str| {
+            Arc::new(Pod { namespace: namespace.into(), uid: uid.into(), ..Pod::default() })
+        };
+        let problem = |value: &str| Problem::new("sidestep.dev/logs", value, Reason::InvalidValue, "no");
+        let quiet = [("noisy", "beside"), ("other", "elsewhere")];
+        // Before the noise.
+        events.tell(&pod("noisy", "before"), &[problem("x")]);
+        for number in 0..3000 {
+            // One Pod that is written again and again, and many of a few namespaces.
+            events.tell(&pod("noisy", "loud"), &[problem(&number.to_string())]);
+            let namespace = format!("noisy-{}", number % 9);
+            events.tell(&pod(&namespace, &number.to_string()), &[problem("a"), problem("b"), problem("c")]);
+        }
+        for (namespace, uid) in quiet {
+            events.tell(&pod(namespace, uid), &[problem("x")]);
+        }
+        let waiting = events.state.lock().expect("locked").waiting.count;
+        assert_eq!(waiting, MAX_WAITING);
+        let order: Vec<_> = std::iter::from_fn(|| events.next()).map(|(pod, _)| pod.uid.to_string()).collect();
+        assert_eq!(order.len(), MAX_WAITING);
+        for uid in ["before", "beside", "elsewhere"] {
+            let place = order.iter().position(|told| told == uid).expect(uid);
+            assert!(place < 3 * 12, "{uid} is told at {place}");
+        }
+        assert!(order.iter().filter(|told| *told == "loud").count() <= MAX_OF_POD);
+        // More namespaces than have room.
+        for number in 0..2 * MAX_WAITING {
+            events.tell(&pod(&format!("one-of-many-{number:03}"), &format!("m{number}")), &[problem("x")]);
+        }
+        assert_eq!(std::iter::from_fn(|| events.next()).count(), MAX_WAITING);
+        // What was told stays told, whatever others have had since.
+        events.tell(&pod("noisy", "before"), &[problem("x")]);
+        assert!(events.next().is_none());
     }
 
     #[test]

@@ -139,11 +139,11 @@ impl Pods {
         self.sweep(now);
     }
 
-    /// The owner of the controller with this UID is known: of all its Pods.
-    pub(super) fn set_owner(&self, controller: &str, owner: Option<&Owner>) {
+    /// The owner of the controller with this UID is known: of all its Pods. One of another namespace only claims it.
+    pub(super) fn set_owner(&self, namespace: &str, controller: &str, owner: Option<&Owner>) {
         let mut table = self.lock();
         for entry in table.pods.values_mut() {
-            let is_of = |pod: &Pod| pod.owners.first().is_some_and(|first| &*first.uid == controller);
+            let is_of = |pod: &Pod| pod.is_of(namespace, controller);
             if is_of(&entry.pod) && !entry.pod.owners_known {
                 let mut pod = Pod::clone(&entry.pod);
                 pod.owners.extend(owner.cloned());
@@ -155,8 +155,8 @@ impl Pods {
 
     /// Whether a Pod waits to be told who made the controller with this UID.
     #[must_use]
-    pub(super) fn lack_owner(&self, controller: &str) -> bool {
-        let is_of = |pod: &Pod| pod.owners.first().is_some_and(|first| &*first.uid == controller);
+    pub(super) fn lack_owner(&self, namespace: &str, controller: &str) -> bool {
+        let is_of = |pod: &Pod| pod.is_of(namespace, controller);
         let lacks = |entry: &Entry| entry.deleted.is_none() && !entry.pod.owners_known && is_of(&entry.pod);
         self.lock().pods.values().any(lacks)
     }
@@ -309,7 +309,10 @@ mod tests {
         let pods = Pods::default();
         pods.apply(pod("a", "x", "x"));
         let cron_job = Owner { kind: "CronJob".into(), name: "nightly".into(), uid: "c".into() };
-        pods.set_owner("owner", Some(&cron_job));
+        // Who has a Pod elsewhere that claims the same controller learns nothing of it, and takes nothing away.
+        pods.set_owner("elsewhere", "owner", None);
+        assert!(pods.lack_owner("shop", "owner") && !pods.lack_owner("elsewhere", "owner"));
+        pods.set_owner("shop", "owner", Some(&cron_job));
         pods.set_namespace("shop", Some(Labels::from([("team".to_owned(), "a".to_owned())])));
         // What the watch tells next knows of neither.
         pods.apply(pod("a", "x", "y"));

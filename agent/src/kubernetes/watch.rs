@@ -136,6 +136,9 @@ pub(super) async fn follow<K, S: Stream<Item = watcher::Result<Event<K>>>>(
                     if is_answer {
                         backoff = DefaultBackoff::default();
                     }
+                    // To understand a policy may take some tenths of a second, and news may come faster: the thread is also that
+                    // of `/healthz`.
+                    tokio::task::yield_now().await;
                 }
                 Err(watcher::Error::InitialListFailed(error)) if api_status(&error) == Some(404) => return,
                 Err(error) => {

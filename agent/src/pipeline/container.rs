@@ -15,7 +15,7 @@ use crate::{
 
 /// What is known of a container once its identity is settled; only other rules, and what the API server tells, change it.
 #[derive(Debug)]
-pub struct Settled {
+pub struct Profile {
     /// Who it is.
     pub identity: Arc<Identity>,
     /// What goes into its records: the identity's, with what the API server tells of the Pod.
@@ -38,32 +38,32 @@ pub struct Settled {
     pub problems: Vec<Problem>,
 }
 
-impl Settled {
+impl Profile {
     /// Applies the rule that the configuration has for the container, and over it what is declared. Rules for lines that are
     /// as they were `before` stay the same ones, so that no stream begins anew with them.
     #[must_use]
     pub fn new(
         identity: Arc<Identity>,
-        told: Told,
+        joined: Joined,
         account: Arc<Account>,
         capture: &Capture,
         lines: &Lines,
         before: Option<&Self>,
     ) -> Self {
         let rule = capture.rule(&identity.resource);
-        let declared = &told.effective.settings;
+        let declared = &joined.effective.settings;
         let logs = !identity.sandbox && declared.enabled.unwrap_or_else(|| rule.is_none_or(|rule| rule.logs));
         let before = before.map(|before| &before.lines);
-        let lines = declared_lines(rule.map_or(lines, |rule| &rule.lines), &told.effective, before);
+        let lines = declared_lines(rule.map_or(lines, |rule| &rule.lines), &joined.effective, before);
         Self {
             is_captured: logs,
-            files: logs.then(|| declared_files(rule.map_or(&capture.files, |rule| &rule.files), &told.effective)),
+            files: logs.then(|| declared_files(rule.map_or(&capture.files, |rule| &rule.files), &joined.effective)),
             class: declared.class.map(Class::from),
             lines,
-            resource: told.resource.unwrap_or_else(|| Arc::clone(&identity.resource)),
-            awaits: told.awaits,
-            effective: told.effective,
-            problems: told.problems,
+            resource: joined.resource.unwrap_or_else(|| Arc::clone(&identity.resource)),
+            awaits: joined.awaits,
+            effective: joined.effective,
+            problems: joined.problems,
             identity,
             account,
         }
@@ -109,10 +109,10 @@ fn declared_lines(base: &Lines, effective: &Effective, before: Option<&Lines>) -
 
 /// What the API server tells of a container's Pod.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct Joined {
     /// The identity's resource with it; `None` when there is nothing to add.
     pub resource: Option<Arc<Resource>>,
-    /// See [`Settled::awaits`].
+    /// See [`Profile::awaits`].
     pub awaits: bool,
     /// What was declared for it, and by whom; the configuration's rule is in it.
     pub effective: Effective,
@@ -125,7 +125,7 @@ pub struct Told {
 pub struct Container {
     /// Id of its own cgroup; the key of its account.
     pub cgroup: u64,
-    settled: RwLock<Option<Arc<Settled>>>,
+    settled: RwLock<Option<Arc<Profile>>>,
     ended: AtomicBool,
 }
 
@@ -139,13 +139,13 @@ impl Container {
     /// What is known; `None` while its identity is still looked for (two seconds at most). Until then its streams
     /// keep their lines back.
     #[must_use]
-    pub fn settled(&self) -> Option<Arc<Settled>> {
+    pub fn settled(&self) -> Option<Arc<Profile>> {
         self.settled.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known, once no record waits for more of it.
     #[must_use]
-    pub fn ready(&self) -> Option<Arc<Settled>> {
+    pub fn ready(&self) -> Option<Arc<Profile>> {
         self.settled().filter(|settled| !settled.awaits)
     }
 
@@ -156,7 +156,7 @@ impl Container {
     }
 
     /// Says what is known, or applies other rules to it. Streams that are open take that over with their next line.
-    pub fn settle(&self, settled: Settled) {
+    pub fn settle(&self, settled: Profile) {
         *self.settled.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(settled));
     }
 

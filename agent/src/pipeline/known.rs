@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::container::{Container, Settled};
+use super::container::{Container, Profile};
 use crate::{
     kubernetes::InForce,
     policy::{Field, annotations::Problem, precedence::Key},
@@ -38,7 +38,7 @@ impl Known {
 
     /// What is known of all containers, in the order of their names.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Settled>> {
+    pub fn all(&self) -> Vec<Arc<Profile>> {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = containers.values().filter_map(|container| container.upgrade()?.settled()).collect();
         drop(containers);
@@ -53,7 +53,7 @@ impl InForce for Known {
     }
 
     fn conflicts(&self) -> Vec<(Key, String)> {
-        let of = |settled: &Settled| {
+        let of = |settled: &Profile| {
             let pod = pod_of(settled);
             let conflict = |(loser, field, winner): (&Key, Field, &Key)| {
                 (loser.clone(), format!("spec.logs.{} for {pod} is decided by {winner}", field.as_str()))
@@ -64,7 +64,7 @@ impl InForce for Known {
     }
 
     fn problems(&self) -> Vec<(Key, String)> {
-        let of = |settled: &Settled| {
+        let of = |settled: &Profile| {
             let pod = pod_of(settled);
             let of_policy = |problem: &Problem| {
                 let policy = problem.policy.clone()?;
@@ -76,7 +76,7 @@ impl InForce for Known {
     }
 }
 
-fn pod_of(settled: &Settled) -> String {
+fn pod_of(settled: &Profile) -> String {
     let resource = &settled.identity.resource;
     let [namespace, pod] = [&resource.namespace, &resource.pod].map(|name| name.as_deref().unwrap_or("?"));
     format!("Pod {namespace}/{pod}")

@@ -10,13 +10,13 @@ pub mod engine;
 pub mod journal;
 pub mod known;
 pub mod outlet;
+pub mod pod_join;
 pub mod readings;
 pub mod registry;
 pub mod rounds;
 pub(crate) mod settle;
 pub mod stdio;
 pub mod streams;
-pub mod told;
 
 use std::{
     io,
@@ -29,11 +29,11 @@ use self::{
     journal::{Journal, Restored},
     known::Known,
     outlet::Outlet,
+    pod_join::PodJoin,
     readings::Readings,
     registry::Registry,
     rounds::Rounds,
     streams::Streams,
-    told::Teller,
 };
 use crate::{
     attribute::{HostFiles, Identities},
@@ -166,7 +166,7 @@ impl Pipeline {
             source,
         })?;
         let identities = Identities::new(host_files, config.identity.clone(), Some(Arc::clone(&config.node_name)));
-        let teller = Teller::new(config, kubernetes.clone());
+        let pod_join = PodJoin::new(config, kubernetes.clone());
         let containers = Arc::<Known>::default();
         let registry = Registry::new(
             &roots,
@@ -174,7 +174,7 @@ impl Pipeline {
             Arc::clone(&ledger),
             config.capture.clone(),
             config.lines.clone(),
-            teller,
+            pod_join,
             Arc::clone(&containers),
         );
         let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;

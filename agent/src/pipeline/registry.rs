@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
-    container::{Container, Settled, Told},
+    container::{Container, Joined, Profile},
     journal::Change,
     known::Known,
-    told::Teller,
+    pod_join::PodJoin,
 };
 use crate::{
     attribute::{self, HostFiles, Identities, Identity, Statistics},
@@ -35,7 +35,7 @@ pub struct Registry {
     ledger: Arc<Ledger>,
     capture: Capture,
     lines: Lines,
-    teller: Teller,
+    pod_join: PodJoin,
     known: Arc<Known>,
     cgroups: HashMap<u64, Cgroup>,
     by_path: HashMap<Arc<str>, u64>,
@@ -63,7 +63,7 @@ impl Registry {
         ledger: Arc<Ledger>,
         capture: Capture,
         lines: Lines,
-        teller: Teller,
+        pod_join: PodJoin,
         known: Arc<Known>,
     ) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Registry {
             ledger,
             capture,
             lines,
-            teller,
+            pod_join,
             known,
             cgroups: HashMap::new(),
             by_path: HashMap::new(),
@@ -88,7 +88,7 @@ impl Registry {
     pub fn reload(&mut self, config: &Config) {
         self.capture = config.capture.clone();
         self.lines = config.lines.clone();
-        self.teller.reload(config);
+        self.pod_join.reload(config);
         for cgroup in self.cgroups.values() {
             if cgroup.container.settled().is_some() {
                 self.renew(&cgroup.container, !cgroup.container.awaits());
@@ -101,8 +101,8 @@ impl Registry {
     fn renew(&self, container: &Container, go_on: bool) -> bool {
         let Some(known) = container.settled() else { return false };
         let (identity, account) = (Arc::clone(&known.identity), Arc::clone(&known.account));
-        let told = self.teller.tell(&identity.resource, go_on, &self.capture);
-        let settled = Settled::new(identity, told, account, &self.capture, &self.lines, Some(&*known));
+        let joined = self.pod_join.join(&identity.resource, go_on, &self.capture);
+        let settled = Profile::new(identity, joined, account, &self.capture, &self.lines, Some(&*known));
         let has_other_files = !known.awaits && settled.files != known.files;
         container.settle(settled);
         has_other_files
@@ -110,8 +110,8 @@ impl Registry {
 
     /// Tells containers what the API server has told of their Pods and of policies. Whether other files are logs now.
     fn take_news(&mut self, now: Instant) -> bool {
-        let news = self.teller.news();
-        let has_policies = self.teller.take_policies();
+        let news = self.pod_join.news();
+        let has_policies = self.pod_join.take_policies();
         let mut has_other_files = false;
         if has_policies || !news.is_empty() {
             for (id, cgroup) in &self.cgroups {
@@ -123,11 +123,11 @@ impl Registry {
             }
         }
         if has_policies {
-            self.known.set_policies_version(self.teller.policies_version());
+            self.known.set_policies_version(self.pod_join.policies_version());
         }
         for (cgroup, since) in std::mem::take(&mut self.awaiting) {
             let Some(container) = self.own(cgroup).filter(|container| container.awaits()) else { continue };
-            self.renew(&container, self.teller.is_over(since, now));
+            self.renew(&container, self.pod_join.is_over(since, now));
             if container.awaits() {
                 self.awaiting.push((cgroup, since));
             }
@@ -226,9 +226,9 @@ impl Registry {
             }
             let container = Container::new(cgroup);
             let account = self.ledger.open(cgroup, &identity.resource);
-            let told = self.teller.tell(&identity.resource, false, &self.capture);
-            self.await_told(cgroup, &told, Instant::now());
-            container.settle(Settled::new(Arc::new(*identity), told, account, &self.capture, &self.lines, None));
+            let joined = self.pod_join.join(&identity.resource, false, &self.capture);
+            self.await_join(cgroup, &joined, Instant::now());
+            container.settle(Profile::new(Arc::new(*identity), joined, account, &self.capture, &self.lines, None));
             self.by_path.insert(Arc::clone(&path), cgroup);
             self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
             gone.push(cgroup);
@@ -349,8 +349,8 @@ impl Registry {
     }
 
     /// Notes since when a container waits for what the API server tells.
-    fn await_told(&mut self, cgroup: u64, told: &Told, now: Instant) {
-        if told.awaits && !self.awaiting.iter().any(|(known, _)| *known == cgroup) {
+    fn await_join(&mut self, cgroup: u64, joined: &Joined, now: Instant) {
+        if joined.awaits && !self.awaiting.iter().any(|(known, _)| *known == cgroup) {
             self.awaiting.push((cgroup, now));
         }
     }
@@ -364,9 +364,9 @@ impl Registry {
                 let (cgroup, path, identity) = (container.cgroup, path.into(), Box::new(Identity::clone(&identity)));
                 self.changes.push(Change::Container { cgroup, path, identity });
             }
-            let told = self.teller.tell(&identity.resource, false, &self.capture);
-            self.await_told(container.cgroup, &told, now);
-            container.settle(Settled::new(identity, told, account, &self.capture, &self.lines, None));
+            let joined = self.pod_join.join(&identity.resource, false, &self.capture);
+            self.await_join(container.cgroup, &joined, now);
+            container.settle(Profile::new(identity, joined, account, &self.capture, &self.lines, None));
             self.known.insert(container);
             self.unsettled.retain(|cgroup| *cgroup != container.cgroup);
         }
@@ -374,7 +374,7 @@ impl Registry {
 }
 
 /// Whether a container is of one of these Pods.
-fn concerns(pods: &[Arc<Pod>], known: &Settled) -> bool {
+fn concerns(pods: &[Arc<Pod>], known: &Profile) -> bool {
     let uid = known.identity.resource.pod_uid.as_ref();
     uid.is_some_and(|uid| pods.iter().any(|pod| pod.uid == *uid || pod.static_uid.as_ref() == Some(uid)))
 }

@@ -21,7 +21,7 @@ use sidestep_abi::stdio::{
 
 use self::repair::Repair;
 use super::{
-    container::{Container, Settled},
+    container::{Container, Profile},
     journal::{Piece, StreamId},
 };
 use crate::{
@@ -88,7 +88,7 @@ struct Open {
     stream: Arc<Stream>,
     assembler: Assembler,
     /// What was known of the container when it was looked at last.
-    settled: Arc<Settled>,
+    settled: Arc<Profile>,
     /// The logs of the container are turned off: what is written is counted as left out.
     is_off: bool,
 }
@@ -360,7 +360,7 @@ impl StdioStream {
         self.open.is_some()
     }
 
-    fn stream(&self, settled: &Settled) -> Stream {
+    fn stream(&self, settled: &Profile) -> Stream {
         let resource = &settled.resource;
         let owner = match &resource.container_id {
             Some(id) if id.bytes().all(|byte| byte.is_ascii_alphanumeric()) => id.to_string(),

@@ -16,12 +16,13 @@ const NAMESPACE: &str = "{namespace}";
 pub struct Allowed(Vec<String>);
 
 impl Allowed {
-    /// The name that is declared for records of `resource`, if it may be.
+    /// The name that is declared for records of `resource`: the first in precedence that may be.
     #[must_use]
     pub fn permitted<'a>(&self, declared: Option<&'a Chosen>, resource: &Resource) -> Option<&'a str> {
         let is_permitted =
             |chosen: &&Chosen| chosen.by_administrator || self.permits(&chosen.name, resource.namespace.as_deref());
-        declared.filter(is_permitted).map(|chosen| &*chosen.name)
+        let mut declared = std::iter::successors(declared, |chosen| chosen.otherwise.as_deref());
+        declared.find(is_permitted).map(|chosen| &*chosen.name)
     }
 
     /// Whether a Pod of `namespace` may choose `name`.

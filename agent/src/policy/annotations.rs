@@ -11,6 +11,7 @@ use super::{
     precedence::Key,
     settings::{DeclaredPattern, Field, MultilineSettings, Settings},
 };
+use crate::assemble::Budget;
 
 /// The domain of all keys.
 pub const DOMAIN: &str = "sidestep.dev";
@@ -131,13 +132,15 @@ impl Declared {
 #[must_use]
 pub fn parse(annotations: &BTreeMap<String, String>) -> Declared {
     let mut declared = Declared::default();
+    // For all containers together: whoever names a hundred of them has not a hundred times the room.
+    let mut budget = Budget::default();
     for (key, value) in annotations {
         let Some((container, name)) = of_ours(key) else { continue };
         let settings = match container {
             None => &mut declared.pod,
             Some(container) => declared.containers.entry(container.to_owned()).or_default(),
         };
-        if let Err((reason, message)) = declare(settings, name, value)
+        if let Err((reason, message)) = declare(settings, name, value, &mut budget)
             && declared.problems.len() < MAX_PROBLEMS
         {
             declared.problems.push(Problem::new(key, value, reason, &message));
@@ -157,7 +160,7 @@ fn of_ours(key: &str) -> Option<(Option<&str>, &str)> {
     Some((Some(container.strip_suffix('.')?), name))
 }
 
-fn declare(settings: &mut Settings, name: &str, value: &str) -> Result<(), (Reason, String)> {
+fn declare(settings: &mut Settings, name: &str, value: &str, budget: &mut Budget) -> Result<(), (Reason, String)> {
     let Some((_, field)) = KEYS.iter().find(|(known, _)| *known == name) else {
         return Err((Reason::UnknownKey, unknown(name)));
     };
@@ -167,7 +170,7 @@ fn declare(settings: &mut Settings, name: &str, value: &str) -> Result<(), (Reas
     }
     let invalid = |message| (Reason::InvalidValue, message);
     let read = read(*field, value.trim()).map_err(invalid)?;
-    if let Some(problem) = read.problems().into_iter().next() {
+    if let Some(problem) = read.problems(budget).into_iter().next() {
         return Err(invalid(problem.message));
     }
     settings.take(*field, &read);

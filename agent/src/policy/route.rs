@@ -14,6 +14,9 @@ use crate::{
     sinks::SinkSettings,
 };
 
+/// The most names of Pods and policies of namespaces that are kept for one container's topic, or index.
+const MAX_CHOSEN: usize = 4;
+
 /// What Pods and policies of namespaces may choose, by the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Permits {
@@ -54,10 +57,10 @@ impl Permits {
                 let message = format!("may not be chosen here; {option} says which {what} may");
                 problems.push(refused(&refusal.origin, field, &refusal.value, &message));
             }
-            let decision =
-                effective.decision(field).filter(|decision| may_choose(&decision.origin, &decision.value))?;
-            let by_administrator = decision.origin.is_administrators();
-            Some(Chosen { name: decision.value.as_str().into(), by_administrator })
+            let decision = effective.decision(field)?;
+            let next = decision.overridden.iter().map(|next| (&next.origin, &*next.value));
+            let holding = [(&decision.origin, &*decision.value)].into_iter().chain(next);
+            ordered(holding.filter(|(origin, name)| may_choose(origin, name)))
         };
         let mut route = Route {
             topic: chosen(Field::Topic, &self.topics, "topics", "`allow_declared` of the sinks of type `kafka`"),
@@ -71,19 +74,55 @@ impl Permits {
                 .map(|chosen| chosen.name),
             sinks: None,
         };
-        if let (Some(names), Some(decision)) = (&effective.settings.sinks, effective.decision(Field::Sinks)) {
-            let (known, unknown): (Vec<_>, Vec<_>) = names.iter().partition(|name| self.sinks.contains(name));
-            if !unknown.is_empty() {
-                let mut message = format!("there is no sink {unknown:?}; there are {:?}", self.sinks);
-                if known.is_empty() {
-                    message.push_str("; all sinks get the records");
-                }
-                problems.push(refused(&decision.origin, Field::Sinks, &decision.value, &message));
-            }
-            route.sinks = (!known.is_empty()).then(|| known.iter().map(|name| name.as_str().into()).collect());
-        }
+        route.sinks = self.sinks_of(effective, &mut problems);
         ((route != Route::default()).then(|| Arc::new(route)), problems)
     }
+
+    /// The sinks that get the records. A choice of which none is there leaves it to who comes next: nobody takes an
+    /// administrator's away by a slip.
+    fn sinks_of(&self, effective: &mut Effective, problems: &mut Vec<Problem>) -> Option<Vec<Arc<str>>> {
+        let names = |value: &str| -> (Vec<String>, Vec<String>) {
+            let names: Vec<String> = serde_json::from_str(value).unwrap_or_default();
+            names.into_iter().partition(|name| self.sinks.contains(name))
+        };
+        let mut tell = |origin: &Origin, value: &str, then: &str| {
+            let unknown = names(value).1;
+            if !unknown.is_empty() {
+                let message = format!("there is no sink {unknown:?}; there are {:?}{then}", self.sinks);
+                problems.push(refused(origin, Field::Sinks, value, &message));
+            }
+        };
+        let refusals = effective.fall_back(Field::Sinks, |_, value| !names(value).0.is_empty());
+        let decision = effective.decision(Field::Sinks)?;
+        let known = names(&decision.value).0;
+        let then = if known.is_empty() { "; all sinks get the records" } else { "; who comes next decides" };
+        for refusal in &refusals {
+            tell(&refusal.origin, &refusal.value, then);
+        }
+        if known.is_empty() {
+            return None;
+        }
+        tell(&decision.origin, &decision.value, "");
+        Some(known.into_iter().map(Into::into).collect())
+    }
+}
+
+/// The names in the order of precedence, as far as any sink asks: an administrator's holds everywhere.
+fn ordered<'a>(names: impl Iterator<Item = (&'a Origin, &'a str)>) -> Option<Chosen> {
+    let mut chosen: Vec<(&str, bool)> = Vec::new();
+    for (origin, name) in names {
+        let by_administrator = origin.is_administrators();
+        let is_known = chosen.iter().any(|(known, _)| *known == name);
+        if by_administrator || !is_known && chosen.len() < MAX_CHOSEN {
+            chosen.push((name, by_administrator));
+        }
+        if by_administrator {
+            break;
+        }
+    }
+    chosen.into_iter().rev().fold(None, |otherwise, (name, by_administrator)| {
+        Some(Chosen { name: name.into(), by_administrator, otherwise: otherwise.map(Box::new) })
+    })
 }
 
 fn refused(origin: &Origin, field: Field, value: &str, message: &str) -> Problem {
@@ -101,9 +140,14 @@ fn refused(origin: &Origin, field: Field, value: &str, message: &str) -> Problem
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{
-        Settings,
-        precedence::{OriginOf, Rank, Source},
+    use std::cmp::Reverse;
+
+    use crate::{
+        policy::{
+            Settings,
+            precedence::{Key, OriginOf, Rank, Source, Standing},
+        },
+        record::Resource,
     };
 
     fn permits() -> Permits {
@@ -138,6 +182,7 @@ mod tests {
         let told: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
         assert_eq!(told, ["sidestep.dev/topic", "sidestep.dev/index", "sidestep.dev/sinks"]);
         assert!(problems[0].message.contains("allow_declared") && problems[2].message.contains("nowhere"));
+        let mut by_pod = effective(&settings, Rank::Pod, OriginOf::Annotations(None));
         let (other, _) = permits().route(&mut by_pod, Some("bank"));
         let other = other.expect("a route");
         assert!(other.topic.as_ref().is_some_and(|topic| &*topic.name == "bank.orders" && !topic.by_administrator));
@@ -149,6 +194,51 @@ mod tests {
         let unknown = Settings { sinks: Some(vec!["nowhere".to_owned()]), ..Settings::default() };
         let (route, problems) = permits().route(&mut effective(&unknown, Rank::Pod, OriginOf::Annotations(None)), None);
         assert!(route.is_none() && problems[0].message.ends_with("all sinks get the records"), "no line is lost by it");
+    }
+
+    #[test]
+    fn a_sink_where_a_pod_may_not_choose_keeps_what_an_administrator_has_imposed() {
+        let topic = |name: &str| Settings { topic: Some(name.to_owned()), ..Settings::default() };
+        let (pod, policy, imposed) = (topic("shop.own"), topic("other.team"), topic("audit"));
+        let standing = || Standing { priority: 0, created: Reverse(0), name: Reverse("p".into()) };
+        let key = Key { namespace: Some("shop".into()), name: "p".into() };
+        let mut effective = Effective::of(vec![
+            Source { rank: Rank::Pod, origin: OriginOf::Annotations(None), settings: &pod },
+            Source {
+                rank: Rank::Namespaced(standing()),
+                origin: OriginOf::One(Origin::Policy(key)),
+                settings: &policy,
+            },
+            Source { rank: Rank::Rule, origin: OriginOf::One(Origin::Rule(0)), settings: &imposed },
+        ]);
+        let (route, problems) = permits().route(&mut effective, Some("shop"));
+        assert!(problems.is_empty(), "a sink permits it: {problems:?}");
+        let topic = route.expect("a route").topic.clone();
+        let resource = Resource { namespace: Some("shop".into()), ..Resource::default() };
+        let at = |allowed: &[&str]| {
+            let globs: Vec<_> = allowed.iter().map(ToString::to_string).collect();
+            let allowed = Allowed::try_from(globs).expect("globs");
+            allowed.permitted(topic.as_ref(), &resource).map(str::to_owned)
+        };
+        assert_eq!(at(&["{namespace}.*"]).as_deref(), Some("shop.own"));
+        assert_eq!(at(&[]).as_deref(), Some("audit"), "this one permits nothing");
+    }
+
+    #[test]
+    fn sinks_that_there_are_not_do_not_take_an_administrators_choice_away() {
+        let sinks = |names: &[&str]| Settings {
+            sinks: Some(names.iter().map(ToString::to_string).collect()),
+            ..Settings::default()
+        };
+        let (pod, imposed) = (sinks(&["nowhere"]), sinks(&["archive"]));
+        let mut effective = Effective::of(vec![
+            Source { rank: Rank::Pod, origin: OriginOf::Annotations(None), settings: &pod },
+            Source { rank: Rank::Rule, origin: OriginOf::One(Origin::Rule(0)), settings: &imposed },
+        ]);
+        let (route, problems) = permits().route(&mut effective, Some("shop"));
+        assert_eq!(route.expect("a route").sinks.as_deref(), Some(&["archive".into()][..]));
+        assert!(problems.len() == 1 && problems[0].message.ends_with("who comes next decides"), "{problems:?}");
+        assert_eq!(effective.decision(Field::Sinks).expect("decided").origin, Origin::Rule(0));
     }
 
     #[test]

@@ -15,7 +15,10 @@ use super::{
     resource::{ClusterSidestepPolicy, SidestepPolicy},
     settings::Settings,
 };
-use crate::config::{Globs, Slash};
+use crate::{
+    assemble::Budget,
+    config::{Globs, Slash},
+};
 
 /// Every namespace has its name as this label since Kubernetes 1.22.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -128,7 +131,9 @@ impl Policy {
             };
             Globs::new(globs, Slash::IsPlain).map_err(wrong).ok()
         });
-        problems.extend(parts.logs.problems().into_iter().map(|problem| format!("spec.logs.{problem}")));
+        problems.extend(
+            parts.logs.problems(&mut Budget::default()).into_iter().map(|problem| format!("spec.logs.{problem}")),
+        );
         match pods {
             Some(pods) if problems.is_empty() => Ok(Self {
                 standing: Standing {

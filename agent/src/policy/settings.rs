@@ -4,9 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    assemble::{self, Format, Language, Multiline, Pattern},
+    assemble::{self, Budget, Format, Language, Multiline, Pattern},
     config::{Globs, Slash, StartAt},
-    process::pattern,
     record::Class,
 };
 
@@ -285,9 +284,9 @@ impl Settings {
         }
     }
 
-    /// What can't be as it is declared. The API server refuses most of it in a policy; annotations nobody checks before.
+    /// What can't be as it is declared; `budget` is for all that the same one declares. The API server refuses most of it in a policy; annotations nobody checks before.
     #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self, budget: &mut Budget) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut wrong = |field, message: String| problems.push(Problem { field, message });
         for (field, globs) in [(Field::Include, &self.files.include), (Field::Exclude, &self.files.exclude)] {
@@ -295,7 +294,7 @@ impl Settings {
                 wrong(field, message);
             }
         }
-        if let Some(message) = self.multiline.as_ref().and_then(MultilineSettings::problem) {
+        if let Some(message) = self.multiline.as_ref().and_then(|multiline| multiline.problem(budget)) {
             wrong(Field::Multiline, message);
         }
         for (field, name, check) in [
@@ -338,23 +337,20 @@ impl MultilineSettings {
             start: start.clone(),
             continuation: continuation.clone(),
         };
-        Multiline { rules: self.rules.clone(), patterns: self.patterns.iter().map(pattern).collect(), ..base.clone() }
+        let (rules, patterns) = (self.rules.clone(), self.patterns.iter().map(pattern).collect());
+        Multiline { rules, patterns, is_declared: true, ..base.clone() }
     }
 
-    fn problem(&self) -> Option<String> {
+    fn problem(&self, budget: &mut Budget) -> Option<String> {
         if self.patterns.len() > MAX_PATTERNS {
             return Some(format!("{} patterns are more than {MAX_PATTERNS}", self.patterns.len()));
         }
-        let expressions = self.patterns.iter().flat_map(|pattern| [&pattern.start, &pattern.continuation]).flatten();
-        if expressions.clone().any(|expression| expression.len() > MAX_EXPRESSION) {
+        let mut expressions =
+            self.patterns.iter().flat_map(|pattern| [&pattern.start, &pattern.continuation]).flatten();
+        if expressions.any(|expression| expression.len() > MAX_EXPRESSION) {
             return Some(format!("an expression has at most {MAX_EXPRESSION} bytes"));
         }
-        let multiline = self.over(&Multiline::default());
-        if let Err(errors) = (assemble::Settings { multiline, ..assemble::Settings::default() }).compile() {
-            return errors.first().map(assemble::SettingsError::on_one_line);
-        }
-        // All containers' lines wait for the one whose Pod has a slow one.
-        expressions.into_iter().find_map(|expression| pattern::check_speed(expression).err())
+        assemble::declared_problem(&self.over(&Multiline::default()), budget)
     }
 }
 
@@ -424,7 +420,7 @@ mod tests {
             tenant: Some("x".to_owned()),
             sinks: Some(vec!["kafka".to_owned()]),
         };
-        assert_eq!(all.problems(), []);
+        assert_eq!(all.problems(&mut Budget::default()), []);
         let mut taken = Settings::default();
         for field in Field::ALL {
             assert!(!taken.declares(field) && taken.value(field).is_none(), "{field:?}");
@@ -455,7 +451,7 @@ mod tests {
             sinks: Some(Vec::new()),
             ..Settings::default()
         };
-        let texts: Vec<_> = settings.problems().iter().map(ToString::to_string).collect();
+        let texts: Vec<_> = settings.problems(&mut Budget::default()).iter().map(ToString::to_string).collect();
         let expected = [
             ("files.include: ", "`/a/{b` is not a glob"),
             ("files.exclude: ", "33 globs are more than 32"),
@@ -470,6 +466,6 @@ mod tests {
             assert!(text.starts_with(field) && text.contains(part) && !text.contains('\n'), "{text}");
         }
         let long = Settings { multiline: Some(expression(&"x".repeat(2000))), ..Settings::default() };
-        assert!(long.problems()[0].message.contains("at most 1024 bytes"));
+        assert!(long.problems(&mut Budget::default())[0].message.contains("at most 1024 bytes"));
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
@@ -18,8 +18,6 @@ const MAX_MESSAGE: usize = 1024;
 
 /// A node that has not reported for so long has no agent, or none that the API server hears of: two reports are missing.
 const SILENT: Duration = Duration::from_secs(25 * 60);
-/// By how much the clocks of two nodes may differ.
-const SKEW: SignedDuration = SignedDuration::from_hours(1);
 /// Names of silent nodes in a message.
 const MAX_NAMES: usize = 3;
 
@@ -32,14 +30,16 @@ struct Report {
     status: NodeStatus,
     /// When it came, by this node's clock.
     seen: Instant,
+    /// When it was written, by the API server's: those of nodes may be wrong by hours.
+    written: Option<Timestamp>,
 }
 
 impl Reports {
-    /// Takes what a node reports.
-    pub fn insert(&mut self, node: String, status: NodeStatus, now: Instant) {
+    /// Takes what a node reports, and when that was written by the API server's clock.
+    pub fn insert(&mut self, node: String, status: NodeStatus, written: Option<Timestamp>, now: Instant) {
         let known = self.0.get(&node).filter(|known| known.status.report_time == status.report_time);
         let seen = known.map_or(now, |known| known.seen);
-        self.0.insert(node, Report { status, seen });
+        self.0.insert(node, Report { status, seen, written });
     }
 
     /// A node is gone.
@@ -52,13 +52,17 @@ impl Reports {
         self.0.retain(|node, _| nodes.contains(node));
     }
 
-    /// What counts now; `clock` is the time of the day.
+    /// What counts now.
     #[must_use]
-    pub fn at(&self, now: Instant, clock: Timestamp) -> Counted<'_> {
+    pub fn at(&self, now: Instant) -> Counted<'_> {
         let mut counted = Counted::default();
+        // It is later than the last report; and this node has reported itself, or does so soon.
+        let latest = self.0.values().filter_map(|report| report.written).max();
         for (node, report) in &self.0 {
-            let age = report.status.report_time.as_ref().map(|time| clock.duration_since(time.0));
-            let is_old = age.is_some_and(|age| age > SKEW + SignedDuration::from_secs(SILENT.as_secs() as i64));
+            // Of long before it was seen here.
+            let is_old = latest
+                .zip(report.written)
+                .is_some_and(|(latest, written)| latest.duration_since(written).unsigned_abs() >= SILENT);
             if is_old || now.saturating_duration_since(report.seen) >= SILENT {
                 counted.silent.push(node);
                 continue;
@@ -175,6 +179,8 @@ pub fn status(
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
 
     fn report(generation: i64, pods: i32, conflicts: &[&str]) -> NodeStatus {
@@ -193,7 +199,7 @@ mod tests {
 
     fn reports<const N: usize>(nodes: [(&str, NodeStatus); N]) -> Reports {
         let mut reports = Reports::default();
-        nodes.into_iter().for_each(|(node, status)| reports.insert(node.to_owned(), status, Instant::now()));
+        nodes.into_iter().for_each(|(node, status)| reports.insert(node.to_owned(), status, None, Instant::now()));
         reports
     }
 
@@ -206,13 +212,13 @@ mod tests {
         let key = Key { namespace: Some("shop".into()), name: "web".into() };
         let now = |second| Timestamp::from_second(second).expect("a time");
         let status = |generation, refused, nodes: &Reports, before, second| {
-            status(&key, None, generation, refused, &nodes.at(Instant::now(), now(second)), before, now(second))
+            status(&key, None, generation, refused, &nodes.at(Instant::now()), before, now(second))
         };
         let mut nodes = reports([("a", report(2, 3, &[])), ("b", report(1, 5, &[]))]);
         let first = status(2, None, &nodes, None, 1);
         assert_eq!(told(&first), [("True", "Valid"), ("False", "Pending"), ("False", "NoConflict")]);
         assert_eq!((first.programmed.as_deref(), first.selected_pods), (Some("1/2"), Some(3)));
-        nodes.insert("b".to_owned(), report(2, 4, &["topic of Pod shop/x"]), Instant::now());
+        nodes.insert("b".to_owned(), report(2, 4, &["topic of Pod shop/x"]), None, Instant::now());
         let second = status(2, None, &nodes, Some(&first), 2);
         assert_eq!(told(&second), [("True", "Valid"), ("True", "Programmed"), ("True", "Outranked")]);
         assert_eq!((second.programmed.as_deref(), second.selected_pods), (Some("2/2"), Some(7)));
@@ -247,7 +253,7 @@ mod tests {
         };
         let nodes = reports([("same", of(Some("new"))), ("away", of(Some("old"))), ("older-agent", of(None))]);
         let programmed = |uid| {
-            let status = status(&key, uid, 1, None, &nodes.at(Instant::now(), now), None, now);
+            let status = status(&key, uid, 1, None, &nodes.at(Instant::now()), None, now);
             (status.programmed.expect("told"), status.selected_pods.expect("told"))
         };
         assert_eq!(programmed(Some("new")), ("2/3".to_owned(), 2));
@@ -262,7 +268,7 @@ mod tests {
         let nodes = reports([("a", partial), ("b", report(1, 1, &[]))]);
         let message = |name: &str| {
             let key = Key { namespace: Some("shop".into()), name: name.into() };
-            let status = status(&key, None, 1, None, &nodes.at(Instant::now(), now), None, now);
+            let status = status(&key, None, 1, None, &nodes.at(Instant::now()), None, now);
             status.conditions[1].message.clone()
         };
         assert_eq!(message("web"), "in force on 2 of 2 nodes");
@@ -272,30 +278,35 @@ mod tests {
     #[test]
     fn a_node_whose_agent_is_silent_does_not_count() {
         let key = Key { namespace: Some("shop".into()), name: "web".into() };
-        let (start, clock) = (Instant::now(), Timestamp::from_second(1_000_000).expect("a time"));
-        let at =
-            |time: Timestamp, generation| NodeStatus { report_time: Some(Time(time)), ..report(generation, 1, &[]) };
+        let (start, time) = (Instant::now(), Timestamp::from_second(1_000_000).expect("a time"));
+        // What an agent says of its own time, and when the API server has written it.
         let mut nodes = Reports::default();
-        nodes.insert("here".to_owned(), at(clock, 2), start);
-        nodes.insert("silent".to_owned(), at(clock, 1), start);
-        // By a clock that is behind, or ahead, all is as well.
-        nodes.insert("behind".to_owned(), at(clock - SKEW, 2), start);
-        nodes.insert("ahead".to_owned(), at(clock + 10 * SKEW, 2), start);
-        // Of an agent of long ago.
-        nodes.insert("old".to_owned(), at(clock - 2 * SKEW, 1), start);
+        let report_at = |nodes: &mut Reports, node: &str, minutes: i64, hours_ahead: i64, seen: Instant| {
+            let written = time + SignedDuration::from_mins(minutes);
+            let own = Time(written + SignedDuration::from_hours(hours_ahead));
+            let generation = if matches!(node, "silent" | "old") { 1 } else { 2 };
+            let status = NodeStatus { report_time: Some(own), ..report(generation, 1, &[]) };
+            nodes.insert(node.to_owned(), status, Some(written), seen);
+        };
+        let alive = [("here", 0), ("behind", -7), ("ahead", 9)];
+        for (node, ahead) in alive.into_iter().chain([("silent", 0)]) {
+            report_at(&mut nodes, node, 0, ahead, start);
+        }
+        // Of an agent of long ago, by a clock that was ahead.
+        report_at(&mut nodes, "old", -30, 5, start);
         let told = |nodes: &Reports, now| {
-            let status = status(&key, None, 2, None, &nodes.at(now, clock), None, clock);
+            let status = status(&key, None, 2, None, &nodes.at(now), None, time);
             (status.programmed.expect("told"), status.conditions[1].message.clone())
         };
         let (programmed, message) = told(&nodes, start);
         assert_eq!(programmed, "3/4");
         assert!(message.ends_with("; 1 more, of which no agent has reported for 25 minutes: old"), "{message}");
         let later = start + SILENT;
-        for node in ["here", "behind", "ahead"] {
-            nodes.insert(node.to_owned(), at(clock + SignedDuration::from_secs(600), 2), later);
+        for (node, ahead) in alive {
+            report_at(&mut nodes, node, 10, ahead, later);
         }
         // The same report once more, as after a list.
-        nodes.insert("silent".to_owned(), at(clock, 1), later);
+        report_at(&mut nodes, "silent", 0, 0, later);
         let (programmed, message) = told(&nodes, later);
         assert_eq!(programmed, "3/3");
         assert!(message.contains("2 more") && message.ends_with("old, silent"), "{message}");
@@ -303,5 +314,38 @@ mod tests {
         assert_eq!(told(&nodes, later).0, "1/1");
         nodes.remove("here");
         assert_eq!(told(&nodes, later), ("0/0".to_owned(), "no agent reports".to_owned()));
+    }
+
+    #[test]
+    fn clocks_that_are_set_back_make_no_node_silent() {
+        let key = Key { namespace: Some("shop".into()), name: "web".into() };
+        let (start, clock) = (Instant::now(), Timestamp::from_second(1_000_000).expect("a time"));
+        let hour = SignedDuration::from_hours(1);
+        let at = |time: Timestamp| NodeStatus { report_time: Some(Time(time)), ..report(1, 1, &[]) };
+        let beat = Duration::from_secs(600);
+        let mut nodes = Reports::default();
+        nodes.insert("back".to_owned(), at(clock), Some(clock), start);
+        nodes.insert("here".to_owned(), at(clock), Some(clock), start);
+        let now = |step: u32| start + step * beat;
+        let told = |nodes: &Reports, step, clock, before: Option<&Status>| {
+            status(&key, None, 1, None, &nodes.at(now(step)), before, clock)
+        };
+        let before = told(&nodes, 0, clock, None);
+        // The clock of one node goes back by an hour: what it reports is news as before.
+        for step in 1..=6 {
+            let passed = SignedDuration::from_secs(600) * step as i32;
+            nodes.insert("back".to_owned(), at(clock - hour + passed), Some(clock + passed), now(step));
+            nodes.insert("here".to_owned(), at(clock + passed), Some(clock + passed), now(step));
+            assert_eq!(told(&nodes, step, clock + passed, None).programmed.as_deref(), Some("2/2"));
+            // So does that of who writes the status, and of all; the times of what has not changed stay.
+            let status = told(&nodes, step, clock + passed - hour, Some(&before));
+            assert_eq!(status, before);
+        }
+        // Who does not report any more is silent all the same.
+        let silent = told(&nodes, 9, clock - hour, None);
+        assert_eq!(silent.programmed.as_deref(), Some("0/0"));
+        assert!(
+            silent.conditions[1].message.ends_with("2 more, of which no agent has reported for 25 minutes: back, here")
+        );
     }
 }

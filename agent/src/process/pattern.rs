@@ -1,15 +1,11 @@
 //! Regular expressions of the configuration: bounded in what they may cost, and refused with the place of the mistake.
 
 use regex::bytes::{Regex, RegexBuilder};
-use regex_automata::{dfa::dense, nfa::thompson, util::syntax};
 
 /// The largest compiled regular expression, in bytes.
 const COMPILED_BYTES: usize = 1 << 20;
 /// What one search may keep of its automaton, in bytes.
 const CACHE_BYTES: usize = 2 << 20;
-
-/// The largest automaton of what anybody may declare, in bytes: half of what a search keeps of one.
-const AUTOMATON_BYTES: usize = 1 << 20;
 
 /// Compiles a regular expression over a line's bytes.
 ///
@@ -22,27 +18,6 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(pattern).size_limit(COMPILED_BYTES).dfa_size_limit(CACHE_BYTES).build();
     built.map_err(|_| {
         format!("`{pattern}` takes more than {COMPILED_BYTES} bytes compiled; make its repetitions smaller")
-    })
-}
-
-/// Whether an expression that anybody may declare costs about as much for each byte whatever lines there are: its automaton as
-/// a whole is small, so that a search never has to build it anew.
-///
-/// # Errors
-/// It is not, and what helps.
-pub(crate) fn check_speed(pattern: &str) -> Result<(), String> {
-    let config =
-        dense::Config::new().dfa_size_limit(Some(AUTOMATON_BYTES)).determinize_size_limit(Some(AUTOMATON_BYTES));
-    let built = dense::Builder::new()
-        .configure(config)
-        .thompson(thompson::Config::new().nfa_size_limit(Some(AUTOMATON_BYTES)).utf8(false))
-        .syntax(syntax::Config::new().utf8(false))
-        .build(pattern);
-    built.map(drop).map_err(|_| {
-        format!(
-            "`{pattern}` takes too long on some lines; begin it with `^`, make its repetitions smaller, or write `(?-u:\\b)`, \
-             `(?-u:\\w)`, `[0-9]` where letters of all scripts are not meant"
-        )
     })
 }
 
@@ -71,27 +46,6 @@ mod tests {
     fn what_would_take_too_much_memory_is_refused() {
         let error = compile("(a{1000}){1000}").expect_err("too large");
         assert!(error.contains("takes more than"), "{error}");
-    }
-
-    #[test]
-    fn what_is_slow_on_some_lines_is_told_apart() {
-        let usual = [
-            r"^\d{4}-\d{2}-\d{2}",
-            r"^\[?\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}[.,]\d{3}",
-            r"^\s+at ",
-            r"^(Caused by|\s)",
-            r"^\S",
-            "ERROR|WARN",
-            r"^[A-Z][a-z]{2} [ 0-9]{2} \d{2}:\d{2}",
-            r"^\w+ \w+:",
-            r"(?-u:\b)panic(?-u:\b)",
-        ];
-        for pattern in usual {
-            check_speed(pattern).expect("fast");
-        }
-        for pattern in ["1[01]{9000}Z", "1[01]{30}Z", r"\w{40}x", r"\bpanic"] {
-            assert!(check_speed(pattern).expect_err("slow").contains("takes too long"), "{pattern}");
-        }
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! Many Pods on one node: more than it usually has at once, or a thousand that come and go. Each writes numbered lines; every
 //! line has to come with the labels of its Pod, and the agent has to let go of what it held for Pods that are gone.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+mod cut;
+mod report;
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
+pub use self::report::{CutReport, Held, Life, Plan, Report};
+
+use self::cut::Cut;
 use super::{
     Cluster, DaemonSet, PATIENCE,
     daemonset::RECORDS,
@@ -37,68 +40,8 @@ const STANDSTILL: Duration = Duration::from_secs(180);
 const LINGER: Duration = Duration::from_secs(420);
 /// How often it is told how far it is.
 const TELL: Duration = Duration::from_secs(20);
-
-/// What is done.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Pods in all.
-    pub pods: usize,
-    /// At most so many at the same time.
-    pub at_once: usize,
-    /// Their containers run on until all Pods have been there at the same time; else each ends by itself, and is deleted then.
-    pub stay: bool,
-}
-
-/// What the agent held.
-#[derive(Clone, Copy, Debug)]
-pub struct Held {
-    /// Resident memory, the highest so far, and what of it is anonymous, in bytes.
-    resident: [u64; 3],
-    /// Cgroups and standard streams in the kernel's maps.
-    entries: Entries,
-    /// Accounts in the ledger.
-    accounts: f64,
-    /// Pods, also those that linger.
-    pods: f64,
-}
-
-/// What came of it. What was missing, twice or without its labels is an error instead.
-#[derive(Debug)]
-pub struct Report {
-    pods: usize,
-    /// The most Pods that ran at the same time.
-    most: usize,
-    lines: u64,
-    /// From the first that was made to the last that was gone.
-    took: Duration,
-    before: Held,
-    /// When all were there, or the last was gone.
-    highest: Held,
-    /// When the agent had let go of them.
-    after: Held,
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [resident, peak, anonymous] = self.resident.map(|bytes| bytes as f64 / f64::from(1 << 20));
-        let Self { entries, accounts, pods, .. } = self;
-        write!(f, "resident {resident:.1} MiB (highest {peak:.1}, anonymous {anonymous:.1}), {pods} Pods, ")?;
-        write!(f, "{accounts} accounts, {} cgroups and {} streams in the kernel", entries.containers, entries.stdio)
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pods, most, lines, took, before, highest, after } = self;
-        let rate = *pods as f64 / took.as_secs_f64();
-        writeln!(f, "Pods                            {pods} in {} s, {rate:.2} a second", took.as_secs())?;
-        writeln!(f, "most at the same time           {most}")?;
-        writeln!(f, "lines, each once, with labels   {lines}")?;
-        writeln!(f, "the agent before                {before}")?;
-        writeln!(f, "the agent with them             {highest}")?;
-        writeln!(f, "the agent after                 {after}")
-    }
-}
+/// How often accounts are read: each is there for a minute after its container.
+const NOTE: Duration = Duration::from_secs(5);
 
 /// Does all of it; `progress` is told of each step.
 ///
@@ -111,7 +54,11 @@ pub fn run(cluster: &Cluster, plan: Plan, progress: &(dyn Fn(&str) + Sync)) -> R
         let sink = json!({ "type": "file", "path": RECORDS, "compression": "none" });
         let telemetry = json!({ "listen": "0.0.0.0:9464" });
         let host = json!({ "host_root": "/host" });
-        let config = json!({ "identity": host, "server": { "include": [] }, "sinks": [sink], "telemetry": telemetry });
+        let mut config =
+            json!({ "identity": host, "server": { "include": [] }, "sinks": [sink], "telemetry": telemetry });
+        if let Some(size) = plan.ring {
+            config["capture"] = json!({ "ring_size": format!("{size}KiB") });
+        }
         agents.configure(&config, &json!({}))?;
         report = Some(Crowd::new(cluster, agents, plan, progress)?.run()?);
         Ok(())
@@ -129,8 +76,12 @@ struct Crowd<'a> {
     progress: &'a (dyn Fn(&str) + Sync),
     namespace: Namespace<'a>,
     expected: Expected,
+    cut: Cut,
     tail: Tail,
+    /// Those of Pods that are cut are looked at as they come, as they are many.
     records: Vec<Record>,
+    /// How many have come.
+    lines: u64,
 }
 
 impl<'a> Crowd<'a> {
@@ -142,30 +93,45 @@ impl<'a> Crowd<'a> {
     ) -> Result<Self> {
         let namespace = Namespace::new(cluster, NAMESPACE)?;
         let agent = agents.process(cluster.node())?;
-        let (tail, expected) = (Tail::default(), Expected::new());
-        Ok(Self { cluster, agents, agent, plan, progress, namespace, expected, tail, records: Vec::new() })
+        let (tail, expected, cut) = (Tail::default(), Expected::new(), Cut::default());
+        Ok(Self {
+            cluster,
+            agents,
+            agent,
+            plan,
+            progress,
+            namespace,
+            expected,
+            cut,
+            tail,
+            records: Vec::new(),
+            lines: 0,
+        })
     }
 
     fn run(mut self) -> Result<Report> {
         let (before, start) = (self.held()?, Instant::now());
         (self.progress)(&format!("the agent: {before}"));
-        let most = if self.plan.stay { self.stay()? } else { self.come_and_go()? };
+        let most = match self.plan.life {
+            Life::Stays => self.stay()?,
+            Life::Ends | Life::Cut => self.come_and_go()?,
+        };
         let mut took = start.elapsed();
-        self.wait_records()?;
+        match self.plan.life {
+            Life::Cut => self.wait_cut()?,
+            Life::Stays | Life::Ends => self.wait_records()?,
+        }
         let highest = self.held()?;
         (self.progress)(&format!("every line has come; the agent: {highest}"));
-        if self.plan.stay {
+        if self.plan.life == Life::Stays {
             self.cluster.kubectl(&["--namespace", NAMESPACE, "delete", "pods", "--all"])?;
             took = start.elapsed();
         }
-        let after = self.wait_let_go(&before)?;
+        let after = if self.plan.let_go { Some(self.wait_let_go(&before)?) } else { None };
         let same = self.agents.process(self.cluster.node())? == self.agent;
         ensure!(same, "the agent was started anew in between");
-        Ok(Report { pods: self.plan.pods, most, lines: self.lines(), took, before, highest, after })
-    }
-
-    fn lines(&self) -> u64 {
-        self.plan.pods as u64 * LINES
+        let cut = if self.plan.life == Life::Cut { Some(self.cut.report()?) } else { None };
+        Ok(Report { pods: self.plan.pods, most, cut, lines: self.lines, took, before, highest, after })
     }
 
     /// Makes all of them and waits until they run.
@@ -190,22 +156,21 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Makes so many at a time, and deletes each when it has ended. Returns how many were there at most.
+    /// Makes so many at a time, and deletes each when its time has come. Returns how many were there at most.
     fn come_and_go(&mut self) -> Result<usize> {
-        let (mut told, mut changed) = (Instant::now(), Instant::now());
+        let (mut told, mut changed, mut noted) = (Instant::now(), Instant::now(), Instant::now());
         let (mut made, mut gone, mut most) = (0, 0, 0);
         while gone < self.plan.pods {
             let pods = self.list()?;
             most = most.max(pods.len());
             ensure!(changed.elapsed() < STANDSTILL, "{gone} Pods have ended, and no more: {}", self.why(&pods));
-            if let Some(failed) = pods.iter().find(|pod| phase(pod) == "Failed") {
+            if let Some(failed) = pods.iter().find(|pod| phase(pod) == "Failed" && is_wanted(pod)) {
                 bail!("a Pod failed: {failed}");
             }
-            let ended: Vec<_> = pods.iter().filter(|pod| phase(pod) == "Succeeded").collect();
-            ended.iter().try_for_each(|pod| self.expect(pod))?;
-            let names: Vec<_> = ended.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+            let names = self.over(&pods)?;
             if !names.is_empty() {
                 let delete = ["--namespace", NAMESPACE, "delete", "pods", "--wait=false"];
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 self.cluster.kubectl(&[&delete[..], &names].concat())?;
                 changed = Instant::now();
             }
@@ -214,10 +179,24 @@ impl<'a> Crowd<'a> {
             let more = room.min(self.plan.pods - made);
             self.make(made..made + more)?;
             made += more;
-            self.records.extend(self.tail.poll(&self.cluster.node().path(RECORDS))?);
+            self.take_records()?;
+            if self.plan.life == Life::Cut && noted.elapsed() >= NOTE {
+                self.cut.note(&self.agents.metrics(self.cluster.node())?);
+                noted = Instant::now();
+            }
             self.tell(&mut told, &format!("{gone} of {} Pods have come and gone", self.plan.pods))?;
         }
         Ok(most)
+    }
+
+    /// The names of the Pods that are to be deleted now. What they have written is expected.
+    fn over(&mut self, pods: &[Value]) -> Result<Vec<String>> {
+        if self.plan.life == Life::Cut {
+            return self.cut.look(self.cluster.node(), pods);
+        }
+        let ended = || pods.iter().filter(|pod| phase(pod) == "Succeeded" && is_wanted(pod));
+        ended().try_for_each(|pod| self.expect(pod))?;
+        Ok(ended().filter_map(|pod| pod["metadata"]["name"].as_str()).map(str::to_owned).collect())
     }
 
     fn make(&self, numbers: std::ops::Range<usize>) -> Result<()> {
@@ -230,9 +209,15 @@ impl<'a> Crowd<'a> {
     }
 
     fn pod(&self, number: usize) -> Value {
-        let writer = writer();
-        let mut spec = pod(&[if self.plan.stay { writer } else { writer.that_ends() }]);
+        let mut spec = pod(&[match self.plan.life {
+            Life::Stays => writer(),
+            Life::Ends => writer().that_ends(),
+            Life::Cut => cut::writer(),
+        }]);
         spec["restartPolicy"] = json!("Never");
+        if self.plan.life == Life::Cut {
+            spec["terminationGracePeriodSeconds"] = json!(number % 2);
+        }
         let labels = json!({ "app": NAMESPACE, "number": number.to_string() });
         let metadata = json!({ "name": name(number), "namespace": self.namespace.name(), "labels": labels });
         json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
@@ -251,20 +236,44 @@ impl<'a> Crowd<'a> {
         Ok(())
     }
 
+    /// Takes the records that have come.
+    fn take_records(&mut self) -> Result<()> {
+        let records = self.tail.poll(&self.cluster.node().path(RECORDS))?;
+        self.lines += records.len() as u64;
+        if self.plan.life == Life::Cut {
+            return records.iter().try_for_each(|record| self.cut.take(record));
+        }
+        self.records.extend(records);
+        Ok(())
+    }
+
     /// Waits until all that is expected has come, once, and with the label of its Pod.
     fn wait_records(&mut self) -> Result<()> {
-        let lines = usize::try_from(self.lines())?;
-        let directory = self.cluster.node().path(RECORDS);
-        let (tail, records) = (&mut self.tail, &mut self.records);
+        let lines = self.plan.pods as u64 * LINES;
         let come = wait_until("every line", PATIENCE, || {
-            records.extend(tail.poll(&directory)?);
-            Ok((records.len() >= lines).then_some(()))
+            self.take_records()?;
+            Ok((self.lines >= lines).then_some(()))
         });
         self.expected.compare(&self.records)?;
         come?;
         let is_labelled = |record: &&Record| record.resource("k8s.pod.name") == named(record.resource(NUMBER));
         let without = self.records.iter().find(|record| !is_labelled(record));
         without.map_or(Ok(()), |record| bail!("a line without the labels of its Pod: {}", record.value))
+    }
+
+    /// Waits until all has come that the runtime's logs have of the Pods that were cut, and their accounts are even.
+    fn wait_cut(&mut self) -> Result<()> {
+        let node = self.cluster.node();
+        wait_until("the end of every Pod", PATIENCE, || Ok(self.cut.are_gone(node)?.then_some(())))?;
+        let mut problem = None;
+        let come = wait_until("every line of the runtime's logs", PATIENCE, || {
+            // First: what has been delivered meanwhile has a record.
+            self.cut.note(&self.agents.metrics(node)?);
+            self.take_records()?;
+            problem = self.cut.check().err();
+            Ok(problem.is_none().then_some(()))
+        });
+        come.map_err(|late| problem.map_or(late, |problem| problem.context("at the deadline")))
     }
 
     /// Waits until the agent holds no more than before.
@@ -325,6 +334,11 @@ fn name(number: usize) -> String {
 
 fn named(number: &str) -> String {
     format!("crowd-{number}")
+}
+
+/// Whether nobody has deleted it yet.
+fn is_wanted(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null()
 }
 
 fn phase(pod: &Value) -> &str {

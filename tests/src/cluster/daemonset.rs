@@ -11,7 +11,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{Cluster, Node, PATIENCE};
-use crate::{Expected, kernel::Objects, ledger::Metrics, records, records::Record, wait_until};
+use crate::{
+    Expected,
+    kernel::Objects,
+    ledger::{Ledger, Metrics},
+    records,
+    records::Record,
+    wait_until,
+};
 
 /// What `kubectl apply -k deploy/kustomize/base` applies, and the chart renders.
 const MANIFEST: &str = concat!(
@@ -126,14 +133,10 @@ impl<'a> DaemonSet<'a> {
     /// None runs.
     pub fn process(&self, node: &Node) -> Result<Pid> {
         let id = wait_until("the agent's container", PATIENCE, || self.container(node))?;
-        for pid in node.processes()? {
-            let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            if cgroup.contains(&id) && name.trim() == "sidestep" {
-                return Ok(pid);
-            }
-        }
-        anyhow::bail!("container {id} has no process `sidestep`")
+        let is_agent =
+            |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sidestep");
+        let mut processes = node.processes_of(|cgroup| cgroup.contains(&id))?.into_iter();
+        processes.find(is_agent).with_context(|| format!("container {id} has no process `sidestep`"))
     }
 
     /// Kills the agent on a node, as the kernel would; the kubelet starts it again. Waits until another one is ready.
@@ -174,6 +177,19 @@ impl<'a> DaemonSet<'a> {
         let directories: Vec<PathBuf> = self.cluster.nodes().iter().map(|node| node.path(RECORDS)).collect();
         let directories: Vec<&Path> = directories.iter().map(PathBuf::as_path).collect();
         expected.wait_in(&directories, PATIENCE)
+    }
+
+    /// Waits until the account of a container on a node is as it should be.
+    ///
+    /// # Errors
+    /// Not in time; with how it stands.
+    pub fn wait_ledger(&self, node: &Node, container: &str, is_so: impl Fn(&Ledger) -> bool) -> Result<()> {
+        let mut last = Ledger::default();
+        let come = wait_until(&format!("the ledger of {container}"), PATIENCE, || {
+            last = self.metrics(node)?.ledger(container);
+            Ok(is_so(&last).then_some(()))
+        });
+        come.with_context(|| format!("it stands at {last:?}"))
     }
 
     /// Runs the agent's program on a node, in its container, and returns its output.

@@ -340,6 +340,16 @@ impl Node {
         cgroup::processes(&self.place.cgroup(self.number))
     }
 
+    /// Those of them whose cgroups, as `/proc/PID/cgroup` has them, are `wanted`.
+    ///
+    /// # Errors
+    /// `/proc` can't be read.
+    pub fn processes_of(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Pid>> {
+        // One that has ended meanwhile has no file any more.
+        let is_wanted = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| wanted(&text));
+        Ok(self.processes()?.into_iter().filter(is_wanted).collect())
+    }
+
     /// The agent that runs on it, found without asking anybody.
     ///
     /// # Errors

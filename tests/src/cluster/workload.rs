@@ -21,6 +21,7 @@ pub struct Writer {
     name: String,
     lines: u64,
     pause: Duration,
+    burst: u64,
     ends: bool,
 }
 
@@ -28,13 +29,20 @@ impl Writer {
     /// A container of this name that writes `lines` lines and runs on.
     #[must_use]
     pub fn new(name: &str, lines: u64) -> Self {
-        Self { name: name.to_owned(), lines, pause: Duration::ZERO, ends: false }
+        Self { name: name.to_owned(), lines, pause: Duration::ZERO, burst: 1, ends: false }
     }
 
     /// It waits for this long after each line.
     #[must_use]
     pub fn with_pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
+        self
+    }
+
+    /// It makes that pause after so many lines.
+    #[must_use]
+    pub fn in_bursts(mut self, lines: u64) -> Self {
+        self.burst = lines;
         self
     }
 
@@ -60,16 +68,22 @@ impl Writer {
     /// The container in a Pod's specification.
     #[must_use]
     pub fn container(&self) -> Value {
-        let pause = match self.pause.as_micros() {
-            0 => String::new(),
-            microseconds => format!("usleep {microseconds}; "),
+        json!({ "name": self.name, "image": BUSYBOX, "command": ["sh", "-c", self.script()] })
+    }
+
+    /// What its shell is told.
+    #[must_use]
+    pub fn script(&self) -> String {
+        let pause = match (self.pause.as_micros(), self.burst) {
+            (0, _) => String::new(),
+            (microseconds, 1) => format!("usleep {microseconds}; "),
+            (microseconds, burst) => format!("[ $((i % {burst})) -ne 0 ] || usleep {microseconds}; "),
         };
         let last = if self.ends { "" } else { "exec sleep 2147483647" };
-        let script = format!(
+        format!(
             "i=0; while [ $i -lt {} ]; do i=$((i+1)); echo \"{} line $i\"; {pause}done; {last}",
             self.lines, self.name
-        );
-        json!({ "name": self.name, "image": BUSYBOX, "command": ["sh", "-c", script] })
+        )
     }
 }
 
@@ -185,9 +199,15 @@ pub fn while_writing(
 /// The id of a container of a Pod (as `kubectl` shows it) that has started.
 #[must_use]
 pub fn container_id<'a>(pod: &'a Value, container: &str) -> Option<&'a str> {
-    let lists = ["initContainerStatuses", "containerStatuses"].map(|list| pod["status"][list].as_array());
-    let status = lists.into_iter().flatten().flatten().find(|status| status["name"] == container)?;
-    status["containerID"].as_str()?.strip_prefix("containerd://")
+    container_status(pod, container)?["containerID"].as_str()?.strip_prefix("containerd://")
+}
+
+/// The status of a container of a Pod (as `kubectl` shows it), of whatever kind.
+#[must_use]
+pub fn container_status<'a>(pod: &'a Value, container: &str) -> Option<&'a Value> {
+    let lists = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
+    let lists = lists.map(|list| pod["status"][list].as_array());
+    lists.into_iter().flatten().flatten().find(|status| status["name"] == container)
 }
 
 /// `base` with the members of `more`, member by member where both have an object.

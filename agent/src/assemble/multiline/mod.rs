@@ -4,6 +4,7 @@
 //! its shapes. [`joiner`] holds the lines of the trace under way, within limits.
 
 mod dotnet;
+mod expression;
 mod go;
 mod java;
 mod joiner;
@@ -19,4 +20,6 @@ pub(super) use self::{
     joiner::{Joiner, UnderWay},
     rules::{Limits, Rules},
 };
+pub use expression::Budget;
 pub use rules::Language;
+pub(crate) use rules::declared_problem;

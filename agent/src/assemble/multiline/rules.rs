@@ -1,10 +1,10 @@
 //! Which line begins a record, and which one goes on with it.
 
-use regex::bytes::Regex;
-
 use super::{
-    super::settings::{Pattern, SettingsError},
-    dotnet, go, java, node, python, ruby, text,
+    super::settings::{Multiline, Pattern, SettingsError},
+    dotnet,
+    expression::{self, Budget, Expression},
+    go, java, node, python, ruby, text,
 };
 
 /// How many lines of an exception's message, behind its first, are waited through for the first frame. Each is joined
@@ -88,32 +88,26 @@ pub(in super::super) struct Rules {
 
 #[derive(Debug)]
 struct CompiledPattern {
-    start: Option<Regex>,
-    continuation: Option<Regex>,
+    start: Option<Expression>,
+    continuation: Option<Expression>,
 }
 
 impl Rules {
     /// `None` when there is no rule.
-    pub(in super::super) fn compile(
-        languages: &[Language],
-        patterns: &[Pattern],
-        limits: Limits,
-    ) -> Result<Option<Self>, Vec<SettingsError>> {
+    pub(in super::super) fn compile(multiline: &Multiline, limits: Limits) -> Result<Option<Self>, Vec<SettingsError>> {
+        let Multiline { rules: languages, patterns, is_declared, .. } = multiline;
         if languages.is_empty() && patterns.is_empty() {
             return Ok(None);
         }
         let mut compiled = Vec::with_capacity(patterns.len());
         let mut errors = Vec::new();
         for (index, pattern) in patterns.iter().enumerate() {
-            match CompiledPattern::new(index, pattern) {
+            match CompiledPattern::new(index, pattern, *is_declared) {
                 Ok(pattern) => compiled.push(pattern),
                 Err(wrong) => errors.extend(wrong),
             }
         }
-        let rules = languages.len() + patterns.len();
-        if let Some(index) = patterns.iter().position(Pattern::takes_every_line).filter(|_| rules > 1) {
-            errors.push(SettingsError::NotAlone { index });
-        }
+        errors.extend(stands_alone(multiline));
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -124,7 +118,7 @@ impl Rules {
         let empty_starts = !patterns.is_empty();
         let exceptions =
             languages.iter().any(|language| matches!(language, Language::Java | Language::Node | Language::Dotnet));
-        Ok(Some(Self { languages: languages.to_vec(), patterns: compiled, limits, starts, empty_starts, exceptions }))
+        Ok(Some(Self { languages: languages.clone(), patterns: compiled, limits, starts, empty_starts, exceptions }))
     }
 
     /// Whether a line with this first byte can begin a record: what most lines cost.
@@ -160,6 +154,27 @@ impl Rules {
     }
 }
 
+/// Whether a pattern that takes every line has others beside it.
+fn stands_alone(Multiline { rules, patterns, .. }: &Multiline) -> Option<SettingsError> {
+    let index = patterns.iter().position(Pattern::takes_every_line)?;
+    (rules.len() + patterns.len() > 1).then_some(SettingsError::NotAlone { index })
+}
+
+/// What is wrong with rules that somebody has declared: the first of it. Nothing is compiled that was compiled before.
+pub(crate) fn declared_problem(multiline: &Multiline, budget: &mut Budget) -> Option<String> {
+    for (index, Pattern { start, continuation }) in multiline.patterns.iter().enumerate() {
+        if start.is_none() && continuation.is_none() {
+            return Some(SettingsError::EmptyPattern { index }.to_string());
+        }
+        for (field, expression) in [("start", start), ("continuation", continuation)] {
+            if let Some(Err(error)) = expression.as_deref().map(|expression| expression::check(expression, budget)) {
+                return Some(format!("multiline.patterns[{index}].{field}: {error}"));
+            }
+        }
+    }
+    stands_alone(multiline).map(|error| error.to_string())
+}
+
 impl Language {
     fn may_start(self, first: u8) -> bool {
         match self {
@@ -185,12 +200,13 @@ impl Language {
 }
 
 impl CompiledPattern {
-    fn new(index: usize, pattern: &Pattern) -> Result<Self, Vec<SettingsError>> {
+    fn new(index: usize, pattern: &Pattern, is_declared: bool) -> Result<Self, Vec<SettingsError>> {
         if pattern.start.is_none() && pattern.continuation.is_none() {
             return Err(vec![SettingsError::EmptyPattern { index }]);
         }
+        let new = if is_declared { Expression::declared } else { Expression::trusted };
         let compile = |field, expression: &Option<String>| {
-            expression.as_deref().map(Regex::new).transpose().map_err(|source| SettingsError::Pattern {
+            expression.as_deref().map(new).transpose().map_err(|source| SettingsError::Pattern {
                 index,
                 field,
                 source: Box::new(source),

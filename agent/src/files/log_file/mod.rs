@@ -19,7 +19,7 @@ use super::{
 use crate::{
     assemble::{Assembler, Compiled},
     ledger::{Account, Reason, Stage},
-    pipeline::container::Settled,
+    pipeline::container::Profile,
     record::{Batch, Class, Origin, Resource, Stream},
 };
 
@@ -258,7 +258,7 @@ impl LogFile {
     }
 
     /// Takes over what is known of the writer by now, from the line under way on.
-    pub(super) fn renew(&mut self, settled: &Settled) {
+    pub(super) fn renew(&mut self, settled: &Profile) {
         let lines = settled.lines.compiled();
         let is_cut_anew = !Arc::ptr_eq(&self.about.lines, lines);
         let is_new =

@@ -8,7 +8,7 @@ use super::{Open, Tailer};
 use crate::{
     files::judge::{Announced, Candidate},
     ledger::{Reason, Stage},
-    pipeline::container::{Container, Settled},
+    pipeline::container::{Container, Profile},
     policy::Verdicts,
 };
 
@@ -22,7 +22,7 @@ impl Tailer {
 }
 
 /// Whether the path by which a file was announced is that of a log.
-fn is_log(settled: &Settled, announced: &Announced) -> bool {
+fn is_log(settled: &Profile, announced: &Announced) -> bool {
     let path = announced.whereabouts.path.as_deref();
     settled.files.as_ref().is_some_and(|files| path.is_some_and(|path| files.matches(path)))
 }

@@ -18,7 +18,7 @@ use crate::{
         log_file::{About, LogFile},
         open::{Whereabouts, birth},
     },
-    pipeline::container::{Container, Settled},
+    pipeline::container::{Container, Profile},
     record::Class,
 };
 
@@ -189,7 +189,7 @@ fn give(log: &mut LogFile, candidate: &Candidate) {
     }
 }
 
-pub(super) fn about(class: Class, key: InodeKey, path: Arc<str>, settled: &Settled) -> About {
+pub(super) fn about(class: Class, key: InodeKey, path: Arc<str>, settled: &Profile) -> About {
     About {
         key,
         class,
@@ -202,6 +202,6 @@ pub(super) fn about(class: Class, key: InodeKey, path: Arc<str>, settled: &Settl
 }
 
 /// What names a container over restarts of the agent.
-pub(super) fn owner(settled: &Settled) -> &str {
+pub(super) fn owner(settled: &Profile) -> &str {
     settled.identity.resource.container_id.as_deref().unwrap_or(&settled.identity.container_cgroup)
 }

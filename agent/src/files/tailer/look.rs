@@ -12,7 +12,7 @@ use crate::{
         open::{self, Whereabouts},
     },
     load::cgroups,
-    pipeline::container::Settled,
+    pipeline::container::Profile,
     record::Class,
 };
 
@@ -93,17 +93,17 @@ pub(super) fn open_of(
     settings: &Settings,
     key: &InodeKey,
     whereabouts: &Whereabouts,
-    settled: &Settled,
+    settled: &Profile,
 ) -> Option<std::fs::File> {
     open::open(key, whereabouts, || pids(settings, settled), rootfs(settings, settled).as_deref())
 }
 
 /// A container's root directory, as the node has it.
-pub(super) fn rootfs(settings: &Settings, settled: &Settled) -> Option<PathBuf> {
+pub(super) fn rootfs(settings: &Settings, settled: &Profile) -> Option<PathBuf> {
     let rootfs = settled.identity.rootfs.as_ref()?;
     Some(settings.host_root.join(rootfs.strip_prefix("/").unwrap_or(rootfs)))
 }
 
-pub(super) fn pids(settings: &Settings, settled: &Settled) -> Vec<u32> {
+pub(super) fn pids(settings: &Settings, settled: &Profile) -> Vec<u32> {
     cgroups::processes(&settings.cgroup_mount, &settled.identity.container_cgroup)
 }

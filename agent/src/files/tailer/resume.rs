@@ -18,7 +18,7 @@ use crate::{
         log_file::LogFile,
         open::{self, Whereabouts, birth},
     },
-    pipeline::container::{Container, Settled},
+    pipeline::container::{Container, Profile},
     record::Class,
 };
 
@@ -57,7 +57,7 @@ impl Tailer {
     }
 
     /// The directories that a container has written logs in.
-    pub(super) fn log_directories(&self, container: &Container, settled: &Settled) -> BTreeSet<String> {
+    pub(super) fn log_directories(&self, container: &Container, settled: &Profile) -> BTreeSet<String> {
         let owner = owner(settled);
         let remembered = self.remembered.iter().filter(|(_, (_, pending))| pending.entry.owner == owner);
         let remembered = remembered.map(|(id, (_, pending))| (id, &*pending.entry.path));
@@ -74,7 +74,7 @@ impl Tailer {
         directories: &BTreeSet<String>,
         pids: &[u32],
         container: &Arc<Container>,
-        settled: &Settled,
+        settled: &Profile,
         now: u64,
     ) {
         let Some(files) = &settled.files else { return };
@@ -108,7 +108,7 @@ impl Tailer {
     }
 
     /// Device and inode numbers of logs that belong to other containers.
-    fn files_of_others(&self, container: &Container, settled: &Settled) -> HashSet<(u32, u64)> {
+    fn files_of_others(&self, container: &Container, settled: &Profile) -> HashSet<(u32, u64)> {
         let owner = owner(settled);
         let remembered = self.remembered.iter().filter(|(_, (_, pending))| pending.entry.owner != owner);
         let open = self.files.iter().filter(|(_, open)| open.users.iter().all(|user| user.cgroup != container.cgroup));
@@ -116,7 +116,7 @@ impl Tailer {
         others.filter(|id| id.0 == Class::Business).map(|id| (id.1.dev, id.1.ino)).collect()
     }
 
-    fn go_on(&mut self, found: Found, pid: u32, container: &Arc<Container>, settled: &Settled, now: u64) {
+    fn go_on(&mut self, found: Found, pid: u32, container: &Arc<Container>, settled: &Profile, now: u64) {
         let id = (Class::Business, found.key);
         if self.files.contains_key(&id) {
             return;

@@ -22,7 +22,7 @@ use crate::{
     files::event::FileEvent,
     ledger::{Account, Reason, Stage},
     load::running::inode_key,
-    pipeline::container::{Settled, Told},
+    pipeline::container::{Joined, Profile},
     policy::Unannounced,
     record::{Origin, Resource},
     sinks::receipt::Span,
@@ -157,9 +157,9 @@ fn settle(container: &Container) -> Arc<Account> {
     let resource = Arc::new(Resource { container_id: Some("c1".into()), ..Resource::default() });
     let account = Arc::new(Account::new(7, Arc::clone(&resource)));
     let identity = Arc::new(Identity { resource, ..Identity::default() });
-    container.settle(Settled::new(
+    container.settle(Profile::new(
         identity,
-        Told::default(),
+        Joined::default(),
         Arc::clone(&account),
         &config.capture,
         &config.lines,

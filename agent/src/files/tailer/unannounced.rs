@@ -19,7 +19,7 @@ use crate::{
         open::Whereabouts,
         survey::{self, View},
     },
-    pipeline::container::{Container, Settled},
+    pipeline::container::{Container, Profile},
     policy::Unannounced,
     record::Class,
 };
@@ -63,7 +63,7 @@ struct Name {
 /// Where a file was seen.
 struct Sighting {
     container: Arc<Container>,
-    settled: Arc<Settled>,
+    settled: Arc<Profile>,
     whereabouts: Whereabouts,
     size: u64,
 }
@@ -252,7 +252,7 @@ impl Tailer {
 }
 
 impl Sighting {
-    fn new(tgid: u32, fd: i32, found: Found, container: &Arc<Container>, settled: &Arc<Settled>) -> Self {
+    fn new(tgid: u32, fd: i32, found: Found, container: &Arc<Container>, settled: &Arc<Profile>) -> Self {
         Self {
             container: Arc::clone(container),
             settled: Arc::clone(settled),

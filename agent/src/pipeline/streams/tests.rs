@@ -23,7 +23,7 @@ use crate::{
     drain::ring::{Ring, tests::Model},
     ledger::{Account, Reason, Stage},
     pipeline::{
-        container::Settled,
+        container::Profile,
         journal::Journal,
         rounds::{Place, Rounds},
     },
@@ -449,8 +449,8 @@ fn a_hole_at_an_uncertain_end_has_a_reason() {
     );
 }
 
-fn settled(identity: Arc<Identity>, account: Arc<Account>, lines: Lines) -> Settled {
-    Settled {
+fn settled(identity: Arc<Identity>, account: Arc<Account>, lines: Lines) -> Profile {
+    Profile {
         resource: Arc::clone(&identity.resource),
         awaits: false,
         identity,
@@ -483,7 +483,7 @@ fn rules_that_change_hold_from_the_next_line_and_turned_off_logs_balance() {
         streams.end_round(now, &map);
         streams.tick(now, unix, 0, false, &map);
     };
-    let change = |streams: &mut Streams, settled: Settled| {
+    let change = |streams: &mut Streams, settled: Profile| {
         container.settle(settled);
         streams.tick(now, unix, 0, false, &map);
     };
@@ -493,9 +493,9 @@ fn rules_that_change_hold_from_the_next_line_and_turned_off_logs_balance() {
     };
     container.settle(base("none"));
     write(&mut streams, b"{\"a\":1}\n{\"a\"");
-    change(&mut streams, Settled { class: Some(Class::Business), ..base("json") });
+    change(&mut streams, Profile { class: Some(Class::Business), ..base("json") });
     write(&mut streams, b":2}\nhalf");
-    change(&mut streams, Settled { is_captured: false, ..base("json") });
+    change(&mut streams, Profile { is_captured: false, ..base("json") });
     write(&mut streams, b" of it\nnothing\n");
     change(&mut streams, base("none"));
     write(&mut streams, b"again\n");
@@ -547,15 +547,15 @@ fn a_stream_takes_over_what_is_told_of_its_container_and_waits_for_it_when_it_mu
         let metadata = Metadata { workload: Some(workload.into()), ..Metadata::default() };
         Arc::new(Resource { metadata: Some(Arc::new(metadata)), ..Resource::default() })
     };
-    container.settle(Settled { awaits: true, ..base() });
+    container.settle(Profile { awaits: true, ..base() });
     write(&mut streams);
     assert!(batches.lock().expect("batches").is_empty(), "it waits");
     container.settle(base());
     write(&mut streams);
-    container.settle(Settled { resource: with("web"), ..base() });
+    container.settle(Profile { resource: with("web"), ..base() });
     streams.tick(now, unix, 0, false, &map);
     write(&mut streams);
-    container.settle(Settled { resource: with("other"), ..base() });
+    container.settle(Profile { resource: with("other"), ..base() });
     streams.tick(now, unix, 0, false, &map);
     write(&mut streams);
     let batches = batches.lock().expect("batches");

@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use super::*;
 use crate::telemetry::{Observe, testing};
 
@@ -46,6 +48,16 @@ fn shows_streams_and_the_ledger_of_each_container() {
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
+}
+
+#[test]
+fn what_was_saved_by_a_clock_that_has_been_set_back_since_is_not_older_than_now() {
+    let mut snapshot = testing::snapshot();
+    let kubernetes = snapshot.kubernetes.as_mut().expect("it is asked");
+    kubernetes.watches[0].freshness = Freshness::Never;
+    kubernetes.watches[0].saved = Some(SystemTime::now() + Duration::from_hours(1));
+    let text = rendered(&StatusReport::of(&snapshot, Vec::new(), Vec::new()));
+    assert!(text.contains("; pods never, as saved 0s ago"), "{text}");
 }
 
 #[test]

@@ -11,9 +11,9 @@ fn settle_as(container: &Container, id: &str) -> Arc<Account> {
     let resource = Arc::new(Resource { container_id: Some(id.into()), ..Resource::default() });
     let account = Arc::new(Account::new(container.cgroup, Arc::clone(&resource)));
     let identity = Arc::new(Identity { resource, ..Identity::default() });
-    container.settle(Settled::new(
+    container.settle(Profile::new(
         identity,
-        Told::default(),
+        Joined::default(),
         Arc::clone(&account),
         &config.capture,
         &config.lines,

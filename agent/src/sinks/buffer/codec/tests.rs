@@ -19,8 +19,12 @@ fn metadata() -> impl Strategy<Value = Option<Arc<Metadata>>> {
 }
 
 fn route() -> impl Strategy<Value = Option<Arc<Route>>> {
-    let chosen = |(name, by_administrator): (String, bool)| Chosen { name: name.as_str().into(), by_administrator };
-    let chosen = proptest::option::of(("[a-z]{1,9}", any::<bool>()).prop_map(chosen));
+    let names = proptest::collection::vec(("[a-z]{1,9}", any::<bool>()), 0..4);
+    let chosen = names.prop_map(|names| {
+        names.into_iter().fold(None, |otherwise, (name, by_administrator)| {
+            Some(Chosen { name: name.as_str().into(), by_administrator, otherwise: otherwise.map(Box::new) })
+        })
+    });
     let sinks =
         proptest::option::of(proptest::collection::vec("[a-z]{1,9}".prop_map(|name| Arc::from(name.as_str())), 1..3));
     let route = (chosen.clone(), chosen, text(), sinks);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::container::Told;
+use super::container::Joined;
 use crate::{
     config::{Capture, Config},
     kubernetes::{Kubernetes, Pod, Projection},
@@ -15,7 +15,7 @@ use crate::{
 
 /// Joins containers with their Pods.
 #[derive(Debug)]
-pub struct Teller {
+pub struct PodJoin {
     kubernetes: Kubernetes,
     projection: Projection,
     /// Whether a rule goes by what the API server tells.
@@ -27,11 +27,11 @@ pub struct Teller {
     policies: Arc<Policies>,
     /// Of which version those are.
     policies_version: u64,
-    /// How far [`Teller::news`] has come.
+    /// How far [`PodJoin::news`] has come.
     seen: u64,
 }
 
-impl Teller {
+impl PodJoin {
     /// Tells what `kubernetes` knows, by a configuration.
     #[must_use]
     pub fn new(config: &Config, kubernetes: Kubernetes) -> Self {
@@ -43,7 +43,7 @@ impl Teller {
             wait: config.kubernetes.wait,
             annotations: config.policies.annotations,
             permits: Permits::of(config),
-            // Told to all once it is taken, too.
+            // Joined to all once it is taken, too.
             policies_version: 0,
             seen: 0,
         }
@@ -58,7 +58,7 @@ impl Teller {
     /// What is known of the Pod of `resource`, and what is declared for its container, over what the rule of `capture` says.
     /// Records that do not `go_on` wait for it, if a rule or a policy may need it and the API server may tell it.
     #[must_use]
-    pub(super) fn tell(&self, resource: &Arc<Resource>, go_on: bool, capture: &Capture) -> Told {
+    pub(super) fn join(&self, resource: &Arc<Resource>, go_on: bool, capture: &Capture) -> Joined {
         let rule = capture.numbered_rule(resource).map(|(index, rule)| (index, &rule.declares));
         let container = resource.container_name.as_deref().unwrap_or_default();
         let uid = resource.pod_uid.as_ref();
@@ -86,7 +86,7 @@ impl Teller {
             let metadata = Some(Arc::new(self.projection.metadata(&pod)));
             Arc::new(Resource { metadata, route, ..Resource::clone(resource) })
         };
-        Told { resource: pod.map(with_metadata), awaits, effective, problems }
+        Joined { resource: pod.map(with_metadata), awaits, effective, problems }
     }
 
     /// The version of the policies that are in force.
