@@ -99,6 +99,49 @@ mod on_cluster {
         });
     }
 
+    /// Jobs of a moment, of a CronJob each: some live and end while no agent runs, or while one has just begun.
+    #[test]
+    fn jobs_of_a_moment_keep_their_pods_while_agents_are_replaced() {
+        on_cluster(|cluster| {
+            DaemonSet::with(cluster, |daemonset| {
+                let shop = Namespace::new(cluster, "shop")?;
+                let short = [Writer::new("short", 50).that_ends()];
+                let mut once = pod(&short);
+                once["restartPolicy"] = json!("Never");
+                let template = json!({ "metadata": { "labels": { "app": "short" } }, "spec": once });
+                // Its time never comes: the Jobs are made by hand.
+                let short_by_hand = json!({
+                    "apiVersion": "batch/v1", "kind": "CronJob",
+                    "metadata": { "name": "short", "namespace": shop.name() },
+                    "spec": {
+                        "schedule": "0 0 31 2 *", "successfulJobsHistoryLimit": 100,
+                        "jobTemplate": { "spec": { "template": template } },
+                    },
+                });
+                cluster.apply(&short_by_hand.to_string())?;
+                let mut made = 0;
+                let mut make = |count: usize| -> Result<()> {
+                    for _ in 0..count {
+                        let job = format!("short-{made}");
+                        let create = ["--namespace", shop.name(), "create", "job", &job, "--from=cronjob/short"];
+                        cluster.kubectl(&create)?;
+                        made += 1;
+                    }
+                    Ok(())
+                };
+                for round in 0..4 {
+                    make(1 + round % 4)?;
+                    daemonset.roll()?;
+                    make(1 + round % 3)?;
+                    daemonset.kill(cluster.node())?;
+                }
+                let mut expected = Expected::new().with_repeats();
+                shop.expect("short", made, &short, &mut expected)?;
+                daemonset.wait_delivered(&expected)
+            })
+        });
+    }
+
     #[test]
     fn nothing_is_lost_when_the_agent_is_killed() {
         under_load(|cluster, daemonset| daemonset.kill(cluster.node()));

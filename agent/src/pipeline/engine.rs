@@ -364,7 +364,9 @@ impl<K: Kernel> Engine<K> {
     /// What the journal has to know of the rounds since it was asked last, when these are safe.
     pub fn effects(&mut self) -> Effects {
         let mut effects = self.streams.effects();
-        effects.changes.extend(self.registry.changes());
+        let (facts, forgotten) = self.registry.changes();
+        effects.facts = facts;
+        effects.changes.extend(forgotten);
         effects
     }
 

@@ -43,8 +43,10 @@ pub struct Registry {
     unsettled: Vec<u64>,
     /// Containers whose records wait for what the API server tells, and since when.
     awaiting: Vec<(u64, Instant)>,
-    /// What the journal does not know.
-    changes: Vec<Change>,
+    /// Containers that the journal does not know, or not as they are.
+    facts: Vec<Change>,
+    /// Those that it need not know any more.
+    forgotten: Vec<Change>,
     /// Containers whose cgroup is gone, in the order of their ends.
     gone: Vec<(Instant, u64)>,
 }
@@ -79,7 +81,8 @@ impl Registry {
             by_path: HashMap::new(),
             unsettled: Vec::new(),
             awaiting: Vec::new(),
-            changes: Vec::new(),
+            facts: Vec::new(),
+            forgotten: Vec::new(),
             gone: Vec::new(),
         }
     }
@@ -167,7 +170,10 @@ impl Registry {
             Some(id) => self.cgroups.get(id).map(|cgroup| Arc::clone(&cgroup.container)),
             None => None,
         };
-        let container = container.unwrap_or_else(|| Container::new(cgroup));
+        let container = container.unwrap_or_else(|| {
+            self.facts.push(Change::Container { cgroup, path: Arc::clone(&path), identity: None });
+            Container::new(cgroup)
+        });
         self.by_path.insert(Arc::clone(&path), cgroup);
         self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
     }
@@ -218,12 +224,18 @@ impl Registry {
     }
 
     /// Enters containers that another agent knew and whose cgroups are gone; returns those.
-    pub fn restore(&mut self, containers: HashMap<u64, (Arc<str>, Box<Identity>)>) -> Vec<u64> {
+    pub fn restore(&mut self, containers: HashMap<u64, (Arc<str>, Option<Box<Identity>>)>) -> Vec<u64> {
         let mut gone = Vec::new();
         for (cgroup, (path, identity)) in containers {
             if self.cgroups.contains_key(&cgroup) {
                 continue;
             }
+            gone.push(cgroup);
+            let Some(identity) = identity else {
+                // Who it was is looked for when something of it comes.
+                self.made(cgroup, path);
+                continue;
+            };
             let container = Container::new(cgroup);
             let account = self.ledger.open(cgroup, &identity.resource);
             let joined = self.pod_join.join(&identity.resource, false, &self.capture);
@@ -231,14 +243,13 @@ impl Registry {
             container.settle(Profile::new(Arc::new(*identity), joined, account, &self.capture, &self.lines, None));
             self.by_path.insert(Arc::clone(&path), cgroup);
             self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
-            gone.push(cgroup);
         }
         gone
     }
 
-    /// What the journal has to know of containers, since it was asked last.
-    pub fn changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.changes)
+    /// What the journal has to know of containers at once, and what once their records are out, since it was asked last.
+    pub fn changes(&mut self) -> (Vec<Change>, Vec<Change>) {
+        (std::mem::take(&mut self.facts), std::mem::take(&mut self.forgotten))
     }
 
     /// A cgroup is gone.
@@ -248,7 +259,7 @@ impl Registry {
         if entry.container.cgroup == cgroup {
             self.identities.exited(cgroup, now);
             self.gone.push((now, cgroup));
-            self.changes.push(Change::ContainerGone(cgroup));
+            self.forgotten.push(Change::ContainerGone(cgroup));
         }
     }
 
@@ -361,8 +372,9 @@ impl Registry {
             let identity = Arc::clone(found.identity);
             let account = self.ledger.open(container.cgroup, &identity.resource);
             if self.cgroups.contains_key(&container.cgroup) {
-                let (cgroup, path, identity) = (container.cgroup, path.into(), Box::new(Identity::clone(&identity)));
-                self.changes.push(Change::Container { cgroup, path, identity });
+                let (cgroup, path) = (container.cgroup, path.into());
+                let identity = Some(Box::new(Identity::clone(&identity)));
+                self.facts.push(Change::Container { cgroup, path, identity });
             }
             let joined = self.pod_join.join(&identity.resource, false, &self.capture);
             self.await_join(container.cgroup, &joined, now);

@@ -32,7 +32,10 @@ pub struct Place {
 /// What a round has done, apart from its batches.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// For the journal.
+    /// For the journal, whatever becomes of the round: what a container is stays so. Noted before the ring lets go of
+    /// anything of the round.
+    pub facts: Vec<Change>,
+    /// For the journal, once the round is safe.
     pub changes: Vec<Change>,
     /// Streams that have ended: the kernel may forget them when all of it is safe.
     pub ended: Vec<StreamId>,
@@ -42,7 +45,7 @@ impl Effects {
     /// Whether nothing was done.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.ended.is_empty()
+        self.facts.is_empty() && self.changes.is_empty() && self.ended.is_empty()
     }
 }
 
@@ -69,6 +72,8 @@ pub struct Rounds {
     journal: Option<Journal>,
     guard: Arc<()>,
     closed: VecDeque<Round>,
+    /// Facts that are not in the journal.
+    facts: Vec<Change>,
     /// Where the last round ended.
     last: Vec<Place>,
     /// Safe, and not in the journal.
@@ -81,7 +86,15 @@ impl Rounds {
     /// No rounds yet. Without a journal each round is released as soon as it ends.
     #[must_use]
     pub fn new(journal: Option<Journal>) -> Self {
-        Self { journal, guard: Arc::new(()), closed: VecDeque::new(), last: Vec::new(), safe: None, retry: None }
+        Self {
+            journal,
+            guard: Arc::new(()),
+            closed: VecDeque::new(),
+            facts: Vec::new(),
+            last: Vec::new(),
+            safe: None,
+            retry: None,
+        }
     }
 
     /// Whether rounds are held back.
@@ -109,8 +122,9 @@ impl Rounds {
     }
 
     /// Ends the round that is under way, at these places of all rings.
-    pub fn end(&mut self, end: Vec<Place>, effects: Effects) {
+    pub fn end(&mut self, end: Vec<Place>, mut effects: Effects) {
         self.last.clone_from(&end);
+        self.facts.append(&mut effects.facts);
         let guard = std::mem::replace(&mut self.guard, Arc::new(()));
         self.closed.push_back(Round { guard, end, effects });
     }
@@ -120,14 +134,16 @@ impl Rounds {
     /// While the journal can't be written the ring keeps what it has. When it is `crowded` the journal is taken away
     /// instead: what is written now would be lost for certain, and the places of streams only if the agent is killed.
     pub fn release(&mut self, now: Instant, crowded: bool) -> Option<Released> {
-        let mut changes = Vec::new();
+        let mut changes = std::mem::take(&mut self.facts);
         while let Some(round) = self.closed.pop_front_if(|round| self.journal.is_none() || is_free(&round.guard)) {
             let safe = self.safe.get_or_insert_default();
             safe.places = round.end;
             safe.ended.extend(round.effects.ended);
             changes.extend(round.effects.changes);
         }
-        self.safe.as_ref()?;
+        if self.safe.is_none() && changes.is_empty() {
+            return None;
+        }
         let Some(journal) = &mut self.journal else { return self.safe.take() };
         if self.retry.is_some_and(|retry| now < retry) {
             journal.note(changes);
@@ -207,6 +223,26 @@ mod tests {
         assert!(rounds.release(now, false).is_none() && rounds.held() == 0);
     }
 
+    /// The ring tells once where a container's cgroup is, and the runtime's files who it is may be gone with it.
+    #[test]
+    fn what_a_container_is_waits_for_no_round() {
+        let directory = tempfile::tempdir().expect("directory");
+        let mut rounds = rounds(&directory);
+        let journaled = || Journal::open(directory.path(), "boot").1.state.containers;
+        let container = |identity| Change::Container { cgroup: 7, path: "/kubepods/c".into(), identity };
+        let hold = rounds.hold();
+        rounds.end(place(10), Effects { facts: vec![container(None)], ..Effects::default() });
+        assert!(rounds.release(Instant::now(), false).is_none(), "the round is held");
+        assert_eq!(journaled()[&7], ("/kubepods/c".into(), None));
+        rounds.end(place(20), Effects { facts: vec![container(Some(Box::default()))], ..Effects::default() });
+        assert!(rounds.release(Instant::now(), false).is_none());
+        assert!(journaled()[&7].1.is_some());
+        rounds.end(place(30), Effects { facts: vec![container(None)], ..Effects::default() });
+        drop(hold);
+        assert_eq!(rounds.release(Instant::now(), false).expect("all").places, place(30));
+        assert!(journaled()[&7].1.is_some(), "a later look at the hierarchy takes nothing away");
+    }
+
     #[test]
     fn without_a_journal_nothing_is_held() {
         let mut rounds = Rounds::new(None);
@@ -238,7 +274,7 @@ mod tests {
         let mut rounds = Rounds::new(Some(Journal::open(&state, "boot").0));
         let now = Instant::now();
         let ended = StreamId { ino: 1, dev: 2, registered: 3 };
-        rounds.end(place(10), Effects { changes: vec![Change::StreamEnded(ended)], ended: vec![ended] });
+        rounds.end(place(10), Effects { changes: vec![Change::StreamEnded(ended)], ended: vec![ended], ..Effects::default() });
         assert!(rounds.release(now, false).is_none());
         assert!(rounds.release(now, true).is_none(), "not tried again at once");
         std::fs::remove_file(&state).expect("removed");

@@ -26,7 +26,7 @@ use crate::events::Event;
 const NAME: &str = "streams.journal";
 const MAGIC: &[u8; 8] = b"sidestrm";
 /// Raised with every change of what a [`Change`] is made of.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Magic, version, and the boot that it belongs to.
 const HEAD: usize = 8 + 4 + 36;
 /// Before each frame: its length, the checksum of that, and the checksum of the frame.

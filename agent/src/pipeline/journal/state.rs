@@ -133,14 +133,14 @@ pub enum Change {
     },
     /// A stream has ended, and all of it is out.
     StreamEnded(StreamId),
-    /// Who a container is.
+    /// A container, and who it is as far as that is known: what its runtime tells may be gone before the next agent looks.
     Container {
         /// Its cgroup.
         cgroup: u64,
-        /// The cgroup's path in the v2 hierarchy.
+        /// The cgroup's path in the v2 hierarchy. The ring tells it once, so it is noted before the ring lets go of that.
         path: Arc<str>,
-        /// Who it is.
-        identity: Box<Identity>,
+        /// Who it is; `None` before that is found out, and then it does not take away what was.
+        identity: Option<Box<Identity>>,
     },
     /// A container is gone, and all of its records are out.
     ContainerGone(u64),
@@ -151,8 +151,8 @@ pub enum Change {
 pub struct State {
     /// The streams.
     pub streams: HashMap<StreamId, Saved>,
-    /// The containers: path and identity by cgroup.
-    pub containers: HashMap<u64, (Arc<str>, Box<Identity>)>,
+    /// The containers: path, and identity if that was found out, by cgroup.
+    pub containers: HashMap<u64, (Arc<str>, Option<Box<Identity>>)>,
 }
 
 impl State {
@@ -171,7 +171,8 @@ impl State {
                 self.streams.remove(&id);
             }
             Change::Container { cgroup, path, identity } => {
-                self.containers.insert(cgroup, (path, identity));
+                let known = self.containers.entry(cgroup).or_default();
+                *known = (path, identity.or(known.1.take()));
             }
             Change::ContainerGone(cgroup) => {
                 self.containers.remove(&cgroup);
@@ -181,7 +182,7 @@ impl State {
 
     /// All of it, as changes of nothing.
     pub fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        let container = |(cgroup, (path, identity)): (&u64, &(Arc<str>, Box<Identity>))| Change::Container {
+        let container = |(cgroup, (path, identity)): (&u64, &(Arc<str>, Option<Box<Identity>>))| Change::Container {
             cgroup: *cgroup,
             path: Arc::clone(path),
             identity: identity.clone(),

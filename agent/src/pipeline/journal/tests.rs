@@ -32,7 +32,7 @@ fn stream(ino: u64, next: u64, pieces: &[(u64, &'static str)]) -> Change {
 }
 
 fn container(cgroup: u64) -> Change {
-    Change::Container { cgroup, path: Arc::from("/kubepods/c"), identity: Box::default() }
+    Change::Container { cgroup, path: Arc::from("/kubepods/c"), identity: Some(Box::default()) }
 }
 
 fn open(directory: &tempfile::TempDir) -> (Journal, Restored) {

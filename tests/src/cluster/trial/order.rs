@@ -18,7 +18,12 @@ pub(super) struct Streams {
     streams: BTreeMap<String, Stream>,
     records: u64,
     repeats: u64,
+    /// A few records that do not tell whose they are.
+    nameless: Vec<Value>,
 }
+
+/// So many nameless records are shown.
+const NAMELESS: usize = 5;
 
 struct Stream {
     /// What is in each record.
@@ -63,7 +68,11 @@ impl Streams {
     pub(super) fn take(&mut self, message: &Message, namespace: &str) -> Result<()> {
         let value: Value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
         let record = Record { file: "kafka".into(), value };
-        if record.resource("k8s.namespace.name") != namespace {
+        let of = record.resource("k8s.namespace.name");
+        if of.is_empty() && self.nameless.len() < NAMELESS {
+            self.nameless.push(record.value.clone());
+        }
+        if of != namespace {
             return Ok(());
         }
         self.records += 1;
@@ -98,7 +107,8 @@ impl Streams {
         let words = missing.map(|stream| {
             format!("{:?}: {} of {} bytes have come", stream.names, stream.taken.len(), stream.expected.len())
         });
-        words.collect::<Vec<_>>().join("\n")
+        let nameless = self.nameless.iter().map(|record| format!("of nobody: {record}"));
+        words.chain(nameless).collect::<Vec<_>>().join("\n")
     }
 
     pub(super) fn report(&self) -> Report {
