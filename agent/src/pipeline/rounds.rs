@@ -274,7 +274,10 @@ mod tests {
         let mut rounds = Rounds::new(Some(Journal::open(&state, "boot").0));
         let now = Instant::now();
         let ended = StreamId { ino: 1, dev: 2, registered: 3 };
-        rounds.end(place(10), Effects { changes: vec![Change::StreamEnded(ended)], ended: vec![ended], ..Effects::default() });
+        rounds.end(
+            place(10),
+            Effects { changes: vec![Change::StreamEnded(ended)], ended: vec![ended], ..Effects::default() },
+        );
         assert!(rounds.release(now, false).is_none());
         assert!(rounds.release(now, true).is_none(), "not tried again at once");
         std::fs::remove_file(&state).expect("removed");
