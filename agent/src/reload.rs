@@ -60,7 +60,9 @@ impl Reload {
             tracing::warn!(option = part.as_str(), "reload: this option needs a restart of the agent");
         }
         let next = config.with_in_place_changes(&new);
+        let policies = config::policy_files::read(&next.policies.files).map_err(|error| error.to_string())?;
         self.pipeline.reload(config, &next).map_err(|error| error.to_string())?;
+        self.pipeline.set_policies(Arc::new(policies));
         self.own_log.set_level(&next);
         self.agent.set_sinks(&next);
         Event::ReloadDone { changes: &changes }.report();

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     cli::run::RunArgs,
-    config::{Attach, Config, WhenStopped},
+    config::{Attach, Config, WhenStopped, policy_files},
     control::{self, Tap},
     events::Event,
     kubernetes::Kubernetes,
@@ -40,6 +40,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     })?;
     let tap = Arc::new(Tap::default());
     let kubernetes = Kubernetes::open(&config)?;
+    let policies = Arc::new(policy_files::read(&config.policies.files)?);
     let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
     let endpoint = match config.telemetry_listen {
         Some(listen) => {
@@ -54,7 +55,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     load::report::log(&kernel);
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks, &kubernetes, programs.pinned.is_some())?;
+    let pipeline = Pipeline::start(
+        &config,
+        kernel.maps,
+        kernel.roots,
+        sinks,
+        &kubernetes,
+        (kernel.governors, policies),
+        programs.pinned.is_some(),
+    )?;
     let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots, kubernetes.clone()));
 
     runtime.block_on(async {

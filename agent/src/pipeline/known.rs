@@ -19,9 +19,15 @@ use crate::{
 pub struct Known {
     containers: Mutex<HashMap<u64, Weak<Container>>>,
     policies_version: AtomicU64,
+    version: AtomicU64,
 }
 
 impl Known {
+    /// Raised with every container.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+
     /// This version of the policies is in force for all containers.
     pub(super) fn set_policies_version(&self, version: u64) {
         self.policies_version.store(version, Relaxed);
@@ -34,6 +40,7 @@ impl Known {
             containers.retain(|_, container| container.strong_count() > 0);
         }
         containers.insert(container.cgroup, Arc::downgrade(container));
+        self.version.fetch_add(1, Relaxed);
     }
 
     /// What is known of all containers, in the order of their names.

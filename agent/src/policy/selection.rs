@@ -9,11 +9,17 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::core::{Selector, SelectorExt};
 
+use sidestep_abi::govern::TIERS;
+
 use super::{
     annotations::{Declared, clean},
     precedence::{Effective, Key, Origin, OriginOf, Rank, Source, Standing},
     resource::{ClusterSidestepPolicy, SidestepPolicy},
     settings::Settings,
+    traffic::{
+        TrafficSettings,
+        compile::{Plan, Tier, rate},
+    },
 };
 use crate::{
     assemble::Budget,
@@ -37,6 +43,7 @@ pub struct Policy {
     pods: Selector,
     containers: Option<Globs>,
     settings: Settings,
+    traffic: Option<TrafficSettings>,
 }
 
 /// Why a policy can't be in force.
@@ -80,7 +87,8 @@ struct Parts<'a> {
     selector: &'a LabelSelector,
     containers: Option<&'a [String]>,
     priority: i32,
-    logs: &'a Settings,
+    logs: Option<&'a Settings>,
+    traffic: Option<&'a TrafficSettings>,
 }
 
 impl Policy {
@@ -96,7 +104,8 @@ impl Policy {
             selector: &spec.selector,
             containers: spec.containers.as_deref(),
             priority: spec.priority,
-            logs: &spec.logs,
+            logs: spec.logs.as_ref(),
+            traffic: spec.traffic.as_ref(),
         })
     }
 
@@ -112,7 +121,8 @@ impl Policy {
             selector: &spec.selector,
             containers: spec.containers.as_deref(),
             priority: spec.priority,
-            logs: &spec.logs,
+            logs: spec.logs.as_ref(),
+            traffic: spec.traffic.as_ref(),
         })
     }
 
@@ -131,9 +141,19 @@ impl Policy {
             };
             Globs::new(globs, Slash::IsPlain).map_err(wrong).ok()
         });
-        problems.extend(
-            parts.logs.problems(&mut Budget::default()).into_iter().map(|problem| format!("spec.logs.{problem}")),
-        );
+        if let Some(logs) = parts.logs {
+            let found = logs.problems(&mut Budget::default());
+            problems.extend(found.into_iter().map(|problem| format!("spec.logs.{problem}")));
+        }
+        if let Some(traffic) = parts.traffic {
+            problems.extend(traffic.problems().into_iter().map(|problem| format!("spec.traffic.{problem}")));
+            if parts.containers.is_some() {
+                problems.push("spec.containers: the traffic is that of the whole Pod: leave it out".to_owned());
+            }
+        }
+        if parts.logs.is_none() && parts.traffic.is_none() {
+            problems.push("spec: declares nothing: give logs, traffic or both".to_owned());
+        }
         match pods {
             Some(pods) if problems.is_empty() => Ok(Self {
                 standing: Standing {
@@ -149,7 +169,8 @@ impl Policy {
                 namespaces: namespaces.flatten(),
                 pods,
                 containers: containers.flatten(),
-                settings: parts.logs.clone(),
+                settings: parts.logs.cloned().unwrap_or_default(),
+                traffic: parts.traffic.cloned(),
             }),
             _ => {
                 Err(Refused { key, uid, generation, problems: problems.iter().map(|problem| clean(problem)).collect() })
@@ -172,6 +193,12 @@ impl Policy {
 
     fn selects_container(&self, container: &str) -> bool {
         self.containers.as_ref().is_none_or(|globs| globs.is_match(container))
+    }
+
+    /// What it declares for traffic.
+    #[must_use]
+    pub const fn traffic(&self) -> Option<&TrafficSettings> {
+        self.traffic.as_ref()
     }
 
     fn source(&self) -> Source<'_> {
@@ -222,7 +249,9 @@ impl Policies {
         true
     }
 
-    fn get(&self, key: &Key) -> Option<&Arc<Policy>> {
+    /// The policy of this name, if it can be in force.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&Arc<Policy>> {
         match &key.namespace {
             None => self.cluster.get(key),
             Some(namespace) => self.namespaced.get(namespace)?.get(key),
@@ -277,6 +306,26 @@ impl Policies {
     pub fn selecting(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Arc<Policy>> {
         let own = self.namespaced.get(subject.namespace).into_iter().flat_map(BTreeMap::values);
         self.cluster.values().chain(own).filter(|policy| policy.selects(subject))
+    }
+
+    /// What those that select the Pod say of its traffic, by tier: see [`Plan`]. Among policies of one tier their lists add up;
+    /// of their limits holds that of the policy with the higher priority, then of the older one.
+    pub fn plans<'a>(&'a self, subject: &Subject<'_>, others: &'a Self) -> [Plan; TIERS] {
+        let mut plans = <[Plan; TIERS]>::default();
+        let mut selecting: Vec<_> = self.selecting(subject).chain(others.selecting(subject)).collect();
+        selecting.sort_by(|one, two| two.standing.cmp(&one.standing));
+        for policy in selecting {
+            let Some(traffic) = &policy.traffic else { continue };
+            let tier = Tier { is_namespaced: policy.key.namespace.is_some(), mode: traffic.mode };
+            let Some((_, plan)) = Tier::ALL.iter().zip(&mut plans).find(|(other, _)| **other == tier) else { continue };
+            if traffic.allow.egress.is_some() {
+                plan.egress.get_or_insert_default().insert(policy.key.clone());
+            }
+            if let (None, Some(limit)) = (&plan.connections_out, &traffic.limits.connections_out) {
+                plan.connections_out = Some((rate(limit), policy.key.clone()));
+            }
+        }
+        plans
     }
 
     /// What is in force for a container: of a Pod of which nothing is known, what the configuration's rule declares.

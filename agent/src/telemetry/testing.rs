@@ -13,7 +13,10 @@ use super::{
     },
 };
 use crate::{
-    control::explain::{ExplainReport, ExplainRequest},
+    control::{
+        explain::{ExplainReport, ExplainRequest},
+        governance::GovernanceReport,
+    },
     kubernetes::health::{Freshness, Request, WatchReading},
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
@@ -34,6 +37,10 @@ impl Observe for Made {
 
     fn streams(&self) -> Vec<StreamReading> {
         self.streams.clone()
+    }
+
+    fn governance(&self) -> GovernanceReport {
+        GovernanceReport::default()
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {

@@ -8,6 +8,7 @@ use crate::{
     container::{Container, ContainerEvent},
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
+    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, RefusalEvent, RefusedKey, Tier},
     log::LogEvent,
     stdio::{InodeKey, Stdio},
 };
@@ -66,7 +67,7 @@ macro_rules! shape {
 pub const HEADER: Shape = shape!("header", Header, kind, flags, len, time, cgroup, tgid, tid);
 
 /// Kinds of records by name, and the fixed part of each.
-pub const RECORDS: [(u16, Shape); 7] = [
+pub const RECORDS: [(u16, Shape); 8] = [
     (event::STDIO_DATA, log("stdio_data")),
     (event::FILE_DATA, log("file_data")),
     (
@@ -92,6 +93,28 @@ pub const RECORDS: [(u16, Shape); 7] = [
     (event::CGROUP_MADE, container("cgroup_made")),
     (event::CGROUP_EMPTY, container("cgroup_empty")),
     (event::CGROUP_REMOVED, container("cgroup_removed")),
+    (
+        event::REFUSAL,
+        shape!(
+            "refusal",
+            RefusalEvent,
+            header.kind,
+            header.flags,
+            header.len,
+            header.time,
+            header.cgroup,
+            header.tgid,
+            header.tid,
+            refused.cgroup,
+            refused.reason,
+            refused.direction,
+            refused.observed,
+            refused.tier,
+            address,
+            port,
+            protocol,
+        ),
+    ),
 ];
 
 const fn log(name: &'static str) -> Shape {
@@ -132,7 +155,7 @@ const fn container(name: &'static str) -> Shape {
 }
 
 /// Keys and values of the maps that one set of programs can take over from another, by the map's name.
-pub const VALUES: [Shape; 8] = [
+pub const VALUES: [Shape; 15] = [
     shape!("CONTAINERS", Container, newer, older, mark, unasked, init),
     shape!("STDIO", Stdio, cgroup, registered, written, dropped, iostream),
     shape!("STDIO key", InodeKey, ino, dev),
@@ -141,4 +164,11 @@ pub const VALUES: [Shape; 8] = [
     shape!("RETIRED", FileState, verdict, name_hash, announced, captured, written, reach),
     shape!("RETIRED key", RetiredKey, ino, dev, announced),
     shape!("VERDICTS", Verdict, announced, verdict),
+    shape!("GOVERNED", Governed, tiers),
+    shape!("GOVERNED key", GovernedKey, cgroup, generation),
+    shape!("ALLOWED", Allowed, len, ranges),
+    shape!("ALLOWED key", AllowedKey, list, address),
+    shape!("BUCKETS key", BucketKey, cgroup, limit),
+    shape!("REFUSED key", RefusedKey, cgroup, reason, direction, observed, tier),
+    shape!("TIER", Tier, flags, egress, connections_out.interval, connections_out.tolerance),
 ];

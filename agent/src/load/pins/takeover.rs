@@ -24,7 +24,12 @@ const SHARED: [&str; 2] = ["ACTIVE", "LATCH"];
 /// The ring, and what its reader tells.
 const RING: [&str; 2] = ["RING", "READER"];
 /// Maps that go together: one without the others would say of a container or file what is not so.
-const GROUPS: [&[&str]; 3] = [&["CONTAINERS", "MEMBERS", "STDIO"], &["FILES", "RETIRED", "VERDICTS"], &["LOST_EVENTS"]];
+const GROUPS: [&[&str]; 4] = [
+    &["CONTAINERS", "MEMBERS", "STDIO"],
+    &["FILES", "RETIRED", "VERDICTS"],
+    &["LOST_EVENTS"],
+    &["GOVERNING", "GOVERNED", "ALLOWED", "BUCKETS", "REFUSED"],
+];
 
 /// How the agent came to its programs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -75,6 +80,11 @@ impl Pinned {
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.set.generation
+    }
+
+    /// Its pins.
+    pub(in crate::load) const fn set(&self) -> &Set {
+        &self.set
     }
 
     /// Whether the programs go on when the agent stops.
@@ -294,6 +304,11 @@ impl Making {
     /// Generation of the new programs.
     pub(in crate::load) const fn generation(&self) -> u64 {
         self.set.generation
+    }
+
+    /// The pins.
+    pub(in crate::load) const fn set(&self) -> &Set {
+        &self.set
     }
 
     /// Whether programs act that these take the place of.

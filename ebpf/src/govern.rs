@@ -1,0 +1,220 @@
+//! What a Pod may do: its lists and its limits.
+
+use core::intrinsics::{self, AtomicOrdering};
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
+        generated::bpf_get_current_ancestor_cgroup_id,
+    },
+    maps::lpm_trie::Key,
+};
+use sidestep_abi::{
+    event,
+    govern::{
+        ALLOWED_BITS, AllowedKey, BucketKey, EGRESS, Governed, GovernedKey, HOLDS, LIMIT_CONNECTIONS_OUT,
+        LIMIT_REPORTS, LISTS_EGRESS, MAX_RANGES, OBSERVES, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate,
+        RefusalEvent, RefusedKey, TIERS, Tier,
+    },
+};
+
+use crate::{
+    emit,
+    generation::{self, Order},
+    maps::{ALLOWED, BUCKETS, GOVERNED, GOVERNING, REFUSED},
+};
+
+/// Depth to which a cgroup's ancestors are searched for a Pod's.
+const MAX_ANCESTORS: usize = 12;
+/// Tries to change the state of a limit: each failure means that another CPU has succeeded.
+const MAX_TRIES: usize = 8;
+/// Refusals of a Pod are reported ten at once, and then one a second.
+const REPORTS: Rate = Rate { interval: 1_000_000_000, tolerance: 9_000_000_000 };
+
+/// The other end.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer {
+    /// Mapped when it is of IPv4.
+    pub(crate) address: [u8; 16],
+    pub(crate) port: u16,
+    pub(crate) protocol: u8,
+}
+
+/// Something that a Pod does.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Act {
+    /// It opens a connection, or names the only peer of a socket.
+    Connect,
+    /// It sends a datagram to somebody.
+    Send,
+}
+
+/// Whether the current process may do that.
+#[inline(always)]
+pub(crate) fn may(act: Act, peer: &Peer) -> bool {
+    let Some(generation) = GOVERNING.get_ptr(0) else { return true };
+    // SAFETY: a map value of one word.
+    let generation = unsafe { generation.read_volatile() } as u32;
+    if generation == 0 {
+        return true;
+    }
+    let Some((cgroup, governed)) = current(generation) else { return true };
+    // While the programs of two agents are attached, both go by the lists, and one of them takes tokens and counts.
+    let acts = generation::acts(Order::OldestFirst);
+    for index in 0..TIERS {
+        let tier = &governed.tiers[index];
+        if tier.flags & HOLDS == 0 {
+            continue;
+        }
+        let reason = refusal(act, peer, cgroup, index as u32, tier, acts);
+        if reason == 0 {
+            continue;
+        }
+        let observes = tier.flags & OBSERVES != 0;
+        if acts {
+            let (observed, tier) = (u8::from(observes), index as u8);
+            let refused = RefusedKey { cgroup, reason, direction: EGRESS, observed, tier, _pad: [0; 4] };
+            count(&refused);
+            report(&refused, peer);
+        }
+        if !observes {
+            return false;
+        }
+    }
+    true
+}
+
+/// The Pod of the current process and what holds for it.
+#[inline(always)]
+fn current(generation: u32) -> Option<(u64, &'static Governed)> {
+    for level in 1..MAX_ANCESTORS {
+        // SAFETY: the helper takes any level and returns 0 where there is no such ancestor.
+        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if cgroup == 0 {
+            return None;
+        }
+        if let Some(governed) = GOVERNED.get_ptr(&GovernedKey { cgroup, generation, _pad: 0 }) {
+            // SAFETY: a map value; the agent replaces it only as a whole, by another generation.
+            return Some((cgroup, unsafe { &*governed }));
+        }
+    }
+    None
+}
+
+/// Why it is refused; 0 when it is not.
+#[inline(always)]
+fn refusal(act: Act, peer: &Peer, cgroup: u64, index: u32, tier: &Tier, acts: bool) -> u8 {
+    if tier.flags & LISTS_EGRESS != 0 && is_allowed(peer, tier.egress) == 0 {
+        return REASON_NOT_ALLOWED;
+    }
+    let rate = tier.connections_out;
+    if act == Act::Connect
+        && acts
+        && rate.interval != 0
+        && take(&BucketKey { cgroup, limit: LIMIT_CONNECTIONS_OUT + index, _pad: 0 }, &rate) == 0
+    {
+        return REASON_CONNECTION_RATE;
+    }
+    0
+}
+
+/// Whether a list has the peer; 0 when it has not.
+#[inline(never)]
+fn is_allowed(peer: &Peer, list: u32) -> u64 {
+    let list = list << 1 | u32::from(is_mapped(&peer.address));
+    let key = Key::new(ALLOWED_BITS + 128, AllowedKey { list, address: peer.address });
+    let Some(allowed) = ALLOWED.get(&key) else { return 0 };
+    for index in 0..MAX_RANGES {
+        if index as u64 >= allowed.len {
+            break;
+        }
+        let range = &allowed.ranges[index];
+        if (range.protocol == 0 || range.protocol == peer.protocol)
+            && range.first <= peer.port
+            && peer.port <= range.last
+        {
+            return 1;
+        }
+    }
+    0
+}
+
+/// Whether it is an IPv4 address, mapped.
+#[inline(always)]
+fn is_mapped(address: &[u8; 16]) -> bool {
+    let mut zeros = 0;
+    for byte in &address[..10] {
+        zeros |= *byte;
+    }
+    zeros == 0 && address[10] == 0xff && address[11] == 0xff
+}
+
+/// Takes one from a limit; 0 when none is left. The state is one word, the theoretical arrival time of the next, so that
+/// it is exact whatever number of CPUs takes.
+#[inline(never)]
+fn take(key: &BucketKey, rate: &Rate) -> u64 {
+    if BUCKETS.get_ptr_mut(key).is_none() {
+        // Another CPU may have been first.
+        let _ = BUCKETS.insert(key, &0, u64::from(BPF_NOEXIST));
+    }
+    // When there is no room for its state it has no limit; the agent sees that the map is full.
+    let Some(bucket) = BUCKETS.get_ptr_mut(key) else { return 1 };
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a map value of one word.
+    let mut known = unsafe { bucket.read_volatile() };
+    for _ in 0..MAX_TRIES {
+        let arrival = if known > now { known } else { now };
+        if arrival - now > rate.tolerance {
+            return 0;
+        }
+        // SAFETY: as above.
+        let (before, changed) = unsafe {
+            intrinsics::atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                bucket,
+                known,
+                arrival + rate.interval,
+            )
+        };
+        if changed {
+            return 1;
+        }
+        known = before;
+    }
+    // So many were faster.
+    0
+}
+
+#[inline(always)]
+fn count(refused: &RefusedKey) {
+    if let Some(counter) = REFUSED.get_ptr_mut(refused) {
+        emit::add(counter, 1);
+    } else if REFUSED.insert(refused, &1, u64::from(BPF_NOEXIST)).is_err() {
+        match REFUSED.get_ptr_mut(refused) {
+            Some(counter) => {
+                emit::add(counter, 1);
+            }
+            None => emit::lose(event::REFUSAL),
+        }
+    }
+}
+
+/// Tells the agent, if there were not too many.
+#[inline(always)]
+fn report(refused: &RefusedKey, peer: &Peer) {
+    if take(&BucketKey { cgroup: refused.cgroup, limit: LIMIT_REPORTS, _pad: 0 }, &REPORTS) == 0 {
+        return;
+    }
+    let pid_tgid = bpf_get_current_pid_tgid();
+    // SAFETY: the helper has no arguments.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    emit::refusal(&RefusalEvent {
+        header: emit::header(event::REFUSAL, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32),
+        refused: *refused,
+        address: peer.address,
+        port: peer.port,
+        protocol: peer.protocol,
+        _pad: [0; 5],
+    });
+}
