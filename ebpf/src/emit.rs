@@ -15,7 +15,6 @@ use sidestep_abi::{
     container::{CGROUP_PATH_SPACE, ContainerEvent},
     event,
     file::{FLAG_PATH_CUT, FileSeen, MAX_DEPTH, NAME_SPACE, PATH_SPACE},
-    govern::RefusalEvent,
     kernel::{READER_BUSY, READER_NAPPING},
     log::LogEvent,
     stdio::{DROP_FAULT, DROP_QUOTA, DROP_RING_FULL},
@@ -345,17 +344,6 @@ pub(crate) fn container(container: &ContainerEvent) {
     };
     entry.write(*container);
     entry.submit(wakeup(true));
-}
-
-/// Reports something that was refused.
-#[inline(always)]
-pub(crate) fn refusal(refusal: &RefusalEvent) {
-    let Some(mut entry) = RING.reserve::<RefusalEvent>(0) else {
-        lose(refusal.header.kind);
-        return;
-    };
-    entry.write(*refusal);
-    entry.submit(wakeup(false));
 }
 
 #[repr(C)]

@@ -4,19 +4,12 @@ use core::intrinsics::{self, AtomicOrdering};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
-        generated::bpf_get_current_ancestor_cgroup_id,
-    },
+    helpers::{bpf_ktime_get_ns, generated::bpf_get_current_ancestor_cgroup_id},
     maps::lpm_trie::Key,
 };
-use sidestep_abi::{
-    event,
-    govern::{
-        ALLOWED_BITS, AllowedKey, BucketKey, EGRESS, Governed, GovernedKey, HOLDS, LIMIT_CONNECTIONS_OUT,
-        LIMIT_REPORTS, LISTS_EGRESS, MAX_RANGES, OBSERVES, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate,
-        RefusalEvent, RefusedKey, TIERS, Tier,
-    },
+use sidestep_abi::govern::{
+    ALLOWED_BITS, AllowedKey, BucketKey, EGRESS, Governed, GovernedKey, HOLDS, LIMIT_CONNECTIONS_OUT, LISTS_EGRESS,
+    MAX_RANGES, OBSERVES, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, RefusedKey, TIERS, Tier,
 };
 
 use crate::{
@@ -29,8 +22,6 @@ use crate::{
 const MAX_ANCESTORS: usize = 12;
 /// Tries to change the state of a limit: each failure means that another CPU has succeeded.
 const MAX_TRIES: usize = 8;
-/// Refusals of a Pod are reported ten at once, and then one a second.
-const REPORTS: Rate = Rate { interval: 1_000_000_000, tolerance: 9_000_000_000 };
 
 /// The other end.
 #[derive(Clone, Copy)]
@@ -76,7 +67,6 @@ pub(crate) fn may(act: Act, peer: &Peer) -> bool {
             let (observed, tier) = (u8::from(observes), index as u8);
             let refused = RefusedKey { cgroup, reason, direction: EGRESS, observed, tier, _pad: [0; 4] };
             count(&refused);
-            report(&refused, peer);
         }
         if !observes {
             return false;
@@ -186,6 +176,15 @@ fn take(key: &BucketKey, rate: &Rate) -> u64 {
     0
 }
 
+/// Counts what could not be counted by its Pod: the map is full.
+#[inline(always)]
+fn lose() {
+    let all = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, _pad: [0; 4] };
+    if let Some(counter) = REFUSED.get_ptr_mut(&all) {
+        emit::add(counter, 1);
+    }
+}
+
 #[inline(always)]
 fn count(refused: &RefusedKey) {
     if let Some(counter) = REFUSED.get_ptr_mut(refused) {
@@ -195,26 +194,7 @@ fn count(refused: &RefusedKey) {
             Some(counter) => {
                 emit::add(counter, 1);
             }
-            None => emit::lose(event::REFUSAL),
+            None => lose(),
         }
     }
-}
-
-/// Tells the agent, if there were not too many.
-#[inline(always)]
-fn report(refused: &RefusedKey, peer: &Peer) {
-    if take(&BucketKey { cgroup: refused.cgroup, limit: LIMIT_REPORTS, _pad: 0 }, &REPORTS) == 0 {
-        return;
-    }
-    let pid_tgid = bpf_get_current_pid_tgid();
-    // SAFETY: the helper has no arguments.
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    emit::refusal(&RefusalEvent {
-        header: emit::header(event::REFUSAL, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32),
-        refused: *refused,
-        address: peer.address,
-        port: peer.port,
-        protocol: peer.protocol,
-        _pad: [0; 5],
-    });
 }

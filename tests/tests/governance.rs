@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{Agent, Config, Container, DEADLINE, Testbed, agent, end_to_end, wait_until};
 
-/// Listens, says where, and does what it is told: `connect HOST PORT`, `send HOST PORT` (a datagram) and `burst HOST PORT COUNT`;
-/// says what came of it.
+/// Listens, says where, and does what it is told: `connect HOST PORT`, `fastopen` the same, `send` (a datagram), `mapped` (one, by
+/// a socket of IPv6) and `burst HOST PORT COUNT`; says what came of it.
 const CLIENT: &str = r#"
 import errno, socket, sys, threading
 def name(error): return errno.errorcode.get(error.errno, str(error))
@@ -23,6 +23,14 @@ def connect(host, port):
 def send(host, port):
     with socket.socket(family(host), socket.SOCK_DGRAM) as s:
         try: s.sendto(b'x', (host, port)); return 'ok'
+        except OSError as error: return name(error)
+def fastopen(host, port):
+    with socket.socket(family(host), socket.SOCK_STREAM) as s:
+        try: s.sendto(b'x', socket.MSG_FASTOPEN, (host, port)); return 'ok'
+        except OSError as error: return name(error)
+def mapped(host, port):
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+        try: s.sendto(b'x', ('::ffff:' + host, port)); return 'ok'
         except OSError as error: return name(error)
 def burst(host, port, count):
     results = [connect(host, port) for _ in range(int(count))]
@@ -138,6 +146,10 @@ fn a_list_lets_through_what_it_has_and_nothing_else() {
             (format!("connect ::1 {six}"), "ok"),
             (format!("connect ::1 {allowed}"), "EPERM"),
             (format!("send 127.0.0.1 {other}"), "EPERM"),
+            (format!("mapped 127.0.0.1 {other}"), "EPERM"),
+            (format!("fastopen 127.0.0.1 {allowed}"), "ok"),
+            (format!("fastopen 127.0.0.1 {other}"), "EPERM"),
+            (format!("fastopen ::1 {allowed}"), "EPERM"),
             // The port is that of TCP.
             (format!("send 127.0.0.1 {allowed}"), "EPERM"),
         ] {

@@ -9,7 +9,6 @@ use sidestep_abi::{
     container::{CGROUP_PATH_SPACE, ContainerEvent},
     event,
     file::{FLAG_PATH_CUT, FileSeen, PATH_SPACE},
-    govern::RefusalEvent,
     log::LogEvent,
 };
 
@@ -30,8 +29,6 @@ pub enum Event<'a> {
     CgroupEmpty(Header),
     /// A cgroup was removed.
     CgroupRemoved(Header),
-    /// A policy has refused something, or would have.
-    Refusal(RefusalEvent),
 }
 
 impl Event<'_> {
@@ -42,7 +39,6 @@ impl Event<'_> {
             Self::Stdio(event, _) | Self::FileData(event, _) => Some(event.header.cgroup),
             Self::FileSeen(seen, _) => Some(seen.header.cgroup),
             Self::ContainerStarted(event) => Some(event.header.cgroup),
-            Self::Refusal(refusal) => Some(refusal.header.cgroup),
             Self::CgroupMade(..) | Self::CgroupEmpty(_) | Self::CgroupRemoved(_) => None,
         }
     }
@@ -72,8 +68,6 @@ unsafe impl Wire for LogEvent {}
 unsafe impl Wire for FileSeen {}
 // SAFETY: `repr(C)`, a `Header` and two `InodeKey`s, which are of integers only.
 unsafe impl Wire for ContainerEvent {}
-// SAFETY: `repr(C)`, a `Header` and integers.
-unsafe impl Wire for RefusalEvent {}
 
 fn split<T: Wire>(record: &[u8]) -> Result<(T, &[u8]), DecodeError> {
     let Some((fixed, rest)) = record.split_at_checked(size_of::<T>()) else {
@@ -119,7 +113,6 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, DecodeError> {
         }
         event::CGROUP_EMPTY => Ok(Event::CgroupEmpty(header)),
         event::CGROUP_REMOVED => Ok(Event::CgroupRemoved(header)),
-        event::REFUSAL => Ok(Event::Refusal(split(record)?.0)),
         kind => Err(DecodeError::UnknownKind(kind)),
     }
 }

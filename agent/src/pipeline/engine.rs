@@ -154,7 +154,6 @@ impl<K: Kernel> Engine<K> {
             Event::CgroupMade(header, path) => self.registry.made(header.cgroup, path),
             Event::CgroupEmpty(header) => self.empty(&header),
             Event::CgroupRemoved(header) => self.removed(header.cgroup),
-            Event::Refusal(_) => {}
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
-        governance::GovernanceReport,
+        governance::{GovernanceReport, GovernedPod, GovernedTier, Refusals},
     },
     kubernetes::health::{Freshness, Request, WatchReading},
     ledger::{Account, Ledger, Reason, Stage},
@@ -40,7 +40,17 @@ impl Observe for Made {
     }
 
     fn governance(&self) -> GovernanceReport {
-        GovernanceReport::default()
+        let refusals = Refusals { reason: "not_allowed".to_owned(), direction: "egress".to_owned(), count: 3 };
+        let tier = GovernedTier {
+            scope: "namespace".to_owned(),
+            mode: "enforce".to_owned(),
+            egress: Some(vec!["SidestepPolicy shop/cart".to_owned()]),
+            connections_out: None,
+            refused: vec![refusals],
+        };
+        let (namespace, pod) = ("shop".to_owned(), "cart-1".to_owned());
+        let pods = vec![GovernedPod { namespace, pod, cgroup: 41, tiers: vec![tier] }];
+        GovernanceReport { node: "node-1".to_owned(), problem: None, pods }
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {

@@ -4,7 +4,7 @@
 //! one word makes it act, so there is no moment with half of it. Lists have numbers that are never used again, and do not
 //! change: a generation that has the same list names it by the same number.
 
-use crate::{Header, assert_layout, pod};
+use crate::{assert_layout, pod};
 
 /// There is something of the tier.
 pub const HOLDS: u32 = 1;
@@ -23,8 +23,6 @@ pub const EGRESS: u8 = 1;
 
 /// New connections that a Pod opens, as a limit of [`BucketKey`]; the tier is added.
 pub const LIMIT_CONNECTIONS_OUT: u32 = 0x100;
-/// Refusals that are reported.
-pub const LIMIT_REPORTS: u32 = 0x1;
 
 /// Tiers of policies: a Pod may do what all of them let it do.
 pub const TIERS: usize = 4;
@@ -149,24 +147,5 @@ pub struct RefusedKey {
     pub _pad: [u8; 4],
 }
 assert_layout!(RefusedKey, size 16);
-
-/// One that was refused. Not all are reported; all are counted.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct RefusalEvent {
-    /// `kind` is [`crate::event::REFUSAL`]; `cgroup` is the process' own.
-    pub header: Header,
-    /// What is counted.
-    pub refused: RefusedKey,
-    /// Address of the peer, an IPv4 one mapped.
-    pub address: [u8; 16],
-    /// Its port.
-    pub port: u16,
-    /// `IPPROTO_*`
-    pub protocol: u8,
-    /// Zero.
-    pub _pad: [u8; 5],
-}
-assert_layout!(RefusalEvent, size 72);
 
 pod!(GovernedKey, Rate, Governed, Tier, AllowedKey, Allowed, PortRange, BucketKey, RefusedKey);

@@ -8,7 +8,7 @@ use crate::{
     container::{Container, ContainerEvent},
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
-    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, RefusalEvent, RefusedKey, Tier},
+    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, RefusedKey, Tier},
     log::LogEvent,
     stdio::{InodeKey, Stdio},
 };
@@ -67,7 +67,7 @@ macro_rules! shape {
 pub const HEADER: Shape = shape!("header", Header, kind, flags, len, time, cgroup, tgid, tid);
 
 /// Kinds of records by name, and the fixed part of each.
-pub const RECORDS: [(u16, Shape); 8] = [
+pub const RECORDS: [(u16, Shape); 7] = [
     (event::STDIO_DATA, log("stdio_data")),
     (event::FILE_DATA, log("file_data")),
     (
@@ -93,28 +93,6 @@ pub const RECORDS: [(u16, Shape); 8] = [
     (event::CGROUP_MADE, container("cgroup_made")),
     (event::CGROUP_EMPTY, container("cgroup_empty")),
     (event::CGROUP_REMOVED, container("cgroup_removed")),
-    (
-        event::REFUSAL,
-        shape!(
-            "refusal",
-            RefusalEvent,
-            header.kind,
-            header.flags,
-            header.len,
-            header.time,
-            header.cgroup,
-            header.tgid,
-            header.tid,
-            refused.cgroup,
-            refused.reason,
-            refused.direction,
-            refused.observed,
-            refused.tier,
-            address,
-            port,
-            protocol,
-        ),
-    ),
 ];
 
 const fn log(name: &'static str) -> Shape {

@@ -17,6 +17,9 @@ use super::{
 };
 use crate::policy::precedence;
 
+/// For an update of a map: only an entry that is not there, `bpf(2)`.
+const BPF_NOEXIST: u64 = 1;
+
 /// The maps that the kernel programs go by.
 pub struct Maps {
     /// One entry: the generation that is in force.
@@ -86,7 +89,10 @@ struct Retired {
 impl Programmer {
     /// Goes on with what holds.
     #[must_use]
-    pub fn new(maps: Maps) -> Self {
+    pub fn new(mut maps: Maps) -> Self {
+        // What the kernel programs have no room for is counted here.
+        let all = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, _pad: [0; 4] };
+        let _ = maps.refused.insert(all, 0, BPF_NOEXIST);
         let generation = maps.governing.get(&0, 0).unwrap_or_default() as u32;
         let lists: BTreeSet<u32> = maps.allowed.keys().flatten().map(|key| key.data().list >> 1).collect();
         let of_generation =
@@ -107,7 +113,8 @@ impl Programmer {
         self.pods.keys().copied()
     }
 
-    /// How many were refused since the programs were loaded, by Pod, reason and tier.
+    /// How many were refused since the programs were loaded, by Pod, reason and tier; those of Pods for which the map had no
+    /// room stand under the cgroup 0.
     pub fn refused(&self) -> impl Iterator<Item = (RefusedKey, u64)> + '_ {
         self.maps.refused.iter().flatten()
     }
@@ -219,11 +226,15 @@ impl Programmer {
             .map_err(|source| ProgramError::Map { name: "GOVERNED", source })
     }
 
-    /// Forgets the state of the limits of a Pod that is gone, or of which nothing is said any more.
+    /// Forgets the state of the limits, and the counts, of a Pod that is gone, or of which nothing is said any more.
     fn forget(&mut self, cgroup: u64) {
         let buckets: Vec<_> = self.maps.buckets.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
         for key in buckets {
             let _ = self.maps.buckets.remove(&key);
+        }
+        let refused: Vec<_> = self.maps.refused.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
+        for key in refused {
+            let _ = self.maps.refused.remove(&key);
         }
     }
 
