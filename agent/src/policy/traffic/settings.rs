@@ -58,14 +58,14 @@ impl Allow {
 }
 
 /// Some peers.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Peers {
     /// Networks, as `10.0.0.0/8` and `2001:db8::/32`; an address alone is a network of one.
     #[schemars(length(min = 1, max = MAX_CIDRS), inner(length(min = 2, max = MAX_CIDR)))]
     pub cidrs: Vec<String>,
     /// Protocols and ports; all of them when not given.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_PORTS))]
     pub ports: Option<Vec<Ports>>,
 }
