@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{
     ConfigError, Report,
     interpret::interpret,
-    load::read_text,
+    load::read_text_of,
     report::{MAX_PROBLEMS, Problem},
     tree::{Node, Value},
 };
@@ -19,6 +19,10 @@ use crate::policy::{
     resource::{ClusterSidestepPolicy, SidestepPolicy},
 };
 
+/// Bytes of a file.
+const MAX_BYTES: u64 = 16 << 20;
+/// Values of a document: a list of networks may be long.
+const MAX_NODES: usize = 1_000_000;
 /// Extensions of the files of a directory that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
@@ -41,7 +45,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Policies, ConfigError> {
     let mut policies = Policies::default();
     for path in paths {
         for file in files(path)? {
-            let (name, text) = read_text(&file)?;
+            let (name, text) = read_text_of(&file, MAX_BYTES)?;
             parse(&name, &text, &mut policies)?;
         }
     }
@@ -98,7 +102,7 @@ fn documents(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn read_document(text: &str, policies: &mut Policies, note: &mut dyn FnMut(Problem)) {
-    let tree = match Node::parse(text) {
+    let tree = match Node::parse_of(text, MAX_NODES) {
         Ok(tree) => tree,
         Err(problem) => return note(problem),
     };

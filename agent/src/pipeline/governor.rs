@@ -10,6 +10,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{AcqRel, Release},
+        },
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
@@ -65,7 +69,18 @@ pub struct Reading {
 #[derive(Clone, Debug)]
 pub struct Handle {
     reading: Arc<Mutex<Reading>>,
-    files: Sender<Arc<Policies>>,
+    news: Sender<News>,
+}
+
+/// What makes the thread look.
+#[derive(Debug)]
+enum News {
+    /// Other policies of files.
+    Files(Arc<Policies>),
+    /// A container.
+    Container,
+    /// The agent's.
+    End,
 }
 
 impl Handle {
@@ -77,8 +92,13 @@ impl Handle {
 
     /// Takes over other policies of files.
     pub fn set_files(&self, policies: Arc<Policies>) {
-        // It ends only with the agent.
-        let _ = self.files.send(policies);
+        // Without programs nobody takes them.
+        let _ = self.news.send(News::Files(policies));
+    }
+
+    /// Ends the thread: what holds goes on, as far as the programs are pinned.
+    pub fn end(&self) {
+        let _ = self.news.send(News::End);
     }
 }
 
@@ -96,18 +116,12 @@ pub struct Governor {
     policies: Arc<Policies>,
     reading: Arc<Mutex<Reading>>,
     told: Option<String>,
-    seen: Seen,
-}
-
-/// Of what the last turn was about.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Seen {
-    containers: u64,
-    policies: u64,
+    /// Whether a container is new that no turn has looked at.
+    is_woken: Arc<AtomicBool>,
 }
 
 impl Governor {
-    /// Starts the thread; it ends when all handles are gone. Without programs there is nothing to do but to say so.
+    /// Starts the thread; it ends with [`Handle::end`]. Without programs there is nothing to do but to say so.
     ///
     /// # Errors
     /// The system has no thread to give.
@@ -121,7 +135,7 @@ impl Governor {
     ) -> io::Result<Handle> {
         let (sender, receiver) = channel();
         let reading = Arc::<Mutex<Reading>>::default();
-        let handle = Handle { reading: Arc::clone(&reading), files: sender };
+        let handle = Handle { reading: Arc::clone(&reading), news: sender.clone() };
         let programs = match programs {
             Ok(programs) => programs,
             Err(error) => {
@@ -142,30 +156,42 @@ impl Governor {
             lists: HashMap::new(),
             reading,
             told: None,
-            seen: Seen::default(),
+            is_woken: Arc::default(),
         };
+        let is_woken = Arc::clone(&governor.is_woken);
+        governor.containers.watch(move || {
+            // One of them is enough, however many containers come.
+            if !is_woken.swap(true, AcqRel) {
+                let _ = sender.send(News::Container);
+            }
+        });
         std::thread::Builder::new().name("govern".to_owned()).spawn(move || governor.run(&receiver))?;
         Ok(handle)
     }
 
-    fn run(&mut self, files: &Receiver<Arc<Policies>>) {
+    fn run(&mut self, news: &Receiver<News>) {
         let mut next = Instant::now();
+        let mut seen = 0;
         loop {
             let now = Instant::now();
-            let seen = Seen { containers: self.containers.version(), policies: self.kubernetes.policies().version() };
-            if now >= next || seen != self.seen {
+            let version = self.kubernetes.policies().version();
+            if now >= next || version != seen {
                 next = now + ALL;
-                self.seen = seen;
+                seen = version;
                 self.turn();
             }
-            match files.recv_timeout(NAP) {
-                Ok(policies) => {
+            match news.recv_timeout(NAP) {
+                Ok(News::Files(policies)) => {
                     self.files = policies;
                     self.lists.clear();
                     next = Instant::now();
                 }
+                Ok(News::Container) => {
+                    self.is_woken.store(false, Release);
+                    next = Instant::now();
+                }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(News::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -15,17 +15,18 @@ use crate::{
 };
 
 /// All containers whose identity is settled.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Known {
     containers: Mutex<HashMap<u64, Weak<Container>>>,
     policies_version: AtomicU64,
-    version: AtomicU64,
+    /// Told of every container that is new.
+    watcher: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Known {
-    /// Raised with every container.
-    pub(super) fn version(&self) -> u64 {
-        self.version.load(Relaxed)
+    /// Has `watcher` told of every container that is new; there is one.
+    pub(super) fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        let _ = self.watcher.set(Box::new(watcher));
     }
 
     /// This version of the policies is in force for all containers.
@@ -40,7 +41,10 @@ impl Known {
             containers.retain(|_, container| container.strong_count() > 0);
         }
         containers.insert(container.cgroup, Arc::downgrade(container));
-        self.version.fetch_add(1, Relaxed);
+        drop(containers);
+        if let Some(watcher) = self.watcher.get() {
+            watcher();
+        }
     }
 
     /// What is known of all containers, in the order of their names.

@@ -302,6 +302,7 @@ impl Pipeline {
         // A sink that takes nothing holds the threads: after half of the time nobody waits for it any more, and what it
         // has no room for is dropped, and counted, or stays in the files.
         self.outlet.limit_waits(start + limit / 2);
+        self.governor.end();
         if leaves {
             self.stop.leave();
         } else {
