@@ -40,7 +40,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     })?;
     let tap = Arc::new(Tap::default());
     let kubernetes = Kubernetes::open(&config)?;
-    let policies = Arc::new(policy_files::read(&config.policies.files)?);
+    // A policy that is wrong is no reason to lose lines: what an agent before has put in force goes on.
+    let policies = policy_files::read(&config.policies.files)
+        .inspect_err(
+            |error| tracing::error!(%error, "policies of files are not in force; put them right, and send SIGHUP"),
+        )
+        .ok()
+        .map(Arc::new);
     let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
     let endpoint = match config.telemetry_listen {
         Some(listen) => {

@@ -12,7 +12,7 @@ use super::{
     interpret::interpret,
     load::read_text_of,
     report::{MAX_PROBLEMS, Problem},
-    tree::{Node, Value},
+    tree::{Entry, Node, Value},
 };
 use crate::policy::{
     Policies, Policy,
@@ -42,12 +42,31 @@ struct Kind {
 /// # Errors
 /// The first file that can't be read or is wrong, with all that is wrong with it.
 pub fn read(paths: &[PathBuf]) -> Result<Policies, ConfigError> {
-    let mut policies = Policies::default();
+    parse_all(&texts(paths)?)
+}
+
+/// The names and texts of all files.
+///
+/// # Errors
+/// The first file that can't be read.
+pub fn texts(paths: &[PathBuf]) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut texts = Vec::new();
     for path in paths {
         for file in files(path)? {
-            let (name, text) = read_text_of(&file, MAX_BYTES)?;
-            parse(&name, &text, &mut policies)?;
+            texts.push(read_text_of(&file, MAX_BYTES)?);
         }
+    }
+    Ok(texts)
+}
+
+/// The policies of all these texts.
+///
+/// # Errors
+/// All that is wrong with the first that is wrong.
+pub fn parse_all(texts: &[(String, String)]) -> Result<Policies, ConfigError> {
+    let mut policies = Policies::default();
+    for (name, text) in texts {
+        parse(name, text, &mut policies)?;
     }
     Ok(policies)
 }
@@ -102,20 +121,29 @@ fn documents(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn read_document(text: &str, policies: &mut Policies, note: &mut dyn FnMut(Problem)) {
-    let tree = match Node::parse_of(text, MAX_NODES) {
-        Ok(tree) => tree,
-        Err(problem) => return note(problem),
-    };
-    if tree.value == Value::Null {
-        return;
+    match Node::parse_of(text, MAX_NODES) {
+        Ok(tree) if tree.value == Value::Null => {}
+        Ok(tree) => read_node(&tree, policies, note),
+        Err(problem) => note(problem),
     }
+}
+
+fn read_node(tree: &Node, policies: &mut Policies, note: &mut dyn FnMut(Problem)) {
     let at = |path: &str, message: String, help: Option<&str>| Problem {
         path: path.to_owned(),
         span: Some(tree.locate(path)),
         message,
         help: help.map(str::to_owned),
     };
-    let Kind { kind, api_version } = interpret::<Kind>(&tree).value.unwrap_or_default();
+    let Kind { kind, api_version } = interpret::<Kind>(tree).value.unwrap_or_default();
+    // As `kubectl get -o yaml` prints several.
+    if (kind.as_str(), api_version.as_str()) == ("List", "v1")
+        && let Value::Mapping(entries) = &tree.value
+        && let Some(Entry { node: Node { value: Value::Sequence(items), .. }, .. }) =
+            entries.iter().find(|entry| entry.key == "items")
+    {
+        return items.iter().for_each(|item| read_node(item, policies, note));
+    }
     if api_version != API_VERSION {
         return note(at(
             "apiVersion",
@@ -216,6 +244,18 @@ spec:
         parse("shop.yaml", GOOD, &mut policies).expect("they are right");
         let names: Vec<_> = policies.all().map(|policy| policy.key.to_string()).collect();
         assert_eq!(names, ["ClusterSidestepPolicy all", "SidestepPolicy shop/shop"]);
+    }
+
+    #[test]
+    fn a_list_of_kubectl_is_its_items() {
+        let items: Vec<_> =
+            GOOD.split("---\n").map(|text| format!("- {}", text.trim_end().replace('\n', "\n  "))).collect();
+        let list = format!("apiVersion: v1\nkind: List\nitems:\n{}\n", items.join("\n"));
+        let mut policies = Policies::default();
+        parse("-", &list, &mut policies).unwrap_or_else(|error| panic!("{error}\n{list}"));
+        assert_eq!(policies.all().count(), 2);
+        let error = told(&list.replace("perSecond: 100", "perSecond: 0"));
+        assert!(error.contains("from 1 to"), "{error}");
     }
 
     #[test]

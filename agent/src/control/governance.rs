@@ -30,6 +30,9 @@ pub struct GovernedPod {
     pub pod: String,
     /// The id of its cgroup.
     pub cgroup: u64,
+    /// Whether too little is known of it yet, and what held goes on.
+    #[serde(default)]
+    pub unknown: bool,
     /// What is said by the policies of each tier.
     pub tiers: Vec<GovernedTier>,
 }
@@ -126,7 +129,9 @@ impl GovernanceReport {
         let mut pods = Vec::new();
         for held in &reading.pods {
             let mut tiers = Vec::new();
-            for (index, (tier, plan)) in Tier::ALL.iter().zip(&held.plans).enumerate() {
+            let unknown = held.plans.is_none();
+            let plans = held.plans.clone().unwrap_or_default();
+            for (index, (tier, plan)) in Tier::ALL.iter().zip(&plans).enumerate() {
                 if plan.is_empty() {
                     continue;
                 }
@@ -145,6 +150,7 @@ impl GovernanceReport {
                 namespace: text(&held.namespace),
                 pod: text(&held.pod),
                 cgroup: held.cgroup,
+                unknown,
                 tiers,
             });
         }

@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -31,16 +32,28 @@ pub struct Governors {
     held: Held,
     mount: PathBuf,
     roots: Vec<RootPattern>,
-    /// Links that are not pinned, by the cgroup.
-    links: BTreeMap<u64, Vec<FdLink>>,
-    attached: BTreeSet<u64>,
 }
 
 enum Held {
-    /// Loaded by this agent, for as long as it lives.
-    Loaded(Box<Ebpf>),
-    /// Pinned in a set.
+    /// Loaded by this agent, for as long as it lives, and the links by their names.
+    Loaded { ebpf: Box<Ebpf>, links: BTreeMap<String, FdLink> },
+    /// Pinned in a set, with the links.
     Pinned { set: Set, programs: Vec<CgroupSockAddr> },
+}
+
+/// Whether the process may load and attach such programs: `CAP_NET_ADMIN`, or `CAP_SYS_ADMIN`.
+pub(super) fn may_load() -> bool {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (NET_ADMIN | SYS_ADMIN) != 0)
+}
+
+/// Whether a set has all the programs.
+pub(super) fn are_pinned(set: &Set) -> bool {
+    PROGRAMS.iter().all(|(name, _)| set.program_path(name).exists())
 }
 
 /// Loads the programs.
@@ -72,7 +85,11 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr,
 impl Governors {
     /// Of programs that this agent has loaded, and that end with it.
     pub(super) fn loaded(ebpf: Ebpf, mount: &Path, roots: &[RootPattern]) -> Self {
-        Self::new(Held::Loaded(Box::new(ebpf)), mount, roots, BTreeSet::new())
+        Self {
+            held: Held::Loaded { ebpf: Box::new(ebpf), links: BTreeMap::new() },
+            mount: mount.to_owned(),
+            roots: roots.to_vec(),
+        }
     }
 
     /// Of programs that are pinned in a set.
@@ -85,63 +102,62 @@ impl Governors {
             CgroupSockAddr::from_pin(&path, point).map_err(|error| format!("{}: {}", path.display(), text(error)))
         };
         let programs = PROGRAMS.into_iter().map(open).collect::<Result<_, _>>()?;
-        let attached = set.link_names().iter().filter_map(|name| cgroup_of(name)).collect();
-        Ok(Self::new(Held::Pinned { set: set.clone(), programs }, mount, roots, attached))
+        Ok(Self { held: Held::Pinned { set: set.clone(), programs }, mount: mount.to_owned(), roots: roots.to_vec() })
     }
 
-    fn new(held: Held, mount: &Path, roots: &[RootPattern], attached: BTreeSet<u64>) -> Self {
-        Self { held, mount: mount.to_owned(), roots: roots.to_vec(), links: BTreeMap::new(), attached }
-    }
-
-    /// Attaches the programs to governed cgroups that are new, and lets go of those that are gone.
+    /// Attaches each program to the governed cgroups that it is not attached to, and lets go of those that are gone. A link that
+    /// somebody has taken away is made again.
     ///
     /// # Errors
-    /// What the kernel says of the first cgroup that it refuses.
+    /// What the kernel says of the first that it refuses; it is tried again with the next call.
     pub fn refresh(&mut self) -> Result<(), String> {
         let there = cgroups::tops(&self.mount, &self.roots);
-        let gone: Vec<_> =
-            self.attached.iter().filter(|id| !there.iter().any(|(there, _)| there == *id)).copied().collect();
-        for id in gone {
-            self.attached.remove(&id);
-            self.links.remove(&id);
-            if let Held::Pinned { set, .. } = &self.held {
-                PROGRAMS.iter().for_each(|(name, _)| set.unpin_link(&link_name(name, id)));
+        let attached: BTreeSet<String> = match &self.held {
+            Held::Loaded { links, .. } => links.keys().cloned().collect(),
+            Held::Pinned { set, .. } => set.link_names().into_iter().collect(),
+        };
+        for link in &attached {
+            let is_gone = |cgroup: u64| !there.iter().any(|(id, _)| *id == cgroup);
+            if cgroup_of(link).is_some_and(is_gone) {
+                match &mut self.held {
+                    Held::Loaded { links, .. } => drop(links.remove(link)),
+                    Held::Pinned { set, .. } => set.unpin_link(link),
+                }
             }
         }
         let mut result = Ok(());
         for (id, path) in there {
-            if !self.attached.contains(&id) {
-                result = result.and(self.attach(id, &path).map_err(|error| format!("{}: {error}", path.display())));
+            for (index, (name, _)) in PROGRAMS.into_iter().enumerate() {
+                let link = link_name(name, id);
+                if !attached.contains(&link) {
+                    let made = self.attach(index, name, link, &path);
+                    result = result.and(made.map_err(|error| format!("{name} at {}: {error}", path.display())));
+                }
             }
         }
         result
     }
 
-    fn attach(&mut self, id: u64, path: &Path) -> Result<(), String> {
-        let cgroup = File::open(path).map_err(text)?;
-        let mut links = Vec::new();
-        for (index, (name, _)) in PROGRAMS.into_iter().enumerate() {
-            let program = match &mut self.held {
-                Held::Loaded(ebpf) => program(ebpf, name)?,
-                Held::Pinned { programs, .. } => programs.get_mut(index).ok_or("not in the set")?,
-            };
-            // Links are always beside those of others (`BPF_F_ALLOW_MULTI` is implied, `cgroup_bpf_link_attach`).
-            let link = program.attach(&cgroup, CgroupAttachMode::Single).map_err(text)?;
-            let link: FdLink = program.take_link(link).map_err(text)?.try_into().map_err(text)?;
-            links.push((name, link));
-        }
-        match &self.held {
-            Held::Loaded(_) => {
-                self.links.insert(id, links.into_iter().map(|(_, link)| link).collect());
+    fn attach(&mut self, index: usize, name: &str, link_name: String, path: &Path) -> Result<(), String> {
+        let cgroup = match File::open(path) {
+            // It has gone since it was found.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(text)?,
+        };
+        let program = match &mut self.held {
+            Held::Loaded { ebpf, .. } => program(ebpf, name)?,
+            Held::Pinned { programs, .. } => programs.get_mut(index).ok_or("not in the set")?,
+        };
+        // Links are always beside those of others (`BPF_F_ALLOW_MULTI` is implied, `cgroup_bpf_link_attach`).
+        let link = program.attach(&cgroup, CgroupAttachMode::Single).map_err(text)?;
+        let link: FdLink = program.take_link(link).map_err(text)?.try_into().map_err(text)?;
+        match &mut self.held {
+            Held::Loaded { links, .. } => {
+                links.insert(link_name, link);
+                Ok(())
             }
-            Held::Pinned { set, .. } => {
-                for (name, link) in links {
-                    set.pin_link(&link_name(name, id), link).map_err(text)?;
-                }
-            }
+            Held::Pinned { set, .. } => set.pin_link(&link_name, link).map_err(text),
         }
-        self.attached.insert(id);
-        Ok(())
     }
 }
 

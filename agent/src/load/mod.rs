@@ -236,8 +236,8 @@ impl Loaded {
             let Some(making) = making else { return Ok(Governors::loaded(ebpf, &roots.mount, roots.patterns())) };
             governors::pin(&mut ebpf, making.set())?;
             let mut governors = Governors::pinned(making.set(), &roots.mount, roots.patterns())?;
-            // Before those of an agent before are detached.
-            governors.refresh()?;
+            // Before those of an agent before are detached. What is refused is tried again, and told, later.
+            let _ = governors.refresh();
             Ok(governors)
         });
         release_memory();

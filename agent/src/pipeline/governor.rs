@@ -23,15 +23,15 @@ use sidestep_abi::govern::{RefusedKey, TIERS};
 
 use super::{container::Profile, known::Known};
 use crate::{
+    attribute,
     kubernetes::Kubernetes,
     load::{Governors, RootPattern, cgroups},
     policy::{
         Policies, Subject,
         annotations::Declared,
-        precedence::Key,
         traffic::{
-            compile::{self, List, Plan},
-            program::{Desired, Maps, ProgramError, Programmer},
+            compile::{self, List, Name, Plan},
+            program::{Desired, Maps, Programmer},
         },
     },
 };
@@ -50,8 +50,8 @@ pub struct Held {
     pub namespace: Option<Arc<str>>,
     /// Its name.
     pub pod: Option<Arc<str>>,
-    /// What each tier says.
-    pub plans: [Plan; TIERS],
+    /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
+    pub plans: Option<[Plan; TIERS]>,
 }
 
 /// What holds, and what was refused.
@@ -110,9 +110,10 @@ pub struct Governor {
     kubernetes: Kubernetes,
     mount: PathBuf,
     roots: Vec<RootPattern>,
-    files: Arc<Policies>,
-    /// Lists by their policies, as long as these are the same.
-    lists: HashMap<BTreeSet<Key>, Arc<List>>,
+    /// Policies of files; `None` as long as they could not be read.
+    files: Option<Arc<Policies>>,
+    /// Lists by their policies, as long as these are the same; or why there is none.
+    lists: HashMap<BTreeSet<Name>, Result<Arc<List>, String>>,
     policies: Arc<Policies>,
     reading: Arc<Mutex<Reading>>,
     told: Option<String>,
@@ -131,7 +132,7 @@ impl Governor {
         containers: Arc<Known>,
         kubernetes: &Kubernetes,
         (mount, roots): (&Path, &[RootPattern]),
-        files: Arc<Policies>,
+        files: Option<Arc<Policies>>,
     ) -> io::Result<Handle> {
         let (sender, receiver) = channel();
         let reading = Arc::<Mutex<Reading>>::default();
@@ -182,7 +183,7 @@ impl Governor {
             }
             match news.recv_timeout(NAP) {
                 Ok(News::Files(policies)) => {
-                    self.files = policies;
+                    self.files = Some(policies);
                     self.lists.clear();
                     next = Instant::now();
                 }
@@ -198,17 +199,21 @@ impl Governor {
 
     fn turn(&mut self) {
         let mut problems: Vec<_> = self.programs.refresh().err().into_iter().collect();
+        let refused = self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some());
+        problems.extend(refused.map(|refused| format!("{refused}; what it said before goes on")));
         let policies = self.kubernetes.policies().get();
         if !Arc::ptr_eq(&policies, &self.policies) {
             self.policies = policies;
             self.lists.clear();
         }
         let (desired, pods) = self.desired(&mut problems);
-        match self.programmer.apply(&desired) {
-            Ok(_) => {}
-            Err(error @ (ProgramError::List { .. } | ProgramError::Map { .. })) => {
-                problems.push(format!("what held before goes on: {error}"));
-            }
+        problems.extend(self.programmer.apply(&desired, Instant::now()));
+        if self.files.is_none() {
+            problems.push("the policies of files could not be read: see the agent's log".to_owned());
+        }
+        if self.programmer.uncounted() > 0 {
+            problems
+                .push("a map of the kernel programs is full: limits and counts of some Pods are missing".to_owned());
         }
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
         if problem != self.told {
@@ -227,49 +232,53 @@ impl Governor {
         let mut desired = Desired::default();
         let mut pods: BTreeMap<u64, Held> = BTreeMap::new();
         let mut met = BTreeSet::new();
-        // Until the API server has told which policies there are, what held goes on.
-        let is_starting = self.kubernetes.policies().is_starting();
+        let held: BTreeSet<u64> = self.programmer.pods().collect();
+        // Until all is known that can be, what held goes on.
+        let is_all_known = self.kubernetes.has_told_all() && self.files.is_some();
         for profile in self.containers.all() {
             let Some(cgroup) = pod_cgroup(&self.mount, &profile) else { continue };
             if !met.insert(cgroup) {
                 continue;
             }
-            match self.plans(&profile) {
+            let resource = &profile.identity.resource;
+            let is_uncertain = || self.policies.is_uncertain(resource.namespace.as_deref().unwrap_or_default());
+            let is_held = held.contains(&cgroup);
+            let plans = self.plans(&profile).filter(|_| !is_held || is_all_known && !is_uncertain());
+            let (namespace, pod) = (resource.namespace.clone(), resource.pod.clone());
+            match plans {
                 None => {
                     desired.unknown.insert(cgroup);
-                }
-                Some(_) if is_starting && self.programmer.pods().any(|pod| pod == cgroup) => {
-                    desired.unknown.insert(cgroup);
+                    if is_held {
+                        pods.insert(cgroup, Held { cgroup, namespace, pod, plans: None });
+                    }
                 }
                 Some(plans) if plans.iter().all(Plan::is_empty) => {}
                 Some(plans) => {
-                    let resource = &profile.identity.resource;
-                    let (namespace, pod) = (resource.namespace.clone(), resource.pod.clone());
-                    pods.insert(cgroup, Held { cgroup, namespace, pod, plans });
+                    desired.pods.insert(cgroup, plans.clone());
+                    pods.insert(cgroup, Held { cgroup, namespace, pod, plans: Some(plans) });
                 }
             }
         }
         // Of these no container is known yet.
-        if self.programmer.pods().any(|pod| !met.contains(&pod)) {
+        if held.iter().any(|pod| !met.contains(pod)) {
             let there: BTreeSet<u64> =
                 cgroups::list(&self.mount, &self.roots).into_iter().map(|cgroup| cgroup.id).collect();
-            desired.unknown.extend(self.programmer.pods().filter(|pod| !met.contains(pod) && there.contains(pod)));
-        }
-        for held in pods.values() {
-            for policies in held.plans.iter().filter_map(|plan| plan.egress.as_ref()) {
-                if let Some(list) = self.list(policies, problems) {
-                    desired.lists.insert(policies.clone(), list);
-                }
+            for cgroup in held.into_iter().filter(|pod| !met.contains(pod) && there.contains(pod)) {
+                desired.unknown.insert(cgroup);
+                pods.insert(cgroup, Held { cgroup, namespace: None, pod: None, plans: None });
             }
         }
-        // A list that can't be made is no reason to let everything through, nor nothing: what held goes on.
-        let has_lists = |held: &Held| {
-            held.plans.iter().all(|plan| plan.egress.as_ref().is_none_or(|egress| desired.lists.contains_key(egress)))
-        };
-        let (whole, broken): (Vec<_>, Vec<_>) = pods.into_values().partition(has_lists);
-        desired.unknown.extend(broken.iter().map(|held| held.cgroup));
-        desired.pods = whole.iter().map(|held| (held.cgroup, held.plans.clone())).collect();
-        (desired, whole)
+        let names: BTreeSet<_> = desired.pods.values().flatten().filter_map(|plan| plan.egress.clone()).collect();
+        self.lists.retain(|policies, _| names.contains(policies));
+        for policies in names {
+            match self.list(&policies) {
+                Ok(list) => {
+                    desired.lists.insert(policies, list);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        (desired, pods.into_values().collect())
     }
 
     /// What is said of a Pod; `None` while too little of it is known.
@@ -277,45 +286,45 @@ impl Governor {
         let resource = &profile.identity.resource;
         let pod = resource.pod_uid.as_ref().and_then(|uid| self.kubernetes.pods().get(uid));
         let nothing = Arc::<Declared>::default();
-        let none = BTreeMap::new();
+        let (no_labels, no_files) = (BTreeMap::new(), Arc::<Policies>::default());
         let subject = match &pod {
             Some(pod) => pod.subject(&nothing),
             None if resource.pod_uid.is_some() && self.kubernetes.may_tell() => return None,
             None => Subject {
                 namespace: resource.namespace.as_deref().unwrap_or_default(),
                 namespace_labels: None,
-                labels: &none,
+                labels: &no_labels,
                 declared: &nothing,
             },
         };
-        Some(self.policies.plans(&subject, &self.files))
+        Some(self.policies.plans(&subject, self.files.as_ref().unwrap_or(&no_files)))
     }
 
-    fn list(&mut self, policies: &BTreeSet<Key>, problems: &mut Vec<String>) -> Option<Arc<List>> {
+    fn list(&mut self, policies: &BTreeSet<Name>) -> Result<Arc<List>, String> {
         if let Some(list) = self.lists.get(policies) {
-            return Some(Arc::clone(list));
+            return list.clone();
         }
-        let of = |key: &Key| self.policies.get(key).or_else(|| self.files.get(key));
-        let traffic = policies.iter().filter_map(of).filter_map(|policy| policy.traffic());
-        match compile::list(traffic.flat_map(|traffic| traffic.allow.egress.iter().flatten())) {
-            Ok(list) => {
-                let list = Arc::new(list);
-                self.lists.insert(policies.clone(), Arc::clone(&list));
-                Some(list)
-            }
-            Err(error) => {
-                let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
-                problems.push(format!("{}: {error}", names.join(", ")));
-                None
-            }
-        }
+        let of = |name: &Name| match name.is_file {
+            true => self.files.as_ref()?.traffic(&name.key),
+            false => self.policies.traffic(&name.key),
+        };
+        let traffic = policies.iter().filter_map(of);
+        let list = compile::list(traffic.flat_map(|traffic| traffic.allow.egress.iter().flatten()));
+        let list = list.map(Arc::new).map_err(|error| {
+            let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
+            format!("{}: {error}", names.join(", "))
+        });
+        self.lists.insert(policies.clone(), list.clone());
+        list
     }
 }
 
 /// The cgroup of the Pod of a container, or of a container that has none. `None` when it is gone.
 fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<u64> {
-    let path = profile.identity.container_cgroup.trim_start_matches('/');
-    let path = match profile.identity.resource.pod_uid {
+    let own = &profile.identity.container_cgroup;
+    let path = own.trim_start_matches('/');
+    // Where the path does not name the Pod, the cgroup above is that of others, too.
+    let path = match attribute::cgroup::parse(own).pod_uid {
         Some(_) => Path::new(path).parent()?,
         None => Path::new(path),
     };

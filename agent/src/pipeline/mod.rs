@@ -150,7 +150,7 @@ impl Pipeline {
         roots: Roots,
         sinks: StartedSinks,
         kubernetes: &Kubernetes,
-        (governors, policies): (Result<Governors, String>, Arc<Policies>),
+        (governors, policies): (Result<Governors, String>, Option<Arc<Policies>>),
         kept: bool,
     ) -> Result<Self, PipelineError> {
         let StartedSinks { outlet, settlements, ledger } = sinks;

@@ -18,7 +18,7 @@ use super::{
     settings::Settings,
     traffic::{
         TrafficSettings,
-        compile::{Plan, Tier, rate},
+        compile::{Name, Plan, Tier, rate},
     },
 };
 use crate::{
@@ -79,6 +79,8 @@ pub struct Policies {
     cluster: BTreeMap<Key, Arc<Policy>>,
     namespaced: HashMap<Arc<str>, BTreeMap<Key, Arc<Policy>>>,
     refused: BTreeMap<Key, Refused>,
+    /// What those that are refused were before: what they said of traffic goes on.
+    before: BTreeMap<Key, Arc<Policy>>,
 }
 
 struct Parts<'a> {
@@ -195,12 +197,6 @@ impl Policy {
         self.containers.as_ref().is_none_or(|globs| globs.is_match(container))
     }
 
-    /// What it declares for traffic.
-    #[must_use]
-    pub const fn traffic(&self) -> Option<&TrafficSettings> {
-        self.traffic.as_ref()
-    }
-
     fn source(&self) -> Source<'_> {
         let standing = self.standing.clone();
         let rank = if self.key.namespace.is_some() { Rank::Namespaced(standing) } else { Rank::Cluster(standing) };
@@ -242,7 +238,12 @@ impl Policies {
                 if self.refused.get(&refused.key) == Some(&refused) {
                     return false;
                 }
+                let before = self.get(&refused.key).or_else(|| self.before.get(&refused.key)).cloned();
                 self.remove(&refused.key);
+                let is_same = |before: &Arc<Policy>| before.uid.is_none() || before.uid == refused.uid;
+                if let Some(before) = before.filter(is_same) {
+                    self.before.insert(refused.key.clone(), before);
+                }
                 self.refused.insert(refused.key.clone(), refused);
             }
         }
@@ -267,6 +268,7 @@ impl Policies {
     /// A policy is gone.
     pub fn remove(&mut self, key: &Key) {
         self.refused.remove(key);
+        self.before.remove(key);
         match &key.namespace {
             None => {
                 self.cluster.remove(key);
@@ -308,21 +310,37 @@ impl Policies {
         self.cluster.values().chain(own).filter(|policy| policy.selects(subject))
     }
 
+    /// What a policy says of traffic; of one that is refused by now, what it said before: an edit that goes wrong opens nothing.
+    #[must_use]
+    pub fn traffic(&self, key: &Key) -> Option<&TrafficSettings> {
+        self.get(key).or_else(|| self.before.get(key))?.traffic.as_ref()
+    }
+
+    /// Whether a policy for Pods of a namespace is refused, and nobody knows what it said before.
+    #[must_use]
+    pub fn is_uncertain(&self, namespace: &str) -> bool {
+        let concerns = |key: &&Key| key.namespace.as_deref().is_none_or(|own| own == namespace);
+        self.refused.keys().filter(concerns).any(|key| !self.before.contains_key(key))
+    }
+
     /// What those that select the Pod say of its traffic, by tier: see [`Plan`]. Among policies of one tier their lists add up;
     /// of their limits holds that of the policy with the higher priority, then of the older one.
-    pub fn plans<'a>(&'a self, subject: &Subject<'_>, others: &'a Self) -> [Plan; TIERS] {
+    pub fn plans<'a>(&'a self, subject: &Subject<'_>, files: &'a Self) -> [Plan; TIERS] {
         let mut plans = <[Plan; TIERS]>::default();
-        let mut selecting: Vec<_> = self.selecting(subject).chain(others.selecting(subject)).collect();
-        selecting.sort_by(|one, two| two.standing.cmp(&one.standing));
-        for policy in selecting {
+        let before = self.before.values().filter(|policy| policy.selects(subject));
+        let own = self.selecting(subject).chain(before).map(|policy| (false, policy));
+        let mut selecting: Vec<_> = own.chain(files.selecting(subject).map(|policy| (true, policy))).collect();
+        selecting.sort_by(|(_, one), (_, two)| two.standing.cmp(&one.standing));
+        for (is_file, policy) in selecting {
+            let name = Name { key: policy.key.clone(), is_file };
             let Some(traffic) = &policy.traffic else { continue };
             let tier = Tier { is_namespaced: policy.key.namespace.is_some(), mode: traffic.mode };
             let Some((_, plan)) = Tier::ALL.iter().zip(&mut plans).find(|(other, _)| **other == tier) else { continue };
             if traffic.allow.egress.is_some() {
-                plan.egress.get_or_insert_default().insert(policy.key.clone());
+                plan.egress.get_or_insert_default().insert(name.clone());
             }
             if let (None, Some(limit)) = (&plan.connections_out, &traffic.limits.connections_out) {
-                plan.connections_out = Some((rate(limit), policy.key.clone()));
+                plan.connections_out = Some((rate(limit), name));
             }
         }
         plans
@@ -432,12 +450,23 @@ mod tests {
             assert!(problem.starts_with(path) && !problem.contains(char::is_control), "{problem}");
         }
         let mut policies = Policies::default();
-        policies.insert(namespaced("web", &json!({ "selector": {}, "logs": { "topic": "web" } })));
+        let traffic = json!({ "limits": { "connectionsOut": { "perSecond": 1 } } });
+        let good = json!({ "selector": {}, "logs": { "topic": "web" }, "traffic": traffic });
+        policies.insert(Err(refused.clone()));
+        assert!(policies.is_uncertain("shop") && !policies.is_uncertain("other"));
+        policies.insert(namespaced("web", &good));
         policies.insert(Err(refused));
         assert_eq!(
             (policies.all().count(), policies.refused().count()),
             (0, 1),
             "the old one is not in force any more"
         );
+        let (labels, declared) = (BTreeMap::new(), Declared::default());
+        let subject = Subject { namespace: "shop", namespace_labels: None, labels: &labels, declared: &declared };
+        let plans = policies.plans(&subject, &Policies::default());
+        assert!(plans.iter().any(|plan| plan.connections_out.is_some()), "what it said of traffic goes on");
+        assert!(!policies.is_uncertain("shop"));
+        policies.retain(true, &BTreeSet::new());
+        assert!(policies.plans(&subject, &Policies::default()).iter().all(Plan::is_empty), "it is gone");
     }
 }

@@ -6,12 +6,13 @@
 
 use crate::{assert_layout, pod};
 
-/// There is something of the tier.
-pub const HOLDS: u32 = 1;
 /// Peers of connections that the Pod opens are those of its list alone.
-pub const LISTS_EGRESS: u32 = 2;
-/// What would be refused is counted and reported, and let through.
-pub const OBSERVES: u32 = 4;
+pub const LISTS_EGRESS: u32 = 1;
+/// What would be refused is counted, and let through.
+pub const OBSERVES: u32 = 2;
+
+/// The number of a list that has nothing.
+pub const NOTHING: u32 = 0;
 
 /// The peer is on no list.
 pub const REASON_NOT_ALLOWED: u8 = 1;
@@ -64,7 +65,7 @@ assert_layout!(Governed, size 96);
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C, align(8))]
 pub struct Tier {
-    /// [`HOLDS`], `LISTS_*` and [`OBSERVES`].
+    /// `LISTS_*` and [`OBSERVES`].
     pub flags: u32,
     /// The list of peers of connections that it opens.
     pub egress: u32,

@@ -8,7 +8,7 @@ use crate::{
     container::{Container, ContainerEvent},
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
-    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, RefusedKey, Tier},
+    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, PortRange, RefusedKey, Tier},
     log::LogEvent,
     stdio::{InodeKey, Stdio},
 };
@@ -133,7 +133,7 @@ const fn container(name: &'static str) -> Shape {
 }
 
 /// Keys and values of the maps that one set of programs can take over from another, by the map's name.
-pub const VALUES: [Shape; 15] = [
+pub const VALUES: [Shape; 16] = [
     shape!("CONTAINERS", Container, newer, older, mark, unasked, init),
     shape!("STDIO", Stdio, cgroup, registered, written, dropped, iostream),
     shape!("STDIO key", InodeKey, ino, dev),
@@ -143,10 +143,11 @@ pub const VALUES: [Shape; 15] = [
     shape!("RETIRED key", RetiredKey, ino, dev, announced),
     shape!("VERDICTS", Verdict, announced, verdict),
     shape!("GOVERNED", Governed, tiers),
+    shape!("GOVERNED item", Tier, flags, egress, connections_out.interval, connections_out.tolerance),
     shape!("GOVERNED key", GovernedKey, cgroup, generation),
     shape!("ALLOWED", Allowed, len, ranges),
+    shape!("ALLOWED item", PortRange, first, last, protocol),
     shape!("ALLOWED key", AllowedKey, list, address),
     shape!("BUCKETS key", BucketKey, cgroup, limit),
     shape!("REFUSED key", RefusedKey, cgroup, reason, direction, observed, tier),
-    shape!("TIER", Tier, flags, egress, connections_out.interval, connections_out.tolerance),
 ];

@@ -53,12 +53,25 @@ pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
     answer(Act::Connect, &peer6(&ctx))
 }
 
+/// A socket that has a peer, and sends with control messages, is asked without an address (`udp_sendmsg`): its peer was asked
+/// when it was named.
+#[inline(always)]
+fn is_connected(peer: &Peer, from: usize) -> bool {
+    let mut any = u16::from(peer.port != 0);
+    for byte in &peer.address[from..] {
+        any |= u16::from(*byte);
+    }
+    any == 0
+}
+
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    answer(Act::Send, &peer4(&ctx))
+    let peer = peer4(&ctx);
+    if is_connected(&peer, 12) { ALLOW } else { answer(Act::Send, &peer) }
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    answer(Act::Send, &peer6(&ctx))
+    let peer = peer6(&ctx);
+    if is_connected(&peer, 0) { ALLOW } else { answer(Act::Send, &peer) }
 }

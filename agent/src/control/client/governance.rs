@@ -70,6 +70,9 @@ fn name(pod: &GovernedPod) -> String {
 
 fn show(pod: &GovernedPod, text: &mut String) {
     let _ = writeln!(text, "Pod {}", name(pod));
+    if pod.unknown {
+        text.push_str("  too little is known of it yet: what held goes on\n");
+    }
     for GovernedTier { scope, mode, egress, connections_out, .. } in &pod.tiers {
         let what = match mode.as_str() {
             "observe" => format!("{scope}, observed only"),

@@ -13,7 +13,7 @@ use aya::{
 use sidestep_abi::kernel::{Control, Generations};
 
 use super::{About, Directory, Layout, PinError, ProbeAbout, Set, Settings, set};
-use crate::load::{LoadError, Probe, maps, probes};
+use crate::load::{LoadError, Probe, governors, maps, probes};
 
 /// Between the word that makes the new programs act and the old ones' end: whatever has begun by then is over, so that no
 /// event meets both states.
@@ -189,6 +189,9 @@ impl Found {
         }
         if about.attach != wanted.settings.attach {
             return Some("capture.attach was another one".to_owned());
+        }
+        if governors::may_load() && !governors::are_pinned(set) {
+            return Some("the programs that govern are missing".to_owned());
         }
         let missing = set.missing_links(&about.links);
         if !missing.is_empty() {

@@ -4,7 +4,10 @@
 //! does is let through if every tier that says something lets it through, so a namespace's policy takes nothing away from what
 //! the cluster's administrator has forbidden.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use sidestep_abi::govern::{MAX_RANGES, PortRange, Rate, TIERS};
 
@@ -30,13 +33,28 @@ impl Tier {
     ];
 }
 
+/// A policy, and where it stands: one of a file and one of the API server may have the same name.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Name {
+    /// Its name. Those of the cluster come first.
+    pub key: Key,
+    /// Whether it stands in a file.
+    pub is_file: bool,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.key, if self.is_file { " (file)" } else { "" })
+    }
+}
+
 /// What one tier says of a Pod.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
     /// Policies whose entries make up the list of peers that the Pod may talk to; `None` when there is no such list.
-    pub egress: Option<BTreeSet<Key>>,
+    pub egress: Option<BTreeSet<Name>>,
     /// New connections that it opens, and whose limit that is.
-    pub connections_out: Option<(Rate, Key)>,
+    pub connections_out: Option<(Rate, Name)>,
 }
 
 impl Plan {

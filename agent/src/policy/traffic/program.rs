@@ -1,21 +1,24 @@
 //! Writes what holds to the kernel's maps: a generation at once, or a Pod more or less.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap as Map},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
 use sidestep_abi::govern::{
-    ALLOWED_BITS, Allowed, AllowedKey, BucketKey, Governed, GovernedKey, HOLDS, LISTS_EGRESS, OBSERVES, PortRange,
+    ALLOWED_BITS, Allowed, AllowedKey, BucketKey, Governed, GovernedKey, LISTS_EGRESS, NOTHING, OBSERVES, PortRange,
     RefusedKey, TIERS, Tier as KernelTier,
 };
 
 use super::{
-    compile::{List, Plan, Tier},
+    compile::{List, Name, Plan, Tier},
     settings::{Mode, Network},
 };
-use crate::policy::precedence;
+
+/// What the kernel programs could not count by its Pod.
+const UNCOUNTED: RefusedKey = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, _pad: [0; 4] };
 
 /// For an update of a map: only an entry that is not there, `bpf(2)`.
 const BPF_NOEXIST: u64 = 1;
@@ -34,56 +37,38 @@ pub struct Maps {
     pub refused: HashMap<MapData, RefusedKey, u64>,
 }
 
-/// Why what holds can't be changed; what held before goes on.
-#[derive(Debug, thiserror::Error)]
-pub enum ProgramError {
-    /// A list has more networks than there is room for.
-    #[error("the list of {policies} has {networks} networks, and the kernel's map has no room for them: {source}")]
-    List {
-        /// The policies.
-        policies: String,
-        /// How many networks.
-        networks: usize,
-        /// The cause.
-        source: MapError,
-    },
-    /// Another map is full.
-    #[error("map {name}: {source}")]
-    Map {
-        /// The map.
-        name: &'static str,
-        /// The cause.
-        source: MapError,
-    },
-}
-
 /// What shall hold.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// By the Pod's cgroup: what each tier says. Pods of which nothing is said are not in it.
     pub pods: BTreeMap<u64, [Plan; TIERS]>,
-    /// Cgroups of Pods of which nothing is known yet: for these holds what held.
+    /// Cgroups of Pods of which too little is known yet: for these holds what held.
     pub unknown: BTreeSet<u64>,
-    /// The lists that the plans name, by their policies.
-    pub lists: Map<BTreeSet<precedence::Key>, Arc<List>>,
+    /// The lists that the plans name, by their policies: those of the cluster's come first. One that can't be made is not in it.
+    pub lists: BTreeMap<BTreeSet<Name>, Arc<List>>,
 }
+
+/// Networks of all lists: entries of the kernel's map, of which some are kept for changes.
+const CAPACITY: usize = 262_144;
+/// How long what is not used any more stays: a program that has begun before may look at it.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// The writer: there is one.
 pub struct Programmer {
     maps: Maps,
     generation: u32,
     next_list: u32,
-    /// The lists that are in the kernel, and their numbers; of those that another agent has written only these.
-    lists: Vec<(Option<Arc<List>>, u32)>,
+    /// The lists that are in the kernel, and their numbers.
+    lists: Vec<(Arc<List>, u32)>,
     pods: BTreeMap<u64, Governed>,
-    /// What is not used any more, but by programs that run at this moment: removed with the next change.
     retired: Retired,
 }
 
+/// What is not used any more, since when.
 #[derive(Default)]
 struct Retired {
-    lists: BTreeSet<u32>,
-    pods: Vec<GovernedKey>,
+    lists: Vec<(u32, usize, Instant)>,
+    pods: Vec<(GovernedKey, Instant)>,
 }
 
 impl Programmer {
@@ -91,17 +76,22 @@ impl Programmer {
     #[must_use]
     pub fn new(mut maps: Maps) -> Self {
         // What the kernel programs have no room for is counted here.
-        let all = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, _pad: [0; 4] };
-        let _ = maps.refused.insert(all, 0, BPF_NOEXIST);
+        let _ = maps.refused.insert(UNCOUNTED, 0, BPF_NOEXIST);
         let generation = maps.governing.get(&0, 0).unwrap_or_default() as u32;
-        let lists: BTreeSet<u32> = maps.allowed.keys().flatten().map(|key| key.data().list >> 1).collect();
+        let mut lists: BTreeMap<u32, List> = BTreeMap::new();
+        for (key, value) in maps.allowed.iter().flatten() {
+            let AllowedKey { list, address } = key.data();
+            let length = key.prefix_len().saturating_sub(ALLOWED_BITS) as u8;
+            let ranges = value.ranges.into_iter().take(value.len as usize).collect();
+            lists.entry(list >> 1).or_default().insert(Network { is_ipv4: list & 1 != 0, address, length }, ranges);
+        }
         let of_generation =
             |(key, governed): (GovernedKey, Governed)| (key.generation == generation).then_some((key.cgroup, governed));
         let pods = maps.governed.iter().flatten().filter_map(of_generation).collect();
         Self {
             generation,
-            next_list: lists.last().map_or(1, |last| last + 1),
-            lists: lists.into_iter().map(|number| (None, number)).collect(),
+            next_list: lists.last_key_value().map_or(NOTHING, |(last, _)| *last) + 1,
+            lists: lists.into_iter().map(|(number, list)| (Arc::new(list), number)).collect(),
             pods,
             retired: Retired::default(),
             maps,
@@ -113,77 +103,87 @@ impl Programmer {
         self.pods.keys().copied()
     }
 
-    /// How many were refused since the programs were loaded, by Pod, reason and tier; those of Pods for which the map had no
-    /// room stand under the cgroup 0.
+    /// How many were refused since the programs were loaded, by Pod, reason and tier.
     pub fn refused(&self) -> impl Iterator<Item = (RefusedKey, u64)> + '_ {
-        self.maps.refused.iter().flatten()
+        self.maps.refused.iter().flatten().filter(|(key, _)| *key != UNCOUNTED)
     }
 
-    /// Makes that hold which shall; whether anything has changed.
-    ///
-    /// # Errors
-    /// There is no room for it; what held before goes on.
-    pub fn apply(&mut self, desired: &Desired) -> Result<bool, ProgramError> {
-        self.remove_retired();
-        let mut written = Vec::new();
-        let result = self.write(desired, &mut written);
-        if result.is_err() {
-            // They are in no generation.
-            for number in written {
-                self.lists.retain(|(_, known)| *known != number);
-                self.retired.lists.insert(number);
-            }
-        }
-        result
+    /// How many the kernel programs could not count, or limit, as a map is full.
+    #[must_use]
+    pub fn uncounted(&self) -> u64 {
+        self.maps.refused.get(&UNCOUNTED, 0).unwrap_or_default()
     }
 
-    fn write(&mut self, desired: &Desired, written: &mut Vec<u32>) -> Result<bool, ProgramError> {
-        let mut numbers = Map::new();
+    /// Makes that hold which shall; returns what is not as it shall be, in words. Of a tier whose list does not fit goes on
+    /// what held, and for a Pod for which none held it lets nothing through; all else holds as it shall.
+    pub fn apply(&mut self, desired: &Desired, now: Instant) -> Vec<String> {
+        self.remove_retired(now);
+        let mut problems = Vec::new();
+        let mut numbers = BTreeMap::new();
         for (policies, list) in &desired.lists {
-            let number = match self.lists.iter().find(|(known, _)| known.as_ref() == Some(list)) {
-                Some((_, number)) => *number,
-                None => {
-                    let number = self.next_list;
-                    self.next_list += 1;
-                    written.push(number);
-                    self.lists.push((Some(Arc::clone(list)), number));
-                    self.write_list(number, list).map_err(|source| ProgramError::List {
-                        policies: policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-                        networks: list.len(),
-                        source,
-                    })?;
-                    number
+            match self.number(list, now) {
+                Ok(number) => {
+                    numbers.insert(policies, number);
                 }
-            };
-            numbers.insert(policies, number);
+                Err(problem) => {
+                    let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
+                    problems.push(format!("the list of {}: {problem}", names.join(", ")));
+                }
+            }
         }
         let kept = self.pods.iter().filter(|(cgroup, _)| desired.unknown.contains(cgroup));
         let mut pods: BTreeMap<u64, Governed> = kept.map(|(cgroup, governed)| (*cgroup, *governed)).collect();
         for (cgroup, plans) in &desired.pods {
-            pods.insert(*cgroup, governed(plans, &numbers));
+            pods.insert(*cgroup, governed(plans, &numbers, self.pods.get(cgroup)));
         }
-        if pods == self.pods {
-            self.retire_lists();
-            return Ok(false);
+        if pods != self.pods {
+            match self.write(&pods, now) {
+                Ok(()) => self.pods = pods,
+                Err(error) => problems.push(format!("map GOVERNED: {error}; what held before goes on")),
+            }
         }
+        self.retire_lists(now);
+        problems
+    }
+
+    /// The number of a list, which is written when it is new.
+    fn number(&mut self, list: &Arc<List>, now: Instant) -> Result<u32, String> {
+        if let Some((_, number)) = self.lists.iter().find(|(known, _)| known == list) {
+            return Ok(*number);
+        }
+        let used: usize = self.lists.iter().map(|(list, _)| list.len()).sum();
+        let leaving: usize = self.retired.lists.iter().map(|(_, entries, _)| entries).sum();
+        let free = CAPACITY.saturating_sub(used + leaving);
+        if list.len() > free {
+            return Err(format!("{} networks, and there is room for {free} of {CAPACITY}", list.len()));
+        }
+        let number = self.next_list;
+        self.next_list += 1;
+        if let Err(error) = self.write_list(number, list) {
+            self.retired.lists.push((number, list.len(), now));
+            return Err(format!("map ALLOWED: {error}"));
+        }
+        self.lists.push((Arc::clone(list), number));
+        Ok(number)
+    }
+
+    fn write(&mut self, pods: &BTreeMap<u64, Governed>, now: Instant) -> Result<(), MapError> {
         let is_changed = |(cgroup, governed): (&u64, &Governed)| pods.get(cgroup).is_some_and(|new| new != governed);
         if self.generation == 0 || self.pods.iter().any(is_changed) {
-            self.begin_generation(&pods)?;
+            self.begin_generation(pods, now)?;
         } else {
             let new: Vec<_> = pods.iter().filter(|(cgroup, _)| !self.pods.contains_key(cgroup)).collect();
             for (cgroup, governed) in new {
-                self.insert(self.generation, *cgroup, governed)?;
+                self.maps.governed.insert(key(self.generation, *cgroup), governed, 0)?;
             }
-            let gone = self.pods.keys().filter(|cgroup| !pods.contains_key(cgroup));
-            self.retired.pods.extend(gone.map(|cgroup| key(self.generation, *cgroup)));
         }
         let gone: Vec<_> = self.pods.keys().filter(|cgroup| !pods.contains_key(cgroup)).copied().collect();
         for cgroup in gone {
+            // Of a Pod of which nothing is said any more nothing holds from here on.
+            let _ = self.maps.governed.remove(&key(self.generation, cgroup));
             self.forget(cgroup);
         }
-        self.pods = pods;
-        self.retire_lists();
-        Ok(true)
+        Ok(())
     }
 
     fn write_list(&mut self, number: u32, list: &List) -> Result<(), MapError> {
@@ -194,36 +194,27 @@ impl Programmer {
         Ok(())
     }
 
-    fn begin_generation(&mut self, pods: &BTreeMap<u64, Governed>) -> Result<(), ProgramError> {
+    fn begin_generation(&mut self, pods: &BTreeMap<u64, Governed>, now: Instant) -> Result<(), MapError> {
         let next = self.generation.checked_add(1).unwrap_or(1);
         // An agent may have ended while it wrote this generation.
         let stale: Vec<_> = self.maps.governed.keys().flatten().filter(|key| key.generation == next).collect();
         for key in stale {
             let _ = self.maps.governed.remove(&key);
         }
-        for (cgroup, governed) in pods {
-            if let Err(error) = self.insert(next, *cgroup, governed) {
-                for cgroup in pods.keys() {
-                    let _ = self.maps.governed.remove(&key(next, *cgroup));
-                }
-                return Err(error);
+        let written =
+            pods.iter().try_for_each(|(cgroup, governed)| self.maps.governed.insert(key(next, *cgroup), governed, 0));
+        if let Err(error) = written.and_then(|()| self.maps.governing.set(0, u64::from(next), 0)) {
+            for cgroup in pods.keys() {
+                let _ = self.maps.governed.remove(&key(next, *cgroup));
             }
+            return Err(error);
         }
-        self.maps
-            .governing
-            .set(0, u64::from(next), 0)
-            .map_err(|source| ProgramError::Map { name: "GOVERNING", source })?;
+        let known: BTreeSet<_> = self.retired.pods.iter().map(|(key, _)| (key.generation, key.cgroup)).collect();
         let before = self.maps.governed.keys().flatten().filter(|key| key.generation != next);
-        self.retired.pods.extend(before);
+        let before = before.filter(|key| !known.contains(&(key.generation, key.cgroup)));
+        self.retired.pods.extend(before.map(|key| (key, now)));
         self.generation = next;
         Ok(())
-    }
-
-    fn insert(&mut self, generation: u32, cgroup: u64, governed: &Governed) -> Result<(), ProgramError> {
-        self.maps
-            .governed
-            .insert(key(generation, cgroup), governed, 0)
-            .map_err(|source| ProgramError::Map { name: "GOVERNED", source })
     }
 
     /// Forgets the state of the limits, and the counts, of a Pod that is gone, or of which nothing is said any more.
@@ -239,23 +230,26 @@ impl Programmer {
     }
 
     /// Lets go of lists that no Pod has.
-    fn retire_lists(&mut self) {
+    fn retire_lists(&mut self, now: Instant) {
         let used: BTreeSet<u32> =
             self.pods.values().flat_map(|governed| governed.tiers.map(|tier| tier.egress)).collect();
-        self.lists.retain(|(_, number)| used.contains(number) || !self.retired.lists.insert(*number));
-        self.retired.lists.retain(|number| !used.contains(number));
+        for (list, number) in self.lists.extract_if(.., |(_, number)| !used.contains(number)) {
+            self.retired.lists.push((number, list.len(), now));
+        }
     }
 
-    fn remove_retired(&mut self) {
-        let Retired { lists, pods } = std::mem::take(&mut self.retired);
-        for key in pods {
+    fn remove_retired(&mut self, now: Instant) {
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= GRACE;
+        for (key, _) in self.retired.pods.extract_if(.., |(_, since)| is_over(*since)) {
             let _ = self.maps.governed.remove(&key);
         }
+        let lists: BTreeSet<u32> =
+            self.retired.lists.extract_if(.., |(_, _, since)| is_over(*since)).map(|(number, ..)| number).collect();
         if lists.is_empty() {
             return;
         }
-        let keys: Vec<_> =
-            self.maps.allowed.keys().flatten().filter(|key| lists.contains(&(key.data().list >> 1))).collect();
+        let of_those = |key: &Key<AllowedKey>| lists.contains(&(key.data().list >> 1));
+        let keys: Vec<_> = self.maps.allowed.keys().flatten().filter(of_those).collect();
         for key in keys {
             let _ = self.maps.allowed.remove(&key);
         }
@@ -278,18 +272,21 @@ fn allowed(ranges: &BTreeSet<PortRange>) -> Allowed {
     allowed
 }
 
-fn governed(plans: &[Plan; TIERS], numbers: &Map<&BTreeSet<precedence::Key>, u32>) -> Governed {
+fn governed(plans: &[Plan; TIERS], numbers: &BTreeMap<&BTreeSet<Name>, u32>, held: Option<&Governed>) -> Governed {
     let mut governed = Governed::default();
-    for ((slot, plan), tier) in governed.tiers.iter_mut().zip(plans).zip(Tier::ALL) {
+    for (index, ((slot, plan), tier)) in governed.tiers.iter_mut().zip(plans).zip(Tier::ALL).enumerate() {
         if plan.is_empty() {
             continue;
         }
-        let list = plan.egress.as_ref().map(|policies| numbers.get(policies).copied().unwrap_or_default());
+        let held = held.map(|held| held.tiers[index]).filter(|held| held.flags & LISTS_EGRESS != 0);
+        let list = plan.egress.as_ref().map(|policies| match numbers.get(policies) {
+            Some(number) => *number,
+            None => held.map_or(NOTHING, |held| held.egress),
+        });
         *slot = KernelTier {
-            flags: HOLDS
-                | if list.is_some() { LISTS_EGRESS } else { 0 }
+            flags: if list.is_some() { LISTS_EGRESS } else { 0 }
                 | if tier.mode == Mode::Observe { OBSERVES } else { 0 },
-            egress: list.unwrap_or_default(),
+            egress: list.unwrap_or(NOTHING),
             connections_out: plan.connections_out.as_ref().map_or_else(Default::default, |(rate, _)| *rate),
         };
     }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::compile::list;
+
 /// The most entries of a list, of networks and of ports of one policy.
 const MAX_ENTRIES: usize = 1024;
 const MAX_CIDRS: usize = 100_000;
@@ -86,7 +88,7 @@ pub struct Ports {
     pub end_port: Option<u16>,
 }
 
-/// A protocol that has ports.
+/// A protocol whose peers are asked for. The kernel asks for no others (`sctp_inet_connect` has no such hook).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
@@ -95,8 +97,6 @@ pub enum Protocol {
     Tcp,
     /// RFC 768.
     Udp,
-    /// RFC 9260.
-    Sctp,
 }
 
 impl Protocol {
@@ -106,7 +106,6 @@ impl Protocol {
         match self {
             Self::Tcp => libc::IPPROTO_TCP as u8,
             Self::Udp => libc::IPPROTO_UDP as u8,
-            Self::Sctp => libc::IPPROTO_SCTP as u8,
         }
     }
 }
@@ -223,6 +222,9 @@ impl TrafficSettings {
                     problems.push(format!("{path}.cidrs[{number}]: {error}"));
                 }
             }
+            if peers.ports.as_ref().is_some_and(Vec::is_empty) {
+                problems.push(format!("{path}.ports: is empty; leave it out for all ports"));
+            }
             for (number, ports) in peers.ports.iter().flatten().enumerate() {
                 let wrong = match (ports.port, ports.end_port) {
                     (None, Some(_)) => Some("endPort needs port"),
@@ -232,6 +234,11 @@ impl TrafficSettings {
                 };
                 problems.extend(wrong.map(|wrong| format!("{path}.ports[{number}]: {wrong}")));
             }
+        }
+        if problems.is_empty()
+            && let Err(error) = list(self.allow.egress.iter().flatten())
+        {
+            problems.push(format!("allow.egress: {error}"));
         }
         if let Some(limit) = &self.limits.connections_out {
             for (field, value) in [("perSecond", Some(limit.per_second)), ("burst", limit.burst)] {
