@@ -1,6 +1,7 @@
 //! What a Pod may reach, and how often: decided in the kernel, at the system call, with no proxy.
 
 use std::{
+    fs,
     io::Write as _,
     process::{Command, Output},
 };
@@ -104,7 +105,7 @@ impl Client {
 fn config(bed: &Testbed, policies: &Value) -> Result<Config> {
     let documents: Vec<_> = policies.as_array().context("a list")?.iter().map(Value::to_string).collect();
     let file = bed.path("policies.yaml")?;
-    std::fs::write(&file, documents.join("\n---\n"))?;
+    fs::write(&file, documents.join("\n---\n"))?;
     Ok(bed.config().with("/policies/files", json!([file])))
 }
 
@@ -276,6 +277,79 @@ fn a_policy_that_is_changed_holds_from_then_on_and_a_wrong_one_changes_nothing()
         config(bed, &json!([]))?;
         agent.reload()?;
         web.wait(&connect, "ok")?;
+        agent.stop()
+    });
+}
+
+/// Somebody removes pins below bpffs, or an agent was killed in the middle of making them: the next look makes them again.
+#[test]
+fn links_that_are_taken_away_are_made_again_and_uninstall_leaves_none() {
+    end_to_end(|bed| {
+        let config = config(bed, &json!([policy("shop", &json!({ "allow": { "egress": [] } }))]))?
+            .with("/capture/pin", json!(bed.pins()));
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let four = format!("connect 127.0.0.1 {}", web.ports[0]);
+        let six = format!("connect ::1 {}", web.ports[2]);
+        web.wait(&four, "EPERM")?;
+        let links = bed.pins().join("1/links");
+        for name in fs::read_dir(&links)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()? {
+            let name = name.display().to_string();
+            if name.contains("/connect6@") || name.contains("/sendmsg") {
+                fs::remove_file(&name)?;
+            }
+        }
+        web.wait(&six, "EPERM")?;
+        agent.kill()?;
+        // The programs of a set are taken away as well: the next agent makes another set.
+        fs::remove_dir_all(bed.pins().join("1/programs"))?;
+        let agent = Agent::start(bed, &config)?;
+        ensure!(agent.log().contains("the programs that govern are missing"), "{}", agent.log());
+        web.wait(&four, "EPERM")?;
+        web.wait(&six, "EPERM")?;
+        agent.stop()?;
+        ensure!(web.ask(&four)? == "EPERM", "the programs go on");
+        let file = bed.path("sidestep.yaml")?;
+        let output = Command::new(agent::binary()?).arg("uninstall").arg("--config").arg(file).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(!bed.pins().exists());
+        web.wait(&four, "ok")
+    });
+}
+
+/// Two lists of a namespace that can't be put together take nothing from what the cluster's policy says.
+#[test]
+fn a_list_that_can_not_be_made_lets_nothing_through_and_all_else_holds() {
+    end_to_end(|bed| {
+        let agent = Agent::start(bed, &config(bed, &json!([]))?)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let [one, other, _] = web.ports;
+        let (one, other) = (format!("connect 127.0.0.1 {one}"), format!("connect 127.0.0.1 {other}"));
+        let cluster = json!({
+            "apiVersion": "sidestep.dev/v1alpha1", "kind": "ClusterSidestepPolicy", "metadata": { "name": "all" },
+            "spec": { "selector": {}, "traffic": { "allow": { "egress": [
+                { "cidrs": ["127.0.0.0/8"], "ports": [{ "port": web.ports[0] }] },
+            ] } } },
+        });
+        let ports = |from: u16| json!((0..9).map(|number| json!({ "port": from + 2 * number })).collect::<Vec<_>>());
+        let part = |name: &str, from| {
+            policy(name, &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.0/8"], "ports": ports(from) }] } }))
+        };
+        config(bed, &json!([cluster]))?;
+        agent.reload()?;
+        web.wait(&other, "EPERM")?;
+        ensure!(web.ask(&one)? == "ok");
+        config(bed, &json!([cluster, part("a", 1), part("b", 101)]))?;
+        agent.reload()?;
+        web.wait(&one, "EPERM")?;
+        wait_until("what is not in force", DEADLINE, || {
+            let is_told = agent.log().contains("has 18 ranges of ports");
+            Ok((is_told && agent.metrics()?.sum("sidestep_governance_in_force") == 0.0).then_some(()))
+        })?;
+        config(bed, &json!([cluster]))?;
+        agent.reload()?;
+        web.wait(&one, "ok")?;
+        ensure!(web.ask(&other)? == "EPERM");
         agent.stop()
     });
 }
