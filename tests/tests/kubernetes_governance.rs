@@ -76,6 +76,32 @@ mod on_cluster {
                 let counters = daemonset.exec(&["policy", "counters"])?;
                 ensure!(counters.contains("shop/client") && counters.contains("not_allowed"), "{counters}");
 
+                // Who may write policies of the namespace can't hold up those of the cluster by one that is wrong.
+                for number in 1..=2 {
+                    let wrong = json!({
+                        "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+                        "metadata": { "name": "wrong", "namespace": shop.name() },
+                        "spec": {
+                            "selector": {}, "containers": ["client"], "priority": number,
+                            "traffic": { "limits": { "connectionsOut": { "perSecond": 1 } } },
+                        },
+                    });
+                    cluster.apply(&wrong.to_string())?;
+                }
+                let nobody = json!({
+                    "apiVersion": "sidestep.dev/v1alpha1", "kind": "ClusterSidestepPolicy",
+                    "metadata": { "name": "nobody" },
+                    "spec": { "selector": { "matchLabels": { "app": "client" } }, "traffic": { "allow": { "egress": [] } } },
+                });
+                cluster.apply(&nobody.to_string())?;
+                wait_until("a refusal by the cluster's policy", PATIENCE, || {
+                    Ok(connect(cluster, &shop, address, 8080)?.contains(REFUSED).then_some(()))
+                })?;
+                cluster.kubectl(&["delete", "clustersidesteppolicy/nobody"])?;
+                wait_until("a connection", PATIENCE, || {
+                    Ok(connect(cluster, &shop, address, 8080)?.contains("hello").then_some(()))
+                })?;
+
                 cluster.kubectl(&["--namespace", shop.name(), "label", "pod", "client", "app=other", "--overwrite"])?;
                 wait_until("a connection", PATIENCE, || {
                     Ok(connect(cluster, &shop, address, 8081)?.contains("hello").then_some(()))

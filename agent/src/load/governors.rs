@@ -105,13 +105,13 @@ impl Governors {
         Ok(Self { held: Held::Pinned { set: set.clone(), programs }, mount: mount.to_owned(), roots: roots.to_vec() })
     }
 
-    /// Attaches each program to the governed cgroups that it is not attached to, and lets go of those that are gone. A link that
-    /// somebody has taken away is made again.
+    /// Attaches each program to the governed cgroups that it is not attached to, and lets go of those that are gone; of all when
+    /// they are not `needed`. A link whose pin somebody has taken away is made again.
     ///
     /// # Errors
     /// What the kernel says of the first that it refuses; it is tried again with the next call.
-    pub fn refresh(&mut self) -> Result<(), String> {
-        let there = cgroups::tops(&self.mount, &self.roots);
+    pub fn refresh(&mut self, needed: bool) -> Result<(), String> {
+        let there = if needed { cgroups::tops(&self.mount, &self.roots) } else { Vec::new() };
         let attached: BTreeSet<String> = match &self.held {
             Held::Loaded { links, .. } => links.keys().cloned().collect(),
             Held::Pinned { set, .. } => set.link_names().into_iter().collect(),

@@ -240,6 +240,12 @@ impl KernelMaps {
         self.files.take()
     }
 
+    /// Whether something holds for the traffic of Pods.
+    pub(super) fn governs(&self) -> bool {
+        let generation = self.govern.as_ref().and_then(|govern| govern.governing.get(&0, 0).ok());
+        generation.is_some_and(|generation| generation != 0)
+    }
+
     /// What governs; once, for the only writer: see `policy`.
     pub fn take_govern(&mut self) -> Option<program::Maps> {
         self.govern.take()

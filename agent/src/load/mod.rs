@@ -237,7 +237,7 @@ impl Loaded {
             governors::pin(&mut ebpf, making.set())?;
             let mut governors = Governors::pinned(making.set(), &roots.mount, roots.patterns())?;
             // Before those of an agent before are detached. What is refused is tried again, and told, later.
-            let _ = governors.refresh();
+            let _ = governors.refresh(maps.governs());
             Ok(governors)
         });
         release_memory();

@@ -30,8 +30,8 @@ use crate::{
         Policies, Subject,
         annotations::Declared,
         traffic::{
-            compile::{self, List, Name, Plan},
-            program::{Desired, Maps, Programmer},
+            compile::{self, List, Name, Plan, Tier},
+            program::{Desired, Maps, Planned, Programmer},
         },
     },
 };
@@ -177,9 +177,9 @@ impl Governor {
             let now = Instant::now();
             let version = self.kubernetes.policies().version();
             if now >= next || version != seen {
-                next = now + ALL;
                 seen = version;
                 self.turn();
+                next = now + self.programmer.put_off().unwrap_or(ALL);
             }
             match news.recv_timeout(NAP) {
                 Ok(News::Files(policies)) => {
@@ -198,7 +198,7 @@ impl Governor {
     }
 
     fn turn(&mut self) {
-        let mut problems: Vec<_> = self.programs.refresh().err().into_iter().collect();
+        let mut problems = Vec::new();
         let refused = self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some());
         problems.extend(refused.map(|refused| format!("{refused}; what it said before goes on")));
         let policies = self.kubernetes.policies().get();
@@ -207,6 +207,9 @@ impl Governor {
             self.lists.clear();
         }
         let (desired, pods) = self.desired(&mut problems);
+        // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
+        let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
+        problems.extend(self.programs.refresh(is_needed).err());
         problems.extend(self.programmer.apply(&desired, Instant::now()));
         if self.files.is_none() {
             problems.push("the policies of files could not be read: see the agent's log".to_owned());
@@ -232,6 +235,7 @@ impl Governor {
         let mut desired = Desired::default();
         let mut pods: BTreeMap<u64, Held> = BTreeMap::new();
         let mut met = BTreeSet::new();
+        let mut uncertain = BTreeSet::new();
         let held: BTreeSet<u64> = self.programmer.pods().collect();
         // Until all is known that can be, what held goes on.
         let is_all_known = self.kubernetes.has_told_all() && self.files.is_some();
@@ -241,22 +245,27 @@ impl Governor {
                 continue;
             }
             let resource = &profile.identity.resource;
-            let is_uncertain = || self.policies.is_uncertain(resource.namespace.as_deref().unwrap_or_default());
             let is_held = held.contains(&cgroup);
-            let plans = self.plans(&profile).filter(|_| !is_held || is_all_known && !is_uncertain());
+            let plans = self.plans(&profile).filter(|_| !is_held || is_all_known);
             let (namespace, pod) = (resource.namespace.clone(), resource.pod.clone());
-            match plans {
-                None => {
-                    desired.unknown.insert(cgroup);
-                    if is_held {
-                        pods.insert(cgroup, Held { cgroup, namespace, pod, plans: None });
-                    }
+            let Some(plans) = plans else {
+                desired.unknown.insert(cgroup);
+                if is_held {
+                    pods.insert(cgroup, Held { cgroup, namespace, pod, plans: None });
                 }
-                Some(plans) if plans.iter().all(Plan::is_empty) => {}
-                Some(plans) => {
-                    desired.pods.insert(cgroup, plans.clone());
-                    pods.insert(cgroup, Held { cgroup, namespace, pod, plans: Some(plans) });
-                }
+                continue;
+            };
+            let keeps = Tier::ALL.map(|tier| {
+                let mut refused = self.policies.uncertain(namespace.as_deref().unwrap_or_default(), tier.is_namespaced);
+                let refused = refused.next().filter(|_| is_held);
+                uncertain.extend(refused.map(|refused| refused.key.clone()));
+                refused.is_some()
+            });
+            if is_held || !plans.iter().all(Plan::is_empty) {
+                desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
+            }
+            if !plans.iter().all(Plan::is_empty) {
+                pods.insert(cgroup, Held { cgroup, namespace, pod, plans: Some(plans) });
             }
         }
         // Of these no container is known yet.
@@ -268,7 +277,16 @@ impl Governor {
                 pods.insert(cgroup, Held { cgroup, namespace: None, pod: None, plans: None });
             }
         }
-        let names: BTreeSet<_> = desired.pods.values().flatten().filter_map(|plan| plan.egress.clone()).collect();
+        if !desired.unknown.is_empty() && !is_all_known {
+            problems.push(
+                "not all is known yet that policies go by: for Pods for which something held that goes on".to_owned(),
+            );
+        }
+        problems.extend(uncertain.iter().map(|key| {
+            format!("{key} is refused, and what it said before is not known: what policies of its kind said goes on")
+        }));
+        let plans = desired.pods.values().flat_map(|planned| &planned.plans);
+        let names: BTreeSet<_> = plans.filter_map(|plan| plan.egress.clone()).collect();
         self.lists.retain(|policies, _| names.contains(policies));
         for policies in names {
             match self.list(&policies) {
@@ -322,12 +340,10 @@ impl Governor {
 /// The cgroup of the Pod of a container, or of a container that has none. `None` when it is gone.
 fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<u64> {
     let own = &profile.identity.container_cgroup;
-    let path = own.trim_start_matches('/');
-    // Where the path does not name the Pod, the cgroup above is that of others, too.
-    let path = match attribute::cgroup::parse(own).pod_uid {
-        Some(_) => Path::new(path).parent()?,
-        None => Path::new(path),
-    };
+    let path = Path::new(own.trim_start_matches('/'));
+    // Where the path does not name the Pod, or is the Pod's own, the cgroup above is that of others, too.
+    let parsed = attribute::cgroup::parse(own);
+    let path = if parsed.pod_uid.is_some() && parsed.container_id.is_some() { path.parent()? } else { path };
     if path.as_os_str().is_empty() {
         return None;
     }

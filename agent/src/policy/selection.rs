@@ -316,11 +316,17 @@ impl Policies {
         self.get(key).or_else(|| self.before.get(key))?.traffic.as_ref()
     }
 
-    /// Whether a policy for Pods of a namespace is refused, and nobody knows what it said before.
-    #[must_use]
-    pub fn is_uncertain(&self, namespace: &str) -> bool {
-        let concerns = |key: &&Key| key.namespace.as_deref().is_none_or(|own| own == namespace);
-        self.refused.keys().filter(concerns).any(|key| !self.before.contains_key(key))
+    /// Policies for Pods of a namespace that are refused, and of which nobody knows what they said before: of the cluster, or of
+    /// the namespace. One that was never another has said nothing.
+    pub fn uncertain(&self, namespace: &str, is_namespaced: bool) -> impl Iterator<Item = &Refused> {
+        let refused = self.refused.values().filter(|refused| refused.generation > 1);
+        refused.filter(move |Refused { key, .. }| {
+            let concerns = match key.namespace.as_deref() {
+                None => !is_namespaced,
+                Some(own) => is_namespaced && own == namespace,
+            };
+            concerns && !self.before.contains_key(key)
+        })
     }
 
     /// What those that select the Pod say of its traffic, by tier: see [`Plan`]. Among policies of one tier their lists add up;
@@ -453,7 +459,11 @@ mod tests {
         let traffic = json!({ "limits": { "connectionsOut": { "perSecond": 1 } } });
         let good = json!({ "selector": {}, "logs": { "topic": "web" }, "traffic": traffic });
         policies.insert(Err(refused.clone()));
-        assert!(policies.is_uncertain("shop") && !policies.is_uncertain("other"));
+        let uncertain = |policies: &Policies, namespace: &str, is_namespaced: bool| {
+            policies.uncertain(namespace, is_namespaced).count()
+        };
+        assert_eq!([true, false].map(|is_namespaced| uncertain(&policies, "shop", is_namespaced)), [1, 0]);
+        assert_eq!(uncertain(&policies, "other", true), 0);
         policies.insert(namespaced("web", &good));
         policies.insert(Err(refused));
         assert_eq!(
@@ -465,7 +475,7 @@ mod tests {
         let subject = Subject { namespace: "shop", namespace_labels: None, labels: &labels, declared: &declared };
         let plans = policies.plans(&subject, &Policies::default());
         assert!(plans.iter().any(|plan| plan.connections_out.is_some()), "what it said of traffic goes on");
-        assert!(!policies.is_uncertain("shop"));
+        assert_eq!(uncertain(&policies, "shop", true), 0);
         policies.retain(true, &BTreeSet::new());
         assert!(policies.plans(&subject, &Policies::default()).iter().all(Plan::is_empty), "it is gone");
     }

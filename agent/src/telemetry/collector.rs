@@ -130,13 +130,15 @@ impl Families {
         self.single(&names::GOVERNANCE_IN_FORCE, f64::from(u8::from(report.problem.is_none())));
         self.single(&names::GOVERNANCE_PODS, number(report.pods.len() as u64));
         let tiers = report.pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
-        let refused = tiers.flat_map(|(pod, tier)| {
-            tier.refused.iter().map(move |refused| {
+        // Containers without a Pod have the same labels.
+        let mut sums = BTreeMap::<_, u64>::new();
+        for (pod, tier) in tiers {
+            for refused in &tier.refused {
                 let labels = [&pod.namespace, &pod.pod, &tier.scope, &tier.mode, &refused.direction, &refused.reason];
-                (labels.map(|label| sanitize(label)), number(refused.count))
-            })
-        });
-        self.push(&names::GOVERNANCE_REFUSED, refused);
+                *sums.entry(labels.map(|label| sanitize(label))).or_default() += refused.count;
+            }
+        }
+        self.push(&names::GOVERNANCE_REFUSED, sums.into_iter().map(|(labels, count)| (labels, number(count))));
     }
 
     /// The only family whose labels are not the same for all: a series of its own for each container, so that a label that

@@ -293,7 +293,7 @@ impl Making {
                 for name in group {
                     self.set.share(before, name)?;
                 }
-            } else {
+            } else if group.iter().any(|name| before.map_data(name).is_ok()) {
                 tracing::warn!(
                     maps = group.join(", "),
                     "the agent before has kept these in another way: what they held is found anew, so streams begin \

@@ -37,11 +37,20 @@ pub struct Maps {
     pub refused: HashMap<MapData, RefusedKey, u64>,
 }
 
+/// What shall hold for a Pod.
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    /// What each tier says.
+    pub plans: [Plan; TIERS],
+    /// Tiers of which too little is known: of these what held goes on.
+    pub keeps: [bool; TIERS],
+}
+
 /// What shall hold.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// By the Pod's cgroup: what each tier says. Pods of which nothing is said are not in it.
-    pub pods: BTreeMap<u64, [Plan; TIERS]>,
+    pub pods: BTreeMap<u64, Planned>,
     /// Cgroups of Pods of which too little is known yet: for these holds what held.
     pub unknown: BTreeSet<u64>,
     /// The lists that the plans name, by their policies: those of the cluster's come first. One that can't be made is not in it.
@@ -50,6 +59,8 @@ pub struct Desired {
 
 /// Networks of all lists: entries of the kernel's map, of which some are kept for changes.
 const CAPACITY: usize = 262_144;
+/// Pause between two generations.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How long what is not used any more stays: a program that has begun before may look at it.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -61,6 +72,10 @@ pub struct Programmer {
     /// The lists that are in the kernel, and their numbers.
     lists: Vec<(Arc<List>, u32)>,
     pods: BTreeMap<u64, Governed>,
+    /// When the generation began.
+    begun: Option<Instant>,
+    /// Whether another one shall begin, and was put off.
+    is_put_off: bool,
     retired: Retired,
 }
 
@@ -69,6 +84,8 @@ pub struct Programmer {
 struct Retired {
     lists: Vec<(u32, usize, Instant)>,
     pods: Vec<(GovernedKey, Instant)>,
+    /// Limits and counts of Pods, by their cgroups.
+    states: Vec<(u64, Instant)>,
 }
 
 impl Programmer {
@@ -93,6 +110,8 @@ impl Programmer {
             next_list: lists.last_key_value().map_or(NOTHING, |(last, _)| *last) + 1,
             lists: lists.into_iter().map(|(number, list)| (Arc::new(list), number)).collect(),
             pods,
+            begun: None,
+            is_put_off: false,
             retired: Retired::default(),
             maps,
         }
@@ -101,6 +120,12 @@ impl Programmer {
     /// Pods for which something holds.
     pub fn pods(&self) -> impl Iterator<Item = u64> + '_ {
         self.pods.keys().copied()
+    }
+
+    /// How long until what was put off can be written, if something was.
+    #[must_use]
+    pub fn put_off(&self) -> Option<Duration> {
+        self.is_put_off.then_some(PAUSE)
     }
 
     /// How many were refused since the programs were loaded, by Pod, reason and tier.
@@ -133,14 +158,12 @@ impl Programmer {
         }
         let kept = self.pods.iter().filter(|(cgroup, _)| desired.unknown.contains(cgroup));
         let mut pods: BTreeMap<u64, Governed> = kept.map(|(cgroup, governed)| (*cgroup, *governed)).collect();
-        for (cgroup, plans) in &desired.pods {
-            pods.insert(*cgroup, governed(plans, &numbers, self.pods.get(cgroup)));
+        for (cgroup, planned) in &desired.pods {
+            pods.insert(*cgroup, governed(planned, &numbers, self.pods.get(cgroup)));
         }
-        if pods != self.pods {
-            match self.write(&pods, now) {
-                Ok(()) => self.pods = pods,
-                Err(error) => problems.push(format!("map GOVERNED: {error}; what held before goes on")),
-            }
+        pods.retain(|_, governed| *governed != Governed::default());
+        if let Err(error) = self.write(pods, now) {
+            problems.push(format!("map GOVERNED: {error}; what held before goes on"));
         }
         self.retire_lists(now);
         problems
@@ -167,21 +190,25 @@ impl Programmer {
         Ok(number)
     }
 
-    fn write(&mut self, pods: &BTreeMap<u64, Governed>, now: Instant) -> Result<(), MapError> {
-        let is_changed = |(cgroup, governed): (&u64, &Governed)| pods.get(cgroup).is_some_and(|new| new != governed);
-        if self.generation == 0 || self.pods.iter().any(is_changed) {
-            self.begin_generation(pods, now)?;
-        } else {
-            let new: Vec<_> = pods.iter().filter(|(cgroup, _)| !self.pods.contains_key(cgroup)).collect();
-            for (cgroup, governed) in new {
-                self.maps.governed.insert(key(self.generation, *cgroup), governed, 0)?;
-            }
+    /// Writes what is new into the generation that is in force, or begins another one when something else has changed; not at once
+    /// when that was done a moment ago, since each stays for a while.
+    fn write(&mut self, mut pods: BTreeMap<u64, Governed>, now: Instant) -> Result<(), MapError> {
+        let is_as_it_was = |(cgroup, governed): (&u64, &Governed)| pods.get(cgroup) == Some(governed);
+        let is_changed = !self.pods.iter().all(is_as_it_was);
+        self.is_put_off = false;
+        let is_soon = self.begun.is_some_and(|begun| now.saturating_duration_since(begun) < PAUSE);
+        if self.generation == 0 && !pods.is_empty() || is_changed && !is_soon {
+            self.begin_generation(&pods, now)?;
+            let gone = self.pods.keys().filter(|cgroup| !pods.contains_key(cgroup));
+            self.retired.states.extend(gone.map(|cgroup| (*cgroup, now)));
+            self.pods = pods;
+            return Ok(());
         }
-        let gone: Vec<_> = self.pods.keys().filter(|cgroup| !pods.contains_key(cgroup)).copied().collect();
-        for cgroup in gone {
-            // Of a Pod of which nothing is said any more nothing holds from here on.
-            let _ = self.maps.governed.remove(&key(self.generation, cgroup));
-            self.forget(cgroup);
+        self.is_put_off = is_changed;
+        pods.retain(|cgroup, _| !self.pods.contains_key(cgroup));
+        for (cgroup, governed) in pods {
+            self.maps.governed.insert(key(self.generation, cgroup), governed, 0)?;
+            self.pods.insert(cgroup, governed);
         }
         Ok(())
     }
@@ -213,7 +240,7 @@ impl Programmer {
         let before = self.maps.governed.keys().flatten().filter(|key| key.generation != next);
         let before = before.filter(|key| !known.contains(&(key.generation, key.cgroup)));
         self.retired.pods.extend(before.map(|key| (key, now)));
-        self.generation = next;
+        (self.generation, self.begun) = (next, Some(now));
         Ok(())
     }
 
@@ -242,6 +269,12 @@ impl Programmer {
         let is_over = |since: Instant| now.saturating_duration_since(since) >= GRACE;
         for (key, _) in self.retired.pods.extract_if(.., |(_, since)| is_over(*since)) {
             let _ = self.maps.governed.remove(&key);
+        }
+        let states: Vec<_> = self.retired.states.extract_if(.., |(_, since)| is_over(*since)).collect();
+        for (cgroup, _) in states {
+            if !self.pods.contains_key(&cgroup) {
+                self.forget(cgroup);
+            }
         }
         let lists: BTreeSet<u32> =
             self.retired.lists.extract_if(.., |(_, _, since)| is_over(*since)).map(|(number, ..)| number).collect();
@@ -272,9 +305,13 @@ fn allowed(ranges: &BTreeSet<PortRange>) -> Allowed {
     allowed
 }
 
-fn governed(plans: &[Plan; TIERS], numbers: &BTreeMap<&BTreeSet<Name>, u32>, held: Option<&Governed>) -> Governed {
+fn governed(planned: &Planned, numbers: &BTreeMap<&BTreeSet<Name>, u32>, held: Option<&Governed>) -> Governed {
     let mut governed = Governed::default();
-    for (index, ((slot, plan), tier)) in governed.tiers.iter_mut().zip(plans).zip(Tier::ALL).enumerate() {
+    for (index, ((slot, plan), tier)) in governed.tiers.iter_mut().zip(&planned.plans).zip(Tier::ALL).enumerate() {
+        if let (true, Some(held)) = (planned.keeps[index], held) {
+            *slot = held.tiers[index];
+            continue;
+        }
         if plan.is_empty() {
             continue;
         }
