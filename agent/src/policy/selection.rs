@@ -81,6 +81,8 @@ pub struct Policies {
     refused: BTreeMap<Key, Refused>,
     /// What those that are refused were before: what they said of traffic goes on.
     before: BTreeMap<Key, Arc<Policy>>,
+    /// Those that are refused and never were anything else.
+    never: BTreeSet<Key>,
 }
 
 struct Parts<'a> {
@@ -238,11 +240,15 @@ impl Policies {
                 if self.refused.get(&refused.key) == Some(&refused) {
                     return false;
                 }
+                let is_same = |uid: &Option<Arc<str>>| uid.is_none() || *uid == refused.uid;
                 let before = self.get(&refused.key).or_else(|| self.before.get(&refused.key)).cloned();
+                let is_never = self.never.contains(&refused.key)
+                    && self.refused.get(&refused.key).is_some_and(|known| is_same(&known.uid));
                 self.remove(&refused.key);
-                let is_same = |before: &Arc<Policy>| before.uid.is_none() || before.uid == refused.uid;
-                if let Some(before) = before.filter(is_same) {
+                if let Some(before) = before.filter(|before| is_same(&before.uid)) {
                     self.before.insert(refused.key.clone(), before);
+                } else if is_never || refused.generation <= 1 {
+                    self.never.insert(refused.key.clone());
                 }
                 self.refused.insert(refused.key.clone(), refused);
             }
@@ -269,6 +275,7 @@ impl Policies {
     pub fn remove(&mut self, key: &Key) {
         self.refused.remove(key);
         self.before.remove(key);
+        self.never.remove(key);
         match &key.namespace {
             None => {
                 self.cluster.remove(key);
@@ -317,9 +324,9 @@ impl Policies {
     }
 
     /// Policies for Pods of a namespace that are refused, and of which nobody knows what they said before: of the cluster, or of
-    /// the namespace. One that was never another has said nothing.
+    /// the namespace. One that never was anything else has said nothing.
     pub fn uncertain(&self, namespace: &str, is_namespaced: bool) -> impl Iterator<Item = &Refused> {
-        let refused = self.refused.values().filter(|refused| refused.generation > 1);
+        let refused = self.refused.values().filter(|refused| !self.never.contains(&refused.key));
         refused.filter(move |Refused { key, .. }| {
             let concerns = match key.namespace.as_deref() {
                 None => !is_namespaced,
@@ -458,6 +465,10 @@ mod tests {
         let mut policies = Policies::default();
         let traffic = json!({ "limits": { "connectionsOut": { "perSecond": 1 } } });
         let good = json!({ "selector": {}, "logs": { "topic": "web" }, "traffic": traffic });
+        policies.insert(Err(Refused { generation: 1, ..refused.clone() }));
+        policies.insert(Err(refused.clone()));
+        assert_eq!(policies.uncertain("shop", true).count(), 0, "it never was anything else");
+        policies.remove(&refused.key);
         policies.insert(Err(refused.clone()));
         let uncertain = |policies: &Policies, namespace: &str, is_namespaced: bool| {
             policies.uncertain(namespace, is_namespaced).count()
