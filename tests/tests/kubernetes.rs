@@ -11,7 +11,7 @@ mod on_cluster {
         Expected,
         cluster::{
             Cluster, Component, DaemonSet, PATIENCE, Software, on_cluster, trial,
-            workload::{Namespace, Writer, pod, while_writing},
+            workload::{NEVER, Namespace, Writer, pod, while_writing},
         },
         wait_until,
     };
@@ -38,23 +38,8 @@ mod on_cluster {
                 let mut once = pod(&short);
                 once["restartPolicy"] = json!("Never");
                 shop.create("batch/v1", "Job", "short", &once, json!({ "completions": 3, "parallelism": 3 }))?;
-                // Its time never comes: the Job is made by hand.
-                let job =
-                    json!({ "spec": { "template": { "metadata": { "labels": { "app": "nightly" } }, "spec": once } } });
-                let nightly = json!({
-                    "apiVersion": "batch/v1", "kind": "CronJob",
-                    "metadata": { "name": "nightly", "namespace": shop.name() },
-                    "spec": { "schedule": "0 0 31 2 *", "jobTemplate": job },
-                });
-                cluster.apply(&nightly.to_string())?;
-                cluster.kubectl(&[
-                    "--namespace",
-                    shop.name(),
-                    "create",
-                    "job",
-                    "nightly-1",
-                    "--from=cronjob/nightly",
-                ])?;
+                shop.create_cron_job("nightly", NEVER, &once)?;
+                shop.run_cron_job("nightly", "nightly-1")?;
                 let main = [Writer::new("main", 100)];
                 let mut staged = pod(&main);
                 staged["initContainers"] = json!([
@@ -106,25 +91,11 @@ mod on_cluster {
             DaemonSet::with(cluster, |daemonset| {
                 let shop = Namespace::new(cluster, "shop")?;
                 let short = [Writer::new("short", 50).that_ends()];
-                let mut once = pod(&short);
-                once["restartPolicy"] = json!("Never");
-                let template = json!({ "metadata": { "labels": { "app": "short" } }, "spec": once });
-                // Its time never comes: the Jobs are made by hand.
-                let short_by_hand = json!({
-                    "apiVersion": "batch/v1", "kind": "CronJob",
-                    "metadata": { "name": "short", "namespace": shop.name() },
-                    "spec": {
-                        "schedule": "0 0 31 2 *", "successfulJobsHistoryLimit": 100,
-                        "jobTemplate": { "spec": { "template": template } },
-                    },
-                });
-                cluster.apply(&short_by_hand.to_string())?;
+                shop.create_cron_job("short", NEVER, &pod(&short))?;
                 let mut made = 0;
                 let mut make = |count: usize| -> Result<()> {
                     for _ in 0..count {
-                        let job = format!("short-{made}");
-                        let create = ["--namespace", shop.name(), "create", "job", &job, "--from=cronjob/short"];
-                        cluster.kubectl(&create)?;
+                        shop.run_cron_job("short", &format!("short-{made}"))?;
                         made += 1;
                     }
                     Ok(())

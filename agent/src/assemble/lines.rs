@@ -88,6 +88,9 @@ impl Assembler {
         }
         self.position = Some(position.saturating_add(bytes.len() as u64));
         self.last_observed = observed_unix_nano;
+        if let Some(joiner) = &mut self.joiner {
+            joiner.idle(observed_unix_nano, &self.data, &mut self.ready);
+        }
         let base = self.data.len();
         if self.partial_start == base {
             self.partial_time = time_unix_nano;
@@ -128,6 +131,9 @@ impl Assembler {
     /// Gives up waiting for what is overdue at `now`: a partial line, a trace that might go on. What comes after a
     /// partial line that was given up is marked as its continuation.
     ///
+    /// A trace waits for the partial line behind it, which may belong to it: whether it does must not depend on when this is
+    /// called, or a repeat after a kill would be cut otherwise. A later write ends that wait, by its own time.
+    ///
     /// `now` is on the clock of `observed_unix_nano`. A clock that was set back delays by one more interval at most,
     /// given that this is called once in a while, whatever [`Assembler::next_deadline`] says.
     pub fn idle(&mut self, now_unix_nano: u64) {
@@ -136,7 +142,9 @@ impl Assembler {
             self.end_partial();
             self.next_flags = LineFlags::CONTINUATION;
         }
-        if let Some(joiner) = &mut self.joiner {
+        if !self.has_partial()
+            && let Some(joiner) = &mut self.joiner
+        {
             joiner.idle(now_unix_nano, &self.data, &mut self.ready);
         }
     }
@@ -208,13 +216,15 @@ impl Assembler {
     /// When [`Assembler::idle`] has something to do, in nanoseconds since the Unix epoch.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let joined = self.joiner.as_ref().and_then(Joiner::deadline);
-        self.partial_deadline().into_iter().chain(joined).min()
+        self.partial_deadline().or_else(|| self.joiner.as_ref().and_then(Joiner::deadline))
+    }
+
+    const fn has_partial(&self) -> bool {
+        self.partial_start < self.data.len()
     }
 
     fn partial_deadline(&self) -> Option<u64> {
-        let partial = self.partial_start < self.data.len();
-        partial.then(|| self.last_observed.saturating_add(self.settings.idle_flush_nanos))
+        self.has_partial().then(|| self.last_observed.saturating_add(self.settings.idle_flush_nanos))
     }
 
     /// Position in the stream of a byte behind the ready lines.
@@ -255,7 +265,7 @@ impl Assembler {
     /// Lets out the partial line as unterminated. Nothing can be joined to it, so a trace that it ends comes out too.
     fn end_partial(&mut self) {
         let end = self.data.len();
-        if self.partial_start < end {
+        if self.has_partial() {
             self.end_line(end, end, LineFlags::UNTERMINATED);
             self.flush_joiner();
         }

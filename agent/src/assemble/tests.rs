@@ -159,11 +159,36 @@ fn a_clock_set_back_delays_by_one_interval() {
     let mut lines = assembler(&settings);
     lines.push(1_000 * SECOND, 1_000 * SECOND, 0, b"java.lang.Error: x\npartial");
     lines.idle(10 * SECOND);
-    assert_eq!(lines.next_deadline(), Some(11 * SECOND));
-    lines.idle(11 * SECOND);
-    assert_eq!(take_bodies(&mut lines), [body("java.lang.Error: x", NONE)]);
+    assert_eq!(lines.next_deadline(), Some(15 * SECOND));
     lines.idle(15 * SECOND);
-    assert_eq!(take_bodies(&mut lines), [body("partial", UNTERMINATED)]);
+    assert_eq!(take_bodies(&mut lines), [body("java.lang.Error: x", NONE), body("partial", UNTERMINATED)]);
+    lines.push(1_000 * SECOND, 1_000 * SECOND, 26, b"\njava.lang.Error: y\n");
+    lines.idle(10 * SECOND);
+    assert_eq!(lines.next_deadline(), Some(11 * SECOND));
+}
+
+/// Whether a tick comes between the trace's time and the line's makes no difference; the time of a later write does.
+#[test]
+fn a_trace_waits_for_the_unfinished_line_behind_it() {
+    let settings = Settings {
+        multiline: Multiline { rules: vec![Language::Java], ..Multiline::default() },
+        ..Settings::default()
+    };
+    let trace = body("java.lang.Error: x\n\tat a.b", MULTILINE.with(UNTERMINATED));
+    for ticks in [&[6 * SECOND][..], &[2 * SECOND, 6 * SECOND], &[2 * SECOND], &[]] {
+        let mut lines = assembler(&settings);
+        lines.push(SECOND, SECOND, 0, b"java.lang.Error: x\n\tat a.b");
+        ticks.iter().for_each(|tick| lines.idle(*tick));
+        lines.finish();
+        assert_eq!(take_bodies(&mut lines), std::slice::from_ref(&trace), "{ticks:?}");
+    }
+    for ticks in [&[][..], &[2 * SECOND]] {
+        let mut lines = assembler(&settings);
+        lines.push(SECOND, SECOND, 0, b"java.lang.Error: x\n\tat a.b");
+        ticks.iter().for_each(|tick| lines.idle(*tick));
+        lines.push(3 * SECOND, 3 * SECOND, 26, b".c\n");
+        assert_eq!(take_bodies(&mut lines), [body("java.lang.Error: x", NONE), body("\tat a.b.c", NONE)], "{ticks:?}");
+    }
 }
 
 #[test]

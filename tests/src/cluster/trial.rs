@@ -126,15 +126,11 @@ fn under_way(
     let node = cluster.node();
     let shop = Namespace::new(cluster, "shop")?;
     progress("a Deployment, a StatefulSet, a CronJob, a Pod in the node's network, one with an init container");
-    let mut workloads = create(&shop, cluster, plan)?;
+    let mut workloads = create(&shop, plan)?;
     for workload in &workloads {
         wait_running(cluster, &shop, workload.app)?;
     }
-    let jobs = |moment: &str| {
-        let job = format!("nightly-{moment}");
-        let arguments = ["--namespace", shop.name(), "create", "job", &job, "--from=cronjob/nightly"];
-        cluster.kubectl(&arguments).map(drop)
-    };
+    let jobs = |moment: &str| shop.run_cron_job("nightly", &format!("nightly-{moment}"));
     jobs("first")?;
     progress("the DaemonSet is rolled");
     agents.roll()?;
@@ -189,10 +185,11 @@ fn under_way(
     let complete = wait_until("every line in Kafka", limit, || {
         while let Some(message) = follower.next(Duration::from_millis(200))? {
             // What makes the CronJob's Jobs may hear later than we that it is suspended.
-            if streams.is_new(&message, shop.name())? {
+            let record = order::record(&message)?;
+            if streams.is_new(&record, shop.name()) {
                 expect(&mut streams)?;
             }
-            streams.take(&message, shop.name())?;
+            streams.take(&record, shop.name())?;
         }
         Ok(streams.is_complete().then_some(()))
     });
@@ -207,7 +204,7 @@ fn moment() -> Writer {
 }
 
 /// Makes the workloads; all but the CronJob's write until everything is over.
-fn create(shop: &Namespace<'_>, cluster: &Cluster, plan: Plan) -> Result<Vec<Workload>> {
+fn create(shop: &Namespace<'_>, plan: Plan) -> Result<Vec<Workload>> {
     let lines = (plan.outage + REST).as_millis().div_ceil(PAUSE.as_millis());
     let lines = u64::try_from(lines)?;
     let writer = |name: &str| Writer::new(name, lines).with_pause(PAUSE);
@@ -226,18 +223,7 @@ fn create(shop: &Namespace<'_>, cluster: &Cluster, plan: Plan) -> Result<Vec<Wor
     staged["initContainers"] = json!([prepare.container()]);
     shop.create_pod("staged", &staged)?;
 
-    let mut once = pod(&[moment()]);
-    once["restartPolicy"] = json!("Never");
-    let template = json!({ "metadata": { "labels": { "app": "nightly" } }, "spec": once });
-    let nightly = json!({
-        "apiVersion": "batch/v1", "kind": "CronJob",
-        "metadata": { "name": "nightly", "namespace": shop.name() },
-        "spec": {
-            "schedule": "* * * * *", "successfulJobsHistoryLimit": 100,
-            "jobTemplate": { "spec": { "template": template } },
-        },
-    });
-    cluster.apply(&nightly.to_string())?;
+    shop.create_cron_job("nightly", "* * * * *", &pod(&[moment()]))?;
     Ok(vec![
         workload("cart", Some("k8s.deployment.name"), cart),
         workload("store", Some("k8s.statefulset.name"), store),

@@ -87,6 +87,9 @@ impl Writer {
     }
 }
 
+/// A schedule whose time never comes: the Jobs are made by hand.
+pub const NEVER: &str = "0 0 31 2 *";
+
 /// A Pod's specification with these containers. It ends at once when it is deleted.
 #[must_use]
 pub fn pod(writers: &[Writer]) -> Value {
@@ -141,6 +144,34 @@ impl<'a> Namespace<'a> {
         let metadata = json!({ "name": name, "namespace": self.name, "labels": { "app": name } });
         let object = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
         self.cluster.apply(&object.to_string()).map(drop)
+    }
+
+    /// Creates a `CronJob` whose Jobs run a Pod of this specification once, with the label `app=NAME`, and are all kept.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn create_cron_job(&self, name: &str, schedule: &str, pod: &Value) -> Result<()> {
+        let mut once = pod.clone();
+        once["restartPolicy"] = json!("Never");
+        let template = json!({ "metadata": { "labels": { "app": name } }, "spec": once });
+        let object = json!({
+            "apiVersion": "batch/v1", "kind": "CronJob",
+            "metadata": { "name": name, "namespace": self.name },
+            "spec": {
+                "schedule": schedule, "successfulJobsHistoryLimit": 100,
+                "jobTemplate": { "spec": { "template": template } },
+            },
+        });
+        self.cluster.apply(&object.to_string()).map(drop)
+    }
+
+    /// Makes a Job of a `CronJob` now, whatever its schedule says.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn run_cron_job(&self, name: &str, job: &str) -> Result<()> {
+        let from = format!("--from=cronjob/{name}");
+        self.cluster.kubectl(&["--namespace", &self.name, "create", "job", job, &from]).map(drop)
     }
 
     /// Waits until the Pods labelled `app=NAME` are `count`, and every container of them has started; adds what `writers`

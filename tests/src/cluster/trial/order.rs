@@ -34,6 +34,12 @@ struct Stream {
     taken: Vec<u8>,
 }
 
+/// The record of a message.
+pub(super) fn record(message: &Message) -> Result<Record> {
+    let value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
+    Ok(Record { file: "kafka".into(), value })
+}
+
 impl Streams {
     /// Adds what a container of a Pod writes.
     pub(super) fn expect(&mut self, pod: &Value, writer: &Writer, workload: &Workload) -> Result<()> {
@@ -53,21 +59,17 @@ impl Streams {
         Ok(())
     }
 
-    /// Whether a message is of a container that is not expected yet.
-    pub(super) fn is_new(&self, message: &Message, namespace: &str) -> Result<bool> {
-        let value: Value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
-        let record = Record { file: "kafka".into(), value };
+    /// Whether a record is of a container that is not expected yet.
+    pub(super) fn is_new(&self, record: &Record, namespace: &str) -> bool {
         let is_ours = record.resource("k8s.namespace.name") == namespace;
-        Ok(is_ours && !self.streams.contains_key(record.resource("container.id")))
+        is_ours && !self.streams.contains_key(record.resource("container.id"))
     }
 
-    /// Takes a message, in the order of its partition.
+    /// Takes a record, in the order of its partition.
     ///
     /// # Errors
     /// Something before it is missing, a repeat differs, or it does not tell whose it is.
-    pub(super) fn take(&mut self, message: &Message, namespace: &str) -> Result<()> {
-        let value: Value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
-        let record = Record { file: "kafka".into(), value };
+    pub(super) fn take(&mut self, record: &Record, namespace: &str) -> Result<()> {
         let of = record.resource("k8s.namespace.name");
         if of.is_empty() && self.nameless.len() < NAMELESS {
             self.nameless.push(record.value.clone());
