@@ -33,6 +33,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(doctor) => return Ok(doctor.execute(&Environment::current(), output)?),
         Command::Logs(logs) => return Ok(logs.execute()),
         Command::Explain(explain) => return Ok(explain.execute()),
+        Command::Policy(policy) => return Ok(policy.execute()),
         Command::Status(status) => return Ok(status.execute()),
         Command::Uninstall(uninstall) => return Ok(uninstall.execute(&Environment::current(), output)),
         Command::Crds(crds) => crds.execute(output)?,

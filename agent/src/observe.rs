@@ -8,13 +8,16 @@ use std::{
 
 use crate::{
     config::Config,
-    control::explain::{ExplainReport, ExplainRequest},
+    control::{
+        explain::{ExplainReport, ExplainRequest},
+        governance::GovernanceReport,
+    },
     events, files,
     kubernetes::{Kubernetes, MetricLabels},
     ledger::Ledger,
     load::{AttachPoint, Pinned, Probe, Programs, RootPattern, Roots},
     own_log,
-    pipeline::{Pipeline, known::Known, outlet::Outlet, readings::Readings},
+    pipeline::{Pipeline, governor, known::Known, outlet::Outlet, readings::Readings},
     policy::precedence::{Key, Scope},
     sinks::{SinkSettings, SinkStats},
     telemetry::{
@@ -33,6 +36,7 @@ pub struct Agent {
     readings: Arc<Readings>,
     containers: Arc<Known>,
     node: Arc<str>,
+    governor: governor::Handle,
     files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
     programs: Option<ProgramsReading>,
@@ -63,6 +67,7 @@ impl Agent {
             readings: pipeline.readings(),
             containers: pipeline.containers(),
             node: Arc::clone(&config.node_name),
+            governor: pipeline.governor(),
             files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
             programs: programs.pinned.as_ref().map(pinned),
@@ -201,6 +206,10 @@ impl Observe for Agent {
             ],
             kubernetes: self.kubernetes.is_on().then(|| self.kubernetes_reading()),
         }
+    }
+
+    fn governance(&self) -> GovernanceReport {
+        GovernanceReport::of(&self.governor.reading(), &self.node)
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cli::run::effective_path,
-    config::{self, Config, Environment, display_name},
+    config::{self, Config, Environment, display_name, policy_files},
     events::Event,
     observe::Agent,
     own_log::OwnLog,
@@ -60,7 +60,11 @@ impl Reload {
             tracing::warn!(option = part.as_str(), "reload: this option needs a restart of the agent");
         }
         let next = config.with_in_place_changes(&new);
+        let texts = || policy_files::texts(&next.policies.files).map_err(|error| error.to_string());
+        let texts = at_rest(texts, |_| true)?.ok_or("the files of policies do not come to rest")?;
+        let policies = policy_files::parse_all(&texts).map_err(|error| error.to_string())?;
         self.pipeline.reload(config, &next).map_err(|error| error.to_string())?;
+        self.pipeline.set_policies(Arc::new(policies));
         self.own_log.set_level(&next);
         self.agent.set_sinks(&next);
         Event::ReloadDone { changes: &changes }.report();
@@ -74,16 +78,28 @@ const LOOKS: (Duration, u32) = (Duration::from_millis(100), 20);
 /// The text of a file that nobody is writing: a part of a configuration may be a valid one, with defaults for the rest.
 fn whole_text(file: &Path) -> Result<String, String> {
     let read = || config::read_text(file).map(|(_, text)| text).map_err(|error| error.to_string());
+    match at_rest(read, |text| !text.is_empty())? {
+        Some(text) => Ok(text),
+        None if read()?.is_empty() => Err("the file is empty".to_owned()),
+        None => Err("the file does not come to rest".to_owned()),
+    }
+}
+
+/// What is read twice the same, and may be all.
+fn at_rest<T: PartialEq>(
+    read: impl Fn() -> Result<T, String>,
+    may_be_all: impl Fn(&T) -> bool,
+) -> Result<Option<T>, String> {
     let mut before = read()?;
     for _ in 0..LOOKS.1 {
         thread::sleep(LOOKS.0);
-        let text = read()?;
-        if text == before && !text.is_empty() {
-            return Ok(text);
+        let now = read()?;
+        if now == before && may_be_all(&now) {
+            return Ok(Some(now));
         }
-        before = text;
+        before = now;
     }
-    Err(if before.is_empty() { "the file is empty".to_owned() } else { "the file does not come to rest".to_owned() })
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     cli::run::RunArgs,
-    config::{Attach, Config, WhenStopped},
+    config::{Attach, Config, WhenStopped, policy_files},
     control::{self, Tap},
     events::Event,
     kubernetes::Kubernetes,
@@ -40,6 +40,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     })?;
     let tap = Arc::new(Tap::default());
     let kubernetes = Kubernetes::open(&config)?;
+    // A policy that is wrong is no reason to lose lines: what an agent before has put in force goes on.
+    let policies = policy_files::read(&config.policies.files)
+        .inspect_err(
+            |error| tracing::error!(%error, "policies of files are not in force; put them right, and send SIGHUP"),
+        )
+        .ok()
+        .map(Arc::new);
     let sinks = StartedSinks::start(&config, Arc::clone(&tap) as _)?;
     let endpoint = match config.telemetry_listen {
         Some(listen) => {
@@ -54,7 +61,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     load::report::log(&kernel);
     let programs = kernel.programs;
     let roots = kernel.roots.clone();
-    let pipeline = Pipeline::start(&config, kernel.maps, kernel.roots, sinks, &kubernetes, programs.pinned.is_some())?;
+    let pipeline = Pipeline::start(
+        &config,
+        kernel.maps,
+        kernel.roots,
+        sinks,
+        &kubernetes,
+        (kernel.governors, policies),
+        programs.pinned.is_some(),
+    )?;
     let agent = Arc::new(Agent::new(&config, &pipeline, &programs, roots, kubernetes.clone()));
 
     runtime.block_on(async {

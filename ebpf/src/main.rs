@@ -10,6 +10,7 @@
 mod emit;
 mod files;
 mod generation;
+mod govern;
 mod kernel;
 mod maps;
 mod policy;

@@ -1,12 +1,14 @@
 //! Every map, declared once. Sizes are defaults: the agent sets them at load.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use sidestep_abi::{
     container::Container,
     file::{FileState, RetiredKey, Verdict},
+    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, RefusedKey},
     kernel::{Control, Generations, MAX_ROOTS, Reader},
     stdio::{InodeKey, Stdio},
 };
@@ -69,3 +71,23 @@ pub(crate) static VERDICTS: LruHashMap<InodeKey, Verdict> = LruHashMap::with_max
 /// Events that could not be handed over, by event kind; what they were about is found by the agent's sweeps.
 #[map]
 pub(crate) static LOST_EVENTS: Array<u64> = Array::with_max_entries(8, 0);
+
+/// One entry: the generation of policies that is in force; 0 when there is none.
+#[map]
+pub(crate) static GOVERNING: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What holds for a Pod, of the generation that is in force and of one that is being written.
+#[map]
+pub(crate) static GOVERNED: HashMap<GovernedKey, Governed> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Lists of networks, of two generations.
+#[map]
+pub(crate) static ALLOWED: LpmTrie<AllowedKey, Allowed> = LpmTrie::with_max_entries(262_144, 0);
+
+/// State of limits: the theoretical arrival time of the next.
+#[map]
+pub(crate) static BUCKETS: HashMap<BucketKey, u64> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// How many were refused.
+#[map]
+pub(crate) static REFUSED: HashMap<RefusedKey, u64> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);

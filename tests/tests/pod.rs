@@ -190,6 +190,7 @@ fn each_missing_capability_is_told() {
             ("CAP_SYS_PTRACE", "degraded", "stdout of containers that ran before the agent"),
             ("CAP_DAC_READ_SEARCH", "degraded", "log files"),
             ("CAP_SYS_NICE", "degraded", "drain the ring"),
+            ("CAP_NET_ADMIN", "degraded", "policies for traffic"),
         ] {
             ensure!(pod.capabilities.iter().any(|other| other == name), "{name} is not in the manifest");
             let findings = pod.clone().without_capability(name).doctor(bed, &name.to_lowercase().replace('_', "-"))?;

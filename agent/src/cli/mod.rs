@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod logs;
 pub mod man;
+pub mod policy;
 pub mod run;
 pub mod socket;
 pub mod status;
@@ -61,6 +62,8 @@ pub enum Command {
     Uninstall(uninstall::UninstallArgs),
     /// Show which rule, policy or annotation has decided what
     Explain(explain::ExplainArgs),
+    #[expect(missing_docs, reason = "a text here would take the place of the longer one of the arguments")]
+    Policy(policy::PolicyArgs),
     /// Print the definitions of the resources that Kubernetes has to know
     Crds(crds::CrdsArgs),
     /// Print a script that completes commands in a shell

@@ -135,16 +135,21 @@ pub fn display_name(path: &Path) -> String {
 /// # Errors
 /// It can't be read, is too large, or no UTF-8.
 pub fn read_text(path: &Path) -> Result<(String, String), ConfigError> {
+    read_text_of(path, MAX_FILE_BYTES)
+}
+
+/// The same, of a file of at most `limit` bytes.
+pub(super) fn read_text_of(path: &Path, limit: u64) -> Result<(String, String), ConfigError> {
     let failed = |source: io::Error| ConfigError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let read = if path == Path::new(STDIN) {
-        io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)
+        io::stdin().lock().take(limit + 1).read_to_end(&mut bytes)
     } else {
-        fs::File::open(path).map_err(failed)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)
+        fs::File::open(path).map_err(failed)?.take(limit + 1).read_to_end(&mut bytes)
     };
     read.map_err(failed)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(ConfigError::TooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES });
+    if bytes.len() as u64 > limit {
+        return Err(ConfigError::TooLarge { path: path.to_owned(), limit });
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();

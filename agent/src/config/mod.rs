@@ -8,6 +8,7 @@ mod failure;
 mod interpret;
 mod load;
 mod patterns;
+pub mod policy_files;
 mod raw;
 mod reader;
 mod report;

@@ -200,6 +200,8 @@ pub struct Policies {
     pub resources: bool,
     /// Globs over the tenants that Pods and policies of namespaces may choose.
     pub allow_tenants: Allowed,
+    /// Files with policies, and directories of such files.
+    pub files: Vec<PathBuf>,
 }
 
 /// The HTTP endpoint.
@@ -347,7 +349,7 @@ impl Default for Server {
 
 impl Default for Policies {
     fn default() -> Self {
-        Self { annotations: true, resources: true, allow_tenants: Allowed::default() }
+        Self { annotations: true, resources: true, allow_tenants: Allowed::default(), files: Vec::new() }
     }
 }
 

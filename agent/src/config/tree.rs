@@ -50,9 +50,14 @@ impl Node {
     /// # Errors
     /// The first place where the text is not YAML, or a key stands twice in a mapping.
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+        Self::parse_of(text, 100_000)
+    }
+
+    /// The same, of at most so many nodes.
+    pub(super) fn parse_of(text: &str, max_nodes: usize) -> Result<Self, Problem> {
         // The file is the operator's own and its size is bounded; the budget is there for aliases of aliases.
         let options = serde_saphyr::options! {
-            budget: serde_saphyr::budget! { max_depth: 64, max_events: 200_000, max_nodes: 100_000 },
+            budget: serde_saphyr::budget! { max_depth: 64, max_events: 2 * max_nodes, max_nodes: max_nodes },
         };
         serde_saphyr::from_str_with_options(text, options).map_err(|error| syntax_problem(text, &error))
     }

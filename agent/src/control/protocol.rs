@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     explain::{ExplainReport, ExplainRequest},
     filter::Filter,
+    governance::GovernanceReport,
     status::StatusReport,
 };
 
@@ -36,6 +37,8 @@ pub enum Ask {
     Logs(LogsRequest),
     /// One [`Frame::Explain`].
     Explain(ExplainRequest),
+    /// One [`Frame::Governance`].
+    Governance,
 }
 
 /// Which lines, and for how long.
@@ -66,6 +69,8 @@ pub enum Frame<'a> {
     Status(Box<StatusReport>),
     /// The answer to [`Ask::Explain`].
     Explain(Box<ExplainReport>),
+    /// The answer to [`Ask::Governance`].
+    Governance(Box<GovernanceReport>),
     /// The request cannot be answered.
     Error {
         /// Why, in one line.

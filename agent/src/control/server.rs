@@ -122,6 +122,10 @@ async fn answer(
             };
             send(writer, &[frame, Frame::End {}]).await
         }
+        Ask::Governance => {
+            let report = Box::new(agent.observe.governance());
+            send(writer, &[Frame::Governance(report), Frame::End {}]).await
+        }
         Ask::Logs(logs) => {
             let Ok(_permit) = agent.logs_clients.try_acquire() else {
                 let message = format!("{LOGS_CLIENTS} clients read the logs already; end one of them");

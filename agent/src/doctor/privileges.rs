@@ -24,7 +24,7 @@ struct Capability {
 }
 
 /// Those of the chart's default and of the systemd unit (a test compares them), and CAP_SYS_ADMIN.
-const CAPABILITIES: [Capability; 6] = [
+const CAPABILITIES: [Capability; 7] = [
     Capability {
         name: "CAP_BPF",
         number: 39,
@@ -68,6 +68,13 @@ const CAPABILITIES: [Capability; 6] = [
         required: false,
         implied: false,
         purpose: "to drain the ring before other work of a busy node; without it the ring fills sooner",
+    },
+    Capability {
+        name: "CAP_NET_ADMIN",
+        number: 12,
+        required: false,
+        implied: false,
+        purpose: "to load and attach the programs that govern; without it policies for traffic have no effect",
     },
 ];
 

@@ -198,6 +198,13 @@ impl Health {
         self.watches().get(resource).is_some_and(|watch| watch.live)
     }
 
+    /// Whether something is known of everything that is watched: the API server has answered once, if only that there is no such
+    /// resource, or an agent before has saved it.
+    #[must_use]
+    pub fn has_told_all(&self) -> bool {
+        self.watches().values().all(|watch| watch.since.is_some() || watch.saved.is_some())
+    }
+
     /// Whether a watch that is to be there has neither answered nor failed yet.
     #[must_use]
     pub fn is_starting(&self, resource: &str) -> bool {

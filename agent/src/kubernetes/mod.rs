@@ -167,6 +167,13 @@ impl Kubernetes {
         self.is_on && (self.health.is_live(watch::PODS) || self.health.is_starting(watch::PODS))
     }
 
+    /// Whether something is known of everything that the API server is asked for, by an agent before too; so, too, where it is
+    /// not asked.
+    #[must_use]
+    pub fn has_told_all(&self) -> bool {
+        !self.is_on || self.health.has_told_all()
+    }
+
     /// Whether more will be told of a Pod than is known of it now: who made its controller, or the labels of its namespace,
     /// which has one at least.
     #[must_use]

@@ -152,6 +152,27 @@ pub fn list(mount: &Path, patterns: &[RootPattern]) -> Vec<Cgroup> {
     found
 }
 
+/// The governed cgroups that stand above all others of theirs and exist now: of a glob all that match it. Id and directory.
+#[must_use]
+pub fn tops(mount: &Path, patterns: &[RootPattern]) -> Vec<(u64, PathBuf)> {
+    let mut found = Vec::new();
+    for pattern in patterns {
+        let parent = mount.join(&pattern.parent);
+        let paths = match &pattern.prefix {
+            None => vec![parent],
+            Some(_) => {
+                let children = children(&parent).into_iter();
+                children.filter(|(name, _)| pattern.governs_child(name)).map(|(_, path)| path).collect()
+            }
+        };
+        let with_id = |path: PathBuf| Some((fs::metadata(&path).ok()?.ino(), path));
+        found.extend(paths.into_iter().filter_map(with_id));
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
 fn walk(mount: &Path, path: &Path, member: bool, found: &mut Vec<Cgroup>) {
     // A cgroup may go away at any moment of the walk.
     let Ok(metadata) = fs::metadata(path) else { return };

@@ -13,6 +13,7 @@ use sidestep_abi::{
 };
 
 use super::{LoadError, OlderRing};
+use crate::policy::traffic::program;
 
 /// Events of the ring that carry no bytes of a log.
 const ANNOUNCEMENTS: [(u16, &str); 5] = [
@@ -49,6 +50,7 @@ pub struct KernelMaps {
     root_index: HashMap<MapData, u64, u32>,
     stdio: HashMap<MapData, InodeKey, Stdio>,
     files: Option<FileMaps>,
+    govern: Option<program::Maps>,
     lost_events: Array<MapData, u64>,
 }
 
@@ -57,7 +59,7 @@ pub(super) fn failed(name: &'static str) -> impl Fn(MapError) -> LoadError {
 }
 
 /// Every map that programs of one set share with the agent, or with the next set.
-pub(super) const NAMES: [&str; 14] = [
+pub(super) const NAMES: [&str; 19] = [
     "ACTIVE",
     "LATCH",
     "RING",
@@ -72,6 +74,11 @@ pub(super) const NAMES: [&str; 14] = [
     "RETIRED",
     "VERDICTS",
     "LOST_EVENTS",
+    "GOVERNING",
+    "GOVERNED",
+    "ALLOWED",
+    "BUCKETS",
+    "REFUSED",
 ];
 
 /// A map of programs that were loaded from the object.
@@ -110,6 +117,13 @@ impl KernelMaps {
             root_index: take!("ROOT_INDEX"),
             stdio: take!("STDIO"),
             files: Some(FileMaps { states: take!("FILES"), retired: take!("RETIRED"), verdicts: take!("VERDICTS") }),
+            govern: Some(program::Maps {
+                governing: take!("GOVERNING"),
+                governed: take!("GOVERNED"),
+                allowed: take!("ALLOWED"),
+                buckets: take!("BUCKETS"),
+                refused: take!("REFUSED"),
+            }),
             lost_events: take!("LOST_EVENTS"),
         })
     }
@@ -224,6 +238,17 @@ impl KernelMaps {
     /// The files; once, for the only judge: see `policy`.
     pub fn take_files(&mut self) -> Option<FileMaps> {
         self.files.take()
+    }
+
+    /// Whether something holds for the traffic of Pods.
+    pub(super) fn governs(&self) -> bool {
+        let generation = self.govern.as_ref().and_then(|govern| govern.governing.get(&0, 0).ok());
+        generation.is_some_and(|generation| generation != 0)
+    }
+
+    /// What governs; once, for the only writer: see `policy`.
+    pub fn take_govern(&mut self) -> Option<program::Maps> {
+        self.govern.take()
     }
 
     /// Announcements of files that the ring, or a map, did not take.

@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod cgroups;
+pub mod governors;
 pub mod layout;
 pub mod maps;
 pub mod pins;
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 use sidestep_abi::kernel::{Control, Generations, Limits};
 
 pub use cgroups::{CgroupError, RootPattern};
+pub use governors::Governors;
 pub use maps::{FileMaps, KernelMaps};
 pub use pins::{OlderRing, PinError, Pinned};
 pub use probes::{AttachPoint, Health, Probe};
@@ -94,6 +96,8 @@ pub struct Kernel {
     pub maps: KernelMaps,
     /// Which cgroups are governed.
     pub roots: Roots,
+    /// The programs that govern; or why there are none.
+    pub governors: Result<Governors, String>,
 }
 
 /// Has the programs that an agent before has left take nothing of this process' cgroup: see [`pins::disown`]. To be called
@@ -134,7 +138,7 @@ impl Kernel {
         let Some(pins) = &settings.pins else {
             let loaded = Loaded::new(&roots, None)?;
             let programs = Programs { _links: loaded.links, probes: loaded.probes, pinned: None };
-            return Ok(Self { programs, maps: loaded.maps, roots });
+            return Ok(Self { programs, maps: loaded.maps, roots, governors: loaded.governors });
         };
         let object = data_encoding::HEXLOWER.encode(&Sha256::digest(OBJECT));
         let wanted = pins::Wanted { settings, object: &object };
@@ -155,7 +159,8 @@ impl Kernel {
         }
         let pins::Reused { pinned, older, probes } = reused;
         maps.older = older;
-        Ok(Self { programs: Programs { _links: Vec::new(), probes, pinned: Some(pinned) }, maps, roots })
+        let governors = Governors::pinned(pinned.set(), &roots.mount, roots.patterns());
+        Ok(Self { programs: Programs { _links: Vec::new(), probes, pinned: Some(pinned) }, maps, roots, governors })
     }
 
     /// Loads this agent's programs, pins them, and lets them take the place of those that run, if any do.
@@ -167,10 +172,12 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let Loaded { mut maps, probes, links } = loaded;
+        let Loaded { mut maps, probes, links, governors } = loaded;
         let (pinned, older) = making.finish(wanted, &probes, links, keep)?;
         maps.older = older;
-        Ok(Self { programs: Programs { _links: Vec::new(), probes, pinned: Some(pinned) }, maps, roots })
+        // The set has another name by now.
+        let governors = governors.and_then(|_| Governors::pinned(pinned.set(), &roots.mount, roots.patterns()));
+        Ok(Self { programs: Programs { _links: Vec::new(), probes, pinned: Some(pinned) }, maps, roots, governors })
     }
 }
 
@@ -179,6 +186,7 @@ struct Loaded {
     maps: KernelMaps,
     probes: Vec<Probe>,
     links: Vec<(String, FdLink)>,
+    governors: Result<Governors, String>,
 }
 
 impl Loaded {
@@ -224,8 +232,16 @@ impl Loaded {
         }
         probes.extend(probes::attach_writes(&mut attaching, settings.attach, &layout)?);
         let links = attaching.links;
+        let governors = governors::load(&mut ebpf).and_then(|()| {
+            let Some(making) = making else { return Ok(Governors::loaded(ebpf, &roots.mount, roots.patterns())) };
+            governors::pin(&mut ebpf, making.set())?;
+            let mut governors = Governors::pinned(making.set(), &roots.mount, roots.patterns())?;
+            // Before those of an agent before are detached. What is refused is tried again, and told, later.
+            let _ = governors.refresh(maps.governs());
+            Ok(governors)
+        });
         release_memory();
-        Ok(Self { maps, probes, links })
+        Ok(Self { maps, probes, links, governors })
     }
 }
 

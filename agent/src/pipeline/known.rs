@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -15,13 +15,20 @@ use crate::{
 };
 
 /// All containers whose identity is settled.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Known {
     containers: Mutex<HashMap<u64, Weak<Container>>>,
     policies_version: AtomicU64,
+    /// Told of every container that is new.
+    watcher: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Known {
+    /// Has `watcher` told of every container that is new; there is one.
+    pub(super) fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        let _ = self.watcher.set(Box::new(watcher));
+    }
+
     /// This version of the policies is in force for all containers.
     pub(super) fn set_policies_version(&self, version: u64) {
         self.policies_version.store(version, Relaxed);
@@ -34,6 +41,10 @@ impl Known {
             containers.retain(|_, container| container.strong_count() > 0);
         }
         containers.insert(container.cgroup, Arc::downgrade(container));
+        drop(containers);
+        if let Some(watcher) = self.watcher.get() {
+            watcher();
+        }
     }
 
     /// What is known of all containers, in the order of their names.

@@ -7,6 +7,7 @@
 
 pub mod container;
 pub mod engine;
+pub mod governor;
 pub mod journal;
 pub mod known;
 pub mod outlet;
@@ -26,6 +27,7 @@ use std::{
 
 use self::{
     engine::{Engine, Loaded},
+    governor::Governor,
     journal::{Journal, Restored},
     known::Known,
     outlet::Outlet,
@@ -43,8 +45,8 @@ use crate::{
     files::{self, Tailer},
     kubernetes::Kubernetes,
     ledger::Ledger,
-    load::{KernelMaps, Roots, cgroups},
-    policy::KernelVerdicts,
+    load::{Governors, KernelMaps, Roots, cgroups},
+    policy::{KernelVerdicts, Policies},
     record::Resource,
     runtime_log::Repairs,
     sinks::{Settlement, SinkError, buffer::Home},
@@ -92,6 +94,7 @@ pub enum PipelineError {
 pub struct Reloader {
     outlet: Arc<Outlet>,
     files: files::Commands,
+    governor: governor::Handle,
     engine: mpsc::Sender<Arc<Config>>,
 }
 
@@ -130,6 +133,7 @@ pub struct Pipeline {
     /// Told when the stages behind the ring have come to their end.
     drain: mpsc::Receiver<Remains>,
     files: files::Handle,
+    governor: governor::Handle,
     /// Closed when everything is booked.
     settle: mpsc::Receiver<()>,
 }
@@ -146,6 +150,7 @@ impl Pipeline {
         roots: Roots,
         sinks: StartedSinks,
         kubernetes: &Kubernetes,
+        (governors, policies): (Result<Governors, String>, Option<Arc<Policies>>),
         kept: bool,
     ) -> Result<Self, PipelineError> {
         let StartedSinks { outlet, settlements, ledger } = sinks;
@@ -177,6 +182,14 @@ impl Pipeline {
             pod_join,
             Arc::clone(&containers),
         );
+        let governor = Governor::spawn(
+            governors,
+            maps.take_govern().ok_or(PipelineError::MapTaken)?,
+            Arc::clone(&containers),
+            kubernetes,
+            (&roots.mount, roots.patterns()),
+            policies,
+        )?;
         let (ring, reader) = maps.take_ring().ok_or(PipelineError::MapTaken)?;
         let ring = Ring::open(ring)?;
         let wakeup = Wakeup::new(&ring)?;
@@ -227,7 +240,7 @@ impl Pipeline {
             // Nobody waits for it when the agent could not start.
             let _ = ended.send(drain.run());
         })?;
-        Ok(Self { ledger, containers, readings, outlet, stop, reloads, drain: drained, files, settle })
+        Ok(Self { ledger, containers, readings, outlet, stop, reloads, drain: drained, files, governor, settle })
     }
 
     /// The accounts of all containers.
@@ -254,6 +267,12 @@ impl Pipeline {
         Arc::clone(self.files.readings())
     }
 
+    /// What governs.
+    #[must_use]
+    pub fn governor(&self) -> governor::Handle {
+        self.governor.clone()
+    }
+
     /// The sinks.
     #[must_use]
     pub fn outlet(&self) -> Arc<Outlet> {
@@ -263,7 +282,12 @@ impl Pipeline {
     /// For who takes over new configurations, on a thread of its own.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
-        Reloader { outlet: Arc::clone(&self.outlet), files: self.files.commands(), engine: self.reloads.clone() }
+        Reloader {
+            outlet: Arc::clone(&self.outlet),
+            files: self.files.commands(),
+            governor: self.governor.clone(),
+            engine: self.reloads.clone(),
+        }
     }
 
     /// Ends all stages in the order of the data, within `limit` in all; returns the bytes that were not delivered.
@@ -278,6 +302,7 @@ impl Pipeline {
         // A sink that takes nothing holds the threads: after half of the time nobody waits for it any more, and what it
         // has no room for is dropped, and counted, or stays in the files.
         self.outlet.limit_waits(start + limit / 2);
+        self.governor.end();
         if leaves {
             self.stop.leave();
         } else {
@@ -329,6 +354,11 @@ impl Pipeline {
 }
 
 impl Reloader {
+    /// Takes over the policies of files.
+    pub fn set_policies(&self, policies: Arc<Policies>) {
+        self.governor.set_files(policies);
+    }
+
     /// Takes over what changed and can be changed under way. Waits for sinks that are replaced.
     ///
     /// # Errors

@@ -174,8 +174,13 @@ impl Registry {
             self.facts.push(Change::Container { cgroup, path: Arc::clone(&path), identity: None });
             Container::new(cgroup)
         });
+        let is_own = container.cgroup == cgroup && attribute::cgroup::parse(&path).container_id.is_some();
         self.by_path.insert(Arc::clone(&path), cgroup);
         self.cgroups.insert(cgroup, Cgroup { path, container, process: None });
+        if is_own {
+            // Its program does not run yet, and what policies say of its Pod should hold by then.
+            self.container(cgroup);
+        }
     }
 
     /// The container of a cgroup. One that was never announced is looked for among those that exist, and is a

@@ -11,6 +11,7 @@ pub mod route;
 pub mod selection;
 pub mod settings;
 pub mod status;
+pub mod traffic;
 pub mod verdicts;
 
 pub use allowed::Allowed;

@@ -1,5 +1,5 @@
 //! The custom resources `SidestepPolicy` and `ClusterSidestepPolicy`: one resource for what is decided of a workload.
-//! Logs stand in `spec.logs`; limits and allowlists get a field beside it.
+//! Logs stand in `spec.logs`, limits and allowlists in `spec.traffic`.
 
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{precedence::Key, settings::Settings};
+use super::{precedence::Key, settings::Settings, traffic::TrafficSettings};
 
 /// The most labels of a selector, requirements of one, and values of a requirement: far more than anybody writes.
 const MAX_LABELS: usize = 64;
@@ -34,7 +34,7 @@ const MAX_OPERATOR: usize = 16;
     namespaced,
     status = "Status",
     derive = "PartialEq",
-    doc = "How Sidestep treats the logs of some Pods of this namespace. Wins over ClusterSidestepPolicy; annotations `sidestep.dev/` of a Pod win over it.",
+    doc = "How Sidestep treats logs and traffic of some Pods of this namespace. Wins over ClusterSidestepPolicy; annotations `sidestep.dev/` of a Pod win over it.",
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status"),
     printcolumn(
@@ -57,6 +57,9 @@ const MAX_OPERATOR: usize = 16;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.logs) || has(self.traffic)", "message": "declares nothing: give logs, traffic or both",
+}]))]
 pub struct SidestepPolicySpec {
     /// Which Pods, by their labels; `{}` selects all of the namespace.
     #[schemars(transform = bound_selector)]
@@ -70,7 +73,11 @@ pub struct SidestepPolicySpec {
     #[schemars(range(min = -1_000_000, max = 1_000_000))]
     pub priority: i32,
     /// What is declared for their logs.
-    pub logs: Settings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<Settings>,
+    /// What is declared for their traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficSettings>,
 }
 
 /// What is decided for some Pods of all namespaces.
@@ -85,7 +92,7 @@ pub struct SidestepPolicySpec {
     category = "sidestep",
     status = "Status",
     derive = "PartialEq",
-    doc = "How Sidestep treats the logs of some Pods of the cluster. SidestepPolicy and annotations `sidestep.dev/` of a Pod win over it.",
+    doc = "How Sidestep treats logs and traffic of some Pods of the cluster. SidestepPolicy and annotations `sidestep.dev/` of a Pod win over it.",
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status"),
     printcolumn(
@@ -108,6 +115,9 @@ pub struct SidestepPolicySpec {
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.logs) || has(self.traffic)", "message": "declares nothing: give logs, traffic or both",
+}]))]
 pub struct ClusterSidestepPolicySpec {
     /// Which namespaces, by their labels; all of them when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,7 +135,11 @@ pub struct ClusterSidestepPolicySpec {
     #[schemars(range(min = -1_000_000, max = 1_000_000))]
     pub priority: i32,
     /// What is declared for their logs.
-    pub logs: Settings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<Settings>,
+    /// What is declared for their traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficSettings>,
 }
 
 /// What has become of a policy.

@@ -9,11 +9,17 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::core::{Selector, SelectorExt};
 
+use sidestep_abi::govern::TIERS;
+
 use super::{
     annotations::{Declared, clean},
     precedence::{Effective, Key, Origin, OriginOf, Rank, Source, Standing},
     resource::{ClusterSidestepPolicy, SidestepPolicy},
     settings::Settings,
+    traffic::{
+        TrafficSettings,
+        compile::{Name, Plan, Tier, rate},
+    },
 };
 use crate::{
     assemble::Budget,
@@ -37,6 +43,7 @@ pub struct Policy {
     pods: Selector,
     containers: Option<Globs>,
     settings: Settings,
+    traffic: Option<TrafficSettings>,
 }
 
 /// Why a policy can't be in force.
@@ -72,6 +79,10 @@ pub struct Policies {
     cluster: BTreeMap<Key, Arc<Policy>>,
     namespaced: HashMap<Arc<str>, BTreeMap<Key, Arc<Policy>>>,
     refused: BTreeMap<Key, Refused>,
+    /// What those that are refused were before: what they said of traffic goes on.
+    before: BTreeMap<Key, Arc<Policy>>,
+    /// Those that are refused and never were anything else.
+    never: BTreeSet<Key>,
 }
 
 struct Parts<'a> {
@@ -80,7 +91,8 @@ struct Parts<'a> {
     selector: &'a LabelSelector,
     containers: Option<&'a [String]>,
     priority: i32,
-    logs: &'a Settings,
+    logs: Option<&'a Settings>,
+    traffic: Option<&'a TrafficSettings>,
 }
 
 impl Policy {
@@ -96,7 +108,8 @@ impl Policy {
             selector: &spec.selector,
             containers: spec.containers.as_deref(),
             priority: spec.priority,
-            logs: &spec.logs,
+            logs: spec.logs.as_ref(),
+            traffic: spec.traffic.as_ref(),
         })
     }
 
@@ -112,7 +125,8 @@ impl Policy {
             selector: &spec.selector,
             containers: spec.containers.as_deref(),
             priority: spec.priority,
-            logs: &spec.logs,
+            logs: spec.logs.as_ref(),
+            traffic: spec.traffic.as_ref(),
         })
     }
 
@@ -131,9 +145,19 @@ impl Policy {
             };
             Globs::new(globs, Slash::IsPlain).map_err(wrong).ok()
         });
-        problems.extend(
-            parts.logs.problems(&mut Budget::default()).into_iter().map(|problem| format!("spec.logs.{problem}")),
-        );
+        if let Some(logs) = parts.logs {
+            let found = logs.problems(&mut Budget::default());
+            problems.extend(found.into_iter().map(|problem| format!("spec.logs.{problem}")));
+        }
+        if let Some(traffic) = parts.traffic {
+            problems.extend(traffic.problems().into_iter().map(|problem| format!("spec.traffic.{problem}")));
+            if parts.containers.is_some() {
+                problems.push("spec.containers: the traffic is that of the whole Pod: leave it out".to_owned());
+            }
+        }
+        if parts.logs.is_none() && parts.traffic.is_none() {
+            problems.push("spec: declares nothing: give logs, traffic or both".to_owned());
+        }
         match pods {
             Some(pods) if problems.is_empty() => Ok(Self {
                 standing: Standing {
@@ -149,7 +173,8 @@ impl Policy {
                 namespaces: namespaces.flatten(),
                 pods,
                 containers: containers.flatten(),
-                settings: parts.logs.clone(),
+                settings: parts.logs.cloned().unwrap_or_default(),
+                traffic: parts.traffic.cloned(),
             }),
             _ => {
                 Err(Refused { key, uid, generation, problems: problems.iter().map(|problem| clean(problem)).collect() })
@@ -215,14 +240,25 @@ impl Policies {
                 if self.refused.get(&refused.key) == Some(&refused) {
                     return false;
                 }
+                let is_same = |uid: &Option<Arc<str>>| uid.is_none() || *uid == refused.uid;
+                let before = self.get(&refused.key).or_else(|| self.before.get(&refused.key)).cloned();
+                let is_never = self.never.contains(&refused.key)
+                    && self.refused.get(&refused.key).is_some_and(|known| is_same(&known.uid));
                 self.remove(&refused.key);
+                if let Some(before) = before.filter(|before| is_same(&before.uid)) {
+                    self.before.insert(refused.key.clone(), before);
+                } else if is_never || refused.generation <= 1 {
+                    self.never.insert(refused.key.clone());
+                }
                 self.refused.insert(refused.key.clone(), refused);
             }
         }
         true
     }
 
-    fn get(&self, key: &Key) -> Option<&Arc<Policy>> {
+    /// The policy of this name, if it can be in force.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&Arc<Policy>> {
         match &key.namespace {
             None => self.cluster.get(key),
             Some(namespace) => self.namespaced.get(namespace)?.get(key),
@@ -238,6 +274,8 @@ impl Policies {
     /// A policy is gone.
     pub fn remove(&mut self, key: &Key) {
         self.refused.remove(key);
+        self.before.remove(key);
+        self.never.remove(key);
         match &key.namespace {
             None => {
                 self.cluster.remove(key);
@@ -277,6 +315,48 @@ impl Policies {
     pub fn selecting(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Arc<Policy>> {
         let own = self.namespaced.get(subject.namespace).into_iter().flat_map(BTreeMap::values);
         self.cluster.values().chain(own).filter(|policy| policy.selects(subject))
+    }
+
+    /// What a policy says of traffic; of one that is refused by now, what it said before: an edit that goes wrong opens nothing.
+    #[must_use]
+    pub fn traffic(&self, key: &Key) -> Option<&TrafficSettings> {
+        self.get(key).or_else(|| self.before.get(key))?.traffic.as_ref()
+    }
+
+    /// Policies for Pods of a namespace that are refused, and of which nobody knows what they said before: of the cluster, or of
+    /// the namespace. One that never was anything else has said nothing.
+    pub fn uncertain(&self, namespace: &str, is_namespaced: bool) -> impl Iterator<Item = &Refused> {
+        let refused = self.refused.values().filter(|refused| !self.never.contains(&refused.key));
+        refused.filter(move |Refused { key, .. }| {
+            let concerns = match key.namespace.as_deref() {
+                None => !is_namespaced,
+                Some(own) => is_namespaced && own == namespace,
+            };
+            concerns && !self.before.contains_key(key)
+        })
+    }
+
+    /// What those that select the Pod say of its traffic, by tier: see [`Plan`]. Among policies of one tier their lists add up;
+    /// of their limits holds that of the policy with the higher priority, then of the older one.
+    pub fn plans<'a>(&'a self, subject: &Subject<'_>, files: &'a Self) -> [Plan; TIERS] {
+        let mut plans = <[Plan; TIERS]>::default();
+        let before = self.before.values().filter(|policy| policy.selects(subject));
+        let own = self.selecting(subject).chain(before).map(|policy| (false, policy));
+        let mut selecting: Vec<_> = own.chain(files.selecting(subject).map(|policy| (true, policy))).collect();
+        selecting.sort_by(|(_, one), (_, two)| two.standing.cmp(&one.standing));
+        for (is_file, policy) in selecting {
+            let name = Name { key: policy.key.clone(), is_file };
+            let Some(traffic) = &policy.traffic else { continue };
+            let tier = Tier { is_namespaced: policy.key.namespace.is_some(), mode: traffic.mode };
+            let Some((_, plan)) = Tier::ALL.iter().zip(&mut plans).find(|(other, _)| **other == tier) else { continue };
+            if traffic.allow.egress.is_some() {
+                plan.egress.get_or_insert_default().insert(name.clone());
+            }
+            if let (None, Some(limit)) = (&plan.connections_out, &traffic.limits.connections_out) {
+                plan.connections_out = Some((rate(limit), name));
+            }
+        }
+        plans
     }
 
     /// What is in force for a container: of a Pod of which nothing is known, what the configuration's rule declares.
@@ -383,12 +463,31 @@ mod tests {
             assert!(problem.starts_with(path) && !problem.contains(char::is_control), "{problem}");
         }
         let mut policies = Policies::default();
-        policies.insert(namespaced("web", &json!({ "selector": {}, "logs": { "topic": "web" } })));
+        let traffic = json!({ "limits": { "connectionsOut": { "perSecond": 1 } } });
+        let good = json!({ "selector": {}, "logs": { "topic": "web" }, "traffic": traffic });
+        policies.insert(Err(Refused { generation: 1, ..refused.clone() }));
+        policies.insert(Err(refused.clone()));
+        assert_eq!(policies.uncertain("shop", true).count(), 0, "it never was anything else");
+        policies.remove(&refused.key);
+        policies.insert(Err(refused.clone()));
+        let uncertain = |policies: &Policies, namespace: &str, is_namespaced: bool| {
+            policies.uncertain(namespace, is_namespaced).count()
+        };
+        assert_eq!([true, false].map(|is_namespaced| uncertain(&policies, "shop", is_namespaced)), [1, 0]);
+        assert_eq!(uncertain(&policies, "other", true), 0);
+        policies.insert(namespaced("web", &good));
         policies.insert(Err(refused));
         assert_eq!(
             (policies.all().count(), policies.refused().count()),
             (0, 1),
             "the old one is not in force any more"
         );
+        let (labels, declared) = (BTreeMap::new(), Declared::default());
+        let subject = Subject { namespace: "shop", namespace_labels: None, labels: &labels, declared: &declared };
+        let plans = policies.plans(&subject, &Policies::default());
+        assert!(plans.iter().any(|plan| plan.connections_out.is_some()), "what it said of traffic goes on");
+        assert_eq!(uncertain(&policies, "shop", true), 0);
+        policies.retain(true, &BTreeSet::new());
+        assert!(policies.plans(&subject, &Policies::default()).iter().all(Plan::is_empty), "it is gone");
     }
 }

@@ -20,6 +20,7 @@ use super::{
     snapshot::{Health, KubernetesReading, Observe, PolicyReading, ProbeReading, SinkReading, Snapshot},
 };
 use crate::{
+    control::governance::GovernanceReport,
     kubernetes::health::{Freshness, Request, WatchReading},
     ledger::Reason,
     process::ProcessorStats,
@@ -60,6 +61,7 @@ impl Collector for AgentCollector {
         families.agent(&snapshot);
         families.logs(&snapshot, &mut self.admission.lock().unwrap_or_else(PoisonError::into_inner));
         families.capture(&snapshot);
+        families.governance(&self.observe.governance());
         families.kubernetes(&snapshot);
         families.processors(&snapshot.processors);
         families.sinks(&snapshot.sinks);
@@ -122,6 +124,21 @@ impl Families {
         });
         self.push(&names::LOG_DROPPED_BYTES, dropped);
         self.container_labels(&arranged.pod_labels);
+    }
+
+    fn governance(&mut self, report: &GovernanceReport) {
+        self.single(&names::GOVERNANCE_IN_FORCE, f64::from(u8::from(report.problem.is_none())));
+        self.single(&names::GOVERNANCE_PODS, number(report.pods.len() as u64));
+        let tiers = report.pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
+        // Containers without a Pod have the same labels.
+        let mut sums = BTreeMap::<_, u64>::new();
+        for (pod, tier) in tiers {
+            for refused in &tier.refused {
+                let labels = [&pod.namespace, &pod.pod, &tier.scope, &tier.mode, &refused.direction, &refused.reason];
+                *sums.entry(labels.map(|label| sanitize(label))).or_default() += refused.count;
+            }
+        }
+        self.push(&names::GOVERNANCE_REFUSED, sums.into_iter().map(|(labels, count)| (labels, number(count))));
     }
 
     /// The only family whose labels are not the same for all: a series of its own for each container, so that a label that

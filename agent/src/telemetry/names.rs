@@ -242,6 +242,13 @@ definitions! {
     POLICY_DECLARATIONS_REFUSED: COUNTER "sidestep_policy_declarations_refused_total" ["reason"]
         "What was declared for Pods of the node, by annotations or policies, and does not hold.";
 
+    GOVERNANCE_IN_FORCE: GAUGE "sidestep_governance_in_force" []
+        "1 while all that policies say of traffic is in the kernel, else 0: `sidestep policy show` says why.";
+    GOVERNANCE_PODS: GAUGE "sidestep_governance_pods" []
+        "Pods of the node of whose traffic a policy says something.";
+    GOVERNANCE_REFUSED: COUNTER "sidestep_governance_refused_total" ["namespace", "pod", "scope", "mode", "direction", "reason"]
+        "What policies have refused (enforce), or would have (observe), since their kernel programs were loaded.";
+
     IDENTITY_CACHE_ENTRIES: GAUGE "sidestep_identity_cache_entries" ["cache"]
         "Entries of the cache.";
 

@@ -11,7 +11,10 @@ use std::{
 };
 
 use crate::{
-    control::explain::{ExplainReport, ExplainRequest},
+    control::{
+        explain::{ExplainReport, ExplainRequest},
+        governance::GovernanceReport,
+    },
     kubernetes::health::{Request, WatchReading},
     ledger::{Balance, Ledger, Reason},
     process::ProcessorStats,
@@ -40,6 +43,9 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// None of them is known here, and what to do.
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String>;
+
+    /// What holds for the traffic of Pods, and what was refused.
+    fn governance(&self) -> GovernanceReport;
 
     /// Where that Pod is when no container of it is known here, and whom to ask; `None` when that can't be known.
     fn whereabouts<'a>(&'a self, request: &'a ExplainRequest) -> Whereabouts<'a>;

@@ -13,7 +13,10 @@ use super::{
     },
 };
 use crate::{
-    control::explain::{ExplainReport, ExplainRequest},
+    control::{
+        explain::{ExplainReport, ExplainRequest},
+        governance::{GovernanceReport, GovernedPod, GovernedTier, Refusals},
+    },
     kubernetes::health::{Freshness, Request, WatchReading},
     ledger::{Account, Ledger, Reason, Stage},
     process::ProcessorStats,
@@ -34,6 +37,20 @@ impl Observe for Made {
 
     fn streams(&self) -> Vec<StreamReading> {
         self.streams.clone()
+    }
+
+    fn governance(&self) -> GovernanceReport {
+        let refusals = Refusals { reason: "not_allowed".to_owned(), direction: "egress".to_owned(), count: 3 };
+        let tier = GovernedTier {
+            scope: "namespace".to_owned(),
+            mode: "enforce".to_owned(),
+            egress: Some(vec!["SidestepPolicy shop/cart".to_owned()]),
+            connections_out: None,
+            refused: vec![refusals],
+        };
+        let (namespace, pod) = ("shop".to_owned(), "cart-1".to_owned());
+        let pods = vec![GovernedPod { namespace, pod, cgroup: 41, unknown: false, tiers: vec![tier] }];
+        GovernanceReport { node: "node-1".to_owned(), problem: None, pods }
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {

@@ -8,6 +8,7 @@ use crate::{
     container::{Container, ContainerEvent},
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
+    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, PortRange, RefusedKey, Tier},
     log::LogEvent,
     stdio::{InodeKey, Stdio},
 };
@@ -132,7 +133,7 @@ const fn container(name: &'static str) -> Shape {
 }
 
 /// Keys and values of the maps that one set of programs can take over from another, by the map's name.
-pub const VALUES: [Shape; 8] = [
+pub const VALUES: [Shape; 16] = [
     shape!("CONTAINERS", Container, newer, older, mark, unasked, init),
     shape!("STDIO", Stdio, cgroup, registered, written, dropped, iostream),
     shape!("STDIO key", InodeKey, ino, dev),
@@ -141,4 +142,12 @@ pub const VALUES: [Shape; 8] = [
     shape!("RETIRED", FileState, verdict, name_hash, announced, captured, written, reach),
     shape!("RETIRED key", RetiredKey, ino, dev, announced),
     shape!("VERDICTS", Verdict, announced, verdict),
+    shape!("GOVERNED", Governed, tiers),
+    shape!("GOVERNED item", Tier, flags, egress, connections_out.interval, connections_out.tolerance),
+    shape!("GOVERNED key", GovernedKey, cgroup, generation),
+    shape!("ALLOWED", Allowed, len, ranges),
+    shape!("ALLOWED item", PortRange, first, last, protocol),
+    shape!("ALLOWED key", AllowedKey, list, address),
+    shape!("BUCKETS key", BucketKey, cgroup, limit),
+    shape!("REFUSED key", RefusedKey, cgroup, reason, direction, observed, tier),
 ];

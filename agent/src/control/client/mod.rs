@@ -1,6 +1,7 @@
 //! The other end of the socket: what `sidestep logs`, `sidestep status` and `sidestep explain` do.
 
 pub mod explain;
+pub mod governance;
 pub mod logs;
 pub mod since;
 pub mod status;

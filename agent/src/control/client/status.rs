@@ -51,7 +51,7 @@ pub fn fetch(socket: &Path) -> Result<StatusReport, ClientError> {
         match connection.next()? {
             Frame::Status(report) => return Ok(*report),
             Frame::End {} => return Err(ClientError::Closed),
-            Frame::Record(_) | Frame::Lost { .. } | Frame::Explain(_) | Frame::Error { .. } => {}
+            Frame::Record(_) | Frame::Lost { .. } | Frame::Explain(_) | Frame::Governance(_) | Frame::Error { .. } => {}
         }
     }
 }

@@ -100,8 +100,8 @@ impl Layout {
     /// Whether a map's keys and values lie as in `other`.
     #[must_use]
     pub fn has_values_of(&self, other: &Self, map: &str) -> bool {
-        let key = format!("{map} key");
-        self.values.get(map) == other.values.get(map) && self.values.get(&key) == other.values.get(&key)
+        let names = [map.to_owned(), format!("{map} key"), format!("{map} item")];
+        names.iter().all(|name| self.values.get(name) == other.values.get(name))
     }
 }
 

@@ -17,6 +17,8 @@ use crate::load::{LoadError, maps, probes::text};
 const MAPS: &str = "maps";
 /// its links here,
 const LINKS: &str = "links";
+/// programs that are attached to cgroups as these come here,
+const PROGRAMS: &str = "programs";
 /// and what it tells of itself here: pinned last.
 const ABOUT: &str = "about";
 /// What stands before the generation in the name of a set that is being made; a name of this file system has no dots.
@@ -37,7 +39,7 @@ impl Set {
     /// The directories can't be made.
     pub fn begin(directory: &Path, generation: u64) -> Result<Self, PinError> {
         let set = Self { path: directory.join(format!("{UNFINISHED}{generation}")), generation };
-        for folder in [MAPS, LINKS] {
+        for folder in [MAPS, LINKS, PROGRAMS] {
             let path = set.path.join(folder);
             fs::create_dir_all(&path).map_err(|source| PinError::io("making", &path, source))?;
         }
@@ -95,6 +97,12 @@ impl Set {
         self.path.join(MAPS).join(name)
     }
 
+    /// Where a program is pinned.
+    #[must_use]
+    pub fn program_path(&self, name: &str) -> PathBuf {
+        self.path.join(PROGRAMS).join(name)
+    }
+
     /// Opens a map.
     ///
     /// # Errors
@@ -141,7 +149,19 @@ impl Set {
     /// How many links it has.
     #[must_use]
     pub fn link_count(&self) -> usize {
-        fs::read_dir(self.path.join(LINKS)).map_or(0, Iterator::count)
+        self.link_names().len()
+    }
+
+    /// The names of its links.
+    #[must_use]
+    pub fn link_names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path.join(LINKS)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Takes a link away that sees nothing any more.
+    pub fn unpin_link(&self, name: &str) {
+        let _ = fs::remove_file(self.path.join(LINKS).join(name));
     }
 
     /// Takes the links away: the programs see nothing from now on. The maps stay.

@@ -13,7 +13,7 @@ use aya::{
 use sidestep_abi::kernel::{Control, Generations};
 
 use super::{About, Directory, Layout, PinError, ProbeAbout, Set, Settings, set};
-use crate::load::{LoadError, Probe, maps, probes};
+use crate::load::{LoadError, Probe, governors, maps, probes};
 
 /// Between the word that makes the new programs act and the old ones' end: whatever has begun by then is over, so that no
 /// event meets both states.
@@ -24,7 +24,12 @@ const SHARED: [&str; 2] = ["ACTIVE", "LATCH"];
 /// The ring, and what its reader tells.
 const RING: [&str; 2] = ["RING", "READER"];
 /// Maps that go together: one without the others would say of a container or file what is not so.
-const GROUPS: [&[&str]; 3] = [&["CONTAINERS", "MEMBERS", "STDIO"], &["FILES", "RETIRED", "VERDICTS"], &["LOST_EVENTS"]];
+const GROUPS: [&[&str]; 4] = [
+    &["CONTAINERS", "MEMBERS", "STDIO"],
+    &["FILES", "RETIRED", "VERDICTS"],
+    &["LOST_EVENTS"],
+    &["GOVERNING", "GOVERNED", "ALLOWED", "BUCKETS", "REFUSED"],
+];
 
 /// How the agent came to its programs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -75,6 +80,11 @@ impl Pinned {
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.set.generation
+    }
+
+    /// Its pins.
+    pub(in crate::load) const fn set(&self) -> &Set {
+        &self.set
     }
 
     /// Whether the programs go on when the agent stops.
@@ -180,6 +190,9 @@ impl Found {
         if about.attach != wanted.settings.attach {
             return Some("capture.attach was another one".to_owned());
         }
+        if governors::may_load() && !governors::are_pinned(set) {
+            return Some("the programs that govern are missing".to_owned());
+        }
         let missing = set.missing_links(&about.links);
         if !missing.is_empty() {
             return Some(format!(
@@ -280,7 +293,7 @@ impl Making {
                 for name in group {
                     self.set.share(before, name)?;
                 }
-            } else {
+            } else if group.iter().any(|name| before.map_data(name).is_ok()) {
                 tracing::warn!(
                     maps = group.join(", "),
                     "the agent before has kept these in another way: what they held is found anew, so streams begin \
@@ -294,6 +307,11 @@ impl Making {
     /// Generation of the new programs.
     pub(in crate::load) const fn generation(&self) -> u64 {
         self.set.generation
+    }
+
+    /// The pins.
+    pub(in crate::load) const fn set(&self) -> &Set {
+        &self.set
     }
 
     /// Whether programs act that these take the place of.

@@ -5,6 +5,7 @@
 mod copier;
 mod cost;
 mod delivery;
+mod governance;
 mod kubernetes;
 mod latency;
 mod machine;
@@ -72,6 +73,17 @@ enum Suite {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What a policy costs the Pods that it governs, and what a refusal costs.
+    Governance {
+        /// What to measure; everything when none is named.
+        names: Vec<governance::Governed>,
+        /// A short run, under a minute: shows that all works; its figures are rough.
+        #[arg(long)]
+        quick: bool,
+        /// Writes the figures with all samples to this file as well.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// The writer that is measured: runs in a container and takes its orders from a socket.
     #[command(hide = true)]
     Worker {
@@ -122,6 +134,7 @@ fn main() -> ExitCode {
         Suite::Copier { file } => copier::run(&file).map(|()| ExitCode::SUCCESS),
         Suite::Logs { names, quick, json } => measure(&names, quick, json, logs),
         Suite::Delivery { names, quick, json } => measure(&names, quick, json, delivery::run),
+        Suite::Governance { names, quick, json } => measure(&names, quick, json, governance::run),
         Suite::Kubernetes { names, quick, json } => measure(&names, quick, json, kubernetes::run),
     };
     result.unwrap_or_else(|error| {

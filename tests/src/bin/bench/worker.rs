@@ -2,7 +2,8 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, ErrorKind, Write},
+    net::{Ipv4Addr, TcpStream},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -31,6 +32,10 @@ pub(crate) enum Call {
     Null,
     /// `getpid`.
     Getpid,
+    /// `connect` to a port of the container itself where nobody listens.
+    ConnectRefused,
+    /// The same, that a policy refuses.
+    ConnectDenied,
 }
 
 /// What a writer shall do.
@@ -114,6 +119,8 @@ fn perform(job: Job, descriptors: &mut Descriptors) -> Result<Answer> {
                     burst(&|| write_whole(file, &line))
                 }
                 Call::Null => burst(&|| write_whole(&descriptors.null, &line)),
+                Call::ConnectRefused => burst(&|| connect(ErrorKind::ConnectionRefused)),
+                Call::ConnectDenied => burst(&|| connect(ErrorKind::PermissionDenied)),
                 Call::Getpid => burst(&|| {
                     std::hint::black_box(rustix::process::getpid());
                     Ok(())
@@ -162,6 +169,15 @@ fn paced(per_second: Option<u64>, time: Duration, mut write: impl FnMut() -> Res
         }
     }
     Ok(clocks.took(calls, bytes))
+}
+
+/// Discard (RFC 863): nobody listens there.
+const DISCARD: u16 = 9;
+
+fn connect(expected: ErrorKind) -> Result<()> {
+    let error = TcpStream::connect((Ipv4Addr::LOCALHOST, DISCARD)).err().map(|error| error.kind());
+    ensure!(error == Some(expected), "{error:?}, and not {expected:?}");
+    Ok(())
 }
 
 fn write_whole(descriptor: impl AsFd, bytes: &[u8]) -> Result<()> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use sidestep_tests::{Container, DEADLINE, Stdio, Testbed, wait_until};
+use sidestep_tests::{Container, ContainerBuilder, DEADLINE, Stdio, Testbed, wait_until};
 
 use crate::worker::{Answer, Job, Took};
 
@@ -44,17 +44,29 @@ impl Writer {
         Self::start(bed, name, writer.into())
     }
 
+    /// Starts one whose Pod is in this namespace, and that writes nothing.
+    ///
+    /// # Errors
+    /// The container can't be started.
+    pub(crate) fn in_namespace(bed: &Testbed, namespace: &str) -> Result<Self> {
+        let null = File::options().write(true).open("/dev/null")?;
+        Self::of(bed, bed.container(namespace).pod(namespace, namespace), namespace, null.into())
+    }
+
     /// Starts a writer with this stdout.
     ///
     /// # Errors
     /// The container can't be started.
     pub(crate) fn start(bed: &Testbed, name: &str, stdout: OwnedFd) -> Result<Self> {
+        Self::of(bed, bed.container(name), name, stdout)
+    }
+
+    fn of(bed: &Testbed, container: ContainerBuilder<'_>, name: &str, stdout: OwnedFd) -> Result<Self> {
         let directory = bed.path(format!("control-{name}/socket"))?;
         let listener = UnixListener::bind(&directory).with_context(|| format!("binding {}", directory.display()))?;
         listener.set_nonblocking(true)?;
         let program = std::env::current_exe().context("finding this program")?;
-        let container = bed
-            .container(name)
+        let container = container
             .host_programs()
             .bind(program, "/data/bench")
             .bind(directory.parent().context("a directory")?, "/data/control")

@@ -1,0 +1,125 @@
+//! `sidestep policy show` and `sidestep policy counters`: what holds for the traffic of Pods, and what was refused.
+
+use std::{fmt::Write as _, io::Write, path::Path};
+
+use super::{ClientError, Connection, quiet_on_broken_pipe};
+use crate::control::{
+    governance::{GovernanceReport, GovernedPod, GovernedTier},
+    protocol::{Ask, Frame},
+};
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum View {
+    /// What holds, with who has declared it.
+    Show,
+    /// What was refused.
+    Counters,
+}
+
+/// Asks the agent and prints its answer, as JSON or for people; only of this namespace, if it is given.
+///
+/// # Errors
+/// The agent does not run or refuses, or the output cannot be written (a closed pipe is not an error).
+pub fn governance(
+    socket: &Path,
+    view: View,
+    namespace: Option<&str>,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), ClientError> {
+    let mut report = fetch(socket)?;
+    report.pods.retain(|pod| namespace.is_none_or(|namespace| pod.namespace == namespace));
+    let text = if json { format!("{}\n", serde_json::to_string(&report)?) } else { render(&report, view) };
+    quiet_on_broken_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(ClientError::Output))
+}
+
+fn fetch(socket: &Path) -> Result<GovernanceReport, ClientError> {
+    let mut connection = Connection::ask(socket, Ask::Governance)?;
+    loop {
+        match connection.next()? {
+            Frame::Governance(report) => return Ok(*report),
+            Frame::End {} => return Err(ClientError::Closed),
+            _ => {}
+        }
+    }
+}
+
+fn render(report: &GovernanceReport, view: View) -> String {
+    let mut text = String::new();
+    // Writing to a text can't fail.
+    if let Some(problem) = &report.problem {
+        let _ = writeln!(text, "problem: {problem}");
+    }
+    if report.pods.is_empty() {
+        let _ = writeln!(text, "No policy says anything of the traffic of a Pod of node {}.", report.node);
+    }
+    match view {
+        View::Show => report.pods.iter().for_each(|pod| show(pod, &mut text)),
+        View::Counters => counters(&report.pods, &mut text),
+    }
+    text.chars().map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char }).collect()
+}
+
+fn name(pod: &GovernedPod) -> String {
+    match pod.pod.as_str() {
+        "" => format!("cgroup {}", pod.cgroup),
+        name => format!("{}/{name}", pod.namespace),
+    }
+}
+
+fn show(pod: &GovernedPod, text: &mut String) {
+    let _ = writeln!(text, "Pod {}", name(pod));
+    if pod.unknown {
+        text.push_str("  too little is known of it yet: what held goes on\n");
+    }
+    for GovernedTier { scope, mode, egress, connections_out, .. } in &pod.tiers {
+        let what = match mode.as_str() {
+            "observe" => format!("{scope}, observed only"),
+            _ => scope.clone(),
+        };
+        if let Some(policies) = egress {
+            let _ = writeln!(text, "  {what}: may open connections to the list of {}", policies.join(", "));
+        }
+        if let Some(rate) = connections_out {
+            let _ = writeln!(
+                text,
+                "  {what}: may open {:.0} connections a second, {} at once    <- {}",
+                rate.per_second, rate.burst, rate.policy
+            );
+        }
+    }
+}
+
+fn counters(pods: &[GovernedPod], text: &mut String) {
+    let rows = pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
+    let rows: Vec<_> = rows
+        .flat_map(|(pod, tier)| {
+            tier.refused.iter().map(move |refused| {
+                let what = if tier.mode == "observe" { "would refuse" } else { "refused" };
+                [
+                    name(pod),
+                    tier.scope.clone(),
+                    refused.direction.clone(),
+                    refused.reason.clone(),
+                    what.to_owned(),
+                    refused.count.to_string(),
+                ]
+            })
+        })
+        .collect();
+    if rows.is_empty() {
+        if !pods.is_empty() {
+            text.push_str("Nothing was refused.\n");
+        }
+        return;
+    }
+    let head = ["POD", "POLICIES", "DIRECTION", "REASON", "", "COUNT"].map(str::to_owned);
+    let width =
+        |column: usize| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    for row in [&head].into_iter().chain(&rows) {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}

@@ -1,0 +1,160 @@
+//! What holds for the traffic of Pods, and what was refused.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sidestep_abi::govern::{EGRESS, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate};
+
+use crate::{
+    pipeline::governor::Reading,
+    policy::traffic::{compile::Tier, settings::Mode},
+};
+
+/// What holds on a node.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GovernanceReport {
+    /// The node that answers.
+    pub node: String,
+    /// Why not all is in force that was declared.
+    pub problem: Option<String>,
+    /// The Pods for which something holds.
+    pub pods: Vec<GovernedPod>,
+}
+
+/// What holds for a Pod.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GovernedPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name; of a container without a Pod nothing.
+    pub pod: String,
+    /// The id of its cgroup.
+    pub cgroup: u64,
+    /// Whether too little is known of it yet, and what held goes on.
+    #[serde(default)]
+    pub unknown: bool,
+    /// What is said by the policies of each tier.
+    pub tiers: Vec<GovernedTier>,
+}
+
+/// What the policies of one tier say.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GovernedTier {
+    /// `cluster` or `namespace`: whose policies.
+    pub scope: String,
+    /// `enforce` or `observe`.
+    pub mode: String,
+    /// The policies whose entries make up the list of peers that the Pod may talk to.
+    pub egress: Option<Vec<String>>,
+    /// The limit of new connections that it opens.
+    pub connections_out: Option<GovernedRate>,
+    /// What was refused, or with `observe` would have been.
+    pub refused: Vec<Refusals>,
+}
+
+/// A rate.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GovernedRate {
+    /// How many in a second.
+    pub per_second: f64,
+    /// How many at once.
+    pub burst: u64,
+    /// Whose limit it is.
+    pub policy: String,
+}
+
+/// How often something was refused.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Refusals {
+    /// `not_allowed` or `connection_rate`.
+    pub reason: String,
+    /// `egress`.
+    pub direction: String,
+    /// How often since the kernel programs were loaded.
+    pub count: u64,
+}
+
+/// The name of a reason in reports and metrics.
+#[must_use]
+pub const fn reason(code: u8) -> &'static str {
+    match code {
+        REASON_NOT_ALLOWED => "not_allowed",
+        REASON_CONNECTION_RATE => "connection_rate",
+        _ => "unknown",
+    }
+}
+
+/// The name of a direction in reports and metrics.
+#[must_use]
+pub const fn direction(code: u8) -> &'static str {
+    match code {
+        EGRESS => "egress",
+        _ => "unknown",
+    }
+}
+
+/// The name of a tier's owners.
+#[must_use]
+pub const fn scope(tier: Tier) -> &'static str {
+    if tier.is_namespaced { "namespace" } else { "cluster" }
+}
+
+/// The name of a mode.
+#[must_use]
+pub const fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+    }
+}
+
+fn rate(rate: Rate, policy: &impl ToString) -> GovernedRate {
+    GovernedRate {
+        per_second: 1e9 / rate.interval as f64,
+        burst: rate.tolerance / rate.interval.max(1) + 1,
+        policy: policy.to_string(),
+    }
+}
+
+impl GovernanceReport {
+    /// Of what holds.
+    #[must_use]
+    pub fn of(reading: &Reading, node: &str) -> Self {
+        let mut refused: BTreeMap<(u64, u8), Vec<Refusals>> = BTreeMap::new();
+        for (key, count) in &reading.refused {
+            let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
+            let refusals = Refusals { reason, direction, count: *count };
+            refused.entry((key.cgroup, key.tier)).or_default().push(refusals);
+        }
+        let mut pods = Vec::new();
+        for held in &reading.pods {
+            let mut tiers = Vec::new();
+            let unknown = held.plans.is_none();
+            let plans = held.plans.clone().unwrap_or_default();
+            for (index, (tier, plan)) in Tier::ALL.iter().zip(&plans).enumerate() {
+                if plan.is_empty() {
+                    continue;
+                }
+                let names =
+                    |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
+                tiers.push(GovernedTier {
+                    scope: scope(*tier).to_owned(),
+                    mode: mode(tier.mode).to_owned(),
+                    egress: plan.egress.as_ref().map(names),
+                    connections_out: plan.connections_out.as_ref().map(|(limit, policy)| rate(*limit, policy)),
+                    refused: refused.remove(&(held.cgroup, index as u8)).unwrap_or_default(),
+                });
+            }
+            let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
+            pods.push(GovernedPod {
+                namespace: text(&held.namespace),
+                pod: text(&held.pod),
+                cgroup: held.cgroup,
+                unknown,
+                tiers,
+            });
+        }
+        pods.sort_by(|one, two| (&one.namespace, &one.pod).cmp(&(&two.namespace, &two.pod)));
+        Self { node: node.to_owned(), problem: reading.problem.clone(), pods }
+    }
+}

@@ -1,0 +1,351 @@
+//! Brings what policies say of traffic to the kernel: for the Pods that there are, as they and the policies come and go.
+//!
+//! A thread of its own, since lists may be long. The kernel's programs go on by what they were told while it works, while no
+//! agent runs, and while a new one does not know yet what a Pod is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{AcqRel, Release},
+        },
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use sidestep_abi::govern::{RefusedKey, TIERS};
+
+use super::{container::Profile, known::Known};
+use crate::{
+    attribute,
+    kubernetes::Kubernetes,
+    load::{Governors, RootPattern, cgroups},
+    policy::{
+        Policies, Subject,
+        annotations::Declared,
+        traffic::{
+            compile::{self, List, Name, Plan, Tier},
+            program::{Desired, Maps, Planned, Programmer},
+        },
+    },
+};
+
+/// Pause between looks at whether anything is new.
+const NAP: Duration = Duration::from_millis(50);
+/// Pause between looks at everything, whether anything is new or not.
+const ALL: Duration = Duration::from_secs(1);
+
+/// What holds for a Pod.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Its cgroup.
+    pub cgroup: u64,
+    /// Its namespace.
+    pub namespace: Option<Arc<str>>,
+    /// Its name.
+    pub pod: Option<Arc<str>>,
+    /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
+    pub plans: Option<[Plan; TIERS]>,
+}
+
+/// What holds, and what was refused.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// By the Pod.
+    pub pods: Vec<Held>,
+    /// Counts of the kernel programs.
+    pub refused: Vec<(RefusedKey, u64)>,
+    /// Why what shall hold does not, or that there are no programs.
+    pub problem: Option<String>,
+}
+
+/// For who asks, and who has new policies.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    reading: Arc<Mutex<Reading>>,
+    news: Sender<News>,
+}
+
+/// What makes the thread look.
+#[derive(Debug)]
+enum News {
+    /// Other policies of files.
+    Files(Arc<Policies>),
+    /// A container.
+    Container,
+    /// The agent's.
+    End,
+}
+
+impl Handle {
+    /// What holds.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over other policies of files.
+    pub fn set_files(&self, policies: Arc<Policies>) {
+        // Without programs nobody takes them.
+        let _ = self.news.send(News::Files(policies));
+    }
+
+    /// Ends the thread: what holds goes on, as far as the programs are pinned.
+    pub fn end(&self) {
+        let _ = self.news.send(News::End);
+    }
+}
+
+/// The thread's state.
+pub struct Governor {
+    programs: Governors,
+    programmer: Programmer,
+    containers: Arc<Known>,
+    kubernetes: Kubernetes,
+    mount: PathBuf,
+    roots: Vec<RootPattern>,
+    /// Policies of files; `None` as long as they could not be read.
+    files: Option<Arc<Policies>>,
+    /// Lists by their policies, as long as these are the same; or why there is none.
+    lists: HashMap<BTreeSet<Name>, Result<Arc<List>, String>>,
+    policies: Arc<Policies>,
+    reading: Arc<Mutex<Reading>>,
+    told: Option<String>,
+    /// Whether a container is new that no turn has looked at.
+    is_woken: Arc<AtomicBool>,
+}
+
+impl Governor {
+    /// Starts the thread; it ends with [`Handle::end`]. Without programs there is nothing to do but to say so.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn spawn(
+        programs: Result<Governors, String>,
+        maps: Maps,
+        containers: Arc<Known>,
+        kubernetes: &Kubernetes,
+        (mount, roots): (&Path, &[RootPattern]),
+        files: Option<Arc<Policies>>,
+    ) -> io::Result<Handle> {
+        let (sender, receiver) = channel();
+        let reading = Arc::<Mutex<Reading>>::default();
+        let handle = Handle { reading: Arc::clone(&reading), news: sender.clone() };
+        let programs = match programs {
+            Ok(programs) => programs,
+            Err(error) => {
+                tracing::warn!(error, "this kernel takes no programs that govern: policies for traffic have no effect");
+                reading.lock().unwrap_or_else(PoisonError::into_inner).problem = Some(error);
+                return Ok(handle);
+            }
+        };
+        let mut governor = Self {
+            programs,
+            programmer: Programmer::new(maps),
+            containers,
+            policies: kubernetes.policies().get(),
+            kubernetes: kubernetes.clone(),
+            mount: mount.to_owned(),
+            roots: roots.to_vec(),
+            files,
+            lists: HashMap::new(),
+            reading,
+            told: None,
+            is_woken: Arc::default(),
+        };
+        let is_woken = Arc::clone(&governor.is_woken);
+        governor.containers.watch(move || {
+            // One of them is enough, however many containers come.
+            if !is_woken.swap(true, AcqRel) {
+                let _ = sender.send(News::Container);
+            }
+        });
+        std::thread::Builder::new().name("govern".to_owned()).spawn(move || governor.run(&receiver))?;
+        Ok(handle)
+    }
+
+    fn run(&mut self, news: &Receiver<News>) {
+        let mut next = Instant::now();
+        let mut seen = 0;
+        loop {
+            let now = Instant::now();
+            let version = self.kubernetes.policies().version();
+            if now >= next || version != seen {
+                seen = version;
+                self.turn();
+                next = now + self.programmer.put_off().unwrap_or(ALL);
+            }
+            match news.recv_timeout(NAP) {
+                Ok(News::Files(policies)) => {
+                    self.files = Some(policies);
+                    self.lists.clear();
+                    next = Instant::now();
+                }
+                Ok(News::Container) => {
+                    self.is_woken.store(false, Release);
+                    next = Instant::now();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(News::End) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        let mut problems = Vec::new();
+        let refused = self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some());
+        problems.extend(refused.map(|refused| format!("{refused}; what it said before goes on")));
+        let policies = self.kubernetes.policies().get();
+        if !Arc::ptr_eq(&policies, &self.policies) {
+            self.policies = policies;
+            self.lists.clear();
+        }
+        let (desired, pods) = self.desired(&mut problems);
+        // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
+        let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
+        problems.extend(self.programs.refresh(is_needed).err());
+        problems.extend(self.programmer.apply(&desired, Instant::now()));
+        if self.files.is_none() {
+            problems.push("the policies of files could not be read: see the agent's log".to_owned());
+        }
+        if self.programmer.uncounted() > 0 {
+            problems
+                .push("a map of the kernel programs is full: limits and counts of some Pods are missing".to_owned());
+        }
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
+        if problem != self.told {
+            match &problem {
+                Some(problem) => tracing::warn!(problem, "policies for traffic are not in force as declared"),
+                None => tracing::info!("policies for traffic are in force again"),
+            }
+            self.told.clone_from(&problem);
+        }
+        let refused = self.programmer.refused().collect();
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Reading { pods, refused, problem };
+    }
+
+    /// What shall hold for the Pods that there are.
+    fn desired(&mut self, problems: &mut Vec<String>) -> (Desired, Vec<Held>) {
+        let mut desired = Desired::default();
+        let mut pods: BTreeMap<u64, Held> = BTreeMap::new();
+        let mut met = BTreeSet::new();
+        let mut uncertain = BTreeSet::new();
+        let held: BTreeSet<u64> = self.programmer.pods().collect();
+        // Until all is known that can be, what held goes on.
+        let is_all_known = self.kubernetes.has_told_all() && self.files.is_some();
+        for profile in self.containers.all() {
+            let Some(cgroup) = pod_cgroup(&self.mount, &profile) else { continue };
+            if !met.insert(cgroup) {
+                continue;
+            }
+            let resource = &profile.identity.resource;
+            let is_held = held.contains(&cgroup);
+            let plans = self.plans(&profile).filter(|_| !is_held || is_all_known);
+            let (namespace, pod) = (resource.namespace.clone(), resource.pod.clone());
+            let Some(plans) = plans else {
+                desired.unknown.insert(cgroup);
+                if is_held {
+                    pods.insert(cgroup, Held { cgroup, namespace, pod, plans: None });
+                }
+                continue;
+            };
+            let keeps = Tier::ALL.map(|tier| {
+                let mut refused = self.policies.uncertain(namespace.as_deref().unwrap_or_default(), tier.is_namespaced);
+                let refused = refused.next().filter(|_| is_held);
+                uncertain.extend(refused.map(|refused| refused.key.clone()));
+                refused.is_some()
+            });
+            if is_held || !plans.iter().all(Plan::is_empty) {
+                desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
+            }
+            if !plans.iter().all(Plan::is_empty) {
+                pods.insert(cgroup, Held { cgroup, namespace, pod, plans: Some(plans) });
+            }
+        }
+        // Of these no container is known yet.
+        if held.iter().any(|pod| !met.contains(pod)) {
+            let there: BTreeSet<u64> =
+                cgroups::list(&self.mount, &self.roots).into_iter().map(|cgroup| cgroup.id).collect();
+            for cgroup in held.into_iter().filter(|pod| !met.contains(pod) && there.contains(pod)) {
+                desired.unknown.insert(cgroup);
+                pods.insert(cgroup, Held { cgroup, namespace: None, pod: None, plans: None });
+            }
+        }
+        if !desired.unknown.is_empty() && !is_all_known {
+            problems.push(
+                "not all is known yet that policies go by: for Pods for which something held that goes on".to_owned(),
+            );
+        }
+        problems.extend(uncertain.iter().map(|key| {
+            format!("{key} is refused, and what it said before is not known: what policies of its kind said goes on")
+        }));
+        let plans = desired.pods.values().flat_map(|planned| &planned.plans);
+        let names: BTreeSet<_> = plans.filter_map(|plan| plan.egress.clone()).collect();
+        self.lists.retain(|policies, _| names.contains(policies));
+        for policies in names {
+            match self.list(&policies) {
+                Ok(list) => {
+                    desired.lists.insert(policies, list);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        (desired, pods.into_values().collect())
+    }
+
+    /// What is said of a Pod; `None` while too little of it is known.
+    fn plans(&self, profile: &Profile) -> Option<[Plan; TIERS]> {
+        let resource = &profile.identity.resource;
+        let pod = resource.pod_uid.as_ref().and_then(|uid| self.kubernetes.pods().get(uid));
+        let nothing = Arc::<Declared>::default();
+        let (no_labels, no_files) = (BTreeMap::new(), Arc::<Policies>::default());
+        let subject = match &pod {
+            Some(pod) => pod.subject(&nothing),
+            None if resource.pod_uid.is_some() && self.kubernetes.may_tell() => return None,
+            None => Subject {
+                namespace: resource.namespace.as_deref().unwrap_or_default(),
+                namespace_labels: None,
+                labels: &no_labels,
+                declared: &nothing,
+            },
+        };
+        Some(self.policies.plans(&subject, self.files.as_ref().unwrap_or(&no_files)))
+    }
+
+    fn list(&mut self, policies: &BTreeSet<Name>) -> Result<Arc<List>, String> {
+        if let Some(list) = self.lists.get(policies) {
+            return list.clone();
+        }
+        let of = |name: &Name| match name.is_file {
+            true => self.files.as_ref()?.traffic(&name.key),
+            false => self.policies.traffic(&name.key),
+        };
+        let traffic = policies.iter().filter_map(of);
+        let list = compile::list(traffic.flat_map(|traffic| traffic.allow.egress.iter().flatten()));
+        let list = list.map(Arc::new).map_err(|error| {
+            let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
+            format!("{}: {error}", names.join(", "))
+        });
+        self.lists.insert(policies.clone(), list.clone());
+        list
+    }
+}
+
+/// The cgroup of the Pod of a container, or of a container that has none. `None` when it is gone.
+fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<u64> {
+    let own = &profile.identity.container_cgroup;
+    let path = Path::new(own.trim_start_matches('/'));
+    // Where the path does not name the Pod, or is the Pod's own, the cgroup above is that of others, too.
+    let parsed = attribute::cgroup::parse(own);
+    let path = if parsed.pod_uid.is_some() && parsed.container_id.is_some() { path.parent()? } else { path };
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    fs::metadata(mount.join(path)).ok().map(|metadata| metadata.ino())
+}

@@ -1,0 +1,249 @@
+//! From policies to what the kernel programs go by.
+//!
+//! Policies of one tier add up to one list: a peer is allowed that one of them allows. Tiers restrict each other: what a Pod
+//! does is let through if every tier that says something lets it through, so a namespace's policy takes nothing away from what
+//! the cluster's administrator has forbidden.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use sidestep_abi::govern::{MAX_RANGES, PortRange, Rate, TIERS};
+
+use super::settings::{Mode, Network, Peers, Ports, RateLimit};
+use crate::policy::precedence::Key;
+
+/// Whose policies, and whether they are enforced.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Tier {
+    /// Policies of a namespace, not of the cluster.
+    pub is_namespaced: bool,
+    /// Whether they are enforced.
+    pub mode: Mode,
+}
+
+impl Tier {
+    /// All, in the order in which they are asked: what is refused is refused before it is observed.
+    pub const ALL: [Self; TIERS] = [
+        Self { is_namespaced: false, mode: Mode::Enforce },
+        Self { is_namespaced: true, mode: Mode::Enforce },
+        Self { is_namespaced: false, mode: Mode::Observe },
+        Self { is_namespaced: true, mode: Mode::Observe },
+    ];
+}
+
+/// A policy, and where it stands: one of a file and one of the API server may have the same name.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Name {
+    /// Its name. Those of the cluster come first.
+    pub key: Key,
+    /// Whether it stands in a file.
+    pub is_file: bool,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.key, if self.is_file { " (file)" } else { "" })
+    }
+}
+
+/// What one tier says of a Pod.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    /// Policies whose entries make up the list of peers that the Pod may talk to; `None` when there is no such list.
+    pub egress: Option<BTreeSet<Name>>,
+    /// New connections that it opens, and whose limit that is.
+    pub connections_out: Option<(Rate, Name)>,
+}
+
+impl Plan {
+    /// Whether it says nothing.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.egress.is_none() && self.connections_out.is_none()
+    }
+}
+
+/// A list: for each network all that is allowed to it, by wider networks too, so that one look is enough.
+pub type List = BTreeMap<Network, BTreeSet<PortRange>>;
+
+/// A network has more ranges of ports than the kernel programs look at.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "{} has {count} ranges of ports, with those of the networks that it lies in; at most {MAX_RANGES} are looked at: join \
+     some, or allow all ports", shown(.network)
+)]
+pub struct TooManyRanges {
+    network: Network,
+    count: usize,
+}
+
+fn shown(network: &Network) -> String {
+    let address = std::net::Ipv6Addr::from(network.address);
+    match address.to_ipv4_mapped().filter(|_| network.is_ipv4) {
+        Some(address) => format!("{address}/{}", network.length - 96),
+        None => format!("{address}/{}", network.length),
+    }
+}
+
+/// Puts the entries of several policies together.
+///
+/// # Errors
+/// A network with too many ranges of ports.
+pub fn list<'a>(entries: impl IntoIterator<Item = &'a Peers>) -> Result<List, TooManyRanges> {
+    let mut list = List::new();
+    for peers in entries {
+        // They were checked when they were read.
+        for network in peers.cidrs.iter().filter_map(|cidr| Network::parse(cidr).ok()) {
+            list.entry(network).or_default().extend(ranges(peers.ports.as_deref()));
+        }
+    }
+    // In this order a network comes behind those that it lies in.
+    let mut wider: Vec<(Network, BTreeSet<PortRange>)> = Vec::new();
+    for (network, own) in &mut list {
+        while wider.last().is_some_and(|(above, _)| !above.contains(network)) {
+            wider.pop();
+        }
+        if let Some((_, above)) = wider.last() {
+            own.extend(above);
+        }
+        *own = joined(own);
+        if own.len() > MAX_RANGES {
+            return Err(TooManyRanges { network: *network, count: own.len() });
+        }
+        wider.push((*network, own.clone()));
+    }
+    Ok(list)
+}
+
+const ALL_PORTS: PortRange = PortRange { first: 0, last: u16::MAX, protocol: 0, _pad: [0; 3] };
+
+fn ranges(ports: Option<&[Ports]>) -> Vec<PortRange> {
+    let Some(ports) = ports else { return vec![ALL_PORTS] };
+    let range = |ports: &Ports| PortRange {
+        first: ports.port.unwrap_or_default(),
+        last: ports.end_port.or(ports.port).unwrap_or(u16::MAX),
+        protocol: ports.protocol.number(),
+        _pad: [0; 3],
+    };
+    ports.iter().map(range).collect()
+}
+
+/// The same ports in as few ranges as can be.
+fn joined(ranges: &BTreeSet<PortRange>) -> BTreeSet<PortRange> {
+    if ranges.contains(&ALL_PORTS) {
+        return BTreeSet::from([ALL_PORTS]);
+    }
+    let mut sorted: Vec<_> = ranges.iter().copied().collect();
+    sorted.sort_by_key(|range| (range.protocol, range.first));
+    let mut joined: Vec<PortRange> = Vec::new();
+    for range in sorted {
+        match joined.last_mut() {
+            Some(last) if last.protocol == range.protocol && range.first <= last.last.saturating_add(1) => {
+                last.last = last.last.max(range.last);
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined.into_iter().collect()
+}
+
+/// The rate as the kernel programs have it. The burst is what may come at once.
+#[must_use]
+pub fn rate(limit: &RateLimit) -> Rate {
+    let interval = 1_000_000_000 / u64::from(limit.per_second.max(1));
+    let burst = u64::from(limit.burst.unwrap_or(limit.per_second).max(1));
+    Rate { interval, tolerance: interval * (burst - 1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::traffic::settings::Protocol;
+
+    fn peers(cidrs: &[&str], ports: &[(Protocol, u16, u16)]) -> Peers {
+        let port = |(protocol, first, last): &(Protocol, u16, u16)| Ports {
+            protocol: *protocol,
+            port: Some(*first),
+            end_port: Some(*last),
+        };
+        Peers {
+            cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect(),
+            ports: (!ports.is_empty()).then(|| ports.iter().map(port).collect()),
+        }
+    }
+
+    /// As the kernel programs do: the longest network that has the address, and then its ranges.
+    fn allows(list: &List, peer: &str, protocol: Protocol, port: u16) -> bool {
+        let peer = Network::parse(peer).expect("an address");
+        let longest =
+            list.iter().filter(|(network, _)| network.contains(&peer)).max_by_key(|(network, _)| network.length);
+        longest.is_some_and(|(_, ranges)| {
+            ranges.iter().any(|range| {
+                (range.protocol == 0 || range.protocol == protocol.number())
+                    && (range.first..=range.last).contains(&port)
+            })
+        })
+    }
+
+    #[test]
+    fn a_narrow_network_has_what_the_wider_ones_have() {
+        let entries = [
+            peers(&["10.0.0.0/8"], &[(Protocol::Tcp, 443, 443)]),
+            peers(&["10.1.0.0/16", "::/0"], &[(Protocol::Udp, 53, 53)]),
+            peers(&["10.1.2.3"], &[]),
+        ];
+        let list = list(&entries).expect("a list");
+        assert!(allows(&list, "10.9.9.9", Protocol::Tcp, 443) && !allows(&list, "10.9.9.9", Protocol::Udp, 53));
+        assert!(allows(&list, "10.1.9.9", Protocol::Tcp, 443) && allows(&list, "10.1.9.9", Protocol::Udp, 53));
+        assert!(allows(&list, "10.1.2.3", Protocol::Tcp, 1));
+        assert!(allows(&list, "2001:db8::1", Protocol::Udp, 53) && !allows(&list, "192.0.2.1", Protocol::Udp, 53));
+    }
+
+    #[test]
+    fn ranges_are_joined_and_bounded() {
+        let many: Vec<_> = (0..20).map(|index| (Protocol::Tcp, index * 10, index * 10 + 9)).collect();
+        let joined = list([&peers(&["10.0.0.0/8"], &many)]).expect("they touch each other");
+        assert_eq!(joined.values().next().map(BTreeSet::len), Some(1));
+        let many: Vec<_> = (0..17).map(|index| (Protocol::Tcp, index * 10, index * 10)).collect();
+        let error = list([&peers(&["10.0.0.0/8"], &many[..9]), &peers(&["10.1.0.0/16"], &many[9..])]);
+        assert!(error.is_err_and(|error| error.to_string().starts_with("10.1.0.0/16 has 17 ranges")));
+    }
+
+    #[test]
+    fn a_rate_admits_its_burst_at_once() {
+        let rate = rate(&RateLimit { per_second: 100, burst: Some(5) });
+        assert_eq!((rate.interval, rate.tolerance), (10_000_000, 40_000_000));
+    }
+
+    proptest! {
+        /// One look at the longest network tells the same as a look at all entries.
+        #[test]
+        fn one_look_is_enough(
+            entries in proptest::collection::vec((0u8..8, 0u8..=32, 0u16..8, 0u16..4, any::<bool>()), 1..30),
+            asked in proptest::collection::vec((0u8..8, 0u16..12, any::<bool>()), 30),
+        ) {
+            let protocol = |is_udp| if is_udp { Protocol::Udp } else { Protocol::Tcp };
+            let entries: Vec<_> = entries.iter().map(|(byte, length, first, more, is_udp)| {
+                let bits = u32::from_be_bytes([10, *byte, 0, 0]) & u32::MAX.checked_shl(32 - u32::from(*length)).unwrap_or(0);
+                let network = format!("{}/{length}", std::net::Ipv4Addr::from(bits));
+                peers(&[&network], &[(protocol(*is_udp), *first, first + more)])
+            }).collect();
+            let list = list(&entries).expect("few ports");
+            for (byte, port, is_udp) in asked {
+                let peer = format!("10.{byte}.0.0");
+                let network = Network::parse(&peer).expect("an address");
+                let expected = entries.iter().any(|entry| {
+                    let ports = entry.ports.as_ref().expect("ports")[0];
+                    Network::parse(&entry.cidrs[0]).expect("a network").contains(&network)
+                        && ports.protocol == protocol(is_udp)
+                        && (ports.port..=ports.end_port).contains(&Some(port))
+                });
+                prop_assert_eq!(allows(&list, &peer, protocol(is_udp), port), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What policies say of a Pod's traffic: read ([`settings`]), brought together ([`compile`]), written to the kernel
+//! ([`program`]).
+
+pub mod compile;
+pub mod program;
+pub mod settings;
+
+pub use settings::TrafficSettings;

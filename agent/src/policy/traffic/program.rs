@@ -1,0 +1,331 @@
+//! Writes what holds to the kernel's maps: a generation at once, or a Pod more or less.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
+use sidestep_abi::govern::{
+    ALLOWED_BITS, Allowed, AllowedKey, BucketKey, Governed, GovernedKey, LISTS_EGRESS, NOTHING, OBSERVES, PortRange,
+    RefusedKey, TIERS, Tier as KernelTier,
+};
+
+use super::{
+    compile::{List, Name, Plan, Tier},
+    settings::{Mode, Network},
+};
+
+/// What the kernel programs could not count by its Pod.
+const UNCOUNTED: RefusedKey = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, _pad: [0; 4] };
+
+/// For an update of a map: only an entry that is not there, `bpf(2)`.
+const BPF_NOEXIST: u64 = 1;
+
+/// The maps that the kernel programs go by.
+pub struct Maps {
+    /// One entry: the generation that is in force.
+    pub governing: Array<MapData, u64>,
+    /// What holds for each Pod.
+    pub governed: HashMap<MapData, GovernedKey, Governed>,
+    /// All lists.
+    pub allowed: LpmTrie<MapData, AllowedKey, Allowed>,
+    /// State of limits.
+    pub buckets: HashMap<MapData, BucketKey, u64>,
+    /// Written by the kernel programs.
+    pub refused: HashMap<MapData, RefusedKey, u64>,
+}
+
+/// What shall hold for a Pod.
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    /// What each tier says.
+    pub plans: [Plan; TIERS],
+    /// Tiers of which too little is known: of these what held goes on.
+    pub keeps: [bool; TIERS],
+}
+
+/// What shall hold.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// By the Pod's cgroup: what each tier says. Pods of which nothing is said are not in it.
+    pub pods: BTreeMap<u64, Planned>,
+    /// Cgroups of Pods of which too little is known yet: for these holds what held.
+    pub unknown: BTreeSet<u64>,
+    /// The lists that the plans name, by their policies: those of the cluster's come first. One that can't be made is not in it.
+    pub lists: BTreeMap<BTreeSet<Name>, Arc<List>>,
+}
+
+/// Networks of all lists: entries of the kernel's map, of which some are kept for changes.
+const CAPACITY: usize = 262_144;
+/// Pause between two generations.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long what is not used any more stays: a program that has begun before may look at it.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The writer: there is one.
+pub struct Programmer {
+    maps: Maps,
+    generation: u32,
+    next_list: u32,
+    /// The lists that are in the kernel, and their numbers.
+    lists: Vec<(Arc<List>, u32)>,
+    pods: BTreeMap<u64, Governed>,
+    /// When the generation began.
+    begun: Option<Instant>,
+    /// Whether another one shall begin, and was put off.
+    is_put_off: bool,
+    retired: Retired,
+}
+
+/// What is not used any more, since when.
+#[derive(Default)]
+struct Retired {
+    lists: Vec<(u32, usize, Instant)>,
+    pods: Vec<(GovernedKey, Instant)>,
+    /// Limits and counts of Pods, by their cgroups.
+    states: Vec<(u64, Instant)>,
+}
+
+impl Programmer {
+    /// Goes on with what holds.
+    #[must_use]
+    pub fn new(mut maps: Maps) -> Self {
+        // What the kernel programs have no room for is counted here.
+        let _ = maps.refused.insert(UNCOUNTED, 0, BPF_NOEXIST);
+        let generation = maps.governing.get(&0, 0).unwrap_or_default() as u32;
+        let mut lists: BTreeMap<u32, List> = BTreeMap::new();
+        for (key, value) in maps.allowed.iter().flatten() {
+            let AllowedKey { list, address } = key.data();
+            let length = key.prefix_len().saturating_sub(ALLOWED_BITS) as u8;
+            let ranges = value.ranges.into_iter().take(value.len as usize).collect();
+            lists.entry(list >> 1).or_default().insert(Network { is_ipv4: list & 1 != 0, address, length }, ranges);
+        }
+        let of_generation =
+            |(key, governed): (GovernedKey, Governed)| (key.generation == generation).then_some((key.cgroup, governed));
+        let pods = maps.governed.iter().flatten().filter_map(of_generation).collect();
+        Self {
+            generation,
+            next_list: lists.last_key_value().map_or(NOTHING, |(last, _)| *last) + 1,
+            lists: lists.into_iter().map(|(number, list)| (Arc::new(list), number)).collect(),
+            pods,
+            begun: None,
+            is_put_off: false,
+            retired: Retired::default(),
+            maps,
+        }
+    }
+
+    /// Pods for which something holds.
+    pub fn pods(&self) -> impl Iterator<Item = u64> + '_ {
+        self.pods.keys().copied()
+    }
+
+    /// How long until what was put off can be written, if something was.
+    #[must_use]
+    pub fn put_off(&self) -> Option<Duration> {
+        self.is_put_off.then_some(PAUSE)
+    }
+
+    /// How many were refused since the programs were loaded, by Pod, reason and tier.
+    pub fn refused(&self) -> impl Iterator<Item = (RefusedKey, u64)> + '_ {
+        self.maps.refused.iter().flatten().filter(|(key, _)| *key != UNCOUNTED)
+    }
+
+    /// How many the kernel programs could not count, or limit, as a map is full.
+    #[must_use]
+    pub fn uncounted(&self) -> u64 {
+        self.maps.refused.get(&UNCOUNTED, 0).unwrap_or_default()
+    }
+
+    /// Makes that hold which shall; returns what is not as it shall be, in words. Of a tier whose list does not fit goes on
+    /// what held, and for a Pod for which none held it lets nothing through; all else holds as it shall.
+    pub fn apply(&mut self, desired: &Desired, now: Instant) -> Vec<String> {
+        self.remove_retired(now);
+        let mut problems = Vec::new();
+        let mut numbers = BTreeMap::new();
+        for (policies, list) in &desired.lists {
+            match self.number(list, now) {
+                Ok(number) => {
+                    numbers.insert(policies, number);
+                }
+                Err(problem) => {
+                    let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
+                    problems.push(format!("the list of {}: {problem}", names.join(", ")));
+                }
+            }
+        }
+        let kept = self.pods.iter().filter(|(cgroup, _)| desired.unknown.contains(cgroup));
+        let mut pods: BTreeMap<u64, Governed> = kept.map(|(cgroup, governed)| (*cgroup, *governed)).collect();
+        for (cgroup, planned) in &desired.pods {
+            pods.insert(*cgroup, governed(planned, &numbers, self.pods.get(cgroup)));
+        }
+        pods.retain(|_, governed| *governed != Governed::default());
+        if let Err(error) = self.write(pods, now) {
+            problems.push(format!("map GOVERNED: {error}; what held before goes on"));
+        }
+        self.retire_lists(now);
+        problems
+    }
+
+    /// The number of a list, which is written when it is new.
+    fn number(&mut self, list: &Arc<List>, now: Instant) -> Result<u32, String> {
+        if let Some((_, number)) = self.lists.iter().find(|(known, _)| known == list) {
+            return Ok(*number);
+        }
+        let used: usize = self.lists.iter().map(|(list, _)| list.len()).sum();
+        let leaving: usize = self.retired.lists.iter().map(|(_, entries, _)| entries).sum();
+        let free = CAPACITY.saturating_sub(used + leaving);
+        if list.len() > free {
+            return Err(format!("{} networks, and there is room for {free} of {CAPACITY}", list.len()));
+        }
+        let number = self.next_list;
+        self.next_list += 1;
+        if let Err(error) = self.write_list(number, list) {
+            self.retired.lists.push((number, list.len(), now));
+            return Err(format!("map ALLOWED: {error}"));
+        }
+        self.lists.push((Arc::clone(list), number));
+        Ok(number)
+    }
+
+    /// Writes what is new into the generation that is in force, or begins another one when something else has changed; not at once
+    /// when that was done a moment ago, since each stays for a while.
+    fn write(&mut self, mut pods: BTreeMap<u64, Governed>, now: Instant) -> Result<(), MapError> {
+        let is_as_it_was = |(cgroup, governed): (&u64, &Governed)| pods.get(cgroup) == Some(governed);
+        let is_changed = !self.pods.iter().all(is_as_it_was);
+        self.is_put_off = false;
+        let is_soon = self.begun.is_some_and(|begun| now.saturating_duration_since(begun) < PAUSE);
+        if self.generation == 0 && !pods.is_empty() || is_changed && !is_soon {
+            self.begin_generation(&pods, now)?;
+            let gone = self.pods.keys().filter(|cgroup| !pods.contains_key(cgroup));
+            self.retired.states.extend(gone.map(|cgroup| (*cgroup, now)));
+            self.pods = pods;
+            return Ok(());
+        }
+        self.is_put_off = is_changed;
+        pods.retain(|cgroup, _| !self.pods.contains_key(cgroup));
+        for (cgroup, governed) in pods {
+            self.maps.governed.insert(key(self.generation, cgroup), governed, 0)?;
+            self.pods.insert(cgroup, governed);
+        }
+        Ok(())
+    }
+
+    fn write_list(&mut self, number: u32, list: &List) -> Result<(), MapError> {
+        for (network, ranges) in list {
+            let key = Key::new(ALLOWED_BITS + u32::from(network.length), allowed_key(number, network));
+            self.maps.allowed.insert(&key, allowed(ranges), 0)?;
+        }
+        Ok(())
+    }
+
+    fn begin_generation(&mut self, pods: &BTreeMap<u64, Governed>, now: Instant) -> Result<(), MapError> {
+        let next = self.generation.checked_add(1).unwrap_or(1);
+        // An agent may have ended while it wrote this generation.
+        let stale: Vec<_> = self.maps.governed.keys().flatten().filter(|key| key.generation == next).collect();
+        for key in stale {
+            let _ = self.maps.governed.remove(&key);
+        }
+        let written =
+            pods.iter().try_for_each(|(cgroup, governed)| self.maps.governed.insert(key(next, *cgroup), governed, 0));
+        if let Err(error) = written.and_then(|()| self.maps.governing.set(0, u64::from(next), 0)) {
+            for cgroup in pods.keys() {
+                let _ = self.maps.governed.remove(&key(next, *cgroup));
+            }
+            return Err(error);
+        }
+        let known: BTreeSet<_> = self.retired.pods.iter().map(|(key, _)| (key.generation, key.cgroup)).collect();
+        let before = self.maps.governed.keys().flatten().filter(|key| key.generation != next);
+        let before = before.filter(|key| !known.contains(&(key.generation, key.cgroup)));
+        self.retired.pods.extend(before.map(|key| (key, now)));
+        (self.generation, self.begun) = (next, Some(now));
+        Ok(())
+    }
+
+    /// Forgets the state of the limits, and the counts, of a Pod that is gone, or of which nothing is said any more.
+    fn forget(&mut self, cgroup: u64) {
+        let buckets: Vec<_> = self.maps.buckets.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
+        for key in buckets {
+            let _ = self.maps.buckets.remove(&key);
+        }
+        let refused: Vec<_> = self.maps.refused.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
+        for key in refused {
+            let _ = self.maps.refused.remove(&key);
+        }
+    }
+
+    /// Lets go of lists that no Pod has.
+    fn retire_lists(&mut self, now: Instant) {
+        let used: BTreeSet<u32> =
+            self.pods.values().flat_map(|governed| governed.tiers.map(|tier| tier.egress)).collect();
+        for (list, number) in self.lists.extract_if(.., |(_, number)| !used.contains(number)) {
+            self.retired.lists.push((number, list.len(), now));
+        }
+    }
+
+    fn remove_retired(&mut self, now: Instant) {
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= GRACE;
+        for (key, _) in self.retired.pods.extract_if(.., |(_, since)| is_over(*since)) {
+            let _ = self.maps.governed.remove(&key);
+        }
+        let states: Vec<_> = self.retired.states.extract_if(.., |(_, since)| is_over(*since)).collect();
+        for (cgroup, _) in states {
+            if !self.pods.contains_key(&cgroup) {
+                self.forget(cgroup);
+            }
+        }
+        let lists: BTreeSet<u32> =
+            self.retired.lists.extract_if(.., |(_, _, since)| is_over(*since)).map(|(number, ..)| number).collect();
+        if lists.is_empty() {
+            return;
+        }
+        let of_those = |key: &Key<AllowedKey>| lists.contains(&(key.data().list >> 1));
+        let keys: Vec<_> = self.maps.allowed.keys().flatten().filter(of_those).collect();
+        for key in keys {
+            let _ = self.maps.allowed.remove(&key);
+        }
+    }
+}
+
+const fn key(generation: u32, cgroup: u64) -> GovernedKey {
+    GovernedKey { cgroup, generation, _pad: 0 }
+}
+
+const fn allowed_key(number: u32, network: &Network) -> AllowedKey {
+    AllowedKey { list: number << 1 | network.is_ipv4 as u32, address: network.address }
+}
+
+fn allowed(ranges: &BTreeSet<PortRange>) -> Allowed {
+    let mut allowed = Allowed { len: ranges.len() as u64, ..Allowed::default() };
+    for (slot, range) in allowed.ranges.iter_mut().zip(ranges) {
+        *slot = *range;
+    }
+    allowed
+}
+
+fn governed(planned: &Planned, numbers: &BTreeMap<&BTreeSet<Name>, u32>, held: Option<&Governed>) -> Governed {
+    let mut governed = Governed::default();
+    for (index, ((slot, plan), tier)) in governed.tiers.iter_mut().zip(&planned.plans).zip(Tier::ALL).enumerate() {
+        if let (true, Some(held)) = (planned.keeps[index], held) {
+            *slot = held.tiers[index];
+            continue;
+        }
+        if plan.is_empty() {
+            continue;
+        }
+        let held = held.map(|held| held.tiers[index]).filter(|held| held.flags & LISTS_EGRESS != 0);
+        let list = plan.egress.as_ref().map(|policies| match numbers.get(policies) {
+            Some(number) => *number,
+            None => held.map_or(NOTHING, |held| held.egress),
+        });
+        *slot = KernelTier {
+            flags: if list.is_some() { LISTS_EGRESS } else { 0 }
+                | if tier.mode == Mode::Observe { OBSERVES } else { 0 },
+            egress: list.unwrap_or(NOTHING),
+            connections_out: plan.connections_out.as_ref().map_or_else(Default::default, |(rate, _)| *rate),
+        };
+    }
+    governed
+}

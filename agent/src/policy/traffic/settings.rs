@@ -1,0 +1,290 @@
+//! What can be declared for the traffic of a Pod.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::compile::list;
+
+/// The most entries of a list, of networks and of ports of one policy.
+const MAX_ENTRIES: usize = 1024;
+const MAX_CIDRS: usize = 100_000;
+const MAX_PORTS: usize = 16;
+/// The longest text of a network: an IPv6 address, `/` and three digits.
+const MAX_CIDR: usize = 49;
+/// The most per second: beyond it a nanosecond is too long.
+const MAX_RATE: u32 = 1_000_000;
+
+/// What is declared for traffic.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct TrafficSettings {
+    /// Whether what is not allowed, or too much, is refused, or only counted and reported.
+    pub mode: Mode,
+    /// Who may be talked to.
+    #[serde(skip_serializing_if = "Allow::is_empty")]
+    pub allow: Allow,
+    /// How much.
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+}
+
+/// What becomes of what a policy does not let through.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It is let through, counted and reported.
+    Observe,
+}
+
+/// Who may be talked to. What is not given is not restricted.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Allow {
+    /// Peers of connections that the Pod opens, and of datagrams that it sends; an empty list lets nothing through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_ENTRIES))]
+    pub egress: Option<Vec<Peers>>,
+}
+
+impl Allow {
+    /// Whether nothing is given.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.egress.is_none()
+    }
+}
+
+/// Some peers.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Peers {
+    /// Networks, as `10.0.0.0/8` and `2001:db8::/32`; an address alone is a network of one.
+    #[schemars(length(min = 1, max = MAX_CIDRS), inner(length(min = 2, max = MAX_CIDR)))]
+    pub cidrs: Vec<String>,
+    /// Protocols and ports; all of them when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_PORTS))]
+    pub ports: Option<Vec<Ports>>,
+}
+
+/// Ports of a protocol.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Ports {
+    /// The protocol; TCP when not given.
+    pub protocol: Protocol,
+    /// The port, or the first of several; all of them when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+    /// The last of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub end_port: Option<u16>,
+}
+
+/// A protocol whose peers are asked for. The kernel asks for no others (`sctp_inet_connect` has no such hook).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// RFC 9293.
+    #[default]
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+impl Protocol {
+    /// The kernel's number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => libc::IPPROTO_TCP as u8,
+            Self::Udp => libc::IPPROTO_UDP as u8,
+        }
+    }
+}
+
+/// How much is let through.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Limits {
+    /// New connections that the Pod opens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_out: Option<RateLimit>,
+}
+
+impl Limits {
+    /// Whether nothing is given.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.connections_out.is_none()
+    }
+}
+
+/// A rate.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RateLimit {
+    /// How many in a second, in the long run.
+    #[schemars(range(min = 1, max = MAX_RATE))]
+    pub per_second: u32,
+    /// How many at once, after a time without any; by default those of one second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_RATE))]
+    pub burst: Option<u32>,
+}
+
+/// A network. That of IPv4 is mapped (RFC 4291, 2.5.5.2), and in none of IPv6.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Network {
+    /// Whether it is of IPv4.
+    pub is_ipv4: bool,
+    /// The first address.
+    pub address: [u8; 16],
+    /// Bits of the address that count, of 128.
+    pub length: u8,
+}
+
+impl Network {
+    /// Reads a network, or an address.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let length = match length {
+            None => bits,
+            Some(length) => length
+                .parse::<u8>()
+                .ok()
+                .filter(|length| *length <= bits)
+                .ok_or_else(|| format!("the length of the prefix is at most {bits}"))?,
+        };
+        let mapped = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        let length_of_128 = length + (128 - bits);
+        let is_ipv4 = mapped.to_ipv4_mapped().is_some() && length_of_128 >= 96;
+        let network = Self { is_ipv4, address: mapped.octets(), length: length_of_128 };
+        let first = network.first();
+        if first != network.address {
+            let shown = match (address, Ipv6Addr::from(first).to_ipv4_mapped()) {
+                (IpAddr::V4(_), Some(first)) => first.to_string(),
+                _ => Ipv6Addr::from(first).to_string(),
+            };
+            return Err(format!("it has bits behind its prefix: write {shown}/{length}"));
+        }
+        Ok(network)
+    }
+
+    fn first(&self) -> [u8; 16] {
+        let bits = u128::from_be_bytes(self.address);
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.length)).unwrap_or_default();
+        (bits & mask).to_be_bytes()
+    }
+
+    /// Whether it has all addresses of `other`.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        self.is_ipv4 == other.is_ipv4
+            && self.length <= other.length
+            && Self { length: self.length, ..*other }.first() == self.address
+    }
+}
+
+impl TrafficSettings {
+    /// All that is wrong with it, each with the field's path.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.allow.is_empty() && self.limits.is_empty() {
+            problems.push("declares nothing: give at least one of allow.egress, limits.connectionsOut".to_owned());
+        }
+        for (index, peers) in self.allow.egress.iter().flatten().enumerate() {
+            let path = format!("allow.egress[{index}]");
+            if peers.cidrs.is_empty() {
+                problems.push(format!("{path}.cidrs: is empty; `0.0.0.0/0` and `::/0` are all peers"));
+            }
+            for (number, cidr) in peers.cidrs.iter().enumerate() {
+                if let Err(error) = Network::parse(cidr) {
+                    problems.push(format!("{path}.cidrs[{number}]: {error}"));
+                }
+            }
+            if peers.ports.as_ref().is_some_and(Vec::is_empty) {
+                problems.push(format!("{path}.ports: is empty; leave it out for all ports"));
+            }
+            for (number, ports) in peers.ports.iter().flatten().enumerate() {
+                let wrong = match (ports.port, ports.end_port) {
+                    (None, Some(_)) => Some("endPort needs port"),
+                    (Some(first), Some(last)) if last < first => Some("endPort is less than port"),
+                    (Some(0), _) => Some("port 0 is none"),
+                    _ => None,
+                };
+                problems.extend(wrong.map(|wrong| format!("{path}.ports[{number}]: {wrong}")));
+            }
+        }
+        if problems.is_empty()
+            && let Err(error) = list(self.allow.egress.iter().flatten())
+        {
+            problems.push(format!("allow.egress: {error}"));
+        }
+        if let Some(limit) = &self.limits.connections_out {
+            for (field, value) in [("perSecond", Some(limit.per_second)), ("burst", limit.burst)] {
+                if value.is_some_and(|value| value == 0 || value > MAX_RATE) {
+                    problems.push(format!("limits.connectionsOut.{field}: is from 1 to {MAX_RATE}"));
+                }
+            }
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_read() {
+        let network = Network::parse("10.0.0.0/8").expect("a network");
+        assert_eq!((network.length, network.address[12]), (104, 10));
+        assert!(network.contains(&Network::parse("10.1.2.3").expect("an address")));
+        assert!(network.contains(&Network::parse("::ffff:10.1.2.3").expect("the same, mapped")));
+        assert!(!network.contains(&Network::parse("11.0.0.0/8").expect("another")));
+        assert!(Network::parse("0.0.0.0/0").expect("all").contains(&network));
+        assert!(!Network::parse("::/0").expect("all of IPv6").contains(&network));
+        for (text, error) in [
+            ("10.0.0.1/8", "it has bits behind its prefix: write 10.0.0.0/8"),
+            ("2001:db8::1/32", "it has bits behind its prefix: write 2001:db8::/32"),
+            ("10.0.0.0/33", "the length of the prefix is at most 32"),
+            ("example.org", "\"example.org\" is no IP address"),
+        ] {
+            assert_eq!(Network::parse(text), Err(error.to_owned()));
+        }
+    }
+
+    #[test]
+    fn problems_name_the_field() {
+        let settings: TrafficSettings = serde_json::from_str(
+            r#"{"allow": {"egress": [{"cidrs": ["10.0.0.0/8"]}, {"cidrs": ["x"], "ports": [{"endPort": 2}]}]},
+                "limits": {"connectionsOut": {"perSecond": 0}}}"#,
+        )
+        .expect("settings");
+        let problems = settings.problems();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems[0].starts_with("allow.egress[1].cidrs[0]: "), "{problems:?}");
+        assert_eq!(problems[1], "allow.egress[1].ports[0]: endPort needs port");
+        assert!(problems[2].starts_with("limits.connectionsOut.perSecond: "), "{problems:?}");
+    }
+}

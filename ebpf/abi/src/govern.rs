@@ -1,0 +1,152 @@
+//! Governance: what a Pod may reach and how often, and what was refused.
+//!
+//! What holds for all Pods together is a generation. The agent writes a generation beside the one that is in force, and then
+//! one word makes it act, so there is no moment with half of it. Lists have numbers that are never used again, and do not
+//! change: a generation that has the same list names it by the same number.
+
+use crate::{assert_layout, pod};
+
+/// Peers of connections that the Pod opens are those of its list alone.
+pub const LISTS_EGRESS: u32 = 1;
+/// What would be refused is counted, and let through.
+pub const OBSERVES: u32 = 2;
+
+/// The number of a list that has nothing.
+pub const NOTHING: u32 = 0;
+
+/// The peer is on no list.
+pub const REASON_NOT_ALLOWED: u8 = 1;
+/// There were too many new connections.
+pub const REASON_CONNECTION_RATE: u8 = 2;
+
+/// The Pod opens the connection, or sends.
+pub const EGRESS: u8 = 1;
+
+/// New connections that a Pod opens, as a limit of [`BucketKey`]; the tier is added.
+pub const LIMIT_CONNECTIONS_OUT: u32 = 0x100;
+
+/// Tiers of policies: a Pod may do what all of them let it do.
+pub const TIERS: usize = 4;
+
+/// A Pod in a generation.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C, align(8))]
+pub struct GovernedKey {
+    /// The Pod's cgroup, or that of a container that has none.
+    pub cgroup: u64,
+    /// The generation.
+    pub generation: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+assert_layout!(GovernedKey, size 16);
+
+/// A rate as the generic cell rate algorithm has it (ITU-T I.371, annex A); no limit when `interval` is 0.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C, align(8))]
+pub struct Rate {
+    /// Nanoseconds for each.
+    pub interval: u64,
+    /// Nanoseconds by which they may come too early: intervals of the burst but one.
+    pub tolerance: u64,
+}
+assert_layout!(Rate, size 16);
+
+/// What holds for a Pod.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C, align(8))]
+pub struct Governed {
+    /// By tier.
+    pub tiers: [Tier; TIERS],
+}
+assert_layout!(Governed, size 96);
+
+/// What the policies of one tier say.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C, align(8))]
+pub struct Tier {
+    /// `LISTS_*` and [`OBSERVES`].
+    pub flags: u32,
+    /// The list of peers of connections that it opens.
+    pub egress: u32,
+    /// New connections that it opens.
+    pub connections_out: Rate,
+}
+assert_layout!(Tier, size 24);
+
+/// A network of a list, behind a prefix length that counts from `list` on. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C)]
+pub struct AllowedKey {
+    /// The list's number, and in the lowest bit whether the network is of IPv4: `::/0` has none of those.
+    pub list: u32,
+    /// The address.
+    pub address: [u8; 16],
+}
+const _: () = assert!(size_of::<AllowedKey>() == 20 && align_of::<AllowedKey>() == 4);
+
+/// Bits of [`AllowedKey`] before the address.
+pub const ALLOWED_BITS: u32 = 32;
+
+/// Ranges of ports of one network, its wider networks' included.
+pub const MAX_RANGES: usize = 16;
+
+/// What is allowed to a network.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C, align(8))]
+pub struct Allowed {
+    /// How many of `ranges` count.
+    pub len: u64,
+    /// Protocols and ports.
+    pub ranges: [PortRange; MAX_RANGES],
+}
+assert_layout!(Allowed, size 136);
+
+/// Ports of a protocol.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(C)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+    /// `IPPROTO_*`; 0 stands for all.
+    pub protocol: u8,
+    /// Zero.
+    pub _pad: [u8; 3],
+}
+const _: () = assert!(size_of::<PortRange>() == 8);
+
+/// Names the state of a limit: it outlives generations.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C, align(8))]
+pub struct BucketKey {
+    /// As [`GovernedKey::cgroup`].
+    pub cgroup: u64,
+    /// `LIMIT_*`
+    pub limit: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+assert_layout!(BucketKey, size 16);
+
+/// What was refused, or would have been.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C, align(8))]
+pub struct RefusedKey {
+    /// As [`GovernedKey::cgroup`].
+    pub cgroup: u64,
+    /// `REASON_*`
+    pub reason: u8,
+    /// [`EGRESS`]
+    pub direction: u8,
+    /// Whether it was let through.
+    pub observed: u8,
+    /// Whose policies have refused it.
+    pub tier: u8,
+    /// Zero.
+    pub _pad: [u8; 4],
+}
+assert_layout!(RefusedKey, size 16);
+
+pod!(GovernedKey, Rate, Governed, Tier, AllowedKey, Allowed, PortRange, BucketKey, RefusedKey);

@@ -1,0 +1,229 @@
+//! What a Pod may do: its lists and its limits.
+
+use core::intrinsics::{self, AtomicOrdering};
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_ktime_get_ns, generated::bpf_get_current_ancestor_cgroup_id},
+    maps::lpm_trie::Key,
+};
+use sidestep_abi::govern::{
+    ALLOWED_BITS, AllowedKey, BucketKey, EGRESS, Governed, GovernedKey, LIMIT_CONNECTIONS_OUT, LISTS_EGRESS,
+    MAX_RANGES, OBSERVES, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, RefusedKey, TIERS, Tier,
+};
+
+use crate::{
+    emit,
+    generation::{self, Order},
+    maps::{ALLOWED, BUCKETS, GOVERNED, GOVERNING, REFUSED},
+};
+
+/// Depth to which a cgroup's ancestors are searched for a Pod's.
+const MAX_ANCESTORS: usize = 12;
+/// `include/uapi/linux/in.h`; that of MPTCP has the same low byte.
+const IPPROTO_TCP: u8 = 6;
+/// Tries to change the state of a limit: each failure means that another CPU has succeeded.
+const MAX_TRIES: usize = 32;
+
+/// The other end.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer {
+    /// Mapped when it is of IPv4.
+    pub(crate) address: [u8; 16],
+    pub(crate) port: u16,
+    pub(crate) protocol: u8,
+}
+
+/// Something that a Pod does.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Act {
+    /// It opens a connection, or names the only peer of a socket.
+    Connect,
+    /// It sends a datagram to somebody.
+    Send,
+}
+
+/// Whether the current process may do that.
+#[inline(always)]
+pub(crate) fn may(act: Act, peer: &Peer) -> bool {
+    let Some((cgroup, governed)) = current() else { return true };
+    // While the programs of two agents are attached, both go by the lists, and one of them takes tokens and counts.
+    let acts = generation::acts(Order::OldestFirst);
+    // Lists come first: what one of them refuses takes no token.
+    for index in 0..TIERS {
+        let tier = &governed.tiers[index];
+        if tier.flags & LISTS_EGRESS != 0
+            && is_allowed(peer, tier.egress) == 0
+            && !let_through(cgroup, index, tier, REASON_NOT_ALLOWED, acts)
+        {
+            return false;
+        }
+    }
+    // A socket of datagrams that has a peer is no connection: a look-up of a name makes several.
+    if !acts || act != Act::Connect || peer.protocol != IPPROTO_TCP {
+        return true;
+    }
+    for index in 0..TIERS {
+        let tier = &governed.tiers[index];
+        let rate = tier.connections_out;
+        if rate.interval != 0
+            && take(&BucketKey { cgroup, limit: LIMIT_CONNECTIONS_OUT + index as u32, _pad: 0 }, &rate) == 0
+            && !let_through(cgroup, index, tier, REASON_CONNECTION_RATE, acts)
+        {
+            return false;
+        }
+    }
+    true
+}
+
+/// Counts that a tier does not let something through; whether it is let through all the same.
+#[inline(always)]
+fn let_through(cgroup: u64, index: usize, tier: &Tier, reason: u8, acts: bool) -> bool {
+    let observes = tier.flags & OBSERVES != 0;
+    if acts {
+        let (observed, tier) = (u8::from(observes), index as u8);
+        count(&RefusedKey { cgroup, reason, direction: EGRESS, observed, tier, _pad: [0; 4] });
+    }
+    observes
+}
+
+/// The Pod of the current process and what holds for it. Another generation may come while it is looked for, and this one go.
+#[inline(always)]
+fn current() -> Option<(u64, &'static Governed)> {
+    let mut generation = governing()?;
+    for _ in 0..2 {
+        if let Some(found) = find(generation) {
+            return Some(found);
+        }
+        let now = governing()?;
+        if now == generation {
+            return None;
+        }
+        generation = now;
+    }
+    None
+}
+
+/// The generation that is in force.
+#[inline(always)]
+fn governing() -> Option<u32> {
+    let generation = GOVERNING.get_ptr(0)?;
+    // SAFETY: a map value of one word.
+    let generation = unsafe { generation.read_volatile() } as u32;
+    (generation != 0).then_some(generation)
+}
+
+/// The Pod of the current process and what holds for it in a generation.
+#[inline(always)]
+fn find(generation: u32) -> Option<(u64, &'static Governed)> {
+    for level in 1..=MAX_ANCESTORS {
+        // SAFETY: the helper takes any level and returns 0 where there is no such ancestor.
+        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if cgroup == 0 {
+            return None;
+        }
+        if let Some(governed) = GOVERNED.get_ptr(&GovernedKey { cgroup, generation, _pad: 0 }) {
+            // SAFETY: a map value; it does not change, and goes only seconds after its generation.
+            return Some((cgroup, unsafe { &*governed }));
+        }
+    }
+    None
+}
+
+/// Whether a list has the peer; 0 when it has not.
+#[inline(never)]
+fn is_allowed(peer: &Peer, list: u32) -> u64 {
+    let list = list << 1 | u32::from(is_mapped(&peer.address));
+    let key = Key::new(ALLOWED_BITS + 128, AllowedKey { list, address: peer.address });
+    let Some(allowed) = ALLOWED.get(&key) else { return 0 };
+    for index in 0..MAX_RANGES {
+        if index as u64 >= allowed.len {
+            break;
+        }
+        let range = &allowed.ranges[index];
+        if (range.protocol == 0 || range.protocol == peer.protocol)
+            && range.first <= peer.port
+            && peer.port <= range.last
+        {
+            return 1;
+        }
+    }
+    0
+}
+
+/// Whether it is an IPv4 address, mapped.
+#[inline(always)]
+fn is_mapped(address: &[u8; 16]) -> bool {
+    let mut zeros = 0;
+    for byte in &address[..10] {
+        zeros |= *byte;
+    }
+    zeros == 0 && address[10] == 0xff && address[11] == 0xff
+}
+
+/// Takes one from a limit; 0 when none is left. The state is one word, the theoretical arrival time of the next, so that
+/// it is exact whatever number of CPUs takes.
+#[inline(never)]
+fn take(key: &BucketKey, rate: &Rate) -> u64 {
+    if BUCKETS.get_ptr_mut(key).is_none() {
+        // Another CPU may have been first.
+        let _ = BUCKETS.insert(key, &0, u64::from(BPF_NOEXIST));
+    }
+    // When there is no room for its state it has no limit.
+    let Some(bucket) = BUCKETS.get_ptr_mut(key) else {
+        lose();
+        return 1;
+    };
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a map value of one word.
+    let mut known = unsafe { bucket.read_volatile() };
+    for _ in 0..MAX_TRIES {
+        // Debts of a rate that was lower, or of a burst that was larger, are no more than this one could have.
+        let most = now + rate.tolerance + rate.interval;
+        let mut arrival = if known > now { known } else { now };
+        if arrival > most {
+            arrival = most;
+        }
+        if arrival - now > rate.tolerance {
+            return 0;
+        }
+        // SAFETY: as above.
+        let (before, changed) = unsafe {
+            intrinsics::atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                bucket,
+                known,
+                arrival + rate.interval,
+            )
+        };
+        if changed {
+            return 1;
+        }
+        known = before;
+    }
+    // So many were faster.
+    0
+}
+
+/// Counts what could not be counted by its Pod, or limited: a map is full.
+#[inline(always)]
+fn lose() {
+    let all = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, _pad: [0; 4] };
+    if let Some(counter) = REFUSED.get_ptr_mut(&all) {
+        emit::add(counter, 1);
+    }
+}
+
+#[inline(always)]
+fn count(refused: &RefusedKey) {
+    if let Some(counter) = REFUSED.get_ptr_mut(refused) {
+        emit::add(counter, 1);
+    } else if REFUSED.insert(refused, &1, u64::from(BPF_NOEXIST)).is_err() {
+        match REFUSED.get_ptr_mut(refused) {
+            Some(counter) => {
+                emit::add(counter, 1);
+            }
+            None => lose(),
+        }
+    }
+}

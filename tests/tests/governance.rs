@@ -1,0 +1,355 @@
+//! What a Pod may reach, and how often: decided in the kernel, at the system call, with no proxy.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sidestep_tests::{Agent, Config, Container, DEADLINE, Testbed, agent, end_to_end, wait_until};
+
+/// Listens, says where, and does what it is told: `connect HOST PORT`, `fastopen` the same, `send` (a datagram), `mapped` (one
+/// by a socket of IPv6), `ancillary` (one with a control message, by a socket that has a peer) and `burst HOST PORT COUNT`; says
+/// what came of it.
+const CLIENT: &str = r#"
+import errno, socket, struct, sys, threading, time
+def name(error): return errno.errorcode.get(error.errno, str(error))
+def family(host): return socket.AF_INET6 if ':' in host else socket.AF_INET
+def connect(host, port):
+    with socket.socket(family(host), socket.SOCK_STREAM) as s:
+        try: s.settimeout(5); s.connect((host, port)); return 'ok'
+        except OSError as error: return name(error)
+def send(host, port):
+    with socket.socket(family(host), socket.SOCK_DGRAM) as s:
+        try: s.sendto(b'x', (host, port)); return 'ok'
+        except OSError as error: return name(error)
+def fastopen(host, port):
+    with socket.socket(family(host), socket.SOCK_STREAM) as s:
+        try: s.sendto(b'x', socket.MSG_FASTOPEN, (host, port)); return 'ok'
+        except OSError as error: return name(error)
+def mapped(host, port):
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+        try: s.sendto(b'x', ('::ffff:' + host, port)); return 'ok'
+        except OSError as error: return name(error)
+def ancillary(host, port):
+    with socket.socket(family(host), socket.SOCK_DGRAM) as s:
+        try: s.connect((host, port))
+        except OSError as error: return 'connect ' + name(error)
+        tos = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if ':' in host else (socket.IPPROTO_IP, socket.IP_TOS)
+        try: s.sendmsg([b'x'], [(*tos, struct.pack('i', 4))]); return 'ok'
+        except OSError as error: return name(error)
+def burst(host, port, count):
+    results = []
+    def some(): results.extend(connect(host, port) for _ in range(int(count) // 4))
+    threads = [threading.Thread(target=some) for _ in range(4)]
+    begin = time.monotonic()
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    counts = [f'{result}={results.count(result)}' for result in sorted(set(results))]
+    return ' '.join([f'seconds={time.monotonic() - begin}', *counts])
+def serve(server):
+    while True: server.accept()[0].close()
+def listen(host):
+    server = socket.create_server((host, 0), family=family(host), backlog=1024)
+    threading.Thread(target=serve, args=[server], daemon=True).start()
+    return server.getsockname()[1]
+print('ports', listen('127.0.0.1'), listen('127.0.0.1'), listen('::1'), '.')
+for number, line in enumerate(sys.stdin):
+    what, host, port, *more = line.split()
+    print(number, globals()[what](host, int(port), *more))
+"#;
+
+/// A Pod that talks to itself.
+struct Client {
+    container: Container,
+    asked: usize,
+    /// It listens there: twice at 127.0.0.1, and at ::1.
+    ports: [u16; 3],
+}
+
+impl Client {
+    fn start(bed: &Testbed, namespace: &str, name: &str) -> Result<Self> {
+        let container = bed.container("app").pod(namespace, name).python(CLIENT).start()?;
+        container.wait_stdout(" .\n")?;
+        let text = String::from_utf8(container.stdout())?;
+        let ports = text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<_>>();
+        let ports = ports.try_into().map_err(|ports| anyhow::anyhow!("three ports, not {ports:?}"))?;
+        Ok(Self { container, asked: 0, ports })
+    }
+
+    /// What came of `what`.
+    fn ask(&mut self, what: &str) -> Result<String> {
+        writeln!(self.container.stdin(), "{what}")?;
+        let begin = format!("{} ", self.asked);
+        self.asked += 1;
+        wait_until(&format!("the answer to {what:?}"), DEADLINE, || {
+            let text = String::from_utf8(self.container.stdout())?;
+            let line = text.split_inclusive('\n').find(|line| line.starts_with(&begin) && line.ends_with('\n'));
+            Ok(line.map(|line| line[begin.len()..].trim().to_owned()))
+        })
+    }
+
+    /// Waits until `what` comes out like this.
+    fn wait(&mut self, what: &str, expected: &str) -> Result<()> {
+        let mut last = String::new();
+        let come = wait_until(&format!("{what}: {expected}"), DEADLINE, || {
+            last = self.ask(what)?;
+            Ok((last == expected).then_some(()))
+        });
+        come.with_context(|| format!("the last answer was {last}"))
+    }
+}
+
+fn config(bed: &Testbed, policies: &Value) -> Result<Config> {
+    let documents: Vec<_> = policies.as_array().context("a list")?.iter().map(Value::to_string).collect();
+    let file = bed.path("policies.yaml")?;
+    fs::write(&file, documents.join("\n---\n"))?;
+    Ok(bed.config().with("/policies/files", json!([file])))
+}
+
+fn policy(name: &str, traffic: &Value) -> Value {
+    json!({
+        "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+        "metadata": { "name": name, "namespace": "shop" },
+        "spec": { "selector": {}, "traffic": traffic },
+    })
+}
+
+fn command(config: &Config, arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new(agent::binary()?).args(arguments).arg("--socket").arg(config.socket()).output()?)
+}
+
+/// How often a Pod was refused for a reason, as `sidestep policy counters` has it.
+fn refused(config: &Config, pod: &str, reason: &str) -> Result<u64> {
+    let output = command(config, &["policy", "counters", "--output", "json"])?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let pods = report["pods"].as_array().context("Pods")?;
+    let tiers = pods.iter().filter(|found| found["pod"] == pod).flat_map(|pod| pod["tiers"].as_array()).flatten();
+    let refusals = tiers.flat_map(|tier| tier["refused"].as_array()).flatten();
+    Ok(refusals.filter(|refused| refused["reason"] == reason).filter_map(|refused| refused["count"].as_u64()).sum())
+}
+
+#[test]
+fn a_list_lets_through_what_it_has_and_nothing_else() {
+    end_to_end(|bed| {
+        let agent = Agent::start(bed, &config(bed, &json!([]))?)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let [allowed, other, six] = web.ports;
+        ensure!(web.ask(&format!("connect 127.0.0.1 {other}"))? == "ok", "there is no policy yet");
+        let config = config(
+            bed,
+            &json!([policy(
+                "shop",
+                &json!({ "allow": { "egress": [
+            { "cidrs": ["127.0.0.0/8"], "ports": [{ "port": allowed }] },
+            { "cidrs": ["::1"], "ports": [{ "port": six }] },
+            { "cidrs": ["127.0.0.0/8", "::1"], "ports": [{ "protocol": "UDP", "port": 9 }] },
+        ] } })
+            )]),
+        )?;
+        agent.reload()?;
+        web.wait(&format!("connect 127.0.0.1 {other}"), "EPERM")?;
+        for (what, expected) in [
+            (format!("connect 127.0.0.1 {allowed}"), "ok"),
+            (format!("connect 127.1.2.3 {allowed}"), "ECONNREFUSED"),
+            // The same address in the clothes of another family.
+            (format!("connect ::ffff:127.0.0.1 {allowed}"), "ok"),
+            (format!("connect ::ffff:127.0.0.1 {other}"), "EPERM"),
+            (format!("connect ::1 {six}"), "ok"),
+            (format!("connect ::1 {allowed}"), "EPERM"),
+            (format!("send 127.0.0.1 {other}"), "EPERM"),
+            (format!("mapped 127.0.0.1 {other}"), "EPERM"),
+            (format!("fastopen 127.0.0.1 {allowed}"), "ok"),
+            (format!("fastopen 127.0.0.1 {other}"), "EPERM"),
+            (format!("fastopen ::1 {allowed}"), "EPERM"),
+            (format!("ancillary 127.0.0.1 {other}"), "connect EPERM"),
+            // The port is that of TCP.
+            (format!("send 127.0.0.1 {allowed}"), "EPERM"),
+            ("send 127.0.0.1 9".to_owned(), "ok"),
+            ("ancillary 127.0.0.1 9".to_owned(), "ok"),
+            ("ancillary ::1 9".to_owned(), "ok"),
+        ] {
+            let answer = web.ask(&what)?;
+            ensure!(answer == expected, "{what}: {answer}, not {expected}");
+        }
+        // The policy is that of another namespace.
+        let mut free = Client::start(bed, "other", "free")?;
+        let [port, ..] = free.ports;
+        ensure!(free.ask(&format!("connect 127.0.0.1 {port}"))? == "ok");
+        wait_until("the counts", DEADLINE, || Ok((refused(&config, "web", "not_allowed")? >= 5).then_some(())))?;
+        let shown = command(&config, &["policy", "show"])?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        ensure!(shown.contains("Pod shop/web\n") && shown.contains("the list of SidestepPolicy shop/shop"), "{shown}");
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_rate_of_connections_is_exact() {
+    end_to_end(|bed| {
+        let limits = json!({ "limits": { "connectionsOut": { "perSecond": 50, "burst": 20 } } });
+        let config = config(bed, &json!([policy("shop", &limits)]))?;
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        wait_until("the policy", DEADLINE, || {
+            let shown = command(&config, &["policy", "show"])?;
+            Ok(String::from_utf8_lossy(&shown.stdout).contains("50 connections a second, 20 at once").then_some(()))
+        })?;
+        let answer = web.ask(&format!("burst 127.0.0.1 {} 100000", web.ports[0]))?;
+        let figure = |name: &str| {
+            let found = answer.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+            found.map_or(Ok(0.0), str::parse::<f64>)
+        };
+        let (seconds, admitted, refusals) = (figure("seconds")?, figure("ok")?, figure("EPERM")?);
+        // Tokens that nobody takes while the client does not run are lost, once there are as many as the burst.
+        ensure!(admitted >= 50.0 * seconds * 0.8 + 20.0 - 1.0, "{answer}");
+        ensure!(admitted <= 50.0 * seconds + 20.0 + 1.0, "{answer}");
+        ensure!(admitted + refusals == 100_000.0, "{answer}");
+        let refusals = refusals as u64;
+        wait_until("the counts", DEADLINE, || {
+            Ok((refused(&config, "web", "connection_rate")? == refusals).then_some(()))
+        })?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn observe_refuses_nothing_and_counts() {
+    end_to_end(|bed| {
+        let config = config(bed, &json!([policy("shop", &json!({ "mode": "observe", "allow": { "egress": [] } }))]))?;
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
+        wait_until("a count", DEADLINE, || {
+            ensure!(web.ask(&connect)? == "ok");
+            Ok((refused(&config, "web", "not_allowed")? > 0).then_some(()))
+        })?;
+        agent.stop()
+    });
+}
+
+/// The decision is the kernel's: it holds while no agent runs, and the next one takes it over without a moment in between.
+#[test]
+fn what_is_refused_stays_so_while_agents_are_killed() {
+    end_to_end(|bed| {
+        let config = config(bed, &json!([policy("shop", &json!({ "allow": { "egress": [] } }))]))?
+            .with("/capture/pin", json!(bed.pins()));
+        let mut agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let burst = format!("burst 127.0.0.1 {} 1000", web.ports[0]);
+        web.wait(&format!("connect 127.0.0.1 {}", web.ports[0]), "EPERM")?;
+        for _ in 0..5 {
+            agent.kill()?;
+            ensure!(web.ask(&burst)?.ends_with(" EPERM=1000"), "no agent runs");
+            agent = Agent::spawn(bed, &config)?;
+            ensure!(web.ask(&burst)?.ends_with(" EPERM=1000"), "one begins");
+            agent = agent.wait_ready()?;
+            ensure!(web.ask(&burst)?.ends_with(" EPERM=1000"), "one has begun");
+        }
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_policy_that_is_changed_holds_from_then_on_and_a_wrong_one_changes_nothing() {
+    end_to_end(|bed| {
+        let nobody = json!([policy("shop", &json!({ "allow": { "egress": [] } }))]);
+        let agent = Agent::start(bed, &config(bed, &nobody)?)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
+        web.wait(&connect, "EPERM")?;
+        let somebody = json!([policy("shop", &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.1"] }] } }))]);
+        config(bed, &somebody)?;
+        agent.reload()?;
+        web.wait(&connect, "ok")?;
+        config(bed, &json!([policy("shop", &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.1/8"] }] } }))]))?;
+        agent.reload()?;
+        wait_until("the refusal of a wrong policy", DEADLINE, || {
+            Ok(agent.log().contains("write 127.0.0.0/8").then_some(()))
+        })?;
+        ensure!(web.ask(&connect)? == "ok", "what held before goes on");
+        config(bed, &nobody)?;
+        agent.reload()?;
+        web.wait(&connect, "EPERM")?;
+        config(bed, &json!([]))?;
+        agent.reload()?;
+        web.wait(&connect, "ok")?;
+        agent.stop()
+    });
+}
+
+/// Somebody removes pins below bpffs, or an agent was killed in the middle of making them: the next look makes them again.
+#[test]
+fn links_that_are_taken_away_are_made_again_and_uninstall_leaves_none() {
+    end_to_end(|bed| {
+        let config = config(bed, &json!([policy("shop", &json!({ "allow": { "egress": [] } }))]))?
+            .with("/capture/pin", json!(bed.pins()));
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let four = format!("connect 127.0.0.1 {}", web.ports[0]);
+        let six = format!("connect ::1 {}", web.ports[2]);
+        web.wait(&four, "EPERM")?;
+        let links = bed.pins().join("1/links");
+        for name in fs::read_dir(&links)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()? {
+            let name = name.display().to_string();
+            if name.contains("/connect6@") || name.contains("/sendmsg") {
+                fs::remove_file(&name)?;
+            }
+        }
+        web.wait(&six, "EPERM")?;
+        agent.kill()?;
+        // The programs of a set are taken away as well: the next agent makes another set.
+        fs::remove_dir_all(bed.pins().join("1/programs"))?;
+        let agent = Agent::start(bed, &config)?;
+        ensure!(agent.log().contains("the programs that govern are missing"), "{}", agent.log());
+        web.wait(&four, "EPERM")?;
+        web.wait(&six, "EPERM")?;
+        agent.stop()?;
+        ensure!(web.ask(&four)? == "EPERM", "the programs go on");
+        let file = bed.path("sidestep.yaml")?;
+        let output = Command::new(agent::binary()?).arg("uninstall").arg("--config").arg(file).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(!bed.pins().exists());
+        web.wait(&four, "ok")
+    });
+}
+
+/// Two lists of a namespace that can't be put together take nothing from what the cluster's policy says.
+#[test]
+fn a_list_that_can_not_be_made_lets_nothing_through_and_all_else_holds() {
+    end_to_end(|bed| {
+        let agent = Agent::start(bed, &config(bed, &json!([]))?)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let [one, other, _] = web.ports;
+        let (one, other) = (format!("connect 127.0.0.1 {one}"), format!("connect 127.0.0.1 {other}"));
+        let cluster = json!({
+            "apiVersion": "sidestep.dev/v1alpha1", "kind": "ClusterSidestepPolicy", "metadata": { "name": "all" },
+            "spec": { "selector": {}, "traffic": { "allow": { "egress": [
+                { "cidrs": ["127.0.0.0/8"], "ports": [{ "port": web.ports[0] }] },
+            ] } } },
+        });
+        let ports = |from: u16| json!((0..9).map(|number| json!({ "port": from + 2 * number })).collect::<Vec<_>>());
+        let part = |name: &str, from| {
+            policy(name, &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.0/8"], "ports": ports(from) }] } }))
+        };
+        config(bed, &json!([cluster]))?;
+        agent.reload()?;
+        web.wait(&other, "EPERM")?;
+        ensure!(web.ask(&one)? == "ok");
+        config(bed, &json!([cluster, part("a", 1), part("b", 101)]))?;
+        agent.reload()?;
+        web.wait(&one, "EPERM")?;
+        wait_until("what is not in force", DEADLINE, || {
+            let is_told = agent.log().contains("has 18 ranges of ports");
+            Ok((is_told && agent.metrics()?.sum("sidestep_governance_in_force") == 0.0).then_some(()))
+        })?;
+        config(bed, &json!([cluster]))?;
+        agent.reload()?;
+        web.wait(&one, "ok")?;
+        ensure!(web.ask(&other)? == "EPERM");
+        agent.stop()
+    });
+}

@@ -1,0 +1,112 @@
+//! Policies for traffic, on a real Kubernetes node: selected by labels, decided in the kernel at the Pods' sockets.
+
+/// By this name `cargo xtask test --no-cluster` leaves them out.
+mod on_cluster {
+    use anyhow::{Context, Result, ensure};
+    use serde_json::json;
+    use sidestep_tests::{
+        cluster::{
+            Cluster, DaemonSet, PATIENCE, on_cluster,
+            workload::{Namespace, Writer, pod},
+        },
+        wait_until,
+    };
+
+    /// What busybox says of `EPERM`.
+    const REFUSED: &str = "Operation not permitted";
+
+    /// What a connection of the Pod `client` comes to: nothing, or what busybox says of it.
+    fn connect(cluster: &Cluster, shop: &Namespace<'_>, address: &str, port: u16) -> Result<String> {
+        let command = format!("nc -w 5 {address} {port} < /dev/null 2>&1; true");
+        cluster.kubectl(&["--namespace", shop.name(), "exec", "client", "--", "sh", "-c", &command])
+    }
+
+    #[test]
+    fn a_policy_holds_for_the_pods_that_it_selects_whatever_becomes_of_the_agent() {
+        on_cluster(|cluster| {
+            DaemonSet::with(cluster, |daemonset| {
+                let shop = Namespace::new(cluster, "shop")?;
+                shop.create_pod("client", &pod(&[Writer::new("client", 1)]))?;
+                let mut server = pod(&[Writer::new("server", 1)]);
+                let listen = "for port in 8080 8081; do nc -ll -p $port -e echo hello & done; wait";
+                server["containers"][0]["command"] = json!(["sh", "-c", listen]);
+                shop.create_pod("server", &server)?;
+                let running = |name: &str| {
+                    let pod = ["--namespace", shop.name(), "pod", name];
+                    cluster.wait_for(&pod, |pod| pod["status"]["containerStatuses"][0]["ready"] == true)
+                };
+                running("client")?;
+                let address = running("server")?;
+                let address = address["status"]["podIP"].as_str().context("the server's address")?;
+                for port in [8080, 8081] {
+                    wait_until("the server", PATIENCE, || {
+                        Ok(connect(cluster, &shop, address, port)?.contains("hello").then_some(()))
+                    })?;
+                }
+
+                let policy = json!({
+                    "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+                    "metadata": { "name": "client", "namespace": shop.name() },
+                    "spec": {
+                        "selector": { "matchLabels": { "app": "client" } },
+                        "traffic": { "allow": { "egress": [{ "cidrs": [address], "ports": [{ "port": 8080 }] }] } },
+                    },
+                });
+                cluster.apply(&policy.to_string())?;
+                wait_until("a refusal", PATIENCE, || {
+                    Ok(connect(cluster, &shop, address, 8081)?.contains(REFUSED).then_some(()))
+                })?;
+                ensure!(connect(cluster, &shop, address, 8080)?.contains("hello"));
+                let named = ["--namespace", shop.name(), "sidesteppolicy/client"];
+                cluster.wait_for(&named, |policy| {
+                    let conditions = policy["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+                    conditions
+                        .iter()
+                        .any(|condition| condition["type"] == "Programmed" && condition["status"] == "True")
+                })?;
+
+                daemonset.kill(cluster.node())?;
+                for _ in 0..3 {
+                    let answer = connect(cluster, &shop, address, 8081)?;
+                    ensure!(answer.contains(REFUSED), "{answer}");
+                }
+                daemonset.roll()?;
+                let answer = connect(cluster, &shop, address, 8081)?;
+                ensure!(answer.contains(REFUSED), "{answer}");
+                let counters = daemonset.exec(&["policy", "counters"])?;
+                ensure!(counters.contains("shop/client") && counters.contains("not_allowed"), "{counters}");
+
+                // Who may write policies of the namespace can't hold up those of the cluster by one that is wrong.
+                for number in 1..=2 {
+                    let wrong = json!({
+                        "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+                        "metadata": { "name": "wrong", "namespace": shop.name() },
+                        "spec": {
+                            "selector": {}, "containers": ["client"], "priority": number,
+                            "traffic": { "limits": { "connectionsOut": { "perSecond": 1 } } },
+                        },
+                    });
+                    cluster.apply(&wrong.to_string())?;
+                }
+                let nobody = json!({
+                    "apiVersion": "sidestep.dev/v1alpha1", "kind": "ClusterSidestepPolicy",
+                    "metadata": { "name": "nobody" },
+                    "spec": { "selector": { "matchLabels": { "app": "client" } }, "traffic": { "allow": { "egress": [] } } },
+                });
+                cluster.apply(&nobody.to_string())?;
+                wait_until("a refusal by the cluster's policy", PATIENCE, || {
+                    Ok(connect(cluster, &shop, address, 8080)?.contains(REFUSED).then_some(()))
+                })?;
+                cluster.kubectl(&["delete", "clustersidesteppolicy/nobody"])?;
+                wait_until("a connection", PATIENCE, || {
+                    Ok(connect(cluster, &shop, address, 8080)?.contains("hello").then_some(()))
+                })?;
+
+                cluster.kubectl(&["--namespace", shop.name(), "label", "pod", "client", "app=other", "--overwrite"])?;
+                wait_until("a connection", PATIENCE, || {
+                    Ok(connect(cluster, &shop, address, 8081)?.contains("hello").then_some(()))
+                })
+            })
+        });
+    }
+}
