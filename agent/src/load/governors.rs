@@ -1,5 +1,5 @@
-//! The programs that govern. They are attached to the governed cgroups themselves, so that no other process pays, and to each
-//! that comes later.
+//! The programs that govern. Those for sockets are attached to the governed cgroups themselves, so that no other process pays, and
+//! to each that comes later; those for requests at the interfaces of the Pods whose requests are limited.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,10 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType as Point, links::FdLink},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType as Point, LinkOrder, Program, ProgramError,
+        SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions,
+    },
 };
 
 use super::{
@@ -27,6 +30,10 @@ const PROGRAMS: [(&str, Point); 4] = [
     ("sendmsg6", Point::UDPSendMsg6),
 ];
 
+/// Programs at the Pod's interface on the node, by name: what the node sends there goes to the Pod.
+const AT_INTERFACES: [(&str, TcAttachType); 2] =
+    [("to_pod", TcAttachType::Egress), ("from_pod", TcAttachType::Ingress)];
+
 /// The programs, and where they are attached. Dropping it detaches those that are not pinned.
 pub struct Governors {
     held: Held,
@@ -38,7 +45,7 @@ enum Held {
     /// Loaded by this agent, for as long as it lives, and the links by their names.
     Loaded { ebpf: Box<Ebpf>, links: BTreeMap<String, FdLink> },
     /// Pinned in a set, with the links.
-    Pinned { set: Set, programs: Vec<CgroupSockAddr> },
+    Pinned { set: Set, programs: Vec<CgroupSockAddr>, at_interfaces: Vec<SchedClassifier> },
 }
 
 /// Whether the process may load and attach such programs: `CAP_NET_ADMIN`, or `CAP_SYS_ADMIN`.
@@ -53,7 +60,7 @@ pub(super) fn may_load() -> bool {
 
 /// Whether a set has all the programs.
 pub(super) fn are_pinned(set: &Set) -> bool {
-    PROGRAMS.iter().all(|(name, _)| set.program_path(name).exists())
+    names().all(|name| set.program_path(name).exists())
 }
 
 /// Loads the programs.
@@ -61,9 +68,17 @@ pub(super) fn are_pinned(set: &Set) -> bool {
 /// # Errors
 /// The kernel refuses one.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
-    PROGRAMS
+    let failed = |name: &str, error| format!("{name}: {}", text(error));
+    for (name, _) in PROGRAMS {
+        program::<CgroupSockAddr>(ebpf, name)?.load().map_err(|error| failed(name, error))?;
+    }
+    AT_INTERFACES
         .iter()
-        .try_for_each(|(name, _)| program(ebpf, name)?.load().map_err(|error| format!("{name}: {}", text(error))))
+        .try_for_each(|(name, _)| program::<SchedClassifier>(ebpf, name)?.load().map_err(|error| failed(name, error)))
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.iter().map(|(name, _)| *name).chain(AT_INTERFACES.iter().map(|(name, _)| *name))
 }
 
 /// Pins the programs, so that they can be attached to cgroups that come later, by whatever agent.
@@ -71,14 +86,18 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
 /// # Errors
 /// The kernel refuses a pin.
 pub(super) fn pin(ebpf: &mut Ebpf, set: &Set) -> Result<(), String> {
-    for (name, _) in PROGRAMS {
+    for name in names() {
         let path = set.program_path(name);
-        program(ebpf, name)?.pin(&path).map_err(|error| format!("{}: {}", path.display(), text(error)))?;
+        let program = ebpf.program_mut(name).ok_or("not in the object")?;
+        program.pin(&path).map_err(|error| format!("{}: {}", path.display(), text(error)))?;
     }
     Ok(())
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, String> {
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, String>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     ebpf.program_mut(name).ok_or("not in the object")?.try_into().map_err(text)
 }
 
@@ -102,7 +121,13 @@ impl Governors {
             CgroupSockAddr::from_pin(&path, point).map_err(|error| format!("{}: {}", path.display(), text(error)))
         };
         let programs = PROGRAMS.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { held: Held::Pinned { set: set.clone(), programs }, mount: mount.to_owned(), roots: roots.to_vec() })
+        let open = |(name, _): (&str, TcAttachType)| {
+            let path = set.program_path(name);
+            SchedClassifier::from_pin(&path).map_err(|error| format!("{}: {}", path.display(), text(error)))
+        };
+        let at_interfaces = AT_INTERFACES.into_iter().map(open).collect::<Result<_, _>>()?;
+        let held = Held::Pinned { set: set.clone(), programs, at_interfaces };
+        Ok(Self { held, mount: mount.to_owned(), roots: roots.to_vec() })
     }
 
     /// Attaches each program to the governed cgroups that it is not attached to, and lets go of those that are gone; of all when
@@ -112,23 +137,17 @@ impl Governors {
     /// What the kernel says of the first that it refuses; it is tried again with the next call.
     pub fn refresh(&mut self, needed: bool) -> Result<(), String> {
         let there = if needed { cgroups::tops(&self.mount, &self.roots) } else { Vec::new() };
-        let attached: BTreeSet<String> = match &self.held {
-            Held::Loaded { links, .. } => links.keys().cloned().collect(),
-            Held::Pinned { set, .. } => set.link_names().into_iter().collect(),
-        };
+        let attached = self.attached();
         for link in &attached {
             let is_gone = |cgroup: u64| !there.iter().any(|(id, _)| *id == cgroup);
-            if cgroup_of(link).is_some_and(is_gone) {
-                match &mut self.held {
-                    Held::Loaded { links, .. } => drop(links.remove(link)),
-                    Held::Pinned { set, .. } => set.unpin_link(link),
-                }
+            if place_of(link, AT_CGROUP).is_some_and(is_gone) {
+                self.detach(link);
             }
         }
         let mut result = Ok(());
         for (id, path) in there {
             for (index, (name, _)) in PROGRAMS.into_iter().enumerate() {
-                let link = link_name(name, id);
+                let link = format!("{name}{AT_CGROUP}{id}");
                 if !attached.contains(&link) {
                     let made = self.attach(index, name, link, &path);
                     result = result.and(made.map_err(|error| format!("{name} at {}: {error}", path.display())));
@@ -145,27 +164,98 @@ impl Governors {
             opened => opened.map_err(text)?,
         };
         let program = match &mut self.held {
-            Held::Loaded { ebpf, .. } => program(ebpf, name)?,
+            Held::Loaded { ebpf, .. } => program::<CgroupSockAddr>(ebpf, name)?,
             Held::Pinned { programs, .. } => programs.get_mut(index).ok_or("not in the set")?,
         };
         // Links are always beside those of others (`BPF_F_ALLOW_MULTI` is implied, `cgroup_bpf_link_attach`).
         let link = program.attach(&cgroup, CgroupAttachMode::Single).map_err(text)?;
         let link: FdLink = program.take_link(link).map_err(text)?.try_into().map_err(text)?;
+        self.hold(link_name, link)
+    }
+
+    /// The same at interfaces of the node, by their index.
+    ///
+    /// # Errors
+    /// As of [`Governors::refresh`].
+    pub fn refresh_interfaces(&mut self, there: &BTreeSet<u32>) -> Result<(), String> {
+        let attached = self.attached();
+        for link in &attached {
+            if place_of(link, AT_INTERFACE).is_some_and(|index| !there.contains(&(index as u32))) {
+                self.detach(link);
+            }
+        }
+        let mut result = Ok(());
+        for interface in there {
+            for (index, (name, point)) in AT_INTERFACES.into_iter().enumerate() {
+                let link = format!("{name}{AT_INTERFACE}{interface}");
+                if !attached.contains(&link) {
+                    let made = self.attach_at_interface(index, (name, point), link, *interface);
+                    result = result.and(made.map_err(|error| format!("{name} at interface {interface}: {error}")));
+                }
+            }
+        }
+        result
+    }
+
+    fn attach_at_interface(
+        &mut self,
+        index: usize,
+        (name, point): (&str, TcAttachType),
+        link_name: String,
+        interface: u32,
+    ) -> Result<(), String> {
+        let program = match &mut self.held {
+            Held::Loaded { ebpf, .. } => program::<SchedClassifier>(ebpf, name)?,
+            Held::Pinned { at_interfaces, .. } => at_interfaces.get_mut(index).ok_or("not in the set")?,
+        };
+        let Some(interface) = interface_name(interface) else {
+            // It has gone since it was found.
+            return Ok(());
+        };
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = program.attach_with_options(&interface, point, options).map_err(text)?;
+        let link: FdLink = program.take_link(link).map_err(text)?.try_into().map_err(text)?;
+        self.hold(link_name, link)
+    }
+
+    fn attached(&self) -> BTreeSet<String> {
+        match &self.held {
+            Held::Loaded { links, .. } => links.keys().cloned().collect(),
+            Held::Pinned { set, .. } => set.link_names().into_iter().collect(),
+        }
+    }
+
+    fn detach(&mut self, link: &str) {
+        match &mut self.held {
+            Held::Loaded { links, .. } => drop(links.remove(link)),
+            Held::Pinned { set, .. } => set.unpin_link(link),
+        }
+    }
+
+    fn hold(&mut self, name: String, link: FdLink) -> Result<(), String> {
         match &mut self.held {
             Held::Loaded { links, .. } => {
-                links.insert(link_name, link);
+                links.insert(name, link);
                 Ok(())
             }
-            Held::Pinned { set, .. } => set.pin_link(&link_name, link).map_err(text),
+            Held::Pinned { set, .. } => set.pin_link(&name, link).map_err(text),
         }
     }
 }
 
-/// The pin of a link: names of this file system have no dots.
-fn link_name(program: &str, cgroup: u64) -> String {
-    format!("{program}@{cgroup}")
+fn interface_name(index: u32) -> Option<String> {
+    rustix::net::netdevice::index_to_name(
+        rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM, None).ok()?,
+        index,
+    )
+    .ok()
 }
 
-fn cgroup_of(link: &str) -> Option<u64> {
-    link.split_once('@')?.1.parse().ok()
+/// What stands in the name of a link's pin between the program's and the number of a cgroup, or the index of an interface: names
+/// of this file system have no dots.
+const AT_CGROUP: char = '@';
+const AT_INTERFACE: char = '%';
+
+fn place_of(link: &str, at: char) -> Option<u64> {
+    link.split_once(at)?.1.parse().ok()
 }

@@ -13,7 +13,7 @@ use sidestep_abi::{
 };
 
 use super::{LoadError, OlderRing};
-use crate::policy::traffic::program;
+use crate::policy::traffic::{program, request_sets::RequestMaps};
 
 /// Events of the ring that carry no bytes of a log.
 const ANNOUNCEMENTS: [(u16, &str); 5] = [
@@ -50,7 +50,7 @@ pub struct KernelMaps {
     root_index: HashMap<MapData, u64, u32>,
     stdio: HashMap<MapData, InodeKey, Stdio>,
     files: Option<FileMaps>,
-    govern: Option<program::Maps>,
+    govern: Option<(program::Maps, RequestMaps)>,
     lost_events: Array<MapData, u64>,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn failed(name: &'static str) -> impl Fn(MapError) -> LoadError {
 }
 
 /// Every map that programs of one set share with the agent, or with the next set.
-pub(super) const NAMES: [&str; 19] = [
+pub(super) const NAMES: [&str; 23] = [
     "ACTIVE",
     "LATCH",
     "RING",
@@ -79,6 +79,10 @@ pub(super) const NAMES: [&str; 19] = [
     "ALLOWED",
     "BUCKETS",
     "REFUSED",
+    "INTERFACES",
+    "REQUEST_RULES",
+    "ANSWERS",
+    "CONNECTIONS",
 ];
 
 /// A map of programs that were loaded from the object.
@@ -117,13 +121,20 @@ impl KernelMaps {
             root_index: take!("ROOT_INDEX"),
             stdio: take!("STDIO"),
             files: Some(FileMaps { states: take!("FILES"), retired: take!("RETIRED"), verdicts: take!("VERDICTS") }),
-            govern: Some(program::Maps {
-                governing: take!("GOVERNING"),
-                governed: take!("GOVERNED"),
-                allowed: take!("ALLOWED"),
-                buckets: take!("BUCKETS"),
-                refused: take!("REFUSED"),
-            }),
+            govern: Some((
+                program::Maps {
+                    governing: take!("GOVERNING"),
+                    governed: take!("GOVERNED"),
+                    allowed: take!("ALLOWED"),
+                    buckets: take!("BUCKETS"),
+                    refused: take!("REFUSED"),
+                },
+                RequestMaps {
+                    interfaces: take!("INTERFACES"),
+                    rules: take!("REQUEST_RULES"),
+                    answers: take!("ANSWERS"),
+                },
+            )),
             lost_events: take!("LOST_EVENTS"),
         })
     }
@@ -242,12 +253,12 @@ impl KernelMaps {
 
     /// Whether something holds for the traffic of Pods.
     pub(super) fn governs(&self) -> bool {
-        let generation = self.govern.as_ref().and_then(|govern| govern.governing.get(&0, 0).ok());
+        let generation = self.govern.as_ref().and_then(|(govern, _)| govern.governing.get(&0, 0).ok());
         generation.is_some_and(|generation| generation != 0)
     }
 
     /// What governs; once, for the only writer: see `policy`.
-    pub fn take_govern(&mut self) -> Option<program::Maps> {
+    pub fn take_govern(&mut self) -> Option<(program::Maps, RequestMaps)> {
         self.govern.take()
     }
 

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod cgroups;
 pub mod governors;
+pub mod interfaces;
 pub mod layout;
 pub mod maps;
 pub mod pins;

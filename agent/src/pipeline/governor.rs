@@ -25,13 +25,14 @@ use super::{container::Profile, known::Known};
 use crate::{
     attribute,
     kubernetes::Kubernetes,
-    load::{Governors, RootPattern, cgroups},
+    load::{Governors, RootPattern, cgroups, interfaces},
     policy::{
         Policies, Subject,
         annotations::Declared,
         traffic::{
             compile::{self, List, Name, Plan, Tier},
             program::{Desired, Maps, Planned, Programmer},
+            request_sets::RequestMaps,
         },
     },
 };
@@ -50,8 +51,19 @@ pub struct Held {
     pub namespace: Option<Arc<str>>,
     /// Its name.
     pub pod: Option<Arc<str>>,
+    /// The directory of its cgroup, once a container of it is known.
+    pub path: Option<PathBuf>,
     /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
     pub plans: Option<[Plan; TIERS]>,
+}
+
+impl Held {
+    fn name(&self) -> String {
+        match (&self.namespace, &self.pod) {
+            (Some(namespace), Some(pod)) => format!("Pod {namespace}/{pod}"),
+            _ => format!("cgroup {}", self.cgroup),
+        }
+    }
 }
 
 /// What holds, and what was refused.
@@ -128,7 +140,7 @@ impl Governor {
     /// The system has no thread to give.
     pub fn spawn(
         programs: Result<Governors, String>,
-        maps: Maps,
+        (maps, requests): (Maps, RequestMaps),
         containers: Arc<Known>,
         kubernetes: &Kubernetes,
         (mount, roots): (&Path, &[RootPattern]),
@@ -147,7 +159,7 @@ impl Governor {
         };
         let mut governor = Self {
             programs,
-            programmer: Programmer::new(maps),
+            programmer: Programmer::new(maps, requests),
             containers,
             policies: kubernetes.policies().get(),
             kubernetes: kubernetes.clone(),
@@ -211,6 +223,7 @@ impl Governor {
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
         problems.extend(self.programs.refresh(is_needed).err());
         problems.extend(self.programmer.apply(&desired, Instant::now()));
+        self.govern_interfaces(&pods, &mut problems);
         if self.files.is_none() {
             problems.push("the policies of files could not be read: see the agent's log".to_owned());
         }
@@ -230,6 +243,38 @@ impl Governor {
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Reading { pods, refused, problem };
     }
 
+    /// Attaches what limits requests where they come in.
+    fn govern_interfaces(&mut self, pods: &[Held], problems: &mut Vec<String>) {
+        let limited: BTreeSet<u64> = self.programmer.pods_with_requests().collect();
+        let known = self.programmer.interfaces();
+        if limited.is_empty() && known.is_empty() {
+            return;
+        }
+        let mut interfaces = BTreeMap::new();
+        // Of a Pod that is not known yet goes on what held.
+        let places: BTreeMap<u64, &Held> =
+            pods.iter().filter(|held| held.path.is_some()).map(|held| (held.cgroup, held)).collect();
+        interfaces
+            .extend(known.into_iter().filter(|(_, cgroup)| limited.contains(cgroup) && !places.contains_key(cgroup)));
+        let asked = places.iter().filter(|(cgroup, _)| limited.contains(cgroup));
+        let asked = asked.filter_map(|(cgroup, held)| Some((*cgroup, held.path.as_deref()?)));
+        for (cgroup, found) in interfaces::of_pods(asked) {
+            match found {
+                Ok(found) => interfaces.extend(found.into_iter().map(|index| (index, cgroup))),
+                Err(interfaces::NoInterface::NoProcess) => {}
+                Err(error) => {
+                    let name = places.get(&cgroup).map(|held| held.name()).unwrap_or_default();
+                    problems.push(format!("requests of {name} are not limited: {error}"));
+                }
+            }
+        }
+        let indices = interfaces.keys().copied().collect();
+        problems.extend(self.programs.refresh_interfaces(&indices).err());
+        if let Err(error) = self.programmer.set_interfaces(&interfaces) {
+            problems.push(format!("map INTERFACES: {error}"));
+        }
+    }
+
     /// What shall hold for the Pods that there are.
     fn desired(&mut self, problems: &mut Vec<String>) -> (Desired, Vec<Held>) {
         let mut desired = Desired::default();
@@ -240,7 +285,7 @@ impl Governor {
         // Until all is known that can be, what held goes on.
         let is_all_known = self.kubernetes.has_told_all() && self.files.is_some();
         for profile in self.containers.all() {
-            let Some(cgroup) = pod_cgroup(&self.mount, &profile) else { continue };
+            let Some((cgroup, path)) = pod_cgroup(&self.mount, &profile) else { continue };
             if !met.insert(cgroup) {
                 continue;
             }
@@ -251,7 +296,7 @@ impl Governor {
             let Some(plans) = plans else {
                 desired.unknown.insert(cgroup);
                 if is_held {
-                    pods.insert(cgroup, Held { cgroup, namespace, pod, plans: None });
+                    pods.insert(cgroup, Held { cgroup, namespace, pod, path: Some(path), plans: None });
                 }
                 continue;
             };
@@ -265,7 +310,7 @@ impl Governor {
                 desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
             }
             if !plans.iter().all(Plan::is_empty) {
-                pods.insert(cgroup, Held { cgroup, namespace, pod, plans: Some(plans) });
+                pods.insert(cgroup, Held { cgroup, namespace, pod, path: Some(path), plans: Some(plans) });
             }
         }
         // Of these no container is known yet.
@@ -274,7 +319,7 @@ impl Governor {
                 cgroups::list(&self.mount, &self.roots).into_iter().map(|cgroup| cgroup.id).collect();
             for cgroup in held.into_iter().filter(|pod| !met.contains(pod) && there.contains(pod)) {
                 desired.unknown.insert(cgroup);
-                pods.insert(cgroup, Held { cgroup, namespace: None, pod: None, plans: None });
+                pods.insert(cgroup, Held { cgroup, namespace: None, pod: None, path: None, plans: None });
             }
         }
         if !desired.unknown.is_empty() && !is_all_known {
@@ -338,7 +383,7 @@ impl Governor {
 }
 
 /// The cgroup of the Pod of a container, or of a container that has none. `None` when it is gone.
-fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<u64> {
+fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<(u64, PathBuf)> {
     let own = &profile.identity.container_cgroup;
     let path = Path::new(own.trim_start_matches('/'));
     // Where the path does not name the Pod, or is the Pod's own, the cgroup above is that of others, too.
@@ -347,5 +392,6 @@ fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<u64> {
     if path.as_os_str().is_empty() {
         return None;
     }
-    fs::metadata(mount.join(path)).ok().map(|metadata| metadata.ino())
+    let path = mount.join(path);
+    fs::metadata(&path).ok().map(|metadata| (metadata.ino(), path))
 }

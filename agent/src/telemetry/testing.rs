@@ -46,6 +46,7 @@ impl Observe for Made {
             mode: "enforce".to_owned(),
             egress: Some(vec!["SidestepPolicy shop/cart".to_owned()]),
             connections_out: None,
+            http_requests: Vec::new(),
             refused: vec![refusals],
         };
         let (namespace, pod) = ("shop".to_owned(), "cart-1".to_owned());
