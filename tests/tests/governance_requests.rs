@@ -4,9 +4,10 @@
 use std::{
     fs,
     process::{Command, Output},
+    thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, Config, Container, DEADLINE, Network, Testbed, agent, end_to_end, network::Addresses, wait_until,
@@ -18,6 +19,7 @@ import http.server, socket, sys, threading
 count = 0
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True
     def do_GET(self):
         global count
         count += 1
@@ -67,6 +69,38 @@ print(time.monotonic() - begin)
 for what, times in seen.items(): print(times, what)
 ";
 
+/// Sends twelve requests: each byte in a segment of its own, or several at once on a connection, or with an absolute URI. Says how
+/// long it took, and how many were let through and limited.
+const CUT: &str = r"
+import socket, sys, time
+host, how = sys.argv[1:]
+target = f'http://{host}:8080/absolute' if how == 'absolute' else '/' + how
+request = f'GET {target} HTTP/1.1\r\nHost: x\r\n\r\n'.encode()
+admitted = limited = 0
+begin = time.monotonic()
+while admitted + limited < 12:
+    with socket.create_connection((host, 8080), timeout=20) as s:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        seen = b''
+        if how == 'bytes':
+            try:
+                for byte in request: s.send(bytes([byte]))
+            except (BrokenPipeError, ConnectionResetError): pass
+        else:
+            for _ in range(4 if how == 'pipelined' else 1):
+                s.send(request)
+                time.sleep(0.002)
+        while not seen.endswith(b'too many requests\n'):
+            more = s.recv(65536)
+            if not more: break
+            seen += more
+            if how != 'pipelined' and seen.endswith(target.encode()): break
+        assert seen.count(b'HTTP/1.1 ') == seen.count(b'HTTP/1.1 200') + seen.count(b'HTTP/1.1 429'), seen
+        admitted += seen.count(b'HTTP/1.1 200')
+        limited += seen.count(b'HTTP/1.1 429')
+print(time.monotonic() - begin, admitted, limited)
+";
+
 struct Server {
     container: Container,
     addresses: Addresses,
@@ -89,10 +123,14 @@ impl Server {
 }
 
 fn config(bed: &Testbed, limits: &Value) -> Result<Config> {
+    config_of(bed, &json!({ "limits": { "httpRequests": limits } }))
+}
+
+fn config_of(bed: &Testbed, traffic: &Value) -> Result<Config> {
     let policy = json!({
         "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
         "metadata": { "name": "web", "namespace": "shop" },
-        "spec": { "selector": {}, "traffic": { "limits": { "httpRequests": limits } } },
+        "spec": { "selector": {}, "traffic": traffic },
     });
     let file = bed.path("policies.yaml")?;
     fs::write(&file, policy.to_string())?;
@@ -119,8 +157,38 @@ fn wait_in_force(agent: &Agent, config: &Config, text: &str) -> Result<()> {
             Command::new(agent::binary()?).args(["policy", "show", "--socket"]).arg(config.socket()).output()?;
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         ensure!(!agent.log().contains("takes no programs"), "{shown}");
-        Ok((shown.contains(text) && !shown.contains("are not limited")).then_some(()))
+        Ok((shown.contains(text) && shown.contains("requests are limited at")).then_some(()))
     })
+}
+
+/// What the client tells of `requests`.
+struct Seen {
+    seconds: f64,
+    text: String,
+}
+
+impl Seen {
+    fn of(host: &str, requests: u32) -> Result<Self> {
+        let output = Command::new("python3").args(["-c", CLIENT, host, &requests.to_string()]).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout)?;
+        let seconds = text.lines().next().context("seconds")?.parse()?;
+        Ok(Self { seconds, text })
+    }
+
+    fn count(&self, status: &str) -> f64 {
+        let of = |line: &str| line.strip_suffix(status)?.strip_suffix(' ')?.parse().ok();
+        self.text.lines().find_map(of).unwrap_or_default()
+    }
+
+    /// All were answered, and so many let through as the limit says.
+    fn check(&self, requests: f64, per_second: f64, burst: f64) -> Result<()> {
+        let (admitted, limited) = (self.count("200"), self.count("429"));
+        ensure!(admitted + limited == requests, "{}", self.text);
+        let most = per_second * self.seconds + burst;
+        ensure!(admitted <= most + 1.0 && admitted >= most * 0.8, "{most}: {}", self.text);
+        Ok(())
+    }
 }
 
 #[test]
@@ -132,18 +200,7 @@ fn requests_over_the_limit_get_429_and_no_others() {
         let server = Server::start(bed, &network)?;
         wait_in_force(&agent, &config, "gets 100 HTTP requests a second")?;
         for host in [server.addresses.four.to_string(), server.addresses.six.to_string()] {
-            let output = Command::new("python3").args(["-c", CLIENT, &host, "4000"]).output()?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let mut lines = text.lines();
-            let seconds: f64 = lines.next().context("seconds")?.parse()?;
-            let count = |what: &str| {
-                let found = text.lines().find_map(|line| line.strip_suffix(what)?.trim().parse::<f64>().ok());
-                found.unwrap_or_default()
-            };
-            let (admitted, limited) = (count(" 200"), count(" 429"));
-            ensure!(admitted + limited == 4000.0, "{text}\n{}", agent.log());
-            ensure!(admitted <= 100.0 * seconds + 21.0 && admitted >= 100.0 * seconds * 0.8, "{text}");
+            Seen::of(&host, 10_000)?.check(10_000.0, 100.0, 20.0)?;
             wait_until("no socket left", DEADLINE, || Ok(server.sockets()?.is_empty().then_some(())))
                 .with_context(|| server.sockets().unwrap_or_default())?;
         }
@@ -156,7 +213,7 @@ fn a_limit_is_that_of_its_path_its_methods_and_its_port() {
     end_to_end(|bed| {
         let network = Network::enter()?;
         let answer = json!({
-            "status": 503, "retryAfter": 30, "headers": { "Content-Type": "application/json" }, "body": "{\"later\":true}",
+            "status": 503, "retryAfter": 30, "headers": [{ "name": "Content-Type", "value": "application/json" }], "body": "{\"later\":true}",
         });
         let config = config(
             bed,
@@ -189,6 +246,81 @@ fn a_limit_is_that_of_its_path_its_methods_and_its_port() {
             for _ in 0..5 {
                 ensure!(status(&curl(&arguments)?)? == "200", "{:?}", arguments.last());
             }
+        }
+        agent.stop()
+    });
+}
+
+/// The limit is the kernel's: it goes on while no agent runs, and the next one takes it over as it is.
+#[test]
+fn a_limit_holds_while_agents_are_killed() {
+    end_to_end(|bed| {
+        let network = Network::enter()?;
+        let config = config(bed, &json!([{ "rate": { "perSecond": 50, "burst": 10 } }]))?
+            .with("/capture/pin", json!(bed.pins()));
+        let mut agent = Agent::start(bed, &config)?;
+        let server = Server::start(bed, &network)?;
+        wait_in_force(&agent, &config, "gets 50 HTTP requests a second")?;
+        let host = server.addresses.four.to_string();
+        // One client goes on through all of it.
+        let of = host.clone();
+        let client = thread::spawn(move || Seen::of(&of, 20_000));
+        for _ in 0..5 {
+            agent.kill()?;
+            agent = Agent::start(bed, &config)?;
+        }
+        let client = client.join().map_err(|_| anyhow!("the client has panicked"))??;
+        client.check(20_000.0, 50.0, 10.0)?;
+        agent.stop()?;
+        Seen::of(&host, 1_000)?.check(1_000.0, 50.0, 10.0)
+    });
+}
+
+#[test]
+fn observe_lets_all_through_and_counts() {
+    end_to_end(|bed| {
+        let network = Network::enter()?;
+        let limits = json!({ "mode": "observe", "limits": { "httpRequests": [{ "rate": { "perSecond": 1 } }] } });
+        let config = config_of(bed, &limits)?;
+        let agent = Agent::start(bed, &config)?;
+        let server = Server::start(bed, &network)?;
+        wait_in_force(&agent, &config, "gets 1 HTTP requests a second")?;
+        let seen = Seen::of(&server.addresses.four.to_string(), 400)?;
+        ensure!(seen.count("200") == 400.0, "{}", seen.text);
+        wait_until("what would have been refused", DEADLINE, || {
+            let refused = agent.metrics()?.sum("sidestep_governance_refused_total");
+            Ok((refused >= 400.0 - seen.seconds - 2.0 && refused <= 400.0).then_some(()))
+        })?;
+        agent.stop()
+    });
+}
+
+/// A request is one however it is cut, and however many come before the first is answered.
+#[test]
+fn requests_that_are_cut_or_come_together_are_counted() {
+    end_to_end(|bed| {
+        let network = Network::enter()?;
+        let ways = ["absolute", "pipelined", "bytes"];
+        let limit = |way: &&str| json!({ "name": way, "match": { "pathPrefix": format!("/{way}") }, "rate": { "perSecond": 1, "burst": 3 } });
+        let config = config(bed, &json!(ways.iter().map(limit).collect::<Vec<_>>()))?;
+        let agent = Agent::start(bed, &config)?;
+        let server = Server::start(bed, &network)?;
+        wait_in_force(&agent, &config, "to /bytes")?;
+        for how in ways {
+            let output = Command::new("python3")
+                .args(["-c", CUT, &server.addresses.four.to_string(), how])
+                .output()
+                .context("the client")?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(output.status.success(), "{how}: {text}{}", String::from_utf8_lossy(&output.stderr));
+            let mut words = text.split_whitespace();
+            let mut next = || words.next().context("a number")?.parse::<f64>().context("a number");
+            let (seconds, admitted, limited) = (next()?, next()?, next()?);
+            // A byte alone may be of any of them: it takes a token of each, and the others have none by now.
+            let least = if how == "bytes" { 0.0 } else { 2.0 };
+            ensure!(admitted >= least && admitted <= seconds + 4.0 && limited >= 1.0, "{how}: {text}");
+            wait_until("no socket left", DEADLINE, || Ok(server.sockets()?.is_empty().then_some(())))
+                .with_context(|| server.sockets().unwrap_or_default())?;
         }
         agent.stop()
     });

@@ -33,6 +33,9 @@ pub struct GovernedPod {
     /// Whether too little is known of it yet, and what held goes on.
     #[serde(default)]
     pub unknown: bool,
+    /// The interfaces of the node at which its requests are limited.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
     /// What is said by the policies of each tier.
     pub tiers: Vec<GovernedTier>,
 }
@@ -180,6 +183,7 @@ impl GovernanceReport {
                 pod: text(&held.pod),
                 cgroup: held.cgroup,
                 unknown,
+                interfaces: held.interfaces.clone(),
                 tiers,
             });
         }

@@ -14,10 +14,12 @@ use aya::{
         CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType as Point, LinkOrder, Program, ProgramError,
         SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions,
     },
+    util::KernelVersion,
 };
 
 use super::{
     cgroups::{self, RootPattern},
+    interfaces,
     pins::Set,
     probes::text,
 };
@@ -58,27 +60,35 @@ pub(super) fn may_load() -> bool {
     mask.is_some_and(|mask| mask & (NET_ADMIN | SYS_ADMIN) != 0)
 }
 
-/// Whether a set has all the programs.
+/// Whether a set has the programs, but for those that not every kernel takes.
 pub(super) fn are_pinned(set: &Set) -> bool {
-    names().all(|name| set.program_path(name).exists())
+    PROGRAMS.iter().all(|(name, _)| set.program_path(name).exists())
 }
 
-/// Loads the programs.
+/// Loads the programs; those for interfaces where the kernel takes them.
 ///
 /// # Errors
-/// The kernel refuses one.
+/// The kernel refuses another one.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
     let failed = |name: &str, error| format!("{name}: {}", text(error));
     for (name, _) in PROGRAMS {
         program::<CgroupSockAddr>(ebpf, name)?.load().map_err(|error| failed(name, error))?;
     }
-    AT_INTERFACES
-        .iter()
-        .try_for_each(|(name, _)| program::<SchedClassifier>(ebpf, name)?.load().map_err(|error| failed(name, error)))
+    if !has_links_at_interfaces() {
+        return Ok(());
+    }
+    for (name, _) in AT_INTERFACES {
+        if let Err(error) = program::<SchedClassifier>(ebpf, name)?.load() {
+            tracing::warn!(error = failed(name, error), "this kernel takes no programs that limit requests");
+            break;
+        }
+    }
+    Ok(())
 }
 
-fn names() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.iter().map(|(name, _)| *name).chain(AT_INTERFACES.iter().map(|(name, _)| *name))
+/// Links of programs at interfaces (TCX), which can be pinned, and hold beside those of others.
+fn has_links_at_interfaces() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
 /// Pins the programs, so that they can be attached to cgroups that come later, by whatever agent.
@@ -86,9 +96,13 @@ fn names() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// The kernel refuses a pin.
 pub(super) fn pin(ebpf: &mut Ebpf, set: &Set) -> Result<(), String> {
-    for name in names() {
+    for name in PROGRAMS.map(|(name, _)| name).into_iter().chain(AT_INTERFACES.map(|(name, _)| name)) {
         let path = set.program_path(name);
         let program = ebpf.program_mut(name).ok_or("not in the object")?;
+        if program.fd().is_err() {
+            // The kernel has not taken it.
+            continue;
+        }
         program.pin(&path).map_err(|error| format!("{}: {}", path.display(), text(error)))?;
     }
     Ok(())
@@ -121,11 +135,11 @@ impl Governors {
             CgroupSockAddr::from_pin(&path, point).map_err(|error| format!("{}: {}", path.display(), text(error)))
         };
         let programs = PROGRAMS.into_iter().map(open).collect::<Result<_, _>>()?;
-        let open = |(name, _): (&str, TcAttachType)| {
-            let path = set.program_path(name);
+        let there = AT_INTERFACES.iter().map(|(name, _)| set.program_path(name)).filter(|path| path.exists());
+        let open = |path: PathBuf| {
             SchedClassifier::from_pin(&path).map_err(|error| format!("{}: {}", path.display(), text(error)))
         };
-        let at_interfaces = AT_INTERFACES.into_iter().map(open).collect::<Result<_, _>>()?;
+        let at_interfaces = there.map(open).collect::<Result<_, _>>()?;
         let held = Held::Pinned { set: set.clone(), programs, at_interfaces };
         Ok(Self { held, mount: mount.to_owned(), roots: roots.to_vec() })
     }
@@ -184,6 +198,9 @@ impl Governors {
                 self.detach(link);
             }
         }
+        if !there.is_empty() && !has_links_at_interfaces() {
+            return Err("limits of requests need Linux 6.6 (TCX)".to_owned());
+        }
         let mut result = Ok(());
         for interface in there {
             for (index, (name, point)) in AT_INTERFACES.into_iter().enumerate() {
@@ -206,9 +223,9 @@ impl Governors {
     ) -> Result<(), String> {
         let program = match &mut self.held {
             Held::Loaded { ebpf, .. } => program::<SchedClassifier>(ebpf, name)?,
-            Held::Pinned { at_interfaces, .. } => at_interfaces.get_mut(index).ok_or("not in the set")?,
+            Held::Pinned { at_interfaces, .. } => at_interfaces.get_mut(index).ok_or("this kernel does not take it")?,
         };
-        let Some(interface) = interface_name(interface) else {
+        let Some(interface) = interfaces::name(interface) else {
             // It has gone since it was found.
             return Ok(());
         };
@@ -241,14 +258,6 @@ impl Governors {
             Held::Pinned { set, .. } => set.pin_link(&name, link).map_err(text),
         }
     }
-}
-
-fn interface_name(index: u32) -> Option<String> {
-    rustix::net::netdevice::index_to_name(
-        rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM, None).ok()?,
-        index,
-    )
-    .ok()
 }
 
 /// What stands in the name of a link's pin between the program's and the number of a cgroup, or the index of an interface: names

@@ -15,6 +15,7 @@ use netlink_packet_route::{
     nsid::{NsidAttribute, NsidMessage},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 /// Room for one answer of a dump (`NLMSG_GOODSIZE` and more).
 const ANSWER: usize = 64 * 1024;
@@ -43,6 +44,12 @@ pub enum NoInterface {
 pub fn of_pods<'a>(pods: impl IntoIterator<Item = (u64, &'a Path)>) -> Vec<(u64, Result<Vec<u32>, NoInterface>)> {
     let mut links = None;
     pods.into_iter().map(|(cgroup, path)| (cgroup, of_pod(path, &mut links))).collect()
+}
+
+/// The name of an interface; `None` when it is gone.
+#[must_use]
+pub fn name(index: u32) -> Option<String> {
+    netdevice::index_to_name(socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?, index).ok()
 }
 
 type Links = BTreeMap<i32, Vec<u32>>;

@@ -53,6 +53,8 @@ pub struct Held {
     pub pod: Option<Arc<str>>,
     /// The directory of its cgroup, once a container of it is known.
     pub path: Option<PathBuf>,
+    /// The interfaces of the node at which its requests are limited.
+    pub interfaces: Vec<String>,
     /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
     pub plans: Option<[Plan; TIERS]>,
 }
@@ -129,6 +131,9 @@ pub struct Governor {
     policies: Arc<Policies>,
     reading: Arc<Mutex<Reading>>,
     told: Option<String>,
+    /// Pods whose requests shall be limited, and to which no interface led when it was looked for last: while a Pod is made it has
+    /// none yet.
+    unreached: BTreeSet<u64>,
     /// Whether a container is new that no turn has looked at.
     is_woken: Arc<AtomicBool>,
 }
@@ -169,6 +174,7 @@ impl Governor {
             lists: HashMap::new(),
             reading,
             told: None,
+            unreached: BTreeSet::new(),
             is_woken: Arc::default(),
         };
         let is_woken = Arc::clone(&governor.is_woken);
@@ -218,12 +224,12 @@ impl Governor {
             self.policies = policies;
             self.lists.clear();
         }
-        let (desired, pods) = self.desired(&mut problems);
+        let (desired, mut pods) = self.desired(&mut problems);
         // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
         problems.extend(self.programs.refresh(is_needed).err());
         problems.extend(self.programmer.apply(&desired, Instant::now()));
-        self.govern_interfaces(&pods, &mut problems);
+        self.govern_interfaces(&mut pods, &mut problems);
         if self.files.is_none() {
             problems.push("the policies of files could not be read: see the agent's log".to_owned());
         }
@@ -244,7 +250,7 @@ impl Governor {
     }
 
     /// Attaches what limits requests where they come in.
-    fn govern_interfaces(&mut self, pods: &[Held], problems: &mut Vec<String>) {
+    fn govern_interfaces(&mut self, pods: &mut [Held], problems: &mut Vec<String>) {
         let limited: BTreeSet<u64> = self.programmer.pods_with_requests().collect();
         let known = self.programmer.interfaces();
         if limited.is_empty() && known.is_empty() {
@@ -258,20 +264,27 @@ impl Governor {
             .extend(known.into_iter().filter(|(_, cgroup)| limited.contains(cgroup) && !places.contains_key(cgroup)));
         let asked = places.iter().filter(|(cgroup, _)| limited.contains(cgroup));
         let asked = asked.filter_map(|(cgroup, held)| Some((*cgroup, held.path.as_deref()?)));
+        let mut unreached = BTreeSet::new();
         for (cgroup, found) in interfaces::of_pods(asked) {
             match found {
                 Ok(found) => interfaces.extend(found.into_iter().map(|index| (index, cgroup))),
                 Err(interfaces::NoInterface::NoProcess) => {}
+                Err(_) if unreached.insert(cgroup) && !self.unreached.contains(&cgroup) => {}
                 Err(error) => {
                     let name = places.get(&cgroup).map(|held| held.name()).unwrap_or_default();
                     problems.push(format!("requests of {name} are not limited: {error}"));
                 }
             }
         }
+        self.unreached = unreached;
         let indices = interfaces.keys().copied().collect();
         problems.extend(self.programs.refresh_interfaces(&indices).err());
         if let Err(error) = self.programmer.set_interfaces(&interfaces) {
             problems.push(format!("map INTERFACES: {error}"));
+        }
+        for held in pods {
+            let own = interfaces.iter().filter(|(_, cgroup)| **cgroup == held.cgroup);
+            held.interfaces = own.filter_map(|(index, _)| interfaces::name(*index)).collect();
         }
     }
 
@@ -296,7 +309,10 @@ impl Governor {
             let Some(plans) = plans else {
                 desired.unknown.insert(cgroup);
                 if is_held {
-                    pods.insert(cgroup, Held { cgroup, namespace, pod, path: Some(path), plans: None });
+                    pods.insert(
+                        cgroup,
+                        Held { cgroup, namespace, pod, path: Some(path), interfaces: Vec::new(), plans: None },
+                    );
                 }
                 continue;
             };
@@ -310,7 +326,10 @@ impl Governor {
                 desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
             }
             if !plans.iter().all(Plan::is_empty) {
-                pods.insert(cgroup, Held { cgroup, namespace, pod, path: Some(path), plans: Some(plans) });
+                pods.insert(
+                    cgroup,
+                    Held { cgroup, namespace, pod, path: Some(path), interfaces: Vec::new(), plans: Some(plans) },
+                );
             }
         }
         // Of these no container is known yet.
@@ -319,7 +338,10 @@ impl Governor {
                 cgroups::list(&self.mount, &self.roots).into_iter().map(|cgroup| cgroup.id).collect();
             for cgroup in held.into_iter().filter(|pod| !met.contains(pod) && there.contains(pod)) {
                 desired.unknown.insert(cgroup);
-                pods.insert(cgroup, Held { cgroup, namespace: None, pod: None, path: None, plans: None });
+                pods.insert(
+                    cgroup,
+                    Held { cgroup, namespace: None, pod: None, path: None, interfaces: Vec::new(), plans: None },
+                );
             }
         }
         if !desired.unknown.is_empty() && !is_all_known {

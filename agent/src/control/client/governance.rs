@@ -73,6 +73,9 @@ fn show(pod: &GovernedPod, text: &mut String) {
     if pod.unknown {
         text.push_str("  too little is known of it yet: what held goes on\n");
     }
+    if !pod.interfaces.is_empty() {
+        let _ = writeln!(text, "  requests are limited at the node's interface {}", pod.interfaces.join(", "));
+    }
     for GovernedTier { scope, mode, egress, connections_out, http_requests, .. } in &pod.tiers {
         let what = match mode.as_str() {
             "observe" => format!("{scope}, observed only"),

@@ -13,7 +13,7 @@ use sidestep_abi::{
 
 use super::{
     compile::{Name, Tier, rate},
-    settings::{Method, RequestLimit},
+    settings::{Header, Method, RequestLimit},
 };
 
 /// What is sent to a client that is limited.
@@ -89,8 +89,14 @@ const fn bit(method: Method) -> u16 {
 }
 
 /// Headers that say how long the answer is and what comes after it: these are not for a policy to say.
-const OWN: [HeaderName; 5] =
-    [header::CONTENT_LENGTH, header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER];
+const OWN: [HeaderName; 6] = [
+    header::CONTENT_LENGTH,
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TRAILER,
+    header::RETRY_AFTER,
+];
 
 /// What is answered (RFC 9110, RFC 9112).
 ///
@@ -106,12 +112,14 @@ pub fn answer(limit: &RequestLimit) -> Result<Answer, String> {
         let _ = write!(text, "{name}: {value}\r\n");
     };
     let mut has_type = false;
-    for (name, value) in &settings.headers {
-        let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!(".headers: {name:?} is no header"))?;
-        if OWN.contains(&parsed) || parsed == header::RETRY_AFTER {
-            return Err(format!(".headers: {name} is made by the agent"));
+    for (index, Header { name, value }) in settings.headers.iter().enumerate() {
+        let path = format!(".headers[{index}]");
+        let parsed = HeaderName::from_bytes(name.as_bytes());
+        let parsed = parsed.map_err(|_| format!("{path}.name: {name:?} is no name of a header"))?;
+        if OWN.contains(&parsed) {
+            return Err(format!("{path}.name: {name} is made by the agent"));
         }
-        HeaderValue::from_str(value).map_err(|_| format!(".headers.{name}: {value:?} is no value of a header"))?;
+        HeaderValue::from_str(value).map_err(|_| format!("{path}.value: {value:?} is no value of a header"))?;
         has_type |= parsed == header::CONTENT_TYPE;
         put(name, value);
     }
@@ -155,9 +163,15 @@ mod tests {
     fn what_is_no_answer_is_refused() {
         for (settings, error) in [
             (r#"{"status": 200}"#, ".status: is from 400 to 599"),
-            (r#"{"headers": {"a b": "c"}}"#, ".headers: \"a b\" is no header"),
-            (r#"{"headers": {"x": "a\r\nb"}}"#, ".headers.x: \"a\\r\\nb\" is no value of a header"),
-            (r#"{"headers": {"connection": "keep-alive"}}"#, ".headers: connection is made by the agent"),
+            (r#"{"headers": [{"name": "a b", "value": "c"}]}"#, ".headers[0].name: \"a b\" is no name of a header"),
+            (
+                r#"{"headers": [{"name": "x", "value": "a\r\nb"}]}"#,
+                ".headers[0].value: \"a\\r\\nb\" is no value of a header",
+            ),
+            (
+                r#"{"headers": [{"name": "connection", "value": "x"}]}"#,
+                ".headers[0].name: connection is made by the agent",
+            ),
         ] {
             let settings = serde_json::from_str(settings).expect("settings");
             assert_eq!(answer(&limit(Some(settings))), Err(error.to_owned()));

@@ -1,13 +1,13 @@
 //! What can be declared for the traffic of a Pod.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
 };
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sidestep_abi::http::{MAX_PATH, MAX_RULES};
+use sidestep_abi::http::{MAX_ANSWER, MAX_PATH, MAX_RULES};
 
 use super::{compile::list, requests};
 
@@ -17,6 +17,8 @@ const MAX_CIDRS: usize = 100_000;
 const MAX_PORTS: usize = 16;
 /// The longest text of a network: an IPv6 address, `/` and three digits.
 const MAX_CIDR: usize = 49;
+/// The most headers of an answer.
+const MAX_HEADERS: usize = 16;
 /// The longest name of a limit.
 const MAX_NAME: usize = 63;
 /// The most per second: beyond it a nanosecond is too long.
@@ -206,15 +208,29 @@ pub struct AnswerSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u32>,
     /// Further headers.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_HEADERS))]
+    pub headers: Vec<Header>,
     /// The body; its type is `text/plain` unless a header says another one.
+    #[schemars(length(max = MAX_ANSWER))]
     pub body: String,
+}
+
+/// A header of an answer.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Header {
+    /// Its name.
+    #[schemars(length(min = 1, max = MAX_ANSWER))]
+    pub name: String,
+    /// Its value.
+    #[schemars(length(max = MAX_ANSWER))]
+    pub value: String,
 }
 
 impl Default for AnswerSettings {
     fn default() -> Self {
-        let (headers, body) = (BTreeMap::new(), "too many requests\n".to_owned());
+        let (headers, body) = (Vec::new(), "too many requests\n".to_owned());
         Self { status: 429, retry_after: None, headers, body }
     }
 }
