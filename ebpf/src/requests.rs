@@ -271,8 +271,8 @@ fn volatile(place: &mut u32, value: u32) {
     unsafe { core::ptr::from_mut(place).write_volatile(value) }
 }
 
-/// Whether a rule is for the request. What a segment does not have of a path any more is taken for what it would have to be: a
-/// client gains nothing by cutting it.
+/// Whether a rule is for the request. What a segment does not have any more of a path that is cut is taken for what it would have to
+/// be: a client gains nothing by cutting it. A path that ends sooner has what follows it instead, which is in no rule's path.
 #[inline(never)]
 fn matches(packet: &Packet, rule: &HttpRule) -> u64 {
     if rule.port != 0 && rule.port != packet.key.pod_port {
@@ -282,18 +282,24 @@ fn matches(packet: &Packet, rule: &HttpRule) -> u64 {
         return 0;
     }
     let (path, len) = (packet.path as usize, rule.path_len as usize);
-    if len == 0 || path >= HEAD || path + len > packet.head_len as usize {
+    let head_len = packet.head_len as usize;
+    if len == 0 || path >= HEAD || path >= head_len {
         return 1;
     }
+    let there = head_len - path;
     let mut differs = 0;
     for word in 0..MAX_PATH / 8 {
         let at = 8 * word;
+        let known = if there > at { there - at } else { 0 };
+        let bits = 4 * if known < 8 { known } else { 8 };
+        // Twice, as a shift by 64 is none.
+        let known = (1_u64 << bits << bits).wrapping_sub(1);
         let (path_at, head_at) = (rule.path.as_ptr(), packet.head.as_ptr());
         // SAFETY: `head` has `MAX_PATH` bytes behind any place below `HEAD`.
         unsafe {
             let (head, path) = (head_at.add(path + at).cast::<u64>(), path_at.add(at).cast::<u64>());
             let mask = rule.mask.as_ptr().add(at).cast::<u64>();
-            differs |= (head.read_unaligned() ^ path.read_unaligned()) & mask.read_unaligned();
+            differs |= (head.read_unaligned() ^ path.read_unaligned()) & mask.read_unaligned() & known;
         }
     }
     if differs != 0 {

@@ -42,6 +42,14 @@ impl Network {
         Ok(Self { next: AtomicU8::new(2) })
     }
 
+    /// Leads an address out of the network that is nobody's there: a service's, before it is translated.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn route(&self, address: &str) -> Result<()> {
+        ip(&format!("route add {address}/32 dev lo src {}", NODE.0))
+    }
+
     /// Gives a container an interface `eth0`.
     ///
     /// # Errors

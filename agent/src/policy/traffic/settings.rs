@@ -376,8 +376,17 @@ impl TrafficSettings {
                 _ => {}
             }
             let prefix = limit.matches.path_prefix.as_deref();
-            if prefix.is_some_and(|prefix| !prefix.starts_with('/') || prefix.len() > MAX_PATH) {
-                problems.push(format!("{path}.match.pathPrefix: begins with `/` and has at most {MAX_PATH} bytes"));
+            // What ends a path in a request would never match.
+            let is_path = |prefix: &str| {
+                prefix.starts_with('/')
+                    && prefix.len() <= MAX_PATH
+                    && prefix.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
+            };
+            if prefix.is_some_and(|prefix| !is_path(prefix)) {
+                problems.push(format!(
+                    "{path}.match.pathPrefix: begins with `/`, has at most {MAX_PATH} bytes, and is as in a request: without \
+                     spaces, `?` and `#`, and with %XX for what is not ASCII"
+                ));
             }
             if limit.matches.port == Some(0) {
                 problems.push(format!("{path}.match.port: port 0 is none"));
