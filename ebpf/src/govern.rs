@@ -22,6 +22,8 @@ use crate::{
 const MAX_ANCESTORS: usize = 12;
 /// `include/uapi/linux/in.h`; that of MPTCP has the same low byte.
 const IPPROTO_TCP: u8 = 6;
+/// By which the clocks of two CPUs may differ, in nanoseconds, and more.
+const MAX_SKEW: u64 = 1_000_000;
 /// Tries to change the state of a limit: each failure means that another CPU has succeeded.
 const MAX_TRIES: usize = 16;
 
@@ -199,10 +201,16 @@ pub(crate) fn take(key: &BucketKey, rate: &Rate) -> u64 {
     for _ in 0..MAX_TRIES {
         // Debts of a rate that was lower, or of a burst that was larger, are no more than this one could have.
         let most = now + rate.tolerance + rate.interval;
-        let mut arrival = if known > now { known } else { now };
-        if arrival > most {
-            arrival = most;
+        if known > most + MAX_SKEW {
+            // SAFETY: as above. When another CPU was first, it has done this or more.
+            let _ = unsafe {
+                intrinsics::atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                    bucket, known, most,
+                )
+            };
+            return 0;
         }
+        let arrival = if known > now { known } else { now };
         if arrival - now > rate.tolerance {
             return 0;
         }

@@ -216,6 +216,29 @@ fn a_rate_of_connections_is_exact() {
     });
 }
 
+/// What was taken by a limit with a large burst is no debt of hours under another one.
+#[test]
+fn a_limit_that_is_changed_has_no_debt_that_it_could_not_have() {
+    end_to_end(|bed| {
+        let limit = |rate: Value| json!([policy("shop", &json!({ "limits": { "connectionsOut": rate } }))]);
+        let config_of = |rate| config(bed, &limit(rate));
+        let config = config_of(json!({ "perSecond": 1, "burst": 4000 }))?;
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
+        let burst = format!("burst 127.0.0.1 {} 4000", web.ports[0]);
+        wait_until("the policy", DEADLINE, || {
+            let shown = command(&config, &["policy", "show"])?;
+            Ok(String::from_utf8_lossy(&shown.stdout).contains("4000 at once").then_some(()))
+        })?;
+        wait_until("a refusal", DEADLINE, || Ok(web.ask(&burst)?.contains("EPERM=").then_some(())))?;
+        config_of(json!({ "perSecond": 1000, "burst": 10 }))?;
+        agent.reload()?;
+        web.wait(&connect, "ok")?;
+        agent.stop()
+    });
+}
+
 #[test]
 fn observe_refuses_nothing_and_counts() {
     end_to_end(|bed| {
