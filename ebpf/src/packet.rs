@@ -8,8 +8,8 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH},
     helpers::generated::{
-        bpf_clone_redirect, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_clone_redirect, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_sk_release,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_tcp_sock,
     },
 };
 use sidestep_abi::http::{Answer, ConnectionKey, MAX_ANSWER};
@@ -35,6 +35,11 @@ const OPTION_NOP: u8 = 1;
 /// RFC 7323
 const OPTION_TIMESTAMPS: u8 = 8;
 const HOP_LIMIT: u8 = 64;
+
+/// States of a socket (`include/net/tcp_states.h`).
+pub(crate) const ESTABLISHED: u32 = 1;
+pub(crate) const HANDSHAKE: u32 = 12;
+const LISTEN: u32 = 10;
 
 /// RFC 9293, 3.1
 pub(crate) const FIN: u8 = 1;
@@ -91,6 +96,11 @@ pub(crate) struct Packet {
     pub(crate) is_cut: u32,
     /// Which rules have given a token, by tier and number.
     pub(crate) taken: u32,
+    /// Of the Pod's socket: its state, and what it expects and has sent. See [`Packet::find_socket`].
+    pub(crate) state: u32,
+    pub(crate) rcv_nxt: u32,
+    pub(crate) snd_nxt: u32,
+    _pad2: u32,
     /// What is read of a header, and what is written of one.
     raw: [u8; RAW],
     /// The payload's beginning.
@@ -266,6 +276,59 @@ impl Packet {
         unsafe { bpf_skb_load_bytes(skb.cast(), self.payload, self.head.as_mut_ptr().cast::<c_void>(), len) == 0 }
     }
 
+    /// Whether the payload ends as the head of a request does.
+    #[inline(always)]
+    pub(crate) fn ends_head(&mut self, skb: *mut __sk_buff) -> bool {
+        if self.payload_len < 4 || self.fetch(skb, self.payload + self.payload_len - 3, 3).is_none() {
+            return false;
+        }
+        self.raw[2] == b'\n' && (self.raw[1] == b'\n' || self.raw[0] == b'\n')
+    }
+
+    /// Looks for the Pod's socket of the connection, which the client has opened; 0 when there is none.
+    #[inline(never)]
+    pub(crate) fn find_socket(&mut self, skb: *mut __sk_buff, network: u32) -> u64 {
+        // Only who listens has connections that others have opened.
+        if self.look_up(skb, network, 0) == 0 || self.state != LISTEN {
+            return 0;
+        }
+        u64::from(self.look_up(skb, network, 1) != 0 && self.state != LISTEN)
+    }
+
+    /// Reads the state of the socket of the connection, or of who listens at its port; 0 when there is none.
+    #[inline(never)]
+    fn look_up(&mut self, skb: *mut __sk_buff, network: u32, of_connection: u64) -> u64 {
+        // `struct bpf_sock_tuple`: addresses, then ports, as they are in the packet.
+        let mut tuple = [0_u32; 9];
+        let client_port = if of_connection == 0 { 0 } else { self.key.client_port.to_be() };
+        let ports = u32::from(client_port) | u32::from(self.key.pod_port.to_be()) << 16;
+        let (client, pod) = (words(&self.key.client), words(&self.key.pod));
+        let (len, flags) = if self.is_ipv6 == 0 {
+            (tuple[0], tuple[1], tuple[2]) = (client[3], pod[3], ports);
+            (12, 0)
+        } else {
+            for index in 0..4 {
+                (tuple[index], tuple[4 + index]) = (client[index], pod[index]);
+            }
+            tuple[8] = ports;
+            (36, 0)
+        };
+        // SAFETY: the helper reads `len` bytes of the tuple; what it returns is released below.
+        unsafe {
+            let socket = bpf_skc_lookup_tcp(skb.cast(), tuple.as_mut_ptr().cast(), len, u64::from(network), flags);
+            if socket.is_null() {
+                return 0;
+            }
+            self.state = (*socket).state;
+            let tcp = bpf_tcp_sock(socket);
+            if !tcp.is_null() {
+                (self.rcv_nxt, self.snd_nxt) = ((*tcp).rcv_nxt, (*tcp).snd_nxt);
+            }
+            bpf_sk_release(socket.cast());
+        }
+        1
+    }
+
     /// What the segment takes of the sequence.
     #[inline(always)]
     pub(crate) fn span(&self) -> u32 {
@@ -435,6 +498,13 @@ impl Packet {
         }
         sum
     }
+}
+
+/// An address in words, as it is there.
+#[inline(always)]
+fn words(address: &[u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
 }
 
 #[inline(always)]

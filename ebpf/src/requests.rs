@@ -10,15 +10,15 @@ use aya_ebpf::{
 use sidestep_abi::{
     govern::{BucketKey, Governed, INGRESS, OBSERVES, REASON_REQUEST_RATE, TIERS},
     http::{
-        Connection, HAS_ANSWER, HAS_REQUEST, HttpRule, IS_HEAD, IS_LIMITED, MAX_PATH, MAX_RULES, MAY_HAVE_BODY,
-        METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PATCH, METHOD_POST, METHOD_PUT, POD_HAS_ENDED,
+        Connection, HAS_REQUEST, HttpRule, IS_HEAD, IS_LIMITED, MAX_PATH, MAX_RULES, MAY_HAVE_BODY, METHOD_DELETE,
+        METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PATCH, METHOD_POST, METHOD_PUT,
     },
 };
 
 use crate::{
     generation, govern,
     maps::{CONNECTIONS, INTERFACES, PACKET, REQUEST_RULES},
-    packet::{self, ACK, FIN, HEAD, PSH, Packet, RST, SYN, Segment},
+    packet::{self, ACK, ESTABLISHED, FIN, HANDSHAKE, HEAD, PSH, Packet, RST, SYN, Segment},
 };
 
 /// How long after its last refusal a Pod's connections are looked up for segments that are no requests, in nanoseconds.
@@ -27,18 +27,17 @@ const LIMITED_FOR: u64 = 60_000_000_000;
 const MAX_SWALLOWED: u32 = 1024 * 1024;
 /// A request of these has no body that says anything (RFC 9110, 9.3).
 const WITHOUT_BODY: u16 = METHOD_GET | METHOD_HEAD | METHOD_DELETE | METHOD_OPTIONS;
+/// How far a segment may be ahead of what the Pod has got: who does not know the connection would have to guess this.
+const MAX_AHEAD: u32 = 1024 * 1024;
 /// The longest name of a method.
 const MAX_METHOD: usize = 16;
-/// Bytes of `http://` and an authority, in a request's line with an absolute URI.
+/// The longest scheme of a URI.
+const MAX_SCHEME: usize = 16;
+/// Bytes of a scheme and an authority, in a request's line with an absolute URI.
 const MAX_AUTHORITY: usize = 96;
 
 const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT;
-
-#[inline(always)]
-fn later(end: u32, than: u32) -> bool {
-    (end.wrapping_sub(than) as i32) > 0
-}
 
 /// A segment on its way to the Pod.
 #[inline(always)]
@@ -68,25 +67,40 @@ pub(crate) fn to_pod(skb: *mut __sk_buff) -> i32 {
     if !is_request && now.saturating_sub(interface.limited_at) > LIMITED_FOR {
         return PASS;
     }
-    let known = CONNECTIONS.get_ptr_mut(&packet.key);
-    let mut is_behind = false;
+    let mut known = CONNECTIONS.get_ptr_mut(&packet.key);
+    let mut is_outstanding = false;
     if let Some(connection) = known {
         // SAFETY: a map value.
         let connection = unsafe { &mut *connection };
         if connection.flags & IS_LIMITED != 0 {
-            return stand_in(skb, packet, connection);
+            if now.saturating_sub(connection.limited_at) <= LIMITED_FOR {
+                return stand_in(skb, packet, connection);
+            }
+            let _ = CONNECTIONS.remove(&packet.key);
+            known = None;
+        } else {
+            is_outstanding = connection.flags & HAS_REQUEST != 0 && connection.request_ack == packet.ack;
+            if is_outstanding && connection.request_seq == packet.seq {
+                // The same once more.
+                return PASS;
+            }
+            if is_outstanding && connection.flags & MAY_HAVE_BODY != 0 && (!is_request || has_version(packet) == 0) {
+                return PASS;
+            }
         }
-        let is_outstanding = connection.flags & HAS_REQUEST != 0 && connection.request_ack == packet.ack;
-        // The same segment once more, or what may be the body of that request.
-        let is_part = connection.request_seq == packet.seq || connection.flags & MAY_HAVE_BODY != 0;
-        if is_outstanding && is_part || connection.flags & POD_HAS_ENDED != 0 {
-            return PASS;
-        }
-        is_behind = is_outstanding || connection.flags & HAS_ANSWER != 0 && later(connection.pod_end, packet.ack);
     }
-    if !is_request {
+    // What nobody has opened, or the Pod itself, is no request to it.
+    if !is_request || packet.find_socket(skb, interface.pod_network) == 0 {
         return PASS;
     }
+    let ahead = packet.seq.wrapping_sub(packet.rcv_nxt);
+    let is_under_way = packet.state == HANDSHAKE;
+    if !is_under_way && (packet.state != ESTABLISHED || ahead > MAX_AHEAD) {
+        // Its end is under way, or the Pod has had it, or it is of nobody who knows the connection.
+        return PASS;
+    }
+    // An answer here would stand in the middle of what the Pod sends, or is about to send.
+    let is_behind = is_under_way || is_outstanding || ahead != 0 || packet.ack != packet.snd_nxt;
     let Some(governed) = govern::of(interface.cgroup) else { return PASS };
     let refused = ask(packet, governed, interface.cgroup, u64::from(is_behind)) as u32;
     if refused != 0 {
@@ -96,22 +110,23 @@ pub(crate) fn to_pod(skb: *mut __sk_buff) -> i32 {
         }
         interface.limited_at = now;
         let is_head = packet.method == u32::from(METHOD_HEAD);
-        return answer(skb, packet, refused, is_head);
+        return answer(skb, packet, refused, is_head, now);
     }
-    let body = if packet.method & u32::from(WITHOUT_BODY) != 0 { 0 } else { MAY_HAVE_BODY };
+    let is_whole = packet.method & u32::from(WITHOUT_BODY) != 0 && packet.ends_head(skb);
+    let body = if is_whole { 0 } else { MAY_HAVE_BODY };
+    let connection = Connection {
+        flags: HAS_REQUEST | body,
+        request_ack: packet.ack,
+        request_seq: packet.seq,
+        ..Connection::default()
+    };
     match known {
         // SAFETY: a map value.
-        Some(connection) => unsafe {
-            ((*connection).request_ack, (*connection).request_seq) = (packet.ack, packet.seq);
-            (*connection).flags = (*connection).flags & !MAY_HAVE_BODY | HAS_REQUEST | body;
+        Some(known) => unsafe {
+            ((*known).request_ack, (*known).request_seq) = (connection.request_ack, connection.request_seq);
+            (*known).flags = connection.flags;
         },
         None => {
-            let connection = Connection {
-                flags: HAS_REQUEST | body,
-                request_ack: packet.ack,
-                request_seq: packet.seq,
-                ..Connection::default()
-            };
             let _ = CONNECTIONS.insert(&packet.key, &connection, u64::from(BPF_NOEXIST));
         }
     }
@@ -124,64 +139,74 @@ pub(crate) fn from_pod(skb: *mut __sk_buff) -> i32 {
     if packet::is_ours(skb) || !generation::is_active() {
         return PASS;
     }
+    // SAFETY: the context of the program.
+    let index = unsafe { (*skb).ifindex };
+    let Some(interface) = INTERFACES.get_ptr(&index) else { return PASS };
+    // SAFETY: a map value, and a helper without arguments.
+    let (limited_at, now) = unsafe { ((*interface).limited_at, bpf_ktime_get_ns()) };
+    if now.saturating_sub(limited_at) > LIMITED_FOR {
+        return PASS;
+    }
     let Some(packet) = PACKET.get_ptr_mut(0) else { return PASS };
     // SAFETY: this CPU's own, while no other program for packets runs on it.
     let packet = unsafe { &mut *packet };
     if packet.read(skb, 0) == 0 {
         return PASS;
     }
-    let Some(connection) = CONNECTIONS.get_ptr_mut(&packet.key) else { return PASS };
+    let Some(connection) = CONNECTIONS.get_ptr(&packet.key) else { return PASS };
     // SAFETY: a map value.
-    let connection = unsafe { &mut *connection };
+    let connection = unsafe { &*connection };
     if connection.flags & IS_LIMITED == 0 {
-        let end = packet.seq.wrapping_add(packet.span());
-        if connection.flags & HAS_ANSWER == 0 || later(end, connection.pod_end) {
-            connection.pod_end = end;
-        }
-        connection.flags |= HAS_ANSWER | if packet.flags & (FIN | RST) != 0 { POD_HAS_ENDED } else { 0 };
         return PASS;
     }
-    if packet.flags & RST != 0 || packet.span() == 0 {
+    if now.saturating_sub(connection.limited_at) > LIMITED_FOR {
+        let _ = CONNECTIONS.remove(&packet.key);
+        return PASS;
+    }
+    if packet.flags & RST != 0 {
         return DROP;
     }
-    let segment = Segment {
-        to_client: false,
-        seq: packet.ack,
-        ack: packet.seq.wrapping_add(packet.span()),
-        flags: ACK,
-        answer: 0,
-        is_head: false,
+    // How far the Pod's socket is with the end that it was sent.
+    let past = packet.ack.wrapping_sub(connection.request_seq);
+    let flags = match past {
+        0 => ACK | FIN,
+        1 if packet.span() == 0 => return DROP,
+        1 => ACK,
+        _ => RST,
     };
+    let (seq, ack) = (packet.ack, packet.seq.wrapping_add(packet.span()));
+    let segment = Segment { to_client: false, seq, ack, flags, answer: 0, is_head: false };
     if packet.write(skb, &segment) == 0 { DROP } else { packet::turn_round(skb, false) }
 }
 
 /// Answers a request in the Pod's place, and ends the connection on both sides.
 #[inline(always)]
-fn answer(skb: *mut __sk_buff, packet: &mut Packet, answer: u32, is_head: bool) -> i32 {
-    let end = packet.seq.wrapping_add(packet.span());
-    // Not more than is there: its place is what the client has acknowledged.
-    let start = packet.ack;
-    let segment = Segment { to_client: true, seq: start, ack: end, flags: PSH | ACK | FIN, answer, is_head };
+fn answer(skb: *mut __sk_buff, packet: &mut Packet, answer: u32, is_head: bool, now: u64) -> i32 {
+    let (seq, ack) = (packet.seq, packet.ack);
     let len = packet::answer_len(answer, is_head);
     let connection = Connection {
         flags: IS_LIMITED | if is_head { IS_HEAD } else { 0 },
-        answer_start: start,
-        answer_end: start.wrapping_add(len).wrapping_add(1),
+        request_seq: seq,
+        answer_start: ack,
+        answer_end: ack.wrapping_add(len).wrapping_add(1),
         answer,
         swallowed: packet.payload_len,
+        limited_at: now,
         ..Connection::default()
     };
     // Without an entry the client's next segments would go to a Pod that knows nothing of them.
     if CONNECTIONS.insert(&packet.key, &connection, u64::from(BPF_ANY)).is_err() {
         return DROP;
     }
-    let (seq, ack) = (packet.seq, packet.ack);
+    let end = seq.wrapping_add(packet.span());
+    let segment = Segment { to_client: true, seq: ack, ack: end, flags: PSH | ACK | FIN, answer, is_head };
     if packet.write(skb, &segment) == 0 || !packet::send_copy(skb) {
         // The client sends it again.
+        let _ = CONNECTIONS.remove(&packet.key);
         return DROP;
     }
     let segment = Segment { to_client: false, seq, ack, flags: ACK | FIN, answer: 0, is_head: false };
-    // The Pod's socket ends with the next segment of the client, or with the Pod's own.
+    // What the Pod sends next shows whether it has got it.
     if packet.write(skb, &segment) == 0 { DROP } else { PASS }
 }
 
@@ -192,7 +217,8 @@ fn stand_in(skb: *mut __sk_buff, packet: &mut Packet, connection: &mut Connectio
         return DROP;
     }
     connection.swallowed = connection.swallowed.saturating_add(packet.payload_len);
-    let is_reset = connection.swallowed > MAX_SWALLOWED;
+    let is_head = connection.flags & IS_HEAD != 0;
+    let is_reset = connection.swallowed > MAX_SWALLOWED || packet::answer_len(connection.answer, is_head) == 0;
     let has_it_all = packet.ack == connection.answer_end;
     let is_plain = is_reset || has_it_all;
     let segment = Segment {
@@ -207,7 +233,7 @@ fn stand_in(skb: *mut __sk_buff, packet: &mut Packet, connection: &mut Connectio
             PSH | ACK | FIN
         },
         answer: if is_plain { 0 } else { connection.answer },
-        is_head: connection.flags & IS_HEAD != 0,
+        is_head,
     };
     if packet.write(skb, &segment) == 0 { DROP } else { packet::turn_round(skb, true) }
 }
@@ -312,20 +338,24 @@ fn matches(packet: &Packet, rule: &HttpRule) -> u64 {
     u64::from(matches!(packet.head[end], b'/' | b'?' | b'#' | b' ' | b'\r' | b'\n' | b';'))
 }
 
-/// Reads the line of a request; 0 when the payload does not begin as one does.
+/// Reads the line of a request; 0 when the payload does not begin as one does. Servers take more for one than RFC 9112 has: a
+/// line before it that is empty, several spaces, a method in other letters.
 #[inline(never)]
 fn read_line(packet: &mut Packet) -> u64 {
     let len = packet.head_len as usize;
     volatile(&mut packet.is_cut, 1);
     volatile(&mut packet.path, HEAD as u32);
     volatile(&mut packet.method, 0);
+    if matches!(packet.head[0], b'\r' | b'\n') {
+        return 1;
+    }
     for space in 0..MAX_METHOD {
         if space >= len {
             // Nothing but the beginning of a method.
             return 1;
         }
         let byte = packet.head[space];
-        if byte == b' ' {
+        if byte == b' ' || byte == b'\t' {
             if space == 0 {
                 return 0;
             }
@@ -333,7 +363,7 @@ fn read_line(packet: &mut Packet) -> u64 {
             volatile(&mut packet.path, space as u32 + 1);
             break;
         }
-        if !byte.is_ascii_uppercase() {
+        if !byte.is_ascii_alphabetic() && byte != b'-' && byte != b'_' {
             return 0;
         }
     }
@@ -348,13 +378,33 @@ fn read_line(packet: &mut Packet) -> u64 {
         return 1;
     }
     match packet.head[path] {
-        b'/' | b'*' => 1,
-        b'h' | b'H' => {
-            skip_authority(packet);
+        b'/' => 1,
+        // The preface of HTTP/2 (RFC 9113, 3.4), which is no request of HTTP/1.
+        b'*' => u64::from(packet.head[0] != b'P'),
+        b' ' | b'\t' => {
+            volatile(&mut packet.path, HEAD as u32);
             1
         }
+        byte if byte.is_ascii_alphabetic() => skip_authority(packet),
         _ => 0,
     }
+}
+
+/// Whether the version of HTTP/1 is among what was read of the payload.
+#[inline(never)]
+fn has_version(packet: &Packet) -> u64 {
+    let version = u64::from_le_bytes(*b" HTTP/1.");
+    for at in 0..HEAD - 8 {
+        if at + 8 > packet.head_len as usize {
+            break;
+        }
+        // SAFETY: it is within `head`.
+        let word = unsafe { packet.head.as_ptr().add(at).cast::<u64>().read_unaligned() };
+        if word.to_le() == version {
+            return 1;
+        }
+    }
+    0
 }
 
 #[inline(always)]
@@ -381,7 +431,7 @@ fn method(packet: &Packet) -> u16 {
     }
 }
 
-/// The path of an absolute URI begins at its third slash.
+/// The path of an absolute URI begins at its third slash. 0 when it is none.
 #[inline(never)]
 fn skip_authority(packet: &mut Packet) -> u64 {
     let uri = packet.path as usize;
@@ -389,16 +439,25 @@ fn skip_authority(packet: &mut Packet) -> u64 {
     if uri > MAX_METHOD {
         return 0;
     }
-    // Two of them follow the scheme.
-    for index in 8..MAX_AUTHORITY {
+    // `://`, so far.
+    let mut found = 0;
+    for index in 1..MAX_AUTHORITY {
         let at = uri + index;
         if at >= packet.head_len as usize {
-            break;
+            // It is cut.
+            return 1;
         }
-        if packet.head[at] == b'/' {
-            volatile(&mut packet.path, at as u32);
-            break;
-        }
+        let byte = packet.head[at];
+        found = match (found, byte) {
+            (0, b':') | (1 | 2, b'/') => found + 1,
+            (3, b'/') => {
+                volatile(&mut packet.path, at as u32);
+                return 1;
+            }
+            (0, _) if index > MAX_SCHEME || !byte.is_ascii_alphanumeric() => return 0,
+            (1 | 2, _) => return 0,
+            _ => found,
+        };
     }
-    0
+    1
 }

@@ -31,6 +31,9 @@ pub struct Addresses {
 }
 
 impl Network {
+    /// The node's address, as Pods see it.
+    pub const NODE: &str = NODE.0;
+
     /// Takes the current thread into a new network.
     ///
     /// # Errors

@@ -3,8 +3,11 @@
 
 use std::{
     fs,
+    io::Write as _,
+    net::TcpListener,
     process::{Command, Output},
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -13,16 +16,13 @@ use sidestep_tests::{
     Agent, Config, Container, DEADLINE, Network, Testbed, agent, end_to_end, network::Addresses, wait_until,
 };
 
-/// Answers each request with its path, and says how many it has got when it is asked on stdin.
+/// Answers each request with its path. Told a host and a port on stdin it says how many bytes it gets from there.
 const SERVER: &str = r"
 import http.server, socket, sys, threading
-count = 0
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
     def do_GET(self):
-        global count
-        count += 1
         self.rfile.read(int(self.headers.get('Content-Length', 0)))
         body = self.path.encode()
         self.send_response(200)
@@ -37,7 +37,12 @@ class Server(http.server.ThreadingHTTPServer):
 server = Server(('::', 8080), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print('ready', flush=True)
-for line in sys.stdin: print('count', count, flush=True)
+for line in sys.stdin:
+    host, port = line.split()
+    with socket.create_connection((host, int(port))) as s:
+        seen = b''
+        while more := s.recv(65536): seen += more
+    print('fetched', len(seen), flush=True)
 ";
 
 /// Sends so many requests from four threads, by connections that are kept as long as the server keeps them, and says how often
@@ -94,7 +99,7 @@ while admitted + limited < 12:
             more = s.recv(65536)
             if not more: break
             seen += more
-            if how != 'pipelined' and seen.endswith(target.encode()): break
+            if seen.count(target.encode()) == (4 if how == 'pipelined' else 1): break
         assert seen.count(b'HTTP/1.1 ') == seen.count(b'HTTP/1.1 200') + seen.count(b'HTTP/1.1 429'), seen
         admitted += seen.count(b'HTTP/1.1 200')
         limited += seen.count(b'HTTP/1.1 429')
@@ -184,8 +189,8 @@ impl Seen {
     /// All were answered, and so many let through as the limit says.
     fn check(&self, requests: f64, per_second: f64, burst: f64) -> Result<()> {
         self.check_answered(requests, per_second, burst)?;
-        let most = per_second * self.seconds + burst;
-        ensure!(self.count("200") >= most * 0.8, "{most}: {}", self.text);
+        // The burst may be taken already, and tokens are lost when no client runs for as long as it takes.
+        ensure!(self.count("200") >= per_second * self.seconds * 0.7, "{}", self.text);
         Ok(())
     }
 
@@ -202,12 +207,12 @@ impl Seen {
 fn requests_over_the_limit_get_429_and_no_others() {
     end_to_end(|bed| {
         let network = Network::enter()?;
-        let config = config(bed, &json!([{ "rate": { "perSecond": 100, "burst": 20 } }]))?;
+        let config = config(bed, &json!([{ "rate": { "perSecond": 100 } }]))?;
         let agent = Agent::start(bed, &config)?;
         let server = Server::start(bed, &network)?;
         wait_in_force(&agent, &config, "gets 100 HTTP requests a second")?;
         for host in [server.addresses.four.to_string(), server.addresses.six.to_string()] {
-            Seen::of(&host, 10_000)?.check(10_000.0, 100.0, 20.0)?;
+            Seen::of(&host, 10_000)?.check(10_000.0, 100.0, 100.0)?;
             wait_until("no socket left", DEADLINE, || Ok(server.sockets()?.is_empty().then_some(())))
                 .with_context(|| server.sockets().unwrap_or_default())?;
         }
@@ -241,12 +246,13 @@ fn a_limit_is_that_of_its_path_its_methods_and_its_port() {
         let text = String::from_utf8(limited.stdout)?;
         ensure!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{text}");
         ensure!(text.contains("\r\nRetry-After: 30\r\n") && text.ends_with("\r\n\r\n{\"later\":true}"), "{text}");
-        let mut statuses = Vec::new();
+        let (begin, mut statuses) = (Instant::now(), Vec::new());
         for _ in 0..3 {
             statuses.push(status(&curl(&[&url("/api")])?)?);
             statuses.push(status(&curl(&["--head", &url("/api?x=1")])?)?);
         }
-        ensure!(statuses.iter().filter(|status| *status == "503").count() >= 4, "{statuses:?}");
+        let admitted = statuses.iter().filter(|status| *status == "200").count() as f64;
+        ensure!(admitted <= begin.elapsed().as_secs_f64() + 2.0, "{statuses:?}");
         for arguments in
             [vec![url("/apis")], vec![url("/")], vec!["--data".to_owned(), "x".repeat(100_000), url("/api")]]
         {
@@ -273,14 +279,15 @@ fn a_limit_holds_while_agents_are_killed() {
         // One client goes on through all of it.
         let of = host.clone();
         let client = thread::spawn(move || Seen::of(&of, 20_000));
-        for _ in 0..5 {
+        // Every other one is of another build, whose programs take the place of those that run.
+        for binary in [agent::binary()?, agent::next_binary()?].iter().cycle().take(6) {
             agent.kill()?;
-            agent = Agent::start(bed, &config)?;
+            agent = Agent::spawn_binary(bed, &config, binary)?.wait_ready()?;
         }
         let client = client.join().map_err(|_| anyhow!("the client has panicked"))??;
         client.check(20_000.0, 50.0, 10.0)?;
         agent.stop()?;
-        Seen::of(&host, 1_000)?.check(1_000.0, 50.0, 10.0)
+        Seen::of(&host, 1_000)?.check_answered(1_000.0, 50.0, 10.0)
     });
 }
 
@@ -303,15 +310,42 @@ fn observe_lets_all_through_and_counts() {
     });
 }
 
+/// What the Pod gets on a connection that it has opened itself is no request to it, whatever it looks like.
+#[test]
+fn what_the_pod_fetches_is_not_limited() {
+    end_to_end(|bed| {
+        let network = Network::enter()?;
+        let config = config(bed, &json!([{ "rate": { "perSecond": 1 } }]))?;
+        let agent = Agent::start(bed, &config)?;
+        let mut server = Server::start(bed, &network)?;
+        wait_in_force(&agent, &config, "gets 1 HTTP requests a second")?;
+        let listener = TcpListener::bind("0.0.0.0:0")?;
+        let port = listener.local_addr()?.port();
+        let lines = b"GET /some HTTP/1.1\n".repeat(50);
+        let sender = thread::spawn(move || -> Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_nodelay(true)?;
+            // Each write is a segment that begins with a line of it.
+            (0..100).try_for_each(|_| stream.write_all(&lines))?;
+            Ok(())
+        });
+        writeln!(server.container.stdin(), "{} {port}", Network::NODE)?;
+        server.container.wait_stdout(&format!("fetched {}\n", 100 * 50 * 19))?;
+        sender.join().map_err(|_| anyhow!("the sender has panicked"))??;
+        ensure!(agent.metrics()?.sum("sidestep_governance_refused_total") == 0.0);
+        agent.stop()
+    });
+}
+
 /// Packets are lost in both directions, and the client names a service's address: what is lost is sent again.
 #[test]
 fn a_limit_holds_under_loss_and_behind_address_translation() {
     end_to_end(|bed| {
         let network = Network::enter()?;
-        let config = config(bed, &json!([{ "rate": { "perSecond": 100, "burst": 20 } }]))?;
+        let config = config(bed, &json!([{ "rate": { "perSecond": 20 } }]))?;
         let agent = Agent::start(bed, &config)?;
         let server = Server::start(bed, &network)?;
-        wait_in_force(&agent, &config, "gets 100 HTTP requests a second")?;
+        wait_in_force(&agent, &config, "gets 20 HTTP requests a second")?;
         let pod = server.addresses.four;
         for rule in [
             "--table nat --append OUTPUT --protocol tcp --destination 10.96.0.9 --dport 8080 --jump DNAT --to-destination {pod}",
@@ -324,7 +358,7 @@ fn a_limit_holds_under_loss_and_behind_address_translation() {
         }
         // The service's address needs a way out.
         network.route("10.96.0.9")?;
-        Seen::of("10.96.0.9", 400)?.check_answered(400.0, 100.0, 20.0)?;
+        Seen::of("10.96.0.9", 400)?.check_answered(400.0, 20.0, 20.0)?;
         agent.stop()
     });
 }

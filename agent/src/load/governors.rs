@@ -32,9 +32,10 @@ const PROGRAMS: [(&str, Point); 4] = [
     ("sendmsg6", Point::UDPSendMsg6),
 ];
 
-/// Programs at the Pod's interface on the node, by name: what the node sends there goes to the Pod.
+/// Programs at the Pod's interface on the node, by name: what the node sends there goes to the Pod. The one that answers is the
+/// last, so that it is never there without the other.
 const AT_INTERFACES: [(&str, TcAttachType); 2] =
-    [("to_pod", TcAttachType::Egress), ("from_pod", TcAttachType::Ingress)];
+    [("from_pod", TcAttachType::Ingress), ("to_pod", TcAttachType::Egress)];
 
 /// The programs, and where they are attached. Dropping it detaches those that are not pinned.
 pub struct Governors {
@@ -187,11 +188,12 @@ impl Governors {
         self.hold(link_name, link)
     }
 
-    /// The same at interfaces of the node, by their index.
+    /// The same at interfaces of the node, by their index. Returns those that have all programs: one without the other would
+    /// answer requests and let the Pod's own segments pass.
     ///
     /// # Errors
-    /// As of [`Governors::refresh`].
-    pub fn refresh_interfaces(&mut self, there: &BTreeSet<u32>) -> Result<(), String> {
+    /// As of [`Governors::refresh`], beside them.
+    pub fn refresh_interfaces(&mut self, there: &BTreeSet<u32>) -> (BTreeSet<u32>, Result<(), String>) {
         let attached = self.attached();
         for link in &attached {
             if place_of(link, AT_INTERFACE).is_some_and(|index| !there.contains(&(index as u32))) {
@@ -199,19 +201,22 @@ impl Governors {
             }
         }
         if !there.is_empty() && !has_links_at_interfaces() {
-            return Err("limits of requests need Linux 6.6 (TCX)".to_owned());
+            return (BTreeSet::new(), Err("limits of requests need Linux 6.6 (TCX)".to_owned()));
         }
-        let mut result = Ok(());
+        let (mut whole, mut result) = (there.clone(), Ok(()));
         for interface in there {
             for (index, (name, point)) in AT_INTERFACES.into_iter().enumerate() {
                 let link = format!("{name}{AT_INTERFACE}{interface}");
-                if !attached.contains(&link) {
-                    let made = self.attach_at_interface(index, (name, point), link, *interface);
-                    result = result.and(made.map_err(|error| format!("{name} at interface {interface}: {error}")));
+                if attached.contains(&link) {
+                    continue;
+                }
+                if let Err(error) = self.attach_at_interface(index, (name, point), link, *interface) {
+                    whole.remove(interface);
+                    result = result.and(Err(format!("{name} at interface {interface}: {error}")));
                 }
             }
         }
-        result
+        (whole, result)
     }
 
     fn attach_at_interface(
@@ -225,10 +230,7 @@ impl Governors {
             Held::Loaded { ebpf, .. } => program::<SchedClassifier>(ebpf, name)?,
             Held::Pinned { at_interfaces, .. } => at_interfaces.get_mut(index).ok_or("this kernel does not take it")?,
         };
-        let Some(interface) = interfaces::name(interface) else {
-            // It has gone since it was found.
-            return Ok(());
-        };
+        let interface = interfaces::name(interface).ok_or("it has gone since it was found")?;
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let link = program.attach_with_options(&interface, point, options).map_err(text)?;
         let link: FdLink = program.take_link(link).map_err(text)?.try_into().map_err(text)?;

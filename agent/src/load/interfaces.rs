@@ -17,6 +17,8 @@ use netlink_packet_route::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
+/// The answer is not consistent (`include/uapi/linux/netlink.h`).
+const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Room for one answer of a dump (`NLMSG_GOODSIZE` and more).
 const ANSWER: usize = 64 * 1024;
 
@@ -27,7 +29,7 @@ pub enum NoInterface {
     #[error("no process of it runs")]
     NoProcess,
     /// It has none of its own.
-    #[error("it is in the network of the agent (hostNetwork), whose requests can't be told from those of others")]
+    #[error("it is in the node's network (hostNetwork), whose requests can't be told from those of others")]
     HostNetwork,
     /// None that this network knows.
     #[error(
@@ -40,8 +42,25 @@ pub enum NoInterface {
     Kernel(#[from] io::Error),
 }
 
-/// The interfaces that lead to Pods, by the directories of their cgroups; or why there is none.
-pub fn of_pods<'a>(pods: impl IntoIterator<Item = (u64, &'a Path)>) -> Vec<(u64, Result<Vec<u32>, NoInterface>)> {
+/// What leads to a Pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ways {
+    /// Indices of interfaces of the agent's network.
+    pub interfaces: Vec<u32>,
+    /// The number that this network has for the Pod's.
+    pub network: u32,
+}
+
+/// The inode of the network namespace of a process, or of the agent itself (`self`).
+///
+/// # Errors
+/// There is no such process, or it is not for the agent to see.
+pub fn network_of(process: &str) -> io::Result<u64> {
+    fs::metadata(format!("/proc/{process}/ns/net")).map(|metadata| metadata.ino())
+}
+
+/// What leads to Pods, by the directories of their cgroups; or why nothing does.
+pub fn of_pods<'a>(pods: impl IntoIterator<Item = (u64, &'a Path)>) -> Vec<(u64, Result<Ways, NoInterface>)> {
     let mut links = None;
     pods.into_iter().map(|(cgroup, path)| (cgroup, of_pod(path, &mut links))).collect()
 }
@@ -54,17 +73,21 @@ pub fn name(index: u32) -> Option<String> {
 
 type Links = BTreeMap<i32, Vec<u32>>;
 
-fn of_pod(path: &Path, links: &mut Option<Links>) -> Result<Vec<u32>, NoInterface> {
+fn of_pod(path: &Path, links: &mut Option<Links>) -> Result<Ways, NoInterface> {
     let pid = process(path).ok_or(NoInterface::NoProcess)?;
-    let network = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/net")).map(|metadata| metadata.ino());
-    if network(&pid.to_string()).map_err(|_| NoInterface::NoProcess)? == network("self")? {
+    let network = network_of(&pid.to_string()).map_err(|_| NoInterface::NoProcess)?;
+    // Seen from a network of the agent's own, its interface leads to the node's, and to all Pods that are in that.
+    if network == network_of("self")? || network_of("1").is_ok_and(|node| node == network) {
         return Err(NoInterface::HostNetwork);
     }
-    let nsid = namespace_id(pid)?.ok_or(NoInterface::NotFound)?;
-    if links.is_none() {
-        *links = Some(all_links()?);
-    }
-    links.as_ref().and_then(|links| links.get(&nsid)).cloned().ok_or(NoInterface::NotFound)
+    // The kernel gives a network its number when it tells of an interface that leads there.
+    let links = match links {
+        Some(links) => links,
+        None => links.insert(all_links()?),
+    };
+    let number = namespace_id(pid)?.ok_or(NoInterface::NotFound)?;
+    let interfaces = links.get(&number).cloned().ok_or(NoInterface::NotFound)?;
+    Ok(Ways { interfaces, network: number.cast_unsigned() })
 }
 
 /// A process of a cgroup, or of one below it.
@@ -134,6 +157,10 @@ fn request(message: RouteNetlinkMessage, flags: u16, mut take: impl FnMut(RouteN
             let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}"));
             let this = NetlinkBuffer::new_checked(rest).map_err(invalid)?.length() as usize;
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(invalid)?;
+            if message.header.flags & NLM_F_DUMP_INTR != 0 {
+                // Interfaces came or went meanwhile, and one of the others may be missing.
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             match message.payload {
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(()),

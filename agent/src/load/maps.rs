@@ -1,5 +1,7 @@
 //! Typed access to the maps. `load` fills them, `drain` takes the ring, `policy` writes verdicts.
 
+use std::collections::BTreeSet;
+
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError},
@@ -12,7 +14,7 @@ use sidestep_abi::{
     stdio::{InodeKey, Stdio},
 };
 
-use super::{LoadError, OlderRing};
+use super::{LoadError, OlderRing, interfaces};
 use crate::policy::traffic::{program, request_sets::RequestMaps};
 
 /// Events of the ring that carry no bytes of a log.
@@ -255,6 +257,15 @@ impl KernelMaps {
     pub(super) fn governs(&self) -> bool {
         let generation = self.govern.as_ref().and_then(|(govern, _)| govern.governing.get(&0, 0).ok());
         generation.is_some_and(|generation| generation != 0)
+    }
+
+    /// Interfaces of the agent's network at which requests are limited.
+    pub(super) fn interfaces(&self) -> BTreeSet<u32> {
+        let (Some((_, requests)), Ok(network)) = (&self.govern, interfaces::network_of("self")) else {
+            return BTreeSet::new();
+        };
+        let all = requests.interfaces.iter().flatten();
+        all.filter(|(_, interface)| interface.network == network).map(|(index, _)| index).collect()
     }
 
     /// What governs; once, for the only writer: see `policy`.

@@ -25,14 +25,17 @@ use super::{container::Profile, known::Known};
 use crate::{
     attribute,
     kubernetes::Kubernetes,
-    load::{Governors, RootPattern, cgroups, interfaces},
+    load::{
+        Governors, RootPattern, cgroups,
+        interfaces::{self, NoInterface, Ways},
+    },
     policy::{
         Policies, Subject,
         annotations::Declared,
         traffic::{
             compile::{self, List, Name, Plan, Tier},
             program::{Desired, Maps, Planned, Programmer},
-            request_sets::RequestMaps,
+            request_sets::{RequestMaps, Way},
         },
     },
 };
@@ -252,38 +255,51 @@ impl Governor {
     /// Attaches what limits requests where they come in.
     fn govern_interfaces(&mut self, pods: &mut [Held], problems: &mut Vec<String>) {
         let limited: BTreeSet<u64> = self.programmer.pods_with_requests().collect();
-        let known = self.programmer.interfaces();
-        if limited.is_empty() && known.is_empty() {
+        let network = match interfaces::network_of("self") {
+            Ok(network) => network,
+            Err(error) => return problems.push(format!("/proc/self/ns/net: {error}")),
+        };
+        let known = self.programmer.interfaces(network);
+        if limited.is_empty() && known.is_empty() && self.unreached.is_empty() {
             return;
         }
-        let mut interfaces = BTreeMap::new();
-        // Of a Pod that is not known yet goes on what held.
         let places: BTreeMap<u64, &Held> =
             pods.iter().filter(|held| held.path.is_some()).map(|held| (held.cgroup, held)).collect();
-        interfaces
-            .extend(known.into_iter().filter(|(_, cgroup)| limited.contains(cgroup) && !places.contains_key(cgroup)));
         let asked = places.iter().filter(|(cgroup, _)| limited.contains(cgroup));
         let asked = asked.filter_map(|(cgroup, held)| Some((*cgroup, held.path.as_deref()?)));
-        let mut unreached = BTreeSet::new();
+        let (mut interfaces, mut unreached) = (BTreeMap::new(), BTreeSet::new());
+        // Of a Pod that is not known yet, or that can't be asked for at this moment, goes on what held.
+        let mut keeps: BTreeSet<u64> = limited.iter().filter(|cgroup| !places.contains_key(cgroup)).copied().collect();
         for (cgroup, found) in interfaces::of_pods(asked) {
-            match found {
-                Ok(found) => interfaces.extend(found.into_iter().map(|index| (index, cgroup))),
-                Err(interfaces::NoInterface::NoProcess) => {}
-                Err(_) if unreached.insert(cgroup) && !self.unreached.contains(&cgroup) => {}
-                Err(error) => {
-                    let name = places.get(&cgroup).map(|held| held.name()).unwrap_or_default();
-                    problems.push(format!("requests of {name} are not limited: {error}"));
+            let error = match found {
+                Ok(Ways { interfaces: found, network }) => {
+                    interfaces.extend(found.into_iter().map(|index| (index, Way { cgroup, network })));
+                    continue;
                 }
+                Err(error) => error,
+            };
+            if !matches!(error, NoInterface::HostNetwork) {
+                keeps.insert(cgroup);
+            }
+            let is_known = known.values().any(|way| way.cgroup == cgroup);
+            let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup);
+            if !matches!(error, NoInterface::NoProcess) && !is_known && !is_new {
+                let name = places.get(&cgroup).map(|held| held.name()).unwrap_or_default();
+                problems.push(format!("requests of {name} are not limited: {error}"));
             }
         }
         self.unreached = unreached;
-        let indices = interfaces.keys().copied().collect();
-        problems.extend(self.programs.refresh_interfaces(&indices).err());
-        if let Err(error) = self.programmer.set_interfaces(&interfaces) {
+        let is_kept = |index: &u32, way: &Way| keeps.contains(&way.cgroup) && interfaces::name(*index).is_some();
+        interfaces.extend(known.into_iter().filter(|(index, way)| is_kept(index, way)));
+        self.programmer.retain_interfaces(network, &interfaces);
+        let (whole, result) = self.programs.refresh_interfaces(&interfaces.keys().copied().collect());
+        problems.extend(result.err());
+        interfaces.retain(|index, _| whole.contains(index));
+        if let Err(error) = self.programmer.set_interfaces(network, &interfaces) {
             problems.push(format!("map INTERFACES: {error}"));
         }
         for held in pods {
-            let own = interfaces.iter().filter(|(_, cgroup)| **cgroup == held.cgroup);
+            let own = interfaces.iter().filter(|(_, way)| way.cgroup == held.cgroup);
             held.interfaces = own.filter_map(|(index, _)| interfaces::name(*index)).collect();
         }
     }

@@ -35,8 +35,14 @@ pub struct Interface {
     pub cgroup: u64,
     /// When a connection was answered last: nanoseconds of `CLOCK_MONOTONIC`.
     pub limited_at: u64,
+    /// The network that the index is of: the inode of its namespace.
+    pub network: u64,
+    /// The number that this network has for the Pod's (`rtnetlink(7)`, `RTM_GETNSID`).
+    pub pod_network: u32,
+    /// Zero.
+    pub _pad: u32,
 }
-assert_layout!(Interface, size 16);
+assert_layout!(Interface, size 32);
 
 /// Limits of requests. A request has to be within all that match it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -111,16 +117,12 @@ assert_layout!(ConnectionKey, size 40);
 
 /// A request was let through on it, and [`Connection::request_ack`] counts.
 pub const HAS_REQUEST: u32 = 1;
-/// The Pod has sent something, and [`Connection::pod_end`] counts.
-pub const HAS_ANSWER: u32 = 2;
-/// The Pod has ended its side.
-pub const POD_HAS_ENDED: u32 = 4;
 /// It was limited: the kernel programs are the Pod's side for the client, and the client's side for the Pod.
-pub const IS_LIMITED: u32 = 8;
+pub const IS_LIMITED: u32 = 2;
 /// The answer has no body.
-pub const IS_HEAD: u32 = 16;
-/// The last request that was let through may go on in segments that look like requests.
-pub const MAY_HAVE_BODY: u32 = 32;
+pub const IS_HEAD: u32 = 4;
+/// The last request that was let through has a body, or the rest of its head, in segments that may look like requests.
+pub const MAY_HAVE_BODY: u32 = 8;
 
 /// What is known of a connection. Sequence numbers are those of TCP (RFC 9293), in the order of the host.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -131,8 +133,8 @@ pub struct Connection {
     /// What the client had acknowledged when it sent the last request that was let through: as long as it acknowledges no
     /// more, its answer is outstanding.
     pub request_ack: u32,
-    /// End of what the Pod has sent.
-    pub pod_end: u32,
+    /// Where the last request begins; of one that was limited, where the Pod's socket has its end instead.
+    pub request_seq: u32,
     /// Where the answer begins.
     pub answer_start: u32,
     /// Where it ends, its FIN included.
@@ -141,9 +143,11 @@ pub struct Connection {
     pub answer: u32,
     /// Bytes of the client that were acknowledged and thrown away.
     pub swallowed: u32,
-    /// Where the last request that was let through begins.
-    pub request_seq: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// When it was limited: nanoseconds of `CLOCK_MONOTONIC`.
+    pub limited_at: u64,
 }
-assert_layout!(Connection, size 32);
+assert_layout!(Connection, size 40);
 
 pod!(Interface, HttpRules, HttpRule, Answer, ConnectionKey, Connection);

@@ -17,7 +17,7 @@ use sidestep_abi::{
 
 use super::{
     compile::{List, Name, Plan, Tier},
-    request_sets::{RequestMaps, RequestSets},
+    request_sets::{RequestMaps, RequestSets, Way},
     settings::{Mode, Network},
 };
 
@@ -148,18 +148,23 @@ impl Programmer {
         self.pods.iter().filter(move |(_, governed)| has(governed)).map(|(cgroup, _)| *cgroup)
     }
 
-    /// Interfaces whose requests are limited, by their index on the node, and the cgroups of their Pods.
+    /// Interfaces whose requests are limited, by their index in the network of this inode.
     #[must_use]
-    pub fn interfaces(&self) -> BTreeMap<u32, u64> {
-        self.requests.interfaces()
+    pub fn interfaces(&self, network: u64) -> BTreeMap<u32, Way> {
+        self.requests.interfaces(network)
     }
 
     /// Lets the programs know which interface leads to which Pod.
     ///
     /// # Errors
     /// The map is full.
-    pub fn set_interfaces(&mut self, interfaces: &BTreeMap<u32, u64>) -> Result<(), MapError> {
-        self.requests.set_interfaces(interfaces)
+    pub fn set_interfaces(&mut self, network: u64, ways: &BTreeMap<u32, Way>) -> Result<(), MapError> {
+        self.requests.set_interfaces(network, ways)
+    }
+
+    /// Lets go of interfaces that are not among these.
+    pub fn retain_interfaces(&mut self, network: u64, ways: &BTreeMap<u32, Way>) {
+        self.requests.retain_interfaces(network, ways);
     }
 
     /// How long until what was put off can be written, if something was.

@@ -13,9 +13,13 @@ use sidestep_abi::{
 };
 
 use super::requests::{Answer, Rule};
+use crate::clock;
 
 /// How long what is not used any more stays: a connection that was answered has its answer sent again.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// More numbers than an agent uses in a second; a node that is up for two years has enough.
+const NUMBERS_A_SECOND: u32 = 64;
 
 /// A set: its rules, and what is answered. The number of the answer in the rule is 0.
 type Set = Vec<(HttpRule, Arc<Answer>)>;
@@ -28,6 +32,15 @@ pub struct RequestMaps {
     pub rules: HashMap<MapData, u32, HttpRules>,
     /// By the answer's number.
     pub answers: HashMap<MapData, u32, KernelAnswer>,
+}
+
+/// What leads to a Pod, by the interface's index.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Way {
+    /// The Pod's cgroup.
+    pub cgroup: u64,
+    /// The number of the Pod's network.
+    pub network: u32,
 }
 
 /// The sets that are in the kernel.
@@ -46,13 +59,15 @@ impl RequestSets {
     pub(super) fn new(maps: RequestMaps) -> Self {
         let answers: BTreeMap<u32, Arc<Answer>> =
             maps.answers.iter().flatten().map(|(number, answer)| (number, Arc::new(read(&answer)))).collect();
+        // An agent before may have let go of higher numbers, which connections may know still: it has used fewer than this.
+        let unused = (clock::monotonic_nano() / 1_000_000_000) as u32 * NUMBERS_A_SECOND;
         let rule = |rule: &HttpRule| Some((HttpRule { answer: 0, ..*rule }, Arc::clone(answers.get(&rule.answer)?)));
         let set = |rules: &HttpRules| rules.rules.iter().take(rules.len as usize).map(rule).collect::<Option<Set>>();
         let sets: Vec<_> =
             maps.rules.iter().flatten().filter_map(|(number, rules)| Some((set(&rules)?, number))).collect();
         Self {
-            next_set: sets.iter().map(|(_, number)| *number).max().unwrap_or(NO_RULES) + 1,
-            next_answer: answers.last_key_value().map_or(0, |(last, _)| *last) + 1,
+            next_set: sets.iter().map(|(_, number)| *number).max().unwrap_or(NO_RULES).max(unused) + 1,
+            next_answer: answers.last_key_value().map_or(0, |(last, _)| *last).max(unused) + 1,
             answers: answers.into_iter().map(|(number, answer)| (answer, number)).collect(),
             sets,
             retired: BTreeMap::new(),
@@ -100,26 +115,37 @@ impl RequestSets {
         Ok(number)
     }
 
-    /// Interfaces whose requests are limited, and the cgroups of their Pods.
-    pub(super) fn interfaces(&self) -> BTreeMap<u32, u64> {
-        self.maps.interfaces.iter().flatten().map(|(index, interface)| (index, interface.cgroup)).collect()
+    /// Interfaces whose requests are limited, by their index in the network of this inode.
+    pub(super) fn interfaces(&self, network: u64) -> BTreeMap<u32, Way> {
+        let known = self.maps.interfaces.iter().flatten().filter(|(_, interface)| interface.network == network);
+        known.map(|(index, known)| (index, Way { cgroup: known.cgroup, network: known.pod_network })).collect()
     }
 
-    /// Lets the programs know whose interfaces are whose.
-    pub(super) fn set_interfaces(&mut self, interfaces: &BTreeMap<u32, u64>) -> Result<(), MapError> {
-        let known = self.interfaces();
-        for index in known.keys().filter(|index| !interfaces.contains_key(index)) {
-            let _ = self.maps.interfaces.remove(index);
-        }
-        let new = interfaces.iter().filter(|(index, cgroup)| known.get(index) != Some(cgroup));
-        for (index, cgroup) in new {
-            self.maps.interfaces.insert(index, Interface { cgroup: *cgroup, limited_at: 0 }, 0)?;
+    /// Lets the programs know which interface leads to which Pod. Those that are not there any more are let go of first, by
+    /// `retain_interfaces`, before programs are detached.
+    pub(super) fn set_interfaces(&mut self, network: u64, ways: &BTreeMap<u32, Way>) -> Result<(), MapError> {
+        let known = self.interfaces(network);
+        for (index, way) in ways.iter().filter(|(index, way)| known.get(index) != Some(way)) {
+            let Way { cgroup, network: pod_network } = *way;
+            let interface = Interface { cgroup, limited_at: 0, network, pod_network, _pad: 0 };
+            self.maps.interfaces.insert(index, interface, 0)?;
         }
         Ok(())
     }
 
+    /// Lets go of interfaces that are not among these, of the network of this inode.
+    pub(super) fn retain_interfaces(&mut self, network: u64, ways: &BTreeMap<u32, Way>) {
+        let is_there = |index: &u32, interface: &Interface| interface.network == network && ways.contains_key(index);
+        let gone = self.maps.interfaces.iter().flatten().filter(|(index, interface)| !is_there(index, interface));
+        let gone: Vec<u32> = gone.map(|(index, _)| index).collect();
+        for index in gone {
+            let _ = self.maps.interfaces.remove(&index);
+        }
+    }
+
     /// Lets go of what no Pod has, a while after.
     pub(super) fn retire(&mut self, used: &BTreeSet<u32>, now: Instant) {
+        self.retired.retain(|number, _| !used.contains(number));
         for (_, number) in self.sets.iter().filter(|(_, number)| !used.contains(number)) {
             self.retired.entry(*number).or_insert(now);
         }

@@ -51,10 +51,16 @@ pub fn rules<'a>(limits: &'a [RequestLimit], policy: &'a Name, tier: Tier) -> im
     })
 }
 
-/// The number of a limit's state: the same as long as the limit is, whatever agent and whatever generation.
+/// The number of a limit's state: the same as long as the limit is, whatever agent and whatever generation. A name can be chosen so
+/// that the number is another limit's, of the same tier only.
 fn state(name: Option<&str>, policy: &Name, tier: Tier) -> u32 {
-    LIMIT_REQUESTS | crc32fast::hash(format!("{tier:?} {policy} {}", name.unwrap_or_default()).as_bytes())
+    let tier = Tier::ALL.iter().position(|other| *other == tier).unwrap_or_default() as u32;
+    let hash = crc32fast::hash(format!("{policy} {}", name.unwrap_or_default()).as_bytes());
+    LIMIT_REQUESTS | tier << TIER_SHIFT | hash & ((1 << TIER_SHIFT) - 1)
 }
+
+/// Where the tier stands in the number.
+const TIER_SHIFT: u32 = 29;
 
 fn kernel(limit: &RequestLimit, state: u32) -> HttpRule {
     let prefix = limit.matches.path_prefix.as_deref().unwrap_or_default().as_bytes();

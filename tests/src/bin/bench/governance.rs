@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use sidestep_tests::{Agent, DEADLINE, Testbed, wait_until};
 
 use crate::{
-    requests,
     report::{Figure, Target},
+    requests,
     session::Session,
     statistics::median,
     worker::{Call, Job, Took},

@@ -216,7 +216,8 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
 fn wait_in_force(agent: &Agent) -> Result<()> {
     wait_until("policies in force", DEADLINE, || {
         let metrics = agent.metrics()?;
-        let is_so = metrics.sum("sidestep_governance_in_force") == 1.0 && metrics.sum("sidestep_governance_pods") >= 2.0;
+        let is_so =
+            metrics.sum("sidestep_governance_in_force") == 1.0 && metrics.sum("sidestep_governance_pods") >= 2.0;
         Ok(is_so.then_some(()))
     })
 }
