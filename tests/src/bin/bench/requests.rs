@@ -23,9 +23,10 @@ const PORT: u16 = 8080;
 
 /// Three servers in each Pod: one that answers, and two that refuse, with and without keeping the connection.
 const NGINX: &str = "
-daemon off; user root; worker_processes 1; pid /tmp/nginx.pid; error_log /dev/null;
+daemon off; user root; worker_processes 1; pid /run/nginx.pid; error_log stderr emerg;
 events { worker_connections 1024; }
 http {
+    client_body_temp_path /tmp; proxy_temp_path /tmp; fastcgi_temp_path /tmp; uwsgi_temp_path /tmp; scgi_temp_path /tmp;
     access_log off; keepalive_requests 1000000000; default_type text/plain;
     limit_req_zone $server_addr zone=all:1m rate=1r/s;
     server { listen 8080; location / { return 200 'ok\\n'; } }
@@ -56,8 +57,9 @@ impl Pod {
         fs::write(&config, NGINX)?;
         let server = bed.container("nginx").pod(namespace, "nginx").host_programs();
         let server = server.bind_read_only(&config, "/nginx.conf");
-        let container = server.args(&["nginx", "-p", "/tmp", "-c", "/nginx.conf"]).start()?;
-        let address = network.connect(&container)?.four;
+        let container = server.shell("mkdir -p /var/log/nginx; exec nginx -c /nginx.conf").start()?;
+        let address = network.connect(&container);
+        let address = address.with_context(|| String::from_utf8_lossy(&container.stderr()).into_owned())?.four;
         wait_until("nginx", DEADLINE, || Ok(TcpStream::connect((address, PORT)).ok().map(drop)))?;
         Ok(Self { container, address })
     }
