@@ -36,6 +36,17 @@ const MAX_SCHEME: usize = 16;
 /// Bytes of a scheme and an authority, in a request's line with an absolute URI.
 const MAX_AUTHORITY: usize = 96;
 
+/// A mask of as many bytes as are there begins so many before the middle.
+static THERE: [u8; 2 * MAX_PATH] = {
+    let mut mask = [0; 2 * MAX_PATH];
+    let mut at = 0;
+    while at < MAX_PATH {
+        mask[at] = 0xff;
+        at += 1;
+    }
+    mask
+};
+
 const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT;
 
@@ -312,20 +323,17 @@ fn matches(packet: &Packet, rule: &HttpRule) -> u64 {
     if len == 0 || path >= HEAD || path >= head_len {
         return 1;
     }
-    let there = head_len - path;
+    let there = if head_len - path < MAX_PATH { head_len - path } else { MAX_PATH };
     let mut differs = 0;
     for word in 0..MAX_PATH / 8 {
         let at = 8 * word;
-        let known = if there > at { there - at } else { 0 };
-        let bits = 4 * if known < 8 { known } else { 8 };
-        // Twice, as a shift by 64 is none.
-        let known = (1_u64 << bits << bits).wrapping_sub(1);
         let (path_at, head_at) = (rule.path.as_ptr(), packet.head.as_ptr());
-        // SAFETY: `head` has `MAX_PATH` bytes behind any place below `HEAD`.
+        // SAFETY: `head` has `MAX_PATH` bytes behind any place below `HEAD`, and `THERE` behind any up to `MAX_PATH`.
         unsafe {
             let (head, path) = (head_at.add(path + at).cast::<u64>(), path_at.add(at).cast::<u64>());
             let mask = rule.mask.as_ptr().add(at).cast::<u64>();
-            differs |= (head.read_unaligned() ^ path.read_unaligned()) & mask.read_unaligned() & known;
+            let known = THERE.as_ptr().add(MAX_PATH - there + at).cast::<u64>();
+            differs |= (head.read_unaligned() ^ path.read_unaligned()) & mask.read_unaligned() & known.read_unaligned();
         }
     }
     if differs != 0 {
