@@ -56,6 +56,17 @@ pub(crate) fn add(counter: *mut u64, amount: u64) -> u64 {
     unsafe { intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(counter, amount) }
 }
 
+/// Changes a word in a map value, if it still is what was `known`; what it was, and whether it was changed.
+#[inline(always)]
+pub(crate) fn exchange(word: *mut u64, known: u64, new: u64) -> (u64, bool) {
+    // SAFETY: as in `add`.
+    unsafe {
+        intrinsics::atomic_cxchg::<u64, { intrinsics::AtomicOrdering::SeqCst }, { intrinsics::AtomicOrdering::SeqCst }>(
+            word, known, new,
+        )
+    }
+}
+
 /// Counts an event that could not be handed over.
 #[inline(always)]
 pub(crate) fn lose(kind: u16) {

@@ -1,7 +1,5 @@
 //! What a Pod may do: its lists and its limits.
 
-use core::intrinsics::{self, AtomicOrdering};
-
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_ktime_get_ns, generated::bpf_get_current_ancestor_cgroup_id},
@@ -202,26 +200,15 @@ pub(crate) fn take(key: &BucketKey, rate: &Rate) -> u64 {
         // Debts of a rate that was lower, or of a burst that was larger, are no more than this one could have.
         let most = now + rate.tolerance + rate.interval;
         if known > most + MAX_SKEW {
-            // SAFETY: as above. When another CPU was first, it has done this or more.
-            let _ = unsafe {
-                intrinsics::atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                    bucket, known, most,
-                )
-            };
+            // When another CPU was first, it has done this or more.
+            let _ = emit::exchange(bucket, known, most);
             return 0;
         }
         let arrival = if known > now { known } else { now };
         if arrival - now > rate.tolerance {
             return 0;
         }
-        // SAFETY: as above.
-        let (before, changed) = unsafe {
-            intrinsics::atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                bucket,
-                known,
-                arrival + rate.interval,
-            )
-        };
+        let (before, changed) = emit::exchange(bucket, known, arrival + rate.interval);
         if changed {
             return 1;
         }

@@ -16,9 +16,9 @@ use rdkafka::{
     metadata::MetadataTopic,
 };
 use rustix::process::Signal;
+use serde_json::Value;
 
 use self::{consumer::Follower, security::Security};
-
 use crate::{DEADLINE, Testbed, daemon::Daemon, http::free_port, maven, records::Record, wait_until};
 
 /// Partitions of topics that are made by being written to.
@@ -52,6 +52,14 @@ pub struct Message {
 }
 
 impl Message {
+    /// The record that it is.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn record(&self) -> Result<Value> {
+        serde_json::from_slice(&self.payload).context("a message that is no record")
+    }
+
     fn new(message: &BorrowedMessage<'_>) -> Self {
         let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
         let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
@@ -300,10 +308,7 @@ impl<'bed> Broker<'bed> {
     /// # Errors
     /// The broker does not answer, or a message is no record.
     pub fn records(&self, topic: &str) -> Result<Vec<Record>> {
-        let parse = |message: Message| {
-            let value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
-            Ok(Record { file: topic.into(), value })
-        };
+        let parse = |message: Message| Ok(Record { file: topic.into(), value: message.record()? });
         self.messages(topic)?.into_iter().map(parse).collect()
     }
 }

@@ -210,7 +210,7 @@ fn ranges(numbers: &[u64]) -> Vec<RangeInclusive<u64>> {
 pub fn in_kafka(broker: &Broker<'_>, topic: &str, lines: u64) -> Result<Tally> {
     let mut found = Found::default();
     broker.follow(topic, Offset::Beginning)?.drain(|message| {
-        let record: Value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
+        let record = message.record()?;
         ensure!(record["stream"] == *message.key, "the key of {record} is {}", message.key);
         found.take(&record)
     })?;

@@ -69,7 +69,7 @@ impl<'bed> Kafka<'bed> {
 
     fn read(&mut self) -> Result<()> {
         while let Some(message) = self.reader.next(Duration::ZERO)? {
-            let record: Value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
+            let record = message.record()?;
             let length = record["length"].as_u64().context("a record without its length")?;
             let container = record["resource"]["container.id"].as_str().unwrap_or_default().to_owned();
             *self.received.entry(container).or_default() += length;

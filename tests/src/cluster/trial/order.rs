@@ -36,8 +36,7 @@ struct Stream {
 
 /// The record of a message.
 pub(super) fn record(message: &Message) -> Result<Record> {
-    let value = serde_json::from_slice(&message.payload).context("a message that is no record")?;
-    Ok(Record { file: "kafka".into(), value })
+    Ok(Record { file: "kafka".into(), value: message.record()? })
 }
 
 impl Streams {
