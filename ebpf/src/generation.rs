@@ -23,6 +23,17 @@ pub(crate) enum Order {
     NewestFirst,
 }
 
+/// Whether this set of programs is the one that acts, as it is known at this moment: for packets, which may come between two
+/// programs of another event, and of which one more or less while a takeover flips the word is none the worse.
+#[inline(always)]
+pub(crate) fn is_active() -> bool {
+    // SAFETY: a load from a static of this object.
+    let own = unsafe { read_volatile(addr_of!(GENERATION)) };
+    let Some(generations) = ACTIVE.get_ptr(0) else { return false };
+    // SAFETY: a map value; the agent writes it word by word.
+    unsafe { (&raw const (*generations).active).read_volatile() == own }
+}
+
 /// Whether this set of programs is to handle the current event.
 #[inline(always)]
 pub(crate) fn acts(order: Order) -> bool {

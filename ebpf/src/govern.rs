@@ -23,7 +23,7 @@ const IPPROTO_TCP: u8 = 6;
 /// By which the clocks of two CPUs may differ, in nanoseconds, and more.
 const MAX_SKEW: u64 = 1_000_000;
 /// Tries to change the state of a limit: each failure means that another CPU has succeeded.
-const MAX_TRIES: usize = 32;
+const MAX_TRIES: usize = 16;
 
 /// The other end.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ pub(crate) fn may(act: Act, peer: &Peer) -> bool {
         let tier = &governed.tiers[index];
         if tier.flags & LISTS_EGRESS != 0
             && is_allowed(peer, tier.egress) == 0
-            && !let_through(cgroup, index, tier, REASON_NOT_ALLOWED, acts)
+            && !let_through(cgroup, index, tier, (EGRESS, REASON_NOT_ALLOWED), acts)
         {
             return false;
         }
@@ -68,7 +68,7 @@ pub(crate) fn may(act: Act, peer: &Peer) -> bool {
         let rate = tier.connections_out;
         if rate.interval != 0
             && take(&BucketKey { cgroup, limit: LIMIT_CONNECTIONS_OUT + index as u32, _pad: 0 }, &rate) == 0
-            && !let_through(cgroup, index, tier, REASON_CONNECTION_RATE, acts)
+            && !let_through(cgroup, index, tier, (EGRESS, REASON_CONNECTION_RATE), acts)
         {
             return false;
         }
@@ -78,18 +78,30 @@ pub(crate) fn may(act: Act, peer: &Peer) -> bool {
 
 /// Counts that a tier does not let something through; whether it is let through all the same.
 #[inline(always)]
-fn let_through(cgroup: u64, index: usize, tier: &Tier, reason: u8, acts: bool) -> bool {
+pub(crate) fn let_through(cgroup: u64, index: usize, tier: &Tier, (direction, reason): (u8, u8), acts: bool) -> bool {
     let observes = tier.flags & OBSERVES != 0;
     if acts {
         let (observed, tier) = (u8::from(observes), index as u8);
-        count(&RefusedKey { cgroup, reason, direction: EGRESS, observed, tier, _pad: [0; 4] });
+        count(&RefusedKey { cgroup, reason, direction, observed, tier, _pad: [0; 4] });
     }
     observes
 }
 
-/// The Pod of the current process and what holds for it. Another generation may come while it is looked for, and this one go.
+/// The Pod of the current process and what holds for it.
 #[inline(always)]
 fn current() -> Option<(u64, &'static Governed)> {
+    in_force(find)
+}
+
+/// What holds for a Pod.
+#[inline(always)]
+pub(crate) fn of(cgroup: u64) -> Option<&'static Governed> {
+    in_force(|generation| get(cgroup, generation))
+}
+
+/// Another generation may come while something of the one in force is looked for, and this one go.
+#[inline(always)]
+fn in_force<T>(find: impl Fn(u32) -> Option<T>) -> Option<T> {
     let mut generation = governing()?;
     for _ in 0..2 {
         if let Some(found) = find(generation) {
@@ -122,12 +134,18 @@ fn find(generation: u32) -> Option<(u64, &'static Governed)> {
         if cgroup == 0 {
             return None;
         }
-        if let Some(governed) = GOVERNED.get_ptr(&GovernedKey { cgroup, generation, _pad: 0 }) {
-            // SAFETY: a map value; it does not change, and goes only seconds after its generation.
-            return Some((cgroup, unsafe { &*governed }));
+        if let Some(governed) = get(cgroup, generation) {
+            return Some((cgroup, governed));
         }
     }
     None
+}
+
+#[inline(always)]
+fn get(cgroup: u64, generation: u32) -> Option<&'static Governed> {
+    let governed = GOVERNED.get_ptr(&GovernedKey { cgroup, generation, _pad: 0 })?;
+    // SAFETY: a map value; it does not change, and goes only seconds after its generation.
+    Some(unsafe { &*governed })
 }
 
 /// Whether a list has the peer; 0 when it has not.
@@ -164,7 +182,7 @@ fn is_mapped(address: &[u8; 16]) -> bool {
 /// Takes one from a limit; 0 when none is left. The state is one word, the theoretical arrival time of the next, so that
 /// it is exact whatever number of CPUs takes.
 #[inline(never)]
-fn take(key: &BucketKey, rate: &Rate) -> u64 {
+pub(crate) fn take(key: &BucketKey, rate: &Rate) -> u64 {
     if BUCKETS.get_ptr_mut(key).is_none() {
         // Another CPU may have been first.
         let _ = BUCKETS.insert(key, &0, u64::from(BPF_NOEXIST));
@@ -198,6 +216,14 @@ fn take(key: &BucketKey, rate: &Rate) -> u64 {
     }
     // So many were faster.
     0
+}
+
+/// Gives back one that was taken.
+#[inline(always)]
+pub(crate) fn give_back(key: &BucketKey, rate: &Rate) {
+    if let Some(bucket) = BUCKETS.get_ptr_mut(key) {
+        emit::add(bucket, rate.interval.wrapping_neg());
+    }
 }
 
 /// Counts what could not be counted by its Pod, or limited: a map is full.

@@ -13,8 +13,10 @@ mod generation;
 mod govern;
 mod kernel;
 mod maps;
+mod packet;
 mod policy;
 mod probes;
+mod requests;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -9,9 +9,12 @@ use sidestep_abi::{
     container::Container,
     file::{FileState, RetiredKey, Verdict},
     govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, RefusedKey},
+    http::{Answer, Connection, ConnectionKey, HttpRules, Interface},
     kernel::{Control, Generations, MAX_ROOTS, Reader},
     stdio::{InodeKey, Stdio},
 };
+
+use crate::packet::Packet;
 
 /// All records for the agent, in the order in which their space was reserved.
 #[map]
@@ -91,3 +94,23 @@ pub(crate) static BUCKETS: HashMap<BucketKey, u64> = HashMap::with_max_entries(6
 /// How many were refused.
 #[map]
 pub(crate) static REFUSED: HashMap<RefusedKey, u64> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Interfaces of Pods whose requests are limited, by their index on the node.
+#[map]
+pub(crate) static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Limits of HTTP requests, by the set's number.
+#[map]
+pub(crate) static REQUEST_RULES: HashMap<u32, HttpRules> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// What is answered to who is limited, by number.
+#[map]
+pub(crate) static ANSWERS: HashMap<u32, Answer> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Connections to Pods whose requests are limited. One that is evicted is as one that has just begun.
+#[map]
+pub(crate) static CONNECTIONS: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(65536, 0);
+
+/// What is too large for the stack.
+#[map]
+pub(crate) static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);

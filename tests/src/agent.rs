@@ -46,6 +46,16 @@ pub fn binary() -> Result<PathBuf> {
     found.context("no agent: run `cargo xtask build` first, or name the binary in SIDESTEP_AGENT")
 }
 
+/// The binary of an agent with another layout of records: `cargo xtask build --next` makes it.
+///
+/// # Errors
+/// There is none.
+pub fn next_binary() -> Result<PathBuf> {
+    let next = binary()?.with_file_name("sidestep-next");
+    ensure!(next.is_file(), "{} is not there; make it with `cargo xtask build --next`", next.display());
+    Ok(next)
+}
+
 impl Agent {
     /// Starts an agent and waits until it is ready: its probes are attached and it has found what runs already.
     ///

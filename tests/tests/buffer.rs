@@ -214,7 +214,7 @@ fn a_full_disk_loses_no_line_of_a_file() {
         mounts::tmpfs(&buffers, "1m")?;
         let agent = Agent::start(bed, &config)?;
         let script = "echo 0; read go; awk 'BEGIN { for (i = 1; i <= 40000; i++) printf \"%0199d\\n\", i }' > /var/log/app.log; \
-                      echo end; read hold";
+                      read go; echo end; read hold";
         let mut container = bed.container("app").shell(script).start()?;
         container.wait_stdout("0\n")?;
         agent.wait_ledger(container.id(), 2)?;
@@ -223,6 +223,10 @@ fn a_full_disk_loses_no_line_of_a_file() {
         wait_until("a clear error", DEADLINE, || Ok(agent.log().contains("free the disk of state_dir").then_some(())))
             .with_context(|| agent.log())?;
         broker.freeze(false)?;
+        let in_file = 40_000 * 200;
+        agent.wait_ledger(container.id(), in_file + 2)?;
+        // Not before there is room again: a pipe has no other place for it.
+        container.stdin().write_all(b"\n")?;
         container.wait_stdout("end\n")?;
         let file: String = (1..=40_000).map(|line| format!("{line:0199}\n")).collect();
         let mut expected = Expected::new();

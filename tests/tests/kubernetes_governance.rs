@@ -109,4 +109,64 @@ mod on_cluster {
             })
         });
     }
+
+    /// Requests of one Pod to another, as busybox' `wget` sees them.
+    fn get(cluster: &Cluster, shop: &Namespace<'_>, url: &str) -> Result<String> {
+        let command = format!("wget -S -O - {url} 2>&1; true");
+        cluster.kubectl(&["--namespace", shop.name(), "exec", "client", "--", "sh", "-c", &command])
+    }
+
+    #[test]
+    fn requests_over_the_limit_get_429_from_the_kernel() {
+        on_cluster(|cluster| {
+            DaemonSet::with(cluster, |daemonset| {
+                let shop = Namespace::new(cluster, "shop")?;
+                shop.create_pod("client", &pod(&[Writer::new("client", 1)]))?;
+                let mut server = pod(&[Writer::new("server", 1)]);
+                let serve = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 8080 -h /www";
+                server["containers"][0]["command"] = json!(["sh", "-c", serve]);
+                shop.create_pod("server", &server)?;
+                let running = |name: &str| {
+                    let pod = ["--namespace", shop.name(), "pod", name];
+                    cluster.wait_for(&pod, |pod| pod["status"]["containerStatuses"][0]["ready"] == true)
+                };
+                running("client")?;
+                let address = running("server")?;
+                let address = address["status"]["podIP"].as_str().context("the server's address")?;
+                let url = format!("http://{address}:8080/");
+                wait_until("the server", PATIENCE, || Ok(get(cluster, &shop, &url)?.contains("hello").then_some(())))?;
+                let policy = json!({
+                    "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+                    "metadata": { "name": "server", "namespace": shop.name() },
+                    "spec": {
+                        "selector": { "matchLabels": { "app": "server" } },
+                        "traffic": { "limits": { "httpRequests": [{ "rate": { "perSecond": 1, "burst": 1 } }] } },
+                    },
+                });
+                cluster.apply(&policy.to_string())?;
+                // The agents are in a network of their own, where nothing leads to the Pod: they say so.
+                wait_until("what is missing", PATIENCE, || {
+                    let shown = daemonset.exec(&["policy", "show"])?;
+                    Ok(shown.contains("hostNetwork: true").then_some(()))
+                })?;
+                daemonset.join_node_network()?;
+                let limited = |url: &str| {
+                    wait_until("429", PATIENCE, || {
+                        let answers = get(cluster, &shop, &format!("{url} {url} {url} {url}"))?;
+                        let is_limited = answers.contains("HTTP/1.1 429 Too Many Requests");
+                        ensure!(is_limited || answers.contains("hello"), "{answers}");
+                        Ok(is_limited.then_some(()))
+                    })
+                };
+                limited(&url)?;
+                daemonset.kill(cluster.node())?;
+                limited(&url)?;
+                daemonset.roll()?;
+                limited(&url)?;
+                let counters = daemonset.exec(&["policy", "counters"])?;
+                ensure!(counters.contains("shop/server") && counters.contains("request_rate"), "{counters}");
+                Ok(())
+            })
+        });
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sidestep_tests::{Agent, Config, Container, DEADLINE, Testbed, agent, end_to_end, wait_until};
@@ -284,19 +284,10 @@ fn another_size_of_the_ring_takes_effect_under_load() {
     });
 }
 
-/// An agent with another layout of records: `cargo xtask build --next` makes it.
-fn next_agent() -> Result<PathBuf> {
-    let next = agent::binary()?.with_file_name("sidestep-next");
-    if !next.is_file() {
-        bail!("{} is not there; make it with `cargo xtask build --next`", next.display());
-    }
-    Ok(next)
-}
-
 #[test]
 fn a_build_with_another_layout_takes_over_under_load() {
     end_to_end(|bed| {
-        let next = next_agent()?;
+        let next = agent::next_binary()?;
         let first = Agent::start(bed, &pinned(bed))?;
         replaced_under_load(bed, first, || Agent::spawn_binary(bed, &pinned(bed), &next)?.wait_ready())
     });
@@ -305,7 +296,7 @@ fn a_build_with_another_layout_takes_over_under_load() {
 #[test]
 fn a_build_with_another_layout_is_taken_over_under_load() {
     end_to_end(|bed| {
-        let first = Agent::spawn_binary(bed, &pinned(bed), &next_agent()?)?.wait_ready()?;
+        let first = Agent::spawn_binary(bed, &pinned(bed), &agent::next_binary()?)?.wait_ready()?;
         replaced_under_load(bed, first, || Agent::start(bed, &pinned(bed)))
     });
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sidestep_abi::govern::{EGRESS, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate};
+use sidestep_abi::govern::{EGRESS, INGRESS, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate};
 
 use crate::{
     pipeline::governor::Reading,
-    policy::traffic::{compile::Tier, settings::Mode},
+    policy::traffic::{compile::Tier, requests::Rule, settings::Mode},
 };
 
 /// What holds on a node.
@@ -33,6 +33,9 @@ pub struct GovernedPod {
     /// Whether too little is known of it yet, and what held goes on.
     #[serde(default)]
     pub unknown: bool,
+    /// The interfaces of the node at which its requests are limited.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
     /// What is said by the policies of each tier.
     pub tiers: Vec<GovernedTier>,
 }
@@ -48,6 +51,9 @@ pub struct GovernedTier {
     pub egress: Option<Vec<String>>,
     /// The limit of new connections that it opens.
     pub connections_out: Option<GovernedRate>,
+    /// The limits of HTTP requests that come to it.
+    #[serde(default)]
+    pub http_requests: Vec<GovernedRequests>,
     /// What was refused, or with `observe` would have been.
     pub refused: Vec<Refusals>,
 }
@@ -63,12 +69,25 @@ pub struct GovernedRate {
     pub policy: String,
 }
 
+/// A limit of HTTP requests.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GovernedRequests {
+    /// Its name in the policy.
+    pub name: Option<String>,
+    /// What the path begins with.
+    pub path_prefix: String,
+    /// The Pod's port; 0 for all.
+    pub port: u16,
+    /// How many.
+    pub rate: GovernedRate,
+}
+
 /// How often something was refused.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Refusals {
-    /// `not_allowed` or `connection_rate`.
+    /// `not_allowed`, `connection_rate` or `request_rate`.
     pub reason: String,
-    /// `egress`.
+    /// `egress` or `ingress`.
     pub direction: String,
     /// How often since the kernel programs were loaded.
     pub count: u64,
@@ -80,6 +99,7 @@ pub const fn reason(code: u8) -> &'static str {
     match code {
         REASON_NOT_ALLOWED => "not_allowed",
         REASON_CONNECTION_RATE => "connection_rate",
+        REASON_REQUEST_RATE => "request_rate",
         _ => "unknown",
     }
 }
@@ -89,6 +109,7 @@ pub const fn reason(code: u8) -> &'static str {
 pub const fn direction(code: u8) -> &'static str {
     match code {
         EGRESS => "egress",
+        INGRESS => "ingress",
         _ => "unknown",
     }
 }
@@ -113,6 +134,16 @@ fn rate(rate: Rate, policy: &impl ToString) -> GovernedRate {
         per_second: 1e9 / rate.interval as f64,
         burst: rate.tolerance / rate.interval.max(1) + 1,
         policy: policy.to_string(),
+    }
+}
+
+fn requests(rule: &Rule) -> GovernedRequests {
+    let path = &rule.kernel.path[..usize::from(rule.kernel.path_len)];
+    GovernedRequests {
+        name: rule.name.clone(),
+        path_prefix: String::from_utf8_lossy(path).into_owned(),
+        port: rule.kernel.port,
+        rate: rate(rule.kernel.rate, &rule.policy),
     }
 }
 
@@ -142,6 +173,7 @@ impl GovernanceReport {
                     mode: mode(tier.mode).to_owned(),
                     egress: plan.egress.as_ref().map(names),
                     connections_out: plan.connections_out.as_ref().map(|(limit, policy)| rate(*limit, policy)),
+                    http_requests: plan.requests.iter().map(requests).collect(),
                     refused: refused.remove(&(held.cgroup, index as u8)).unwrap_or_default(),
                 });
             }
@@ -151,6 +183,7 @@ impl GovernanceReport {
                 pod: text(&held.pod),
                 cgroup: held.cgroup,
                 unknown,
+                interfaces: held.interfaces.clone(),
                 tiers,
             });
         }

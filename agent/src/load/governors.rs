@@ -1,5 +1,5 @@
-//! The programs that govern. They are attached to the governed cgroups themselves, so that no other process pays, and to each
-//! that comes later.
+//! The programs that govern. Those for sockets are attached to the governed cgroups themselves, so that no other process pays, and
+//! to each that comes later; those for requests at the interfaces of the Pods whose requests are limited.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +10,16 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType as Point, links::FdLink},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType as Point, LinkOrder, Program, ProgramError,
+        SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions,
+    },
+    util::KernelVersion,
 };
 
 use super::{
     cgroups::{self, RootPattern},
+    interfaces,
     pins::Set,
     probes::text,
 };
@@ -27,6 +32,11 @@ const PROGRAMS: [(&str, Point); 4] = [
     ("sendmsg6", Point::UDPSendMsg6),
 ];
 
+/// Programs at the Pod's interface on the node, by name: what the node sends there goes to the Pod. The one that answers is the
+/// last, so that it is never there without the other.
+const AT_INTERFACES: [(&str, TcAttachType); 2] =
+    [("from_pod", TcAttachType::Ingress), ("to_pod", TcAttachType::Egress)];
+
 /// The programs, and where they are attached. Dropping it detaches those that are not pinned.
 pub struct Governors {
     held: Held,
@@ -38,7 +48,7 @@ enum Held {
     /// Loaded by this agent, for as long as it lives, and the links by their names.
     Loaded { ebpf: Box<Ebpf>, links: BTreeMap<String, FdLink> },
     /// Pinned in a set, with the links.
-    Pinned { set: Set, programs: Vec<CgroupSockAddr> },
+    Pinned { set: Set, programs: Vec<CgroupSockAddr>, at_interfaces: Vec<SchedClassifier> },
 }
 
 /// Whether the process may load and attach such programs: `CAP_NET_ADMIN`, or `CAP_SYS_ADMIN`.
@@ -51,19 +61,35 @@ pub(super) fn may_load() -> bool {
     mask.is_some_and(|mask| mask & (NET_ADMIN | SYS_ADMIN) != 0)
 }
 
-/// Whether a set has all the programs.
+/// Whether a set has the programs, but for those that not every kernel takes.
 pub(super) fn are_pinned(set: &Set) -> bool {
     PROGRAMS.iter().all(|(name, _)| set.program_path(name).exists())
 }
 
-/// Loads the programs.
+/// Loads the programs; those for interfaces where the kernel takes them.
 ///
 /// # Errors
-/// The kernel refuses one.
+/// The kernel refuses another one.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
-    PROGRAMS
-        .iter()
-        .try_for_each(|(name, _)| program(ebpf, name)?.load().map_err(|error| format!("{name}: {}", text(error))))
+    let failed = |name: &str, error| format!("{name}: {}", text(error));
+    for (name, _) in PROGRAMS {
+        program::<CgroupSockAddr>(ebpf, name)?.load().map_err(|error| failed(name, error))?;
+    }
+    if !has_links_at_interfaces() {
+        return Ok(());
+    }
+    for (name, _) in AT_INTERFACES {
+        if let Err(error) = program::<SchedClassifier>(ebpf, name)?.load() {
+            tracing::warn!(error = failed(name, error), "this kernel takes no programs that limit requests");
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Links of programs at interfaces (TCX), which can be pinned, and hold beside those of others.
+fn has_links_at_interfaces() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
 /// Pins the programs, so that they can be attached to cgroups that come later, by whatever agent.
@@ -71,14 +97,22 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
 /// # Errors
 /// The kernel refuses a pin.
 pub(super) fn pin(ebpf: &mut Ebpf, set: &Set) -> Result<(), String> {
-    for (name, _) in PROGRAMS {
+    for name in PROGRAMS.map(|(name, _)| name).into_iter().chain(AT_INTERFACES.map(|(name, _)| name)) {
         let path = set.program_path(name);
-        program(ebpf, name)?.pin(&path).map_err(|error| format!("{}: {}", path.display(), text(error)))?;
+        let program = ebpf.program_mut(name).ok_or("not in the object")?;
+        if program.fd().is_err() {
+            // The kernel has not taken it.
+            continue;
+        }
+        program.pin(&path).map_err(|error| format!("{}: {}", path.display(), text(error)))?;
     }
     Ok(())
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, String> {
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, String>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     ebpf.program_mut(name).ok_or("not in the object")?.try_into().map_err(text)
 }
 
@@ -102,7 +136,13 @@ impl Governors {
             CgroupSockAddr::from_pin(&path, point).map_err(|error| format!("{}: {}", path.display(), text(error)))
         };
         let programs = PROGRAMS.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { held: Held::Pinned { set: set.clone(), programs }, mount: mount.to_owned(), roots: roots.to_vec() })
+        let there = AT_INTERFACES.iter().map(|(name, _)| set.program_path(name)).filter(|path| path.exists());
+        let open = |path: PathBuf| {
+            SchedClassifier::from_pin(&path).map_err(|error| format!("{}: {}", path.display(), text(error)))
+        };
+        let at_interfaces = there.map(open).collect::<Result<_, _>>()?;
+        let held = Held::Pinned { set: set.clone(), programs, at_interfaces };
+        Ok(Self { held, mount: mount.to_owned(), roots: roots.to_vec() })
     }
 
     /// Attaches each program to the governed cgroups that it is not attached to, and lets go of those that are gone; of all when
@@ -112,23 +152,17 @@ impl Governors {
     /// What the kernel says of the first that it refuses; it is tried again with the next call.
     pub fn refresh(&mut self, needed: bool) -> Result<(), String> {
         let there = if needed { cgroups::tops(&self.mount, &self.roots) } else { Vec::new() };
-        let attached: BTreeSet<String> = match &self.held {
-            Held::Loaded { links, .. } => links.keys().cloned().collect(),
-            Held::Pinned { set, .. } => set.link_names().into_iter().collect(),
-        };
+        let attached = self.attached();
         for link in &attached {
             let is_gone = |cgroup: u64| !there.iter().any(|(id, _)| *id == cgroup);
-            if cgroup_of(link).is_some_and(is_gone) {
-                match &mut self.held {
-                    Held::Loaded { links, .. } => drop(links.remove(link)),
-                    Held::Pinned { set, .. } => set.unpin_link(link),
-                }
+            if place_of(link, AT_CGROUP).is_some_and(is_gone) {
+                self.detach(link);
             }
         }
         let mut result = Ok(());
         for (id, path) in there {
             for (index, (name, _)) in PROGRAMS.into_iter().enumerate() {
-                let link = link_name(name, id);
+                let link = format!("{name}{AT_CGROUP}{id}");
                 if !attached.contains(&link) {
                     let made = self.attach(index, name, link, &path);
                     result = result.and(made.map_err(|error| format!("{name} at {}: {error}", path.display())));
@@ -145,27 +179,94 @@ impl Governors {
             opened => opened.map_err(text)?,
         };
         let program = match &mut self.held {
-            Held::Loaded { ebpf, .. } => program(ebpf, name)?,
+            Held::Loaded { ebpf, .. } => program::<CgroupSockAddr>(ebpf, name)?,
             Held::Pinned { programs, .. } => programs.get_mut(index).ok_or("not in the set")?,
         };
         // Links are always beside those of others (`BPF_F_ALLOW_MULTI` is implied, `cgroup_bpf_link_attach`).
         let link = program.attach(&cgroup, CgroupAttachMode::Single).map_err(text)?;
         let link: FdLink = program.take_link(link).map_err(text)?.try_into().map_err(text)?;
+        self.hold(link_name, link)
+    }
+
+    /// The same at interfaces of the node, by their index. Returns those that have all programs: one without the other would
+    /// answer requests and let the Pod's own segments pass.
+    ///
+    /// # Errors
+    /// As of [`Governors::refresh`], beside them.
+    pub fn refresh_interfaces(&mut self, there: &BTreeSet<u32>) -> (BTreeSet<u32>, Result<(), String>) {
+        let attached = self.attached();
+        for link in &attached {
+            if place_of(link, AT_INTERFACE).is_some_and(|index| !there.contains(&(index as u32))) {
+                self.detach(link);
+            }
+        }
+        if !there.is_empty() && !has_links_at_interfaces() {
+            return (BTreeSet::new(), Err("limits of requests need Linux 6.6 (TCX)".to_owned()));
+        }
+        let (mut whole, mut result) = (there.clone(), Ok(()));
+        for interface in there {
+            for (index, (name, point)) in AT_INTERFACES.into_iter().enumerate() {
+                let link = format!("{name}{AT_INTERFACE}{interface}");
+                if attached.contains(&link) {
+                    continue;
+                }
+                if let Err(error) = self.attach_at_interface(index, (name, point), link, *interface) {
+                    whole.remove(interface);
+                    result = result.and(Err(format!("{name} at interface {interface}: {error}")));
+                }
+            }
+        }
+        (whole, result)
+    }
+
+    fn attach_at_interface(
+        &mut self,
+        index: usize,
+        (name, point): (&str, TcAttachType),
+        link_name: String,
+        interface: u32,
+    ) -> Result<(), String> {
+        let program = match &mut self.held {
+            Held::Loaded { ebpf, .. } => program::<SchedClassifier>(ebpf, name)?,
+            Held::Pinned { at_interfaces, .. } => at_interfaces.get_mut(index).ok_or("this kernel does not take it")?,
+        };
+        let interface = interfaces::name(interface).ok_or("it has gone since it was found")?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = program.attach_with_options(&interface, point, options).map_err(text)?;
+        let link: FdLink = program.take_link(link).map_err(text)?.try_into().map_err(text)?;
+        self.hold(link_name, link)
+    }
+
+    fn attached(&self) -> BTreeSet<String> {
+        match &self.held {
+            Held::Loaded { links, .. } => links.keys().cloned().collect(),
+            Held::Pinned { set, .. } => set.link_names().into_iter().collect(),
+        }
+    }
+
+    fn detach(&mut self, link: &str) {
+        match &mut self.held {
+            Held::Loaded { links, .. } => drop(links.remove(link)),
+            Held::Pinned { set, .. } => set.unpin_link(link),
+        }
+    }
+
+    fn hold(&mut self, name: String, link: FdLink) -> Result<(), String> {
         match &mut self.held {
             Held::Loaded { links, .. } => {
-                links.insert(link_name, link);
+                links.insert(name, link);
                 Ok(())
             }
-            Held::Pinned { set, .. } => set.pin_link(&link_name, link).map_err(text),
+            Held::Pinned { set, .. } => set.pin_link(&name, link).map_err(text),
         }
     }
 }
 
-/// The pin of a link: names of this file system have no dots.
-fn link_name(program: &str, cgroup: u64) -> String {
-    format!("{program}@{cgroup}")
-}
+/// What stands in the name of a link's pin between the program's and the number of a cgroup, or the index of an interface: names
+/// of this file system have no dots.
+const AT_CGROUP: char = '@';
+const AT_INTERFACE: char = '%';
 
-fn cgroup_of(link: &str) -> Option<u64> {
-    link.split_once('@')?.1.parse().ok()
+fn place_of(link: &str, at: char) -> Option<u64> {
+    link.split_once(at)?.1.parse().ok()
 }

@@ -1,5 +1,7 @@
 //! Typed access to the maps. `load` fills them, `drain` takes the ring, `policy` writes verdicts.
 
+use std::collections::BTreeSet;
+
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError},
@@ -12,8 +14,8 @@ use sidestep_abi::{
     stdio::{InodeKey, Stdio},
 };
 
-use super::{LoadError, OlderRing};
-use crate::policy::traffic::program;
+use super::{LoadError, OlderRing, interfaces};
+use crate::policy::traffic::{program, request_sets::RequestMaps};
 
 /// Events of the ring that carry no bytes of a log.
 const ANNOUNCEMENTS: [(u16, &str); 5] = [
@@ -50,7 +52,7 @@ pub struct KernelMaps {
     root_index: HashMap<MapData, u64, u32>,
     stdio: HashMap<MapData, InodeKey, Stdio>,
     files: Option<FileMaps>,
-    govern: Option<program::Maps>,
+    govern: Option<(program::Maps, RequestMaps)>,
     lost_events: Array<MapData, u64>,
 }
 
@@ -59,7 +61,7 @@ pub(super) fn failed(name: &'static str) -> impl Fn(MapError) -> LoadError {
 }
 
 /// Every map that programs of one set share with the agent, or with the next set.
-pub(super) const NAMES: [&str; 19] = [
+pub(super) const NAMES: [&str; 23] = [
     "ACTIVE",
     "LATCH",
     "RING",
@@ -79,6 +81,10 @@ pub(super) const NAMES: [&str; 19] = [
     "ALLOWED",
     "BUCKETS",
     "REFUSED",
+    "INTERFACES",
+    "REQUEST_RULES",
+    "ANSWERS",
+    "CONNECTIONS",
 ];
 
 /// A map of programs that were loaded from the object.
@@ -117,13 +123,20 @@ impl KernelMaps {
             root_index: take!("ROOT_INDEX"),
             stdio: take!("STDIO"),
             files: Some(FileMaps { states: take!("FILES"), retired: take!("RETIRED"), verdicts: take!("VERDICTS") }),
-            govern: Some(program::Maps {
-                governing: take!("GOVERNING"),
-                governed: take!("GOVERNED"),
-                allowed: take!("ALLOWED"),
-                buckets: take!("BUCKETS"),
-                refused: take!("REFUSED"),
-            }),
+            govern: Some((
+                program::Maps {
+                    governing: take!("GOVERNING"),
+                    governed: take!("GOVERNED"),
+                    allowed: take!("ALLOWED"),
+                    buckets: take!("BUCKETS"),
+                    refused: take!("REFUSED"),
+                },
+                RequestMaps {
+                    interfaces: take!("INTERFACES"),
+                    rules: take!("REQUEST_RULES"),
+                    answers: take!("ANSWERS"),
+                },
+            )),
             lost_events: take!("LOST_EVENTS"),
         })
     }
@@ -242,12 +255,21 @@ impl KernelMaps {
 
     /// Whether something holds for the traffic of Pods.
     pub(super) fn governs(&self) -> bool {
-        let generation = self.govern.as_ref().and_then(|govern| govern.governing.get(&0, 0).ok());
+        let generation = self.govern.as_ref().and_then(|(govern, _)| govern.governing.get(&0, 0).ok());
         generation.is_some_and(|generation| generation != 0)
     }
 
+    /// Interfaces of the agent's network at which requests are limited.
+    pub(super) fn interfaces(&self) -> BTreeSet<u32> {
+        let (Some((_, requests)), Ok(network)) = (&self.govern, interfaces::network_of("self")) else {
+            return BTreeSet::new();
+        };
+        let all = requests.interfaces.iter().flatten();
+        all.filter(|(_, interface)| interface.network == network).map(|(index, _)| index).collect()
+    }
+
     /// What governs; once, for the only writer: see `policy`.
-    pub fn take_govern(&mut self) -> Option<program::Maps> {
+    pub fn take_govern(&mut self) -> Option<(program::Maps, RequestMaps)> {
         self.govern.take()
     }
 

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod cgroups;
 pub mod governors;
+pub mod interfaces;
 pub mod layout;
 pub mod maps;
 pub mod pins;
@@ -238,6 +239,7 @@ impl Loaded {
             let mut governors = Governors::pinned(making.set(), &roots.mount, roots.patterns())?;
             // Before those of an agent before are detached. What is refused is tried again, and told, later.
             let _ = governors.refresh(maps.governs());
+            let _ = governors.refresh_interfaces(&maps.interfaces());
             Ok(governors)
         });
         release_memory();

@@ -25,13 +25,17 @@ use super::{container::Profile, known::Known};
 use crate::{
     attribute,
     kubernetes::Kubernetes,
-    load::{Governors, RootPattern, cgroups},
+    load::{
+        Governors, RootPattern, cgroups,
+        interfaces::{self, NoInterface, Ways},
+    },
     policy::{
         Policies, Subject,
         annotations::Declared,
         traffic::{
             compile::{self, List, Name, Plan, Tier},
             program::{Desired, Maps, Planned, Programmer},
+            request_sets::{RequestMaps, Way},
         },
     },
 };
@@ -50,8 +54,21 @@ pub struct Held {
     pub namespace: Option<Arc<str>>,
     /// Its name.
     pub pod: Option<Arc<str>>,
+    /// The directory of its cgroup, once a container of it is known.
+    pub path: Option<PathBuf>,
+    /// The interfaces of the node at which its requests are limited.
+    pub interfaces: Vec<String>,
     /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
     pub plans: Option<[Plan; TIERS]>,
+}
+
+impl Held {
+    fn name(&self) -> String {
+        match (&self.namespace, &self.pod) {
+            (Some(namespace), Some(pod)) => format!("Pod {namespace}/{pod}"),
+            _ => format!("cgroup {}", self.cgroup),
+        }
+    }
 }
 
 /// What holds, and what was refused.
@@ -117,6 +134,9 @@ pub struct Governor {
     policies: Arc<Policies>,
     reading: Arc<Mutex<Reading>>,
     told: Option<String>,
+    /// Pods whose requests shall be limited, and to which no interface led when it was looked for last: while a Pod is made it has
+    /// none yet.
+    unreached: BTreeSet<u64>,
     /// Whether a container is new that no turn has looked at.
     is_woken: Arc<AtomicBool>,
 }
@@ -128,7 +148,7 @@ impl Governor {
     /// The system has no thread to give.
     pub fn spawn(
         programs: Result<Governors, String>,
-        maps: Maps,
+        (maps, requests): (Maps, RequestMaps),
         containers: Arc<Known>,
         kubernetes: &Kubernetes,
         (mount, roots): (&Path, &[RootPattern]),
@@ -147,7 +167,7 @@ impl Governor {
         };
         let mut governor = Self {
             programs,
-            programmer: Programmer::new(maps),
+            programmer: Programmer::new(maps, requests),
             containers,
             policies: kubernetes.policies().get(),
             kubernetes: kubernetes.clone(),
@@ -157,6 +177,7 @@ impl Governor {
             lists: HashMap::new(),
             reading,
             told: None,
+            unreached: BTreeSet::new(),
             is_woken: Arc::default(),
         };
         let is_woken = Arc::clone(&governor.is_woken);
@@ -206,11 +227,12 @@ impl Governor {
             self.policies = policies;
             self.lists.clear();
         }
-        let (desired, pods) = self.desired(&mut problems);
+        let (desired, mut pods) = self.desired(&mut problems);
         // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
         problems.extend(self.programs.refresh(is_needed).err());
         problems.extend(self.programmer.apply(&desired, Instant::now()));
+        self.govern_interfaces(&mut pods, &mut problems);
         if self.files.is_none() {
             problems.push("the policies of files could not be read: see the agent's log".to_owned());
         }
@@ -230,6 +252,58 @@ impl Governor {
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Reading { pods, refused, problem };
     }
 
+    /// Attaches what limits requests where they come in.
+    fn govern_interfaces(&mut self, pods: &mut [Held], problems: &mut Vec<String>) {
+        let limited: BTreeSet<u64> = self.programmer.pods_with_requests().collect();
+        let network = match interfaces::network_of("self") {
+            Ok(network) => network,
+            Err(error) => return problems.push(format!("/proc/self/ns/net: {error}")),
+        };
+        let known = self.programmer.interfaces(network);
+        if limited.is_empty() && known.is_empty() && self.unreached.is_empty() {
+            return;
+        }
+        let places: BTreeMap<u64, &Held> =
+            pods.iter().filter(|held| held.path.is_some()).map(|held| (held.cgroup, held)).collect();
+        let asked = places.iter().filter(|(cgroup, _)| limited.contains(cgroup));
+        let asked = asked.filter_map(|(cgroup, held)| Some((*cgroup, held.path.as_deref()?)));
+        let (mut interfaces, mut unreached) = (BTreeMap::new(), BTreeSet::new());
+        // Of a Pod that is not known yet, or that can't be asked for at this moment, goes on what held.
+        let mut keeps: BTreeSet<u64> = limited.iter().filter(|cgroup| !places.contains_key(cgroup)).copied().collect();
+        for (cgroup, found) in interfaces::of_pods(asked) {
+            let error = match found {
+                Ok(Ways { interfaces: found, network }) => {
+                    interfaces.extend(found.into_iter().map(|index| (index, Way { cgroup, network })));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if !matches!(error, NoInterface::HostNetwork) {
+                keeps.insert(cgroup);
+            }
+            let is_known = known.values().any(|way| way.cgroup == cgroup);
+            let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup);
+            if !matches!(error, NoInterface::NoProcess) && !is_known && !is_new {
+                let name = places.get(&cgroup).map(|held| held.name()).unwrap_or_default();
+                problems.push(format!("requests of {name} are not limited: {error}"));
+            }
+        }
+        self.unreached = unreached;
+        let is_kept = |index: &u32, way: &Way| keeps.contains(&way.cgroup) && interfaces::name(*index).is_some();
+        interfaces.extend(known.into_iter().filter(|(index, way)| is_kept(index, way)));
+        self.programmer.retain_interfaces(network, &interfaces);
+        let (whole, result) = self.programs.refresh_interfaces(&interfaces.keys().copied().collect());
+        problems.extend(result.err());
+        interfaces.retain(|index, _| whole.contains(index));
+        if let Err(error) = self.programmer.set_interfaces(network, &interfaces) {
+            problems.push(format!("map INTERFACES: {error}"));
+        }
+        for held in pods {
+            let own = interfaces.iter().filter(|(_, way)| way.cgroup == held.cgroup);
+            held.interfaces = own.filter_map(|(index, _)| interfaces::name(*index)).collect();
+        }
+    }
+
     /// What shall hold for the Pods that there are.
     fn desired(&mut self, problems: &mut Vec<String>) -> (Desired, Vec<Held>) {
         let mut desired = Desired::default();
@@ -240,7 +314,7 @@ impl Governor {
         // Until all is known that can be, what held goes on.
         let is_all_known = self.kubernetes.has_told_all() && self.files.is_some();
         for profile in self.containers.all() {
-            let Some(cgroup) = pod_cgroup(&self.mount, &profile) else { continue };
+            let Some((cgroup, path)) = pod_cgroup(&self.mount, &profile) else { continue };
             if !met.insert(cgroup) {
                 continue;
             }
@@ -251,7 +325,10 @@ impl Governor {
             let Some(plans) = plans else {
                 desired.unknown.insert(cgroup);
                 if is_held {
-                    pods.insert(cgroup, Held { cgroup, namespace, pod, plans: None });
+                    pods.insert(
+                        cgroup,
+                        Held { cgroup, namespace, pod, path: Some(path), interfaces: Vec::new(), plans: None },
+                    );
                 }
                 continue;
             };
@@ -265,7 +342,10 @@ impl Governor {
                 desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
             }
             if !plans.iter().all(Plan::is_empty) {
-                pods.insert(cgroup, Held { cgroup, namespace, pod, plans: Some(plans) });
+                pods.insert(
+                    cgroup,
+                    Held { cgroup, namespace, pod, path: Some(path), interfaces: Vec::new(), plans: Some(plans) },
+                );
             }
         }
         // Of these no container is known yet.
@@ -274,7 +354,10 @@ impl Governor {
                 cgroups::list(&self.mount, &self.roots).into_iter().map(|cgroup| cgroup.id).collect();
             for cgroup in held.into_iter().filter(|pod| !met.contains(pod) && there.contains(pod)) {
                 desired.unknown.insert(cgroup);
-                pods.insert(cgroup, Held { cgroup, namespace: None, pod: None, plans: None });
+                pods.insert(
+                    cgroup,
+                    Held { cgroup, namespace: None, pod: None, path: None, interfaces: Vec::new(), plans: None },
+                );
             }
         }
         if !desired.unknown.is_empty() && !is_all_known {
@@ -338,7 +421,7 @@ impl Governor {
 }
 
 /// The cgroup of the Pod of a container, or of a container that has none. `None` when it is gone.
-fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<u64> {
+fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<(u64, PathBuf)> {
     let own = &profile.identity.container_cgroup;
     let path = Path::new(own.trim_start_matches('/'));
     // Where the path does not name the Pod, or is the Pod's own, the cgroup above is that of others, too.
@@ -347,5 +430,6 @@ fn pod_cgroup(mount: &Path, profile: &Profile) -> Option<u64> {
     if path.as_os_str().is_empty() {
         return None;
     }
-    fs::metadata(mount.join(path)).ok().map(|metadata| metadata.ino())
+    let path = mount.join(path);
+    fs::metadata(&path).ok().map(|metadata| (metadata.ino(), path))
 }

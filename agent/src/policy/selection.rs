@@ -19,6 +19,7 @@ use super::{
     traffic::{
         TrafficSettings,
         compile::{Name, Plan, Tier, rate},
+        requests,
     },
 };
 use crate::{
@@ -336,8 +337,9 @@ impl Policies {
         })
     }
 
-    /// What those that select the Pod say of its traffic, by tier: see [`Plan`]. Among policies of one tier their lists add up;
-    /// of their limits holds that of the policy with the higher priority, then of the older one.
+    /// What those that select the Pod say of its traffic, by tier: see [`Plan`]. Among policies of one tier their lists add up,
+    /// and their limits of requests; of their other limits holds that of the policy with the higher priority, then of the older
+    /// one.
     pub fn plans<'a>(&'a self, subject: &Subject<'_>, files: &'a Self) -> [Plan; TIERS] {
         let mut plans = <[Plan; TIERS]>::default();
         let before = self.before.values().filter(|policy| policy.selects(subject));
@@ -352,6 +354,7 @@ impl Policies {
             if traffic.allow.egress.is_some() {
                 plan.egress.get_or_insert_default().insert(name.clone());
             }
+            plan.requests.extend(requests::rules(&traffic.limits.http_requests, &name, tier));
             if let (None, Some(limit)) = (&plan.connections_out, &traffic.limits.connections_out) {
                 plan.connections_out = Some((rate(limit), name));
             }

@@ -64,6 +64,8 @@ pub(crate) fn batch(stream: &Arc<Stream>, position: u64, bodies: &[&[u8]]) -> Ba
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) blocked: bool,
+    /// It is blocked again once it has taken so many.
+    pub(crate) blocked_after: Option<usize>,
     /// A call of the sink is held up by that.
     pub(crate) stuck: bool,
     pub(crate) failing: bool,
@@ -133,7 +135,10 @@ impl Sink for Scripted {
                 queue.push_front(delivery);
                 return Err(SinkError { action: "writing".to_owned(), source: io::ErrorKind::StorageFull.into() });
             }
-            self.script.with(|state| state.positions.push(delivery.batch.lines[0].position));
+            self.script.with(|state| {
+                state.positions.push(delivery.batch.lines[0].position);
+                state.blocked |= state.blocked_after == Some(state.positions.len());
+            });
             self.held.push_back(delivery);
         }
         Ok(())

@@ -46,10 +46,12 @@ impl Observe for Made {
             mode: "enforce".to_owned(),
             egress: Some(vec!["SidestepPolicy shop/cart".to_owned()]),
             connections_out: None,
+            http_requests: Vec::new(),
             refused: vec![refusals],
         };
         let (namespace, pod) = ("shop".to_owned(), "cart-1".to_owned());
-        let pods = vec![GovernedPod { namespace, pod, cgroup: 41, unknown: false, tiers: vec![tier] }];
+        let pods =
+            vec![GovernedPod { namespace, pod, cgroup: 41, unknown: false, interfaces: Vec::new(), tiers: vec![tier] }];
         GovernanceReport { node: "node-1".to_owned(), problem: None, pods }
     }
 

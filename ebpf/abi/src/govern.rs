@@ -18,12 +18,18 @@ pub const NOTHING: u32 = 0;
 pub const REASON_NOT_ALLOWED: u8 = 1;
 /// There were too many new connections.
 pub const REASON_CONNECTION_RATE: u8 = 2;
+/// There were too many HTTP requests.
+pub const REASON_REQUEST_RATE: u8 = 3;
 
 /// The Pod opens the connection, or sends.
 pub const EGRESS: u8 = 1;
+/// Somebody opens the connection to the Pod, or sends to it.
+pub const INGRESS: u8 = 2;
 
 /// New connections that a Pod opens, as a limit of [`BucketKey`]; the tier is added.
 pub const LIMIT_CONNECTIONS_OUT: u32 = 0x100;
+/// This bit is that of rules of HTTP requests: [`crate::http::HttpRule::limit`].
+pub const LIMIT_REQUESTS: u32 = 1 << 31;
 
 /// Tiers of policies: a Pod may do what all of them let it do.
 pub const TIERS: usize = 4;
@@ -59,7 +65,7 @@ pub struct Governed {
     /// By tier.
     pub tiers: [Tier; TIERS],
 }
-assert_layout!(Governed, size 96);
+assert_layout!(Governed, size 128);
 
 /// What the policies of one tier say.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -71,8 +77,12 @@ pub struct Tier {
     pub egress: u32,
     /// New connections that it opens.
     pub connections_out: Rate,
+    /// The set of rules for HTTP requests that come to it.
+    pub requests: u32,
+    /// Zero.
+    pub _pad: u32,
 }
-assert_layout!(Tier, size 24);
+assert_layout!(Tier, size 32);
 
 /// A network of a list, behind a prefix length that counts from `list` on. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

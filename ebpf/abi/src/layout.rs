@@ -9,6 +9,7 @@ use crate::{
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
     govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, PortRange, RefusedKey, Tier},
+    http::{Answer, Connection, ConnectionKey, HttpRule, HttpRules, Interface},
     log::LogEvent,
     stdio::{InodeKey, Stdio},
 };
@@ -133,7 +134,7 @@ const fn container(name: &'static str) -> Shape {
 }
 
 /// Keys and values of the maps that one set of programs can take over from another, by the map's name.
-pub const VALUES: [Shape; 16] = [
+pub const VALUES: [Shape; 22] = [
     shape!("CONTAINERS", Container, newer, older, mark, unasked, init),
     shape!("STDIO", Stdio, cgroup, registered, written, dropped, iostream),
     shape!("STDIO key", InodeKey, ino, dev),
@@ -143,11 +144,40 @@ pub const VALUES: [Shape; 16] = [
     shape!("RETIRED key", RetiredKey, ino, dev, announced),
     shape!("VERDICTS", Verdict, announced, verdict),
     shape!("GOVERNED", Governed, tiers),
-    shape!("GOVERNED item", Tier, flags, egress, connections_out.interval, connections_out.tolerance),
+    shape!("GOVERNED item", Tier, flags, egress, connections_out.interval, connections_out.tolerance, requests),
     shape!("GOVERNED key", GovernedKey, cgroup, generation),
     shape!("ALLOWED", Allowed, len, ranges),
     shape!("ALLOWED item", PortRange, first, last, protocol),
     shape!("ALLOWED key", AllowedKey, list, address),
     shape!("BUCKETS key", BucketKey, cgroup, limit),
     shape!("REFUSED key", RefusedKey, cgroup, reason, direction, observed, tier),
+    shape!("INTERFACES", Interface, cgroup, limited_at, network, pod_network),
+    shape!("REQUEST_RULES", HttpRules, len, rules),
+    shape!(
+        "REQUEST_RULES item",
+        HttpRule,
+        rate.interval,
+        rate.tolerance,
+        limit,
+        answer,
+        methods,
+        path_len,
+        port,
+        path,
+        mask,
+    ),
+    shape!("ANSWERS", Answer, len, head_len, sum, head_sum, bytes),
+    shape!(
+        "CONNECTIONS",
+        Connection,
+        flags,
+        request_ack,
+        request_seq,
+        answer_start,
+        answer_end,
+        answer,
+        swallowed,
+        limited_at,
+    ),
+    shape!("CONNECTIONS key", ConnectionKey, client, pod, client_port, pod_port, interface),
 ];

@@ -9,6 +9,7 @@ pub mod container;
 pub mod event;
 pub mod file;
 pub mod govern;
+pub mod http;
 pub mod kernel;
 pub mod layout;
 pub mod log;

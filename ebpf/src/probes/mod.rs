@@ -6,4 +6,5 @@ mod exec;
 mod open;
 mod transfer;
 mod uring;
+mod veth;
 mod write;

@@ -93,6 +93,17 @@ impl<'a> DaemonSet<'a> {
         self.wait_rollout()
     }
 
+    /// Puts the agents into the network of their node, as `hostNetwork: true` in the chart's values does.
+    ///
+    /// # Errors
+    /// The API server refuses, or an agent does not become ready.
+    pub fn join_node_network(&self) -> Result<()> {
+        let pod = json!({ "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet" });
+        let patch = json!({ "spec": { "template": { "spec": pod } } }).to_string();
+        self.cluster.kubectl(&["--namespace", NAMESPACE, "patch", "--type=merge", WORKLOAD, "--patch", &patch])?;
+        self.wait_rollout()
+    }
+
     /// Replaces the agents as an upgrade does, and waits until that is done.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, io::Write, path::Path};
 
 use super::{ClientError, Connection, quiet_on_broken_pipe};
 use crate::control::{
-    governance::{GovernanceReport, GovernedPod, GovernedTier},
+    governance::{GovernanceReport, GovernedPod, GovernedRequests, GovernedTier},
     protocol::{Ask, Frame},
 };
 
@@ -73,7 +73,10 @@ fn show(pod: &GovernedPod, text: &mut String) {
     if pod.unknown {
         text.push_str("  too little is known of it yet: what held goes on\n");
     }
-    for GovernedTier { scope, mode, egress, connections_out, .. } in &pod.tiers {
+    if !pod.interfaces.is_empty() {
+        let _ = writeln!(text, "  requests are limited at the node's interface {}", pod.interfaces.join(", "));
+    }
+    for GovernedTier { scope, mode, egress, connections_out, http_requests, .. } in &pod.tiers {
         let what = match mode.as_str() {
             "observe" => format!("{scope}, observed only"),
             _ => scope.clone(),
@@ -85,6 +88,16 @@ fn show(pod: &GovernedPod, text: &mut String) {
             let _ = writeln!(
                 text,
                 "  {what}: may open {:.0} connections a second, {} at once    <- {}",
+                rate.per_second, rate.burst, rate.policy
+            );
+        }
+        for GovernedRequests { name, path_prefix, port, rate } in http_requests {
+            let path = if path_prefix.is_empty() { String::new() } else { format!(" to {path_prefix}") };
+            let port = if *port == 0 { String::new() } else { format!(" at port {port}") };
+            let name = name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "  {what}: gets {:.0} HTTP requests a second{path}{port}, {} at once    <- {}{name}",
                 rate.per_second, rate.burst, rate.policy
             );
         }

@@ -28,7 +28,17 @@ const GROUPS: [&[&str]; 4] = [
     &["CONTAINERS", "MEMBERS", "STDIO"],
     &["FILES", "RETIRED", "VERDICTS"],
     &["LOST_EVENTS"],
-    &["GOVERNING", "GOVERNED", "ALLOWED", "BUCKETS", "REFUSED"],
+    &[
+        "GOVERNING",
+        "GOVERNED",
+        "ALLOWED",
+        "BUCKETS",
+        "REFUSED",
+        "INTERFACES",
+        "REQUEST_RULES",
+        "ANSWERS",
+        "CONNECTIONS",
+    ],
 ];
 
 /// How the agent came to its programs.

@@ -11,7 +11,10 @@ use std::{
 
 use sidestep_abi::govern::{MAX_RANGES, PortRange, Rate, TIERS};
 
-use super::settings::{Mode, Network, Peers, Ports, RateLimit};
+use super::{
+    requests::Rule,
+    settings::{Mode, Network, Peers, Ports, RateLimit},
+};
 use crate::policy::precedence::Key;
 
 /// Whose policies, and whether they are enforced.
@@ -55,13 +58,15 @@ pub struct Plan {
     pub egress: Option<BTreeSet<Name>>,
     /// New connections that it opens, and whose limit that is.
     pub connections_out: Option<(Rate, Name)>,
+    /// Limits of HTTP requests that come to it, of all policies.
+    pub requests: Vec<Rule>,
 }
 
 impl Plan {
     /// Whether it says nothing.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.egress.is_none() && self.connections_out.is_none()
+        self.egress.is_none() && self.connections_out.is_none() && self.requests.is_empty()
     }
 }
 

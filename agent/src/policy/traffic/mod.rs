@@ -3,6 +3,8 @@
 
 pub mod compile;
 pub mod program;
+pub mod request_sets;
+pub mod requests;
 pub mod settings;
 
 pub use settings::TrafficSettings;

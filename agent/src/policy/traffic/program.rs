@@ -7,13 +7,17 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
-use sidestep_abi::govern::{
-    ALLOWED_BITS, Allowed, AllowedKey, BucketKey, Governed, GovernedKey, LISTS_EGRESS, NOTHING, OBSERVES, PortRange,
-    RefusedKey, TIERS, Tier as KernelTier,
+use sidestep_abi::{
+    govern::{
+        ALLOWED_BITS, Allowed, AllowedKey, BucketKey, Governed, GovernedKey, LISTS_EGRESS, NOTHING, OBSERVES,
+        PortRange, RefusedKey, TIERS, Tier as KernelTier,
+    },
+    http::{MAX_RULES, NO_RULES},
 };
 
 use super::{
     compile::{List, Name, Plan, Tier},
+    request_sets::{RequestMaps, RequestSets, Way},
     settings::{Mode, Network},
 };
 
@@ -35,6 +39,20 @@ pub struct Maps {
     pub buckets: HashMap<MapData, BucketKey, u64>,
     /// Written by the kernel programs.
     pub refused: HashMap<MapData, RefusedKey, u64>,
+}
+
+impl Maps {
+    /// Forgets what was counted and limited of a Pod.
+    fn forget(&mut self, cgroup: u64) {
+        let buckets: Vec<_> = self.buckets.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
+        for key in buckets {
+            let _ = self.buckets.remove(&key);
+        }
+        let refused: Vec<_> = self.refused.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
+        for key in refused {
+            let _ = self.refused.remove(&key);
+        }
+    }
 }
 
 /// What shall hold for a Pod.
@@ -67,6 +85,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The writer: there is one.
 pub struct Programmer {
     maps: Maps,
+    requests: RequestSets,
     generation: u32,
     next_list: u32,
     /// The lists that are in the kernel, and their numbers.
@@ -91,7 +110,7 @@ struct Retired {
 impl Programmer {
     /// Goes on with what holds.
     #[must_use]
-    pub fn new(mut maps: Maps) -> Self {
+    pub fn new(mut maps: Maps, requests: RequestMaps) -> Self {
         // What the kernel programs have no room for is counted here.
         let _ = maps.refused.insert(UNCOUNTED, 0, BPF_NOEXIST);
         let generation = maps.governing.get(&0, 0).unwrap_or_default() as u32;
@@ -113,6 +132,7 @@ impl Programmer {
             begun: None,
             is_put_off: false,
             retired: Retired::default(),
+            requests: RequestSets::new(requests),
             maps,
         }
     }
@@ -120,6 +140,31 @@ impl Programmer {
     /// Pods for which something holds.
     pub fn pods(&self) -> impl Iterator<Item = u64> + '_ {
         self.pods.keys().copied()
+    }
+
+    /// Pods whose requests are limited.
+    pub fn pods_with_requests(&self) -> impl Iterator<Item = u64> + '_ {
+        let has = |governed: &Governed| governed.tiers.iter().any(|tier| tier.requests != NO_RULES);
+        self.pods.iter().filter(move |(_, governed)| has(governed)).map(|(cgroup, _)| *cgroup)
+    }
+
+    /// Interfaces whose requests are limited, by their index in the network of this inode.
+    #[must_use]
+    pub fn interfaces(&self, network: u64) -> BTreeMap<u32, Way> {
+        self.requests.interfaces(network)
+    }
+
+    /// Lets the programs know which interface leads to which Pod.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_interfaces(&mut self, network: u64, ways: &BTreeMap<u32, Way>) -> Result<(), MapError> {
+        self.requests.set_interfaces(network, ways)
+    }
+
+    /// Lets go of interfaces that are not among these.
+    pub fn retain_interfaces(&mut self, network: u64, ways: &BTreeMap<u32, Way>) {
+        self.requests.retain_interfaces(network, ways);
     }
 
     /// How long until what was put off can be written, if something was.
@@ -159,7 +204,20 @@ impl Programmer {
         let kept = self.pods.iter().filter(|(cgroup, _)| desired.unknown.contains(cgroup));
         let mut pods: BTreeMap<u64, Governed> = kept.map(|(cgroup, governed)| (*cgroup, *governed)).collect();
         for (cgroup, planned) in &desired.pods {
-            pods.insert(*cgroup, governed(planned, &numbers, self.pods.get(cgroup)));
+            let mut sets = [None; TIERS];
+            for (set, plan) in sets.iter_mut().zip(&planned.plans).filter(|(_, plan)| !plan.requests.is_empty()) {
+                match self.requests.number(&plan.requests) {
+                    Ok(number) => *set = Some(number),
+                    Err(error) => problems.push(format!("map REQUEST_RULES: {error}; what held before goes on")),
+                }
+                if let Some(left) = plan.requests.get(MAX_RULES) {
+                    problems.push(format!(
+                        "more than {MAX_RULES} limits of requests for one Pod: those of {} have no effect there",
+                        left.policy
+                    ));
+                }
+            }
+            pods.insert(*cgroup, governed(planned, &numbers, sets, self.pods.get(cgroup)));
         }
         pods.retain(|_, governed| *governed != Governed::default());
         if let Err(error) = self.write(pods, now) {
@@ -244,22 +302,12 @@ impl Programmer {
         Ok(())
     }
 
-    /// Forgets the state of the limits, and the counts, of a Pod that is gone, or of which nothing is said any more.
-    fn forget(&mut self, cgroup: u64) {
-        let buckets: Vec<_> = self.maps.buckets.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
-        for key in buckets {
-            let _ = self.maps.buckets.remove(&key);
-        }
-        let refused: Vec<_> = self.maps.refused.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
-        for key in refused {
-            let _ = self.maps.refused.remove(&key);
-        }
-    }
-
     /// Lets go of lists that no Pod has.
     fn retire_lists(&mut self, now: Instant) {
         let used: BTreeSet<u32> =
             self.pods.values().flat_map(|governed| governed.tiers.map(|tier| tier.egress)).collect();
+        let sets = self.pods.values().flat_map(|governed| governed.tiers.map(|tier| tier.requests)).collect();
+        self.requests.retire(&sets, now);
         for (list, number) in self.lists.extract_if(.., |(_, number)| !used.contains(number)) {
             self.retired.lists.push((number, list.len(), now));
         }
@@ -273,7 +321,7 @@ impl Programmer {
         let states: Vec<_> = self.retired.states.extract_if(.., |(_, since)| is_over(*since)).collect();
         for (cgroup, _) in states {
             if !self.pods.contains_key(&cgroup) {
-                self.forget(cgroup);
+                self.maps.forget(cgroup);
             }
         }
         let lists: BTreeSet<u32> =
@@ -305,7 +353,12 @@ fn allowed(ranges: &BTreeSet<PortRange>) -> Allowed {
     allowed
 }
 
-fn governed(planned: &Planned, numbers: &BTreeMap<&BTreeSet<Name>, u32>, held: Option<&Governed>) -> Governed {
+fn governed(
+    planned: &Planned,
+    numbers: &BTreeMap<&BTreeSet<Name>, u32>,
+    sets: [Option<u32>; TIERS],
+    held: Option<&Governed>,
+) -> Governed {
     let mut governed = Governed::default();
     for (index, ((slot, plan), tier)) in governed.tiers.iter_mut().zip(&planned.plans).zip(Tier::ALL).enumerate() {
         if let (true, Some(held)) = (planned.keeps[index], held) {
@@ -315,16 +368,23 @@ fn governed(planned: &Planned, numbers: &BTreeMap<&BTreeSet<Name>, u32>, held: O
         if plan.is_empty() {
             continue;
         }
-        let held = held.map(|held| held.tiers[index]).filter(|held| held.flags & LISTS_EGRESS != 0);
+        let held = held.map(|held| held.tiers[index]);
         let list = plan.egress.as_ref().map(|policies| match numbers.get(policies) {
             Some(number) => *number,
-            None => held.map_or(NOTHING, |held| held.egress),
+            None => held.filter(|held| held.flags & LISTS_EGRESS != 0).map_or(NOTHING, |held| held.egress),
         });
+        let requests = match (plan.requests.is_empty(), sets[index]) {
+            (true, _) => NO_RULES,
+            (false, Some(number)) => number,
+            (false, None) => held.map_or(NO_RULES, |held| held.requests),
+        };
         *slot = KernelTier {
             flags: if list.is_some() { LISTS_EGRESS } else { 0 }
                 | if tier.mode == Mode::Observe { OBSERVES } else { 0 },
             egress: list.unwrap_or(NOTHING),
             connections_out: plan.connections_out.as_ref().map_or_else(Default::default, |(rate, _)| *rate),
+            requests,
+            _pad: 0,
         };
     }
     governed

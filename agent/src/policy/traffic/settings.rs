@@ -1,11 +1,15 @@
 //! What can be declared for the traffic of a Pod.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sidestep_abi::http::{MAX_ANSWER, MAX_PATH, MAX_RULES};
 
-use super::compile::list;
+use super::{compile::list, requests};
 
 /// The most entries of a list, of networks and of ports of one policy.
 const MAX_ENTRIES: usize = 1024;
@@ -13,6 +17,10 @@ const MAX_CIDRS: usize = 100_000;
 const MAX_PORTS: usize = 16;
 /// The longest text of a network: an IPv6 address, `/` and three digits.
 const MAX_CIDR: usize = 49;
+/// The most headers of an answer.
+const MAX_HEADERS: usize = 16;
+/// The longest name of a limit.
+const MAX_NAME: usize = 63;
 /// The most per second: beyond it a nanosecond is too long.
 const MAX_RATE: u32 = 1_000_000;
 
@@ -111,19 +119,119 @@ impl Protocol {
 }
 
 /// How much is let through.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
     /// New connections that the Pod opens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_out: Option<RateLimit>,
+    /// HTTP/1 requests that come to the Pod, without TLS. A request has to be within all that match it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_RULES))]
+    pub http_requests: Vec<RequestLimit>,
 }
 
 impl Limits {
     /// Whether nothing is given.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.connections_out.is_none()
+        self.connections_out.is_none() && self.http_requests.is_empty()
+    }
+}
+
+/// A limit of HTTP requests.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RequestLimit {
+    /// Its name in the policy; needed where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_NAME))]
+    pub name: Option<String>,
+    /// Which requests; all of them when not given.
+    #[serde(default, rename = "match", skip_serializing_if = "RequestMatch::is_empty")]
+    pub matches: RequestMatch,
+    /// How many.
+    pub rate: RateLimit,
+    /// What is answered to those that are too many: 429 with `Retry-After`, when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<AnswerSettings>,
+}
+
+/// Which requests. What is not given is not looked at.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct RequestMatch {
+    /// Methods, as `GET`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub methods: Vec<Method>,
+    /// What the path begins with, by whole segments: `/api` matches `/api` and `/api/users`, and not `/apis`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_PATH))]
+    pub path_prefix: Option<String>,
+    /// The Pod's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+}
+
+impl RequestMatch {
+    /// Whether nothing is given.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.methods.is_empty() && self.path_prefix.is_none() && self.port.is_none()
+    }
+}
+
+/// A method of HTTP (RFC 9110, 9.3; RFC 5789).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "they are their own names")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Patch,
+    Options,
+}
+
+/// What is answered to a request that is too much.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AnswerSettings {
+    /// The status: one of an error.
+    #[schemars(range(min = 400, max = 599))]
+    pub status: u16,
+    /// Seconds in `Retry-After`; what one request takes by the rate, rounded up, when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
+    /// Further headers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_HEADERS))]
+    pub headers: Vec<Header>,
+    /// The body; its type is `text/plain` unless a header says another one.
+    #[schemars(length(max = MAX_ANSWER))]
+    pub body: String,
+}
+
+/// A header of an answer.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Header {
+    /// Its name.
+    #[schemars(length(min = 1, max = MAX_ANSWER))]
+    pub name: String,
+    /// Its value.
+    #[schemars(length(max = MAX_ANSWER))]
+    pub value: String,
+}
+
+impl Default for AnswerSettings {
+    fn default() -> Self {
+        let (headers, body) = (Vec::new(), "too many requests\n".to_owned());
+        Self { status: 429, retry_after: None, headers, body }
     }
 }
 
@@ -210,7 +318,10 @@ impl TrafficSettings {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.allow.is_empty() && self.limits.is_empty() {
-            problems.push("declares nothing: give at least one of allow.egress, limits.connectionsOut".to_owned());
+            problems.push(
+                "declares nothing: give at least one of allow.egress, limits.connectionsOut, limits.httpRequests"
+                    .to_owned(),
+            );
         }
         for (index, peers) in self.allow.egress.iter().flatten().enumerate() {
             let path = format!("allow.egress[{index}]");
@@ -241,13 +352,57 @@ impl TrafficSettings {
             problems.push(format!("allow.egress: {error}"));
         }
         if let Some(limit) = &self.limits.connections_out {
-            for (field, value) in [("perSecond", Some(limit.per_second)), ("burst", limit.burst)] {
-                if value.is_some_and(|value| value == 0 || value > MAX_RATE) {
-                    problems.push(format!("limits.connectionsOut.{field}: is from 1 to {MAX_RATE}"));
+            problems.extend(limit.problems("limits.connectionsOut"));
+        }
+        self.request_problems(&mut problems);
+        problems
+    }
+
+    fn request_problems(&self, problems: &mut Vec<String>) {
+        let limits = &self.limits.http_requests;
+        if limits.len() > MAX_RULES {
+            problems.push(format!("limits.httpRequests: has {}; at most {MAX_RULES} are looked at", limits.len()));
+        }
+        let mut names = BTreeSet::new();
+        for (index, limit) in limits.iter().enumerate() {
+            let path = format!("limits.httpRequests[{index}]");
+            problems.extend(limit.rate.problems(&path));
+            match limit.name.as_deref() {
+                None if limits.len() > 1 => problems.push(format!("{path}.name: is needed where there are several")),
+                Some(name) if name.is_empty() || name.len() > MAX_NAME => {
+                    problems.push(format!("{path}.name: has from 1 to {MAX_NAME} characters"));
                 }
+                Some(name) if !names.insert(name) => problems.push(format!("{path}.name: {name:?} is there twice")),
+                _ => {}
+            }
+            let prefix = limit.matches.path_prefix.as_deref();
+            // What ends a path in a request would never match.
+            let is_path = |prefix: &str| {
+                prefix.starts_with('/')
+                    && prefix.len() <= MAX_PATH
+                    && prefix.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
+            };
+            if prefix.is_some_and(|prefix| !is_path(prefix)) {
+                problems.push(format!(
+                    "{path}.match.pathPrefix: begins with `/`, has at most {MAX_PATH} bytes, and is as in a request: without \
+                     spaces, `?` and `#`, and with %XX for what is not ASCII"
+                ));
+            }
+            if limit.matches.port == Some(0) {
+                problems.push(format!("{path}.match.port: port 0 is none"));
+            }
+            if let Err(error) = requests::answer(limit) {
+                problems.push(format!("{path}.answer{error}"));
             }
         }
-        problems
+    }
+}
+
+impl RateLimit {
+    fn problems(&self, path: &str) -> Vec<String> {
+        let fields = [("perSecond", Some(self.per_second)), ("burst", self.burst)];
+        let wrong = fields.into_iter().filter(|(_, value)| value.is_some_and(|value| value == 0 || value > MAX_RATE));
+        wrong.map(|(field, _)| format!("{path}.{field}: is from 1 to {MAX_RATE}")).collect()
     }
 }
 

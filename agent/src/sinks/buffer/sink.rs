@@ -67,6 +67,9 @@ pub struct Buffered {
     seen: Progress,
     /// What came when the buffer was full, and is in its files still.
     owed: Owed,
+    /// How large the buffer can be, as far as it is known: less than it may be where the disk had no more, until
+    /// nothing is owed any more.
+    room: u64,
     /// Why there was no room, the last time.
     why_full: String,
     /// What neither the sink nor the disk had taken when the buffer was closed.
@@ -131,6 +134,7 @@ impl Buffered {
             pause: LOOKS.0,
             seen: Progress::default(),
             owed: home.take_owed(&path),
+            room: settings.max_bytes.as_u64(),
             why_full: String::new(),
             returned: VecDeque::new(),
         };
@@ -195,6 +199,11 @@ impl Buffered {
             span: batch.span(),
         };
         let appended = self.log.append(&mut self.frame, meta, force);
+        if let Err(AppendError::Io(error)) = &appended
+            && overflow::has_no_space(error)
+        {
+            self.room = self.room.min(self.log.size());
+        }
         if self.frame.capacity() > 4 * 1024 * 1024 {
             self.frame = Vec::new();
         }

@@ -295,22 +295,47 @@ fn a_full_buffer_waits_where_the_rule_says_so() {
     node.settle_until("a working sink", |node| node.stats().failing_for.is_none());
 }
 
+/// The stream of a log file of 3000 lines of 1000 bytes.
+fn log_file(node: &Node, directory: &Path, name: &str) -> Arc<Stream> {
+    let path = directory.join(name);
+    let line = [&[b'x'; 999][..], b"\n"].concat();
+    fs::write(&path, line.repeat(3000)).expect("a log");
+    let lines = crate::assemble::Settings::default().compile().expect("compiles");
+    let file = Some(Arc::new(fs::File::open(&path).expect("opens")));
+    let source = Some(Arc::new(crate::files::Source::new(file, &lines)));
+    let origin = Origin::File { path: format!("/{name}").into() };
+    let Stream { class, resource, account, .. } = Arc::into_inner(stream(&node.ledger, origin.clone())).expect("one");
+    Arc::new(Stream { key: format!("c0ffee/{name}").into(), class, origin, resource, account, source })
+}
+
+#[test]
+fn files_that_wait_leave_room_for_pipes() {
+    let directory = TempDir::new().expect("a directory");
+    let settings = BufferSettings { max_bytes: ByteSize::mib(1), ..settings() };
+    let node = Node::start(directory.path(), &settings, blocked).expect("starts");
+    let [first, second] = ["first.log", "second.log"].map(|name| log_file(&node, directory.path(), name));
+    (0..3000).for_each(|line| node.deliver_to(&first, line * 1000, None));
+    node.settle_until("lines left in the file", |node| node.buffer().in_files > 1_500_000);
+    // The sink takes half of what the buffer has, and no more.
+    node.script.with(|state| (state.blocked, state.blocked_after) = (false, Some(500)));
+    node.script.wait("a sink that is blocked again", |state| state.stuck && state.positions.len() >= 500);
+    (0..1000).for_each(|line| node.deliver_to(&second, line * 1000, None));
+    node.deliver(0..150, None);
+    node.settle_until("an end of the queue", |node| node.stats().queued_batches == 0);
+    assert_eq!(node.account().balance().dropped_total(), 0);
+    node.script.with(|state| state.blocked = false);
+    node.settle_until("all of it", |node| node.account().balance().pending == 0);
+    assert_eq!(node.account().balance().dropped_total(), 0);
+    assert_eq!(node.positions().len(), 3000 + 1000 + 150);
+}
+
 #[test]
 fn a_full_buffer_leaves_files_where_they_are_and_goes_back_for_them() {
     for when_full in [WhenFull::DropNewest, WhenFull::Block] {
         let directory = TempDir::new().expect("a directory");
-        let path = directory.path().join("app.log");
-        let line = [&[b'x'; 999][..], b"\n"].concat();
-        fs::write(&path, line.repeat(3000)).expect("a log");
         let settings = BufferSettings { max_bytes: ByteSize::mib(1), when_full, ..settings() };
         let node = Node::start(directory.path(), &settings, blocked).expect("starts");
-        let lines = crate::assemble::Settings::default().compile().expect("compiles");
-        let file = Some(Arc::new(fs::File::open(&path).expect("opens")));
-        let source = Some(Arc::new(crate::files::Source::new(file, &lines)));
-        let origin = Origin::File { path: "/app.log".into() };
-        let Stream { key, class, resource, account, .. } =
-            Arc::into_inner(stream(&node.ledger, origin.clone())).expect("one");
-        let stream = Arc::new(Stream { key, class, origin, resource, account, source });
+        let stream = log_file(&node, directory.path(), "app.log");
         let positions = || (0..3000).map(|line| line * 1000);
         positions().for_each(|position| node.deliver_to(&stream, position, None));
         node.settle_until("an end of the queue", |node| node.stats().queued_batches == 0);

@@ -9,6 +9,7 @@ use sidestep_tests::{Agent, DEADLINE, Testbed, wait_until};
 
 use crate::{
     report::{Figure, Target},
+    requests,
     session::Session,
     statistics::median,
     worker::{Call, Job, Took},
@@ -20,6 +21,8 @@ use crate::{
 pub(crate) enum Governed {
     /// `connect` on loopback: refused by a list, and let through, beside one that nobody asks for.
     Connect,
+    /// HTTP requests through a Pod below its limit, and those that the kernel answers with 429, beside nginx' `limit_req`.
+    Requests,
 }
 
 /// Connections of a burst.
@@ -80,6 +83,7 @@ impl Client {
 pub(crate) fn run(governed: Governed, session: &mut Session) -> Result<()> {
     match governed {
         Governed::Connect => connect(session),
+        Governed::Requests => requests::run(session),
     }
 }
 

@@ -12,6 +12,7 @@ mod machine;
 mod memory;
 mod process;
 mod report;
+mod requests;
 mod rsyslog;
 mod session;
 mod statistics;

@@ -25,6 +25,13 @@ impl Buffered {
         while let Some(delivery) = queue.pop_front() {
             // Behind what is owed of its stream it keeps its place.
             let is_behind = self.owed.has(&delivery.batch.stream);
+            // A file can wait, and leaves the room there is to pipes, which can't.
+            let delivery = if is_behind || self.owed.is_empty() {
+                delivery
+            } else {
+                let Err(delivery) = self.owed.owe(delivery, self.home.processors().redo()) else { continue };
+                delivery
+            };
             let mut is_full = false;
             let delivery = if is_behind {
                 delivery
@@ -32,8 +39,7 @@ impl Buffered {
                 let Err(refused) = self.put(delivery) else { continue };
                 // Other troubles of the disk would not end with less on it.
                 is_full =
-                    matches!(refused.error.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-                        && refused.delivery.batch.memory() < self.settings.at_once();
+                    has_no_space(&refused.error.source) && refused.delivery.batch.memory() < self.settings.at_once();
                 self.why_full = refused.error.to_string();
                 result = Err(refused.error);
                 refused.delivery
@@ -60,10 +66,13 @@ impl Buffered {
     pub(super) fn go_back(&mut self) -> Result<(), SinkError> {
         for _ in 0..BACK {
             let has_room = self.has_room(Size::default()) && !self.log.has_unread();
-            if !has_room && self.log.size() > self.settings.max_bytes.as_u64() / 4 * 3 {
+            if !has_room && self.log.size() > self.room / 4 * 3 {
                 break;
             }
-            let Some((places, receipt)) = self.owed.take() else { break };
+            let Some((places, receipt)) = self.owed.take() else {
+                self.room = self.settings.max_bytes.as_u64();
+                break;
+            };
             match places.read() {
                 Ok(batch) => {
                     if let Err(refused) = self.put(Delivery { batch, receipt }) {
@@ -138,12 +147,15 @@ impl Buffered {
                 ),
                 None,
             ),
-            AppendError::Io(source)
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
+            AppendError::Io(source) if has_no_space(&source) => {
                 self.error(&format!("{rule}; free the disk of state_dir"), Some(source))
             }
             AppendError::Io(source) => self.error(&format!("{rule}; check the disk of state_dir"), Some(source)),
         }
     }
+}
+
+/// Whether it is the disk that is full.
+pub(super) fn has_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,0 +1,560 @@
+//! A TCP segment: what of it is looked at, and what is written over it.
+//!
+//! The network header stays as it is, but for addresses, length and time to live: so the sum that a device computes later
+//! (`CHECKSUM_PARTIAL`) begins where it did, whatever options or extension headers there are.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH},
+    helpers::generated::{
+        bpf_clone_redirect, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_sk_release,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_tcp_sock,
+    },
+};
+use sidestep_abi::http::{Answer, ConnectionKey, MAX_ANSWER};
+
+use crate::maps::ANSWERS;
+
+/// `include/uapi/linux/if_ether.h`
+const ETH_HLEN: u32 = 14;
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_8021Q: u16 = 0x8100;
+const ETH_P_8021AD: u16 = 0x88a8;
+/// `include/uapi/linux/in.h`, `in6.h`
+const IPPROTO_HOPOPTS: u8 = 0;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_ROUTING: u8 = 43;
+const IPPROTO_DSTOPTS: u8 = 60;
+/// Headers between that of IPv6 and TCP's.
+const MAX_EXTENSIONS: usize = 4;
+/// Options of TCP that are looked at: there are 40 bytes of them.
+const MAX_OPTIONS: usize = 12;
+const OPTION_NOP: u8 = 1;
+/// RFC 7323
+const OPTION_TIMESTAMPS: u8 = 8;
+const HOP_LIMIT: u8 = 64;
+
+/// States of a socket (`include/net/tcp_states.h`).
+pub(crate) const ESTABLISHED: u32 = 1;
+pub(crate) const HANDSHAKE: u32 = 12;
+const LISTEN: u32 = 10;
+
+/// RFC 9293, 3.1
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 1 << 1;
+pub(crate) const RST: u8 = 1 << 2;
+pub(crate) const PSH: u8 = 1 << 3;
+pub(crate) const ACK: u8 = 1 << 4;
+
+/// Bytes of a request that are looked at; a power of two.
+pub(crate) const HEAD: usize = 256;
+/// The longest header that is read or written at once.
+const RAW: usize = 40;
+/// Room behind them, so that a path may be compared at any place.
+const SLACK: usize = 64;
+
+/// Tells the programs of the other direction of the same interface that a packet is one of ours. It is on a packet for that moment
+/// alone, so that it meets nobody else's marks.
+const MARK: u32 = 0x51de_57e9;
+
+/// A segment, in either direction.
+#[repr(C)]
+pub(crate) struct Packet {
+    /// Its connection.
+    pub(crate) key: ConnectionKey,
+    /// Sequence numbers, in the order of the host.
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    /// Bytes behind TCP's header.
+    pub(crate) payload_len: u32,
+    /// Where they begin.
+    pub(crate) payload: u32,
+    /// How many of `head` there are.
+    pub(crate) head_len: u32,
+    l3: u32,
+    l4: u32,
+    /// Length in the network header, as it is there.
+    length: u16,
+    pub(crate) flags: u8,
+    is_ipv6: u8,
+    /// Option of timestamps: whose was sent, and whose is repeated, as they are there.
+    stamp: [u8; 8],
+    has_stamp: u8,
+    /// A device computes the sum.
+    is_partial: u8,
+    /// It goes to the Pod.
+    from_client: u8,
+    _pad: u8,
+    /// To and from.
+    macs: [u8; 12],
+    /// Of a request: `METHOD_*`, where its path begins, and whether the segment ends before. Here and not in registers: the verifier
+    /// follows each value that it knows on a way of its own.
+    pub(crate) method: u32,
+    pub(crate) path: u32,
+    pub(crate) is_cut: u32,
+    /// Which rules have given a token, by tier and number.
+    pub(crate) taken: u32,
+    /// Of the Pod's socket: its state, and what it expects and has sent. See [`Packet::find_socket`].
+    pub(crate) state: u32,
+    pub(crate) rcv_nxt: u32,
+    pub(crate) snd_nxt: u32,
+    _pad2: u32,
+    /// What is read of a header, and what is written of one.
+    raw: [u8; RAW],
+    /// The payload's beginning.
+    pub(crate) head: [u8; HEAD + SLACK],
+}
+
+/// What is made of a packet.
+pub(crate) struct Segment {
+    /// To whom.
+    pub(crate) to_client: bool,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    /// The number of an answer, without its body for `HEAD`; 0 for none.
+    pub(crate) answer: u32,
+    pub(crate) is_head: bool,
+}
+
+/// Whether the packet is one that these programs have made; the mark is taken off.
+#[inline(always)]
+pub(crate) fn is_ours(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context of the program.
+    unsafe {
+        let is_ours = (*skb).mark == MARK;
+        if is_ours {
+            (*skb).mark = 0;
+        }
+        is_ours
+    }
+}
+
+#[inline(always)]
+fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+impl Packet {
+    /// Reads a segment of TCP that comes from the Pod, or goes to it; 0 when it is none, or a fragment.
+    #[inline(never)]
+    pub(crate) fn read(&mut self, skb: *mut __sk_buff, to_pod: u64) -> u64 {
+        u64::from(self.parse(skb, to_pod != 0).is_some())
+    }
+
+    /// Reads bytes of the packet to where they are looked at.
+    #[inline(always)]
+    fn fetch(&mut self, skb: *mut __sk_buff, offset: u32, len: u32) -> Option<()> {
+        let to = self.raw.as_mut_ptr().cast::<c_void>();
+        // SAFETY: the helper checks the offset, and writes so many bytes, at most those of `raw`.
+        let failed = unsafe { bpf_skb_load_bytes(skb.cast(), offset, to, len) };
+        (failed == 0).then_some(())
+    }
+
+    /// Bytes that were fetched.
+    #[inline(always)]
+    fn at<const N: usize>(&self, at: usize) -> [u8; N] {
+        // SAFETY: they are within `raw`.
+        unsafe { self.raw.as_ptr().add(at).cast::<[u8; N]>().read() }
+    }
+
+    #[inline(always)]
+    fn parse(&mut self, skb: *mut __sk_buff, to_pod: bool) -> Option<()> {
+        self.fetch(skb, 0, ETH_HLEN)?;
+        self.macs = self.at(0);
+        let mut kind = u16::from_be_bytes(self.at(12));
+        (self.l3, self.from_client) = (ETH_HLEN, u8::from(to_pod));
+        if kind == ETH_P_8021Q || kind == ETH_P_8021AD {
+            self.fetch(skb, ETH_HLEN, 4)?;
+            kind = u16::from_be_bytes(self.at(2));
+            self.l3 += 4;
+        }
+        match kind {
+            ETH_P_IP => self.parse_ipv4(skb)?,
+            ETH_P_IPV6 => self.parse_ipv6(skb)?,
+            _ => return None,
+        }
+        self.fetch(skb, self.l4, 20)?;
+        let (from, to) = (u16::from_be_bytes(self.at(0)), u16::from_be_bytes(self.at(2)));
+        (self.key.client_port, self.key.pod_port) = if to_pod { (from, to) } else { (to, from) };
+        // SAFETY: the context of the program.
+        self.key.interface = unsafe { (*skb).ifindex };
+        self.seq = u32::from_be_bytes(self.at(4));
+        self.ack = u32::from_be_bytes(self.at(8));
+        self.flags = self.raw[13];
+        let header = u32::from(self.raw[12] >> 4) * 4;
+        if header < 20 {
+            return None;
+        }
+        self.payload = self.l4 + header;
+        // SAFETY: the context of the program.
+        let len = unsafe { (*skb).len };
+        // A length of 0 is that of a packet that is cut later (`BIG TCP`).
+        let length = u32::from(u16::from_be(self.length));
+        let end = if length == 0 { len } else { self.l3 + length + if self.is_ipv6 == 0 { 0 } else { 40 } };
+        if end < self.payload || end > len {
+            return None;
+        }
+        self.payload_len = end - self.payload;
+        self.read_stamp(skb, header);
+        Some(())
+    }
+
+    /// Whose addresses were fetched.
+    #[inline(always)]
+    fn set_addresses(&mut self, from: [u8; 16], to: [u8; 16]) {
+        (self.key.client, self.key.pod) = if self.from_client == 0 { (to, from) } else { (from, to) };
+    }
+
+    #[inline(always)]
+    fn parse_ipv4(&mut self, skb: *mut __sk_buff) -> Option<()> {
+        self.fetch(skb, self.l3, 20)?;
+        let (header, fragment) = (u32::from(self.raw[0] & 0xf) * 4, u16::from_be_bytes(self.at(6)) & 0x3fff);
+        if header < 20 || fragment != 0 || self.raw[9] != IPPROTO_TCP {
+            return None;
+        }
+        (self.is_ipv6, self.length) = (0, u16::from_ne_bytes(self.at(2)));
+        self.l4 = self.l3 + header;
+        self.set_addresses(mapped(self.at(12)), mapped(self.at(16)));
+        Some(())
+    }
+
+    #[inline(always)]
+    fn parse_ipv6(&mut self, skb: *mut __sk_buff) -> Option<()> {
+        self.fetch(skb, self.l3, 40)?;
+        (self.is_ipv6, self.length) = (1, u16::from_ne_bytes(self.at(4)));
+        self.l4 = self.l3 + 40;
+        self.set_addresses(self.at(8), self.at(24));
+        let mut next = self.raw[6];
+        for _ in 0..MAX_EXTENSIONS {
+            if !matches!(next, IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS) {
+                break;
+            }
+            self.fetch(skb, self.l4, 2)?;
+            self.l4 += (u32::from(self.raw[1]) + 1) * 8;
+            next = self.raw[0];
+        }
+        (next == IPPROTO_TCP).then_some(())
+    }
+
+    /// Linux pads the option so that it lies here (`tcp_options_write`), and so do most others.
+    #[inline(always)]
+    fn read_stamp(&mut self, skb: *mut __sk_buff, header: u32) {
+        self.has_stamp = 0;
+        let end = self.l4 + header;
+        let mut at = self.l4 + 20;
+        for _ in 0..MAX_OPTIONS {
+            if at + 10 > end || self.fetch(skb, at, 10).is_none() {
+                return;
+            }
+            let (kind, len) = (self.raw[0], self.raw[1]);
+            if kind == OPTION_TIMESTAMPS && len == 10 {
+                (self.stamp, self.has_stamp) = (self.at(2), 1);
+                return;
+            }
+            at += match kind {
+                0 => return,
+                OPTION_NOP => 1,
+                _ if len < 2 => return,
+                _ => u32::from(len),
+            };
+        }
+    }
+
+    /// Reads the beginning of the payload.
+    #[inline(always)]
+    pub(crate) fn read_head(&mut self, skb: *mut __sk_buff) -> bool {
+        let len = if self.payload_len < HEAD as u32 { self.payload_len } else { HEAD as u32 };
+        if len == 0 || len > HEAD as u32 {
+            return false;
+        }
+        self.head_len = len;
+        // SAFETY: the helper checks the offset, and writes so many bytes, which `head` has.
+        unsafe { bpf_skb_load_bytes(skb.cast(), self.payload, self.head.as_mut_ptr().cast::<c_void>(), len) == 0 }
+    }
+
+    /// Whether the payload ends as the head of a request does.
+    #[inline(always)]
+    pub(crate) fn ends_head(&mut self, skb: *mut __sk_buff) -> bool {
+        if self.payload_len < 4 || self.fetch(skb, self.payload + self.payload_len - 3, 3).is_none() {
+            return false;
+        }
+        self.raw[2] == b'\n' && (self.raw[1] == b'\n' || self.raw[0] == b'\n')
+    }
+
+    /// Looks for the Pod's socket of the connection, which the client has opened; 0 when there is none.
+    #[inline(never)]
+    pub(crate) fn find_socket(&mut self, skb: *mut __sk_buff, network: u32) -> u64 {
+        // Only who listens has connections that others have opened.
+        if self.look_up(skb, network, 0) == 0 || self.state != LISTEN {
+            return 0;
+        }
+        u64::from(self.look_up(skb, network, 1) != 0 && self.state != LISTEN)
+    }
+
+    /// Reads the state of the socket of the connection, or of who listens at its port; 0 when there is none.
+    #[inline(never)]
+    fn look_up(&mut self, skb: *mut __sk_buff, network: u32, of_connection: u64) -> u64 {
+        // `struct bpf_sock_tuple`: addresses, then ports, as they are in the packet.
+        let mut tuple = [0_u32; 9];
+        let client_port = if of_connection == 0 { 0 } else { self.key.client_port.to_be() };
+        let ports = u32::from(client_port) | u32::from(self.key.pod_port.to_be()) << 16;
+        let (client, pod) = (words(&self.key.client), words(&self.key.pod));
+        let (len, flags) = if self.is_ipv6 == 0 {
+            (tuple[0], tuple[1], tuple[2]) = (client[3], pod[3], ports);
+            (12, 0)
+        } else {
+            for index in 0..4 {
+                (tuple[index], tuple[4 + index]) = (client[index], pod[index]);
+            }
+            tuple[8] = ports;
+            (36, 0)
+        };
+        // SAFETY: the helper reads `len` bytes of the tuple; what it returns is released below.
+        unsafe {
+            let socket = bpf_skc_lookup_tcp(skb.cast(), tuple.as_mut_ptr().cast(), len, u64::from(network), flags);
+            if socket.is_null() {
+                return 0;
+            }
+            self.state = (*socket).state;
+            let tcp = bpf_tcp_sock(socket);
+            if !tcp.is_null() {
+                (self.rcv_nxt, self.snd_nxt) = ((*tcp).rcv_nxt, (*tcp).snd_nxt);
+            }
+            bpf_sk_release(socket.cast());
+        }
+        1
+    }
+
+    /// What the segment takes of the sequence.
+    #[inline(always)]
+    pub(crate) fn span(&self) -> u32 {
+        self.payload_len + u32::from(self.flags & FIN != 0) + u32::from(self.flags & SYN != 0)
+    }
+
+    /// Finds out whether a device computes the sum later; before anything is written.
+    #[inline(always)]
+    fn read_partial(&mut self, skb: *mut __sk_buff) -> Option<()> {
+        let at = self.l4 + 16;
+        self.fetch(skb, at, 2)?;
+        let before: [u8; 2] = self.at(0);
+        // SAFETY: the helper checks the offset. Without `BPF_F_PSEUDO_HDR` it changes nothing in that case.
+        unsafe { bpf_l4_csum_replace(skb, at, 0, 0x0100, 2) };
+        self.fetch(skb, at, 2)?;
+        self.is_partial = u8::from(before == self.at(0));
+        Some(())
+    }
+
+    /// Writes a segment over the packet; 0 when the kernel has no memory for it. What was read of it stays.
+    #[inline(never)]
+    pub(crate) fn write(&mut self, skb: *mut __sk_buff, segment: &Segment) -> u64 {
+        u64::from(self.overwrite(skb, segment).is_some())
+    }
+
+    #[inline(always)]
+    fn overwrite(&mut self, skb: *mut __sk_buff, segment: &Segment) -> Option<()> {
+        self.read_partial(skb)?;
+        let answer = match segment.answer {
+            0 => None,
+            // SAFETY: a map value; it does not change.
+            number => Some(unsafe { &*ANSWERS.get_ptr(&number)? }),
+        };
+        let (len, answer_sum) = match answer {
+            Some(answer) if segment.is_head => (answer.head_len, answer.head_sum),
+            Some(answer) => (answer.len, answer.sum),
+            None => (0, 0),
+        };
+        let header = self.header_len();
+        // SAFETY: the helper checks the length.
+        if unsafe { bpf_skb_change_tail(skb, self.l4 + header + len, 0) } != 0 {
+            return None;
+        }
+        if self.write_ethernet(skb, u64::from(segment.to_client)) == 0
+            || self.write_network(skb, u64::from(segment.to_client), header + len) == 0
+            || self.write_tcp(skb, segment, len, answer_sum) == 0
+        {
+            return None;
+        }
+        let Some(answer) = answer else { return Some(()) };
+        store_answer(skb, self.l4 + header, answer, len)
+    }
+
+    /// Puts bytes where they are written from.
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        // SAFETY: they are within `raw`.
+        unsafe { self.raw.as_mut_ptr().add(at).cast::<[u8; N]>().write(bytes) }
+    }
+
+    #[inline(always)]
+    fn store(&self, skb: *mut __sk_buff, offset: u32, len: u32) -> bool {
+        let from = self.raw.as_ptr().cast::<c_void>();
+        // SAFETY: the helper checks the offset, and reads so many bytes, at most those of `out`.
+        unsafe { bpf_skb_store_bytes(skb, offset, from, len, u64::from(BPF_F_INVALIDATE_HASH)) == 0 }
+    }
+
+    #[inline(never)]
+    fn write_tcp(&mut self, skb: *mut __sk_buff, segment: &Segment, len: u32, answer_sum: u32) -> u64 {
+        let header = self.header_len();
+        let (from, to) = if segment.to_client {
+            (self.key.pod_port, self.key.client_port)
+        } else {
+            (self.key.client_port, self.key.pod_port)
+        };
+        self.put(0, from.to_be_bytes());
+        self.put(2, to.to_be_bytes());
+        self.put(4, segment.seq.to_be_bytes());
+        self.put(8, segment.ack.to_be_bytes());
+        // A window that no answer fills, and the sum, of which it is no part yet.
+        self.put(12, [(header as u8 / 4) << 4, segment.flags, 0x40, 0, 0, 0, 0, 0]);
+        self.put(20, [OPTION_NOP, OPTION_NOP, OPTION_TIMESTAMPS, 10]);
+        // Who sent it has its own time repeated, and what it repeated as the time of the other end.
+        let [a, b, c, d, e, f, g, h] = self.stamp;
+        let is_turned = u8::from(segment.to_client) == self.from_client;
+        self.put(24, if is_turned { [e, f, g, h, a, b, c, d] } else { [a, b, c, d, e, f, g, h] });
+        let mut sum = self.pseudo_sum(header + len);
+        if self.is_partial == 0 {
+            for index in 0..10 {
+                sum += u64::from(u16::from_ne_bytes([self.raw[2 * index], self.raw[2 * index + 1]]));
+            }
+            if self.has_stamp != 0 {
+                for index in 10..16 {
+                    sum += u64::from(u16::from_ne_bytes([self.raw[2 * index], self.raw[2 * index + 1]]));
+                }
+            }
+            sum += u64::from(answer_sum);
+        }
+        let folded = fold(sum);
+        let sum = if self.is_partial == 0 { !folded } else { folded };
+        self.put(16, sum.to_ne_bytes());
+        u64::from(self.store(skb, self.l4, header))
+    }
+
+    /// Of TCP, as it is written.
+    #[inline(always)]
+    fn header_len(&self) -> u32 {
+        if self.has_stamp == 0 { 20 } else { 32 }
+    }
+
+    #[inline(never)]
+    fn write_ethernet(&mut self, skb: *mut __sk_buff, to_client: u64) -> u64 {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.macs;
+        self.put(0, self.macs);
+        if to_client == u64::from(self.from_client) {
+            self.put(0, [g, h, i, j, k, l, a, b, c, d, e, f]);
+        }
+        u64::from(self.store(skb, 0, 12))
+    }
+
+    #[inline(never)]
+    fn write_network(&mut self, skb: *mut __sk_buff, to_client: u64, tcp_len: u32) -> u64 {
+        u64::from(self.overwrite_network(skb, to_client != 0, tcp_len).is_some())
+    }
+
+    #[inline(always)]
+    fn overwrite_network(&mut self, skb: *mut __sk_buff, to_client: bool, tcp_len: u32) -> Option<()> {
+        if self.is_ipv6 != 0 {
+            self.put(0, ((self.l4 - self.l3 - 40 + tcp_len) as u16).to_be_bytes());
+            let is_stored = self.store(skb, self.l3 + 4, 2);
+            self.put(0, [HOP_LIMIT]);
+            let is_stored = is_stored && self.store(skb, self.l3 + 7, 1);
+            self.put(0, if to_client { self.key.pod } else { self.key.client });
+            self.put(16, if to_client { self.key.client } else { self.key.pod });
+            return (is_stored && self.store(skb, self.l3 + 8, 32)).then_some(());
+        }
+        let sum_at = self.l3 + 10;
+        let length = ((self.l4 - self.l3 + tcp_len) as u16).to_be();
+        self.fetch(skb, self.l3 + 8, 2)?;
+        let hops: [u8; 2] = self.at(0);
+        let new_hops = [HOP_LIMIT, IPPROTO_TCP];
+        let (old, new) = (u64::from(u16::from_ne_bytes(hops)), u64::from(u16::from_ne_bytes(new_hops)));
+        // SAFETY: the helper checks the offset. The addresses' order does not change the sum.
+        let is_replaced = unsafe {
+            bpf_l3_csum_replace(skb, sum_at, u64::from(self.length), u64::from(length), 2) == 0
+                && bpf_l3_csum_replace(skb, sum_at, old, new, 2) == 0
+        };
+        self.length = length;
+        self.put(0, length.to_ne_bytes());
+        let is_stored = is_replaced && self.store(skb, self.l3 + 2, 2);
+        self.put(0, new_hops);
+        let is_stored = is_stored && self.store(skb, self.l3 + 8, 2);
+        let [.., a, b, c, d] = if to_client { self.key.pod } else { self.key.client };
+        let [.., e, f, g, h] = if to_client { self.key.client } else { self.key.pod };
+        self.put(0, [a, b, c, d, e, f, g, h]);
+        (is_stored && self.store(skb, self.l3 + 12, 8)).then_some(())
+    }
+
+    /// Of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1). What a mapped address has before the address is 0 in this sum.
+    #[inline(always)]
+    fn pseudo_sum(&self, tcp_len: u32) -> u64 {
+        let mut sum = u64::from((IPPROTO_TCP as u16).to_be()) + u64::from((tcp_len as u16).to_be());
+        for index in 0..8 {
+            let at = 2 * index;
+            sum += u64::from(u16::from_ne_bytes([self.key.client[at], self.key.client[at + 1]]));
+            sum += u64::from(u16::from_ne_bytes([self.key.pod[at], self.key.pod[at + 1]]));
+        }
+        sum
+    }
+}
+
+/// An address in words, as it is there.
+#[inline(always)]
+fn words(address: &[u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
+}
+
+#[inline(always)]
+fn store_answer(skb: *mut __sk_buff, offset: u32, answer: &Answer, len: u32) -> Option<()> {
+    if len == 0 || len > MAX_ANSWER as u32 {
+        return None;
+    }
+    let from = answer.bytes.as_ptr().cast::<c_void>();
+    // SAFETY: the helper checks the offset, and reads so many bytes, which the answer has.
+    let failed = unsafe { bpf_skb_store_bytes(skb, offset, from, len, u64::from(BPF_F_INVALIDATE_HASH)) };
+    (failed == 0).then_some(())
+}
+
+/// Bytes of an answer.
+#[inline(always)]
+pub(crate) fn answer_len(number: u32, is_head: bool) -> u32 {
+    let Some(answer) = ANSWERS.get_ptr(&number) else { return 0 };
+    // SAFETY: a map value; it does not change.
+    unsafe { if is_head { (*answer).head_len } else { (*answer).len } }
+}
+
+#[inline(always)]
+fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// Sends a copy of the packet to the client, as if it came from the Pod; whether there was memory for it.
+#[inline(always)]
+pub(crate) fn send_copy(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context of the program.
+    unsafe {
+        let mark = (*skb).mark;
+        (*skb).mark = MARK;
+        let failed = bpf_clone_redirect(skb, (*skb).ifindex, u64::from(BPF_F_INGRESS));
+        (*skb).mark = mark;
+        failed == 0
+    }
+}
+
+/// Turns the packet round: to the client, when it was on its way to the Pod, and else to the Pod. Returns what the program returns.
+#[inline(always)]
+pub(crate) fn turn_round(skb: *mut __sk_buff, was_to_pod: bool) -> i32 {
+    // SAFETY: the context of the program.
+    unsafe {
+        (*skb).mark = MARK;
+        let flags = if was_to_pod { BPF_F_INGRESS } else { 0 };
+        bpf_redirect((*skb).ifindex, u64::from(flags)) as i32
+    }
+}
