@@ -163,6 +163,7 @@ fn load_settings(config: &Config) -> load::Settings {
             Attach::Tracepoint => Some(AttachPoint::Tracepoint),
             Attach::RawTracepoint => Some(AttachPoint::RawTracepoint),
         },
+        exempts_node: config.policies.exempt_node,
         pins: capture.pin.as_ref().map(|directory| load::pins::Settings {
             directory: directory.clone(),
             keep: capture.when_stopped == WhenStopped::Keep,

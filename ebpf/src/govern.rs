@@ -6,22 +6,23 @@ use aya_ebpf::{
     maps::lpm_trie::Key,
 };
 use sidestep_abi::govern::{
-    ALLOWED_BITS, AllowedKey, BucketKey, EGRESS, Governed, GovernedKey, LIMIT_CONNECTIONS_OUT, LISTS_EGRESS,
+    ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, EGRESS, Governed, GovernedKey, LIMIT_CONNECTIONS_OUT, LISTS_EGRESS,
     MAX_RANGES, OBSERVES, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, RefusedKey, TIERS, Tier,
 };
 
 use crate::{
     emit,
     generation::{self, Order},
-    maps::{ALLOWED, BUCKETS, GOVERNED, GOVERNING, REFUSED},
+    maps::{ALLOWED, ASKERS, BUCKETS, GOVERNED, GOVERNING, REFUSED},
+    packet::IPPROTO_TCP,
 };
 
 /// Depth to which a cgroup's ancestors are searched for a Pod's.
 const MAX_ANCESTORS: usize = 12;
-/// `include/uapi/linux/in.h`; that of MPTCP has the same low byte.
-const IPPROTO_TCP: u8 = 6;
 /// By which the clocks of two CPUs may differ, in nanoseconds, and more.
 const MAX_SKEW: u64 = 1_000_000;
+/// For so long may a datagram be answered: as long as `nf_conntrack_udp_timeout_stream` has it, and more.
+pub(crate) const ANSWERED_FOR: u64 = 180_000_000_000;
 /// Tries to change the state of a limit: each failure means that another CPU has succeeded.
 const MAX_TRIES: usize = 16;
 
@@ -54,6 +55,7 @@ pub(crate) fn may(act: Act, peer: &Peer) -> bool {
         let tier = &governed.tiers[index];
         if tier.flags & LISTS_EGRESS != 0
             && is_allowed(peer, tier.egress) == 0
+            && !has_asked(cgroup, peer)
             && !let_through(cgroup, index, tier, (EGRESS, REASON_NOT_ALLOWED), acts)
         {
             return false;
@@ -76,6 +78,18 @@ pub(crate) fn may(act: Act, peer: &Peer) -> bool {
     true
 }
 
+/// Whether the peer has sent a datagram to the Pod a while ago, which may be answered.
+#[inline(always)]
+fn has_asked(cgroup: u64, peer: &Peer) -> bool {
+    if peer.protocol == IPPROTO_TCP {
+        return false;
+    }
+    let Peer { address, port, protocol } = *peer;
+    let Some(seen) = ASKERS.get_ptr(&AskerKey { cgroup, address, port, protocol, _pad: [0; 5] }) else { return false };
+    // SAFETY: a map value of one word, and a helper without arguments.
+    unsafe { bpf_ktime_get_ns().saturating_sub(seen.read_volatile()) < ANSWERED_FOR }
+}
+
 /// Counts that a tier does not let something through; whether it is let through all the same.
 #[inline(always)]
 pub(crate) fn let_through(cgroup: u64, index: usize, tier: &Tier, (direction, reason): (u8, u8), acts: bool) -> bool {
@@ -93,10 +107,10 @@ fn current() -> Option<(u64, &'static Governed)> {
     in_force(find)
 }
 
-/// What holds for a Pod.
+/// What holds for a Pod, and the generation that says so.
 #[inline(always)]
-pub(crate) fn of(cgroup: u64) -> Option<&'static Governed> {
-    in_force(|generation| get(cgroup, generation))
+pub(crate) fn of(cgroup: u64) -> Option<(u32, &'static Governed)> {
+    in_force(|generation| Some((generation, get(cgroup, generation)?)))
 }
 
 /// Another generation may come while something of the one in force is looked for, and this one go.
@@ -150,7 +164,7 @@ fn get(cgroup: u64, generation: u32) -> Option<&'static Governed> {
 
 /// Whether a list has the peer; 0 when it has not.
 #[inline(never)]
-fn is_allowed(peer: &Peer, list: u32) -> u64 {
+pub(crate) fn is_allowed(peer: &Peer, list: u32) -> u64 {
     let list = list << 1 | u32::from(is_mapped(&peer.address));
     let key = Key::new(ALLOWED_BITS + 128, AllowedKey { list, address: peer.address });
     let Some(allowed) = ALLOWED.get(&key) else { return 0 };

@@ -9,6 +9,7 @@
 
 mod emit;
 mod files;
+mod flows;
 mod generation;
 mod govern;
 mod kernel;

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use sidestep_abi::{
     container::Container,
     file::{FileState, RetiredKey, Verdict},
-    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, RefusedKey},
+    govern::{Allowed, AllowedKey, AskerKey, BucketKey, Flow, FlowKey, Governed, GovernedKey, RefusedKey},
     http::{Answer, Connection, ConnectionKey, HttpRules, Interface},
     kernel::{Control, Generations, MAX_ROOTS, Reader},
     stdio::{InodeKey, Stdio},
@@ -95,7 +95,15 @@ pub(crate) static BUCKETS: HashMap<BucketKey, u64> = HashMap::with_max_entries(6
 #[map]
 pub(crate) static REFUSED: HashMap<RefusedKey, u64> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
-/// Interfaces of Pods whose requests are limited, by their index on the node.
+/// Connections of Pods that have lists. One that is evicted is judged once more.
+#[map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(65536, 0);
+
+/// Who has sent datagrams to a Pod that may not send to all, and when.
+#[map]
+pub(crate) static ASKERS: LruHashMap<AskerKey, u64> = LruHashMap::with_max_entries(16384, 0);
+
+/// Interfaces of Pods whose packets are looked at, by their index on the node.
 #[map]
 pub(crate) static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 

@@ -1,4 +1,4 @@
-//! A TCP segment: what of it is looked at, and what is written over it.
+//! A packet: what of it is looked at, and, of a segment of TCP, what is written over it.
 //!
 //! The network header stays as it is, but for addresses, length and time to live: so the sum that a device computes later
 //! (`CHECKSUM_PARTIAL`) begins where it did, whatever options or extension headers there are.
@@ -6,9 +6,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH},
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::generated::{
-        bpf_clone_redirect, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_sk_release,
+        bpf_clone_redirect, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_sk_fullsock, bpf_sk_release,
         bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_tcp_sock,
     },
 };
@@ -24,9 +24,18 @@ const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 /// `include/uapi/linux/in.h`, `in6.h`
 const IPPROTO_HOPOPTS: u8 = 0;
-const IPPROTO_TCP: u8 = 6;
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_IGMP: u8 = 2;
+/// That of MPTCP has the same low byte.
+pub(crate) const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const IPPROTO_DCCP: u8 = 33;
 const IPPROTO_ROUTING: u8 = 43;
+const IPPROTO_FRAGMENT: u8 = 44;
+const IPPROTO_ICMPV6: u8 = 58;
 const IPPROTO_DSTOPTS: u8 = 60;
+const IPPROTO_SCTP: u8 = 132;
+const IPPROTO_UDPLITE: u8 = 136;
 /// Headers between that of IPv6 and TCP's.
 const MAX_EXTENSIONS: usize = 4;
 /// Options of TCP that are looked at: there are 40 bytes of them.
@@ -35,6 +44,16 @@ const OPTION_NOP: u8 = 1;
 /// RFC 7323
 const OPTION_TIMESTAMPS: u8 = 8;
 const HOP_LIMIT: u8 = 64;
+
+/// Families of sockets (`include/linux/socket.h`), and kinds (`include/linux/net.h`).
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+/// Protocols whose sockets ask at `connect` and `sendmsg` (`include/uapi/linux/in.h`).
+const PROTOCOL_TCP: u32 = 6;
+const PROTOCOL_UDP: u32 = 17;
+const PROTOCOL_MPTCP: u32 = 262;
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
 
 /// States of a socket (`include/net/tcp_states.h`).
 pub(crate) const ESTABLISHED: u32 = 1;
@@ -48,6 +67,10 @@ pub(crate) const RST: u8 = 1 << 2;
 pub(crate) const PSH: u8 = 1 << 3;
 pub(crate) const ACK: u8 = 1 << 4;
 
+/// What programs at an interface return: what is passed goes to the next program there.
+pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
+pub(crate) const DROP: i32 = TC_ACT_SHOT;
+
 /// Bytes of a request that are looked at; a power of two.
 pub(crate) const HEAD: usize = 256;
 /// The longest header that is read or written at once.
@@ -59,7 +82,7 @@ const SLACK: usize = 64;
 /// alone, so that it meets nobody else's marks.
 const MARK: u32 = 0x51de_57e9;
 
-/// A segment, in either direction.
+/// A packet, in either direction.
 #[repr(C)]
 pub(crate) struct Packet {
     /// Its connection.
@@ -86,9 +109,16 @@ pub(crate) struct Packet {
     is_partial: u8,
     /// It goes to the Pod.
     from_client: u8,
-    _pad: u8,
+    /// `IPPROTO_*`; of others than TCP there are addresses and, where it has such, ports.
+    pub(crate) protocol: u8,
+    /// The first part of a packet whose other parts come on their own.
+    pub(crate) is_fragment: u8,
     /// To and from.
     macs: [u8; 12],
+    /// It could not be read as far as its ends, and is none that has no ends.
+    pub(crate) is_broken: u8,
+    /// So that `raw` and `head` lie at a multiple of eight.
+    _pad: [u8; 2],
     /// Of a request: `METHOD_*`, where its path begins, and whether the segment ends before. Here and not in registers: the verifier
     /// follows each value that it knows on a way of its own.
     pub(crate) method: u32,
@@ -139,7 +169,8 @@ fn mapped(address: [u8; 4]) -> [u8; 16] {
 }
 
 impl Packet {
-    /// Reads a segment of TCP that comes from the Pod, or goes to it; 0 when it is none, or a fragment.
+    /// Reads a packet that comes from the Pod, or goes to it; 0 when it is none that is looked at: parts of packets but the first,
+    /// whose ends are not in them, and what networks tell of themselves (ICMP, IGMP); or when it can't be read.
     #[inline(never)]
     pub(crate) fn read(&mut self, skb: *mut __sk_buff, to_pod: u64) -> u64 {
         u64::from(self.parse(skb, to_pod != 0).is_some())
@@ -163,6 +194,7 @@ impl Packet {
 
     #[inline(always)]
     fn parse(&mut self, skb: *mut __sk_buff, to_pod: bool) -> Option<()> {
+        self.is_broken = 0;
         self.fetch(skb, 0, ETH_HLEN)?;
         self.macs = self.at(0);
         let mut kind = u16::from_be_bytes(self.at(12));
@@ -177,11 +209,25 @@ impl Packet {
             ETH_P_IPV6 => self.parse_ipv6(skb)?,
             _ => return None,
         }
-        self.fetch(skb, self.l4, 20)?;
-        let (from, to) = (u16::from_be_bytes(self.at(0)), u16::from_be_bytes(self.at(2)));
-        (self.key.client_port, self.key.pod_port) = if to_pod { (from, to) } else { (to, from) };
         // SAFETY: the context of the program.
         self.key.interface = unsafe { (*skb).ifindex };
+        let header = match self.protocol {
+            IPPROTO_TCP => 20,
+            IPPROTO_UDP | IPPROTO_UDPLITE | IPPROTO_SCTP | IPPROTO_DCCP => 4,
+            IPPROTO_ICMP | IPPROTO_IGMP | IPPROTO_ICMPV6 => return None,
+            _ => {
+                (self.key.client_port, self.key.pod_port) = (0, 0);
+                return Some(());
+            }
+        };
+        self.is_broken = 1;
+        self.fetch(skb, self.l4, header)?;
+        let (from, to) = (u16::from_be_bytes(self.at(0)), u16::from_be_bytes(self.at(2)));
+        (self.key.client_port, self.key.pod_port) = if to_pod { (from, to) } else { (to, from) };
+        if self.protocol != IPPROTO_TCP {
+            self.is_broken = 0;
+            return Some(());
+        }
         self.seq = u32::from_be_bytes(self.at(4));
         self.ack = u32::from_be_bytes(self.at(8));
         self.flags = self.raw[13];
@@ -199,6 +245,7 @@ impl Packet {
             return None;
         }
         self.payload_len = end - self.payload;
+        self.is_broken = 0;
         self.read_stamp(skb, header);
         Some(())
     }
@@ -212,10 +259,11 @@ impl Packet {
     #[inline(always)]
     fn parse_ipv4(&mut self, skb: *mut __sk_buff) -> Option<()> {
         self.fetch(skb, self.l3, 20)?;
-        let (header, fragment) = (u32::from(self.raw[0] & 0xf) * 4, u16::from_be_bytes(self.at(6)) & 0x3fff);
-        if header < 20 || fragment != 0 || self.raw[9] != IPPROTO_TCP {
+        let (header, fragment) = (u32::from(self.raw[0] & 0xf) * 4, u16::from_be_bytes(self.at(6)));
+        if header < 20 || fragment & 0x1fff != 0 {
             return None;
         }
+        (self.protocol, self.is_fragment) = (self.raw[9], u8::from(fragment & 0x2000 != 0));
         (self.is_ipv6, self.length) = (0, u16::from_ne_bytes(self.at(2)));
         self.l4 = self.l3 + header;
         self.set_addresses(mapped(self.at(12)), mapped(self.at(16)));
@@ -228,16 +276,27 @@ impl Packet {
         (self.is_ipv6, self.length) = (1, u16::from_ne_bytes(self.at(4)));
         self.l4 = self.l3 + 40;
         self.set_addresses(self.at(8), self.at(24));
-        let mut next = self.raw[6];
+        (self.protocol, self.is_fragment, self.is_broken) = (self.raw[6], 0, 1);
         for _ in 0..MAX_EXTENSIONS {
-            if !matches!(next, IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS) {
-                break;
+            match self.protocol {
+                IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS => self.fetch(skb, self.l4, 2)?,
+                IPPROTO_FRAGMENT => {
+                    self.fetch(skb, self.l4, 8)?;
+                    if u16::from_be_bytes(self.at(2)) & 0xfff8 != 0 {
+                        self.is_broken = 0;
+                        return None;
+                    }
+                    // Its length is no length.
+                    (self.is_fragment, self.raw[1]) = (1, 0);
+                }
+                _ => break,
             }
-            self.fetch(skb, self.l4, 2)?;
             self.l4 += (u32::from(self.raw[1]) + 1) * 8;
-            next = self.raw[0];
+            self.protocol = self.raw[0];
         }
-        (next == IPPROTO_TCP).then_some(())
+        self.is_broken =
+            u8::from(matches!(self.protocol, IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS | IPPROTO_FRAGMENT));
+        (self.is_broken == 0).then_some(())
     }
 
     /// Linux pads the option so that it lies here (`tcp_options_write`), and so do most others.
@@ -297,32 +356,34 @@ impl Packet {
 
     /// Reads the state of the socket of the connection, or of who listens at its port; 0 when there is none.
     #[inline(never)]
-    fn look_up(&mut self, skb: *mut __sk_buff, network: u32, of_connection: u64) -> u64 {
+    pub(crate) fn look_up(&mut self, skb: *mut __sk_buff, network: u32, of_connection: u64) -> u64 {
         // `struct bpf_sock_tuple`: addresses, then ports, as they are in the packet.
         let mut tuple = [0_u32; 9];
         let client_port = if of_connection == 0 { 0 } else { self.key.client_port.to_be() };
         let ports = u32::from(client_port) | u32::from(self.key.pod_port.to_be()) << 16;
         let (client, pod) = (words(&self.key.client), words(&self.key.pod));
-        let (len, flags) = if self.is_ipv6 == 0 {
+        let len = if self.is_ipv6 == 0 {
             (tuple[0], tuple[1], tuple[2]) = (client[3], pod[3], ports);
-            (12, 0)
+            12
         } else {
             for index in 0..4 {
                 (tuple[index], tuple[4 + index]) = (client[index], pod[index]);
             }
             tuple[8] = ports;
-            (36, 0)
+            36
         };
         // SAFETY: the helper reads `len` bytes of the tuple; what it returns is released below.
         unsafe {
-            let socket = bpf_skc_lookup_tcp(skb.cast(), tuple.as_mut_ptr().cast(), len, u64::from(network), flags);
+            let socket = bpf_skc_lookup_tcp(skb.cast(), tuple.as_mut_ptr().cast(), len, u64::from(network), 0);
             if socket.is_null() {
                 return 0;
             }
             self.state = (*socket).state;
             let tcp = bpf_tcp_sock(socket);
             if !tcp.is_null() {
-                (self.rcv_nxt, self.snd_nxt) = ((*tcp).rcv_nxt, (*tcp).snd_nxt);
+                // Each on its own: the verifier takes no load of both at once.
+                self.rcv_nxt = (&raw const (*tcp).rcv_nxt).read_volatile();
+                self.snd_nxt = (&raw const (*tcp).snd_nxt).read_volatile();
             }
             bpf_sk_release(socket.cast());
         }
@@ -500,6 +561,25 @@ impl Packet {
     }
 }
 
+/// Whether a packet has a socket whose peers are asked for at system calls; raw ones and those of packets are not.
+#[inline(never)]
+pub(crate) fn has_asking_socket(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: the context of the program; the verifier checks each access.
+    unsafe {
+        let socket = (*skb).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return 0;
+        }
+        let socket = bpf_sk_fullsock(socket);
+        if socket.is_null() {
+            return 0;
+        }
+        let has_call = matches!((*socket).protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_MPTCP);
+        let is_usual = matches!((*socket).type_, SOCK_STREAM | SOCK_DGRAM);
+        u64::from(matches!((*socket).family, AF_INET | AF_INET6) && is_usual && has_call)
+    }
+}
+
 /// An address in words, as it is there.
 #[inline(always)]
 fn words(address: &[u8; 16]) -> [u32; 4] {
@@ -535,14 +615,16 @@ fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
-/// Sends a copy of the packet to the client, as if it came from the Pod; whether there was memory for it.
+/// Sends a copy of the packet back: to the client, as if it came from the Pod, when it was on its way to the Pod, and else to the
+/// Pod. Whether there was memory for it.
 #[inline(always)]
-pub(crate) fn send_copy(skb: *mut __sk_buff) -> bool {
+pub(crate) fn send_copy(skb: *mut __sk_buff, was_to_pod: bool) -> bool {
     // SAFETY: the context of the program.
     unsafe {
         let mark = (*skb).mark;
         (*skb).mark = MARK;
-        let failed = bpf_clone_redirect(skb, (*skb).ifindex, u64::from(BPF_F_INGRESS));
+        let flags = if was_to_pod { BPF_F_INGRESS } else { 0 };
+        let failed = bpf_clone_redirect(skb, (*skb).ifindex, u64::from(flags));
         (*skb).mark = mark;
         failed == 0
     }

@@ -1,10 +1,10 @@
 //! Who is captured, and how much of the ring one container may hold.
 
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, BPF_RB_CONS_POS, BPF_RB_PROD_POS},
+    bindings::{__sk_buff, BPF_NOEXIST, BPF_RB_CONS_POS, BPF_RB_PROD_POS},
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_probe_read_kernel_str_bytes,
-        generated::bpf_get_current_ancestor_cgroup_id,
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
     },
 };
 use sidestep_abi::{
@@ -83,34 +83,41 @@ fn is_current_governed(control: &Control, cgroup: u64) -> bool {
     if known & !1 == question {
         return known & 1 != 0;
     }
-    let governed = cgroup != control.agent_cgroup && is_below_root(control);
+    // SAFETY: the helper takes any level and returns 0 where there is no such ancestor.
+    let ancestor = |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+    let governed = cgroup != control.agent_cgroup && is_below_root(control, ancestor);
     // SAFETY: as above.
     unsafe { slot.write_volatile(question | u64::from(governed)) };
     governed
 }
 
-/// Whether the current process is below a governed root.
+/// Whether the cgroup whose ancestors these are is below a governed root.
 #[inline(always)]
-fn is_below_root(control: &Control) -> bool {
+fn is_below_root(control: &Control, ancestor: impl Fn(i32) -> u64) -> bool {
     for index in 0..MAX_ROOTS {
         if index >= control.roots_len as usize {
             break;
         }
         let root = &control.roots[index];
-        // SAFETY: the helper takes any level and returns 0 where there is no such ancestor.
-        if unsafe { bpf_get_current_ancestor_cgroup_id(root.level as i32) } != root.id {
+        if ancestor(root.level as i32) != root.id {
             continue;
         }
-        if root.prefix_len == 0 {
-            return true;
-        }
-        // SAFETY: as above.
-        let child = unsafe { bpf_get_current_ancestor_cgroup_id(root.level as i32 + 1) };
-        if MEMBERS.get_ptr(&child).is_some() {
+        if root.prefix_len == 0 || MEMBERS.get_ptr(&ancestor(root.level as i32 + 1)).is_some() {
             return true;
         }
     }
     false
+}
+
+/// Whether a packet has the socket of a process that is below no governed root. What comes from elsewhere has none here.
+#[inline(always)]
+pub(crate) fn is_sent_by_node(control: &Control, skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context of the program; the helpers return 0 where there is no socket, or no such ancestor.
+    if unsafe { bpf_skb_cgroup_id(skb) } == 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    !is_below_root(control, |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) })
 }
 
 /// Whether `cgroup`, the current process' own, lies below that of a container, which has made it: it is part of that

@@ -4,21 +4,21 @@
 //! is sent again by who misses an acknowledgement.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST},
     helpers::bpf_ktime_get_ns,
 };
 use sidestep_abi::{
     govern::{BucketKey, Governed, INGRESS, OBSERVES, REASON_REQUEST_RATE, TIERS},
     http::{
-        Connection, HAS_REQUEST, HttpRule, IS_HEAD, IS_LIMITED, MAX_PATH, MAX_RULES, MAY_HAVE_BODY, METHOD_DELETE,
-        METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PATCH, METHOD_POST, METHOD_PUT,
+        Connection, HAS_REQUEST, HttpRule, IS_HEAD, IS_LIMITED, Interface, MAX_PATH, MAX_RULES, MAY_HAVE_BODY,
+        METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PATCH, METHOD_POST, METHOD_PUT,
     },
 };
 
 use crate::{
-    generation, govern,
-    maps::{CONNECTIONS, INTERFACES, PACKET, REQUEST_RULES},
-    packet::{self, ACK, ESTABLISHED, FIN, HANDSHAKE, HEAD, PSH, Packet, RST, SYN, Segment},
+    flows, govern,
+    maps::{CONNECTIONS, REQUEST_RULES},
+    packet::{self, ACK, DROP, ESTABLISHED, FIN, HANDSHAKE, HEAD, IPPROTO_TCP, PASS, PSH, Packet, RST, SYN, Segment},
 };
 
 /// How long after its last refusal a Pod's connections are looked up for segments that are no requests, in nanoseconds.
@@ -47,22 +47,10 @@ static THERE: [u8; 2 * MAX_PATH] = {
     mask
 };
 
-const PASS: i32 = TC_ACT_UNSPEC;
-const DROP: i32 = TC_ACT_SHOT;
-
-/// A segment on its way to the Pod.
+/// A packet on its way to the Pod.
 #[inline(always)]
-pub(crate) fn to_pod(skb: *mut __sk_buff) -> i32 {
-    if packet::is_ours(skb) || !generation::is_active() {
-        return PASS;
-    }
-    // SAFETY: the context of the program.
-    let index = unsafe { (*skb).ifindex };
-    let Some(interface) = INTERFACES.get_ptr_mut(&index) else { return PASS };
-    let Some(packet) = PACKET.get_ptr_mut(0) else { return PASS };
-    // SAFETY: this CPU's own, while no other program for packets runs on it; and a map value.
-    let (packet, interface) = unsafe { (&mut *packet, &mut *interface) };
-    if packet.read(skb, 1) == 0 {
+pub(crate) fn to_pod(skb: *mut __sk_buff, packet: &mut Packet, interface: &mut Interface) -> i32 {
+    if packet.protocol != IPPROTO_TCP || packet.is_fragment != 0 {
         return PASS;
     }
     if packet.flags & (SYN | ACK) != ACK {
@@ -112,7 +100,10 @@ pub(crate) fn to_pod(skb: *mut __sk_buff) -> i32 {
     }
     // An answer here would stand in the middle of what the Pod sends, or is about to send.
     let is_behind = is_under_way || is_outstanding || ahead != 0 || packet.ack != packet.snd_nxt;
-    let Some(governed) = govern::of(interface.cgroup) else { return PASS };
+    let Some((_, governed)) = govern::of(interface.cgroup) else { return PASS };
+    if flows::is_from_node(skb) != 0 {
+        return PASS;
+    }
     let refused = ask(packet, governed, interface.cgroup, u64::from(is_behind)) as u32;
     if refused != 0 {
         give_back(packet, governed, interface.cgroup);
@@ -144,26 +135,22 @@ pub(crate) fn to_pod(skb: *mut __sk_buff) -> i32 {
     PASS
 }
 
-/// A segment that comes from the Pod.
+/// Whether there may be connections at the interface that are stood in for, so that what the Pod sends is looked at.
 #[inline(always)]
-pub(crate) fn from_pod(skb: *mut __sk_buff) -> i32 {
-    if packet::is_ours(skb) || !generation::is_active() {
+pub(crate) fn has_limited(interface: &Interface) -> bool {
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    now.saturating_sub(interface.limited_at) <= LIMITED_FOR
+}
+
+/// A packet that comes from the Pod.
+#[inline(always)]
+pub(crate) fn from_pod(skb: *mut __sk_buff, packet: &mut Packet) -> i32 {
+    if packet.protocol != IPPROTO_TCP || packet.is_fragment != 0 {
         return PASS;
     }
-    // SAFETY: the context of the program.
-    let index = unsafe { (*skb).ifindex };
-    let Some(interface) = INTERFACES.get_ptr(&index) else { return PASS };
-    // SAFETY: a map value, and a helper without arguments.
-    let (limited_at, now) = unsafe { ((*interface).limited_at, bpf_ktime_get_ns()) };
-    if now.saturating_sub(limited_at) > LIMITED_FOR {
-        return PASS;
-    }
-    let Some(packet) = PACKET.get_ptr_mut(0) else { return PASS };
-    // SAFETY: this CPU's own, while no other program for packets runs on it.
-    let packet = unsafe { &mut *packet };
-    if packet.read(skb, 0) == 0 {
-        return PASS;
-    }
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
     let Some(connection) = CONNECTIONS.get_ptr(&packet.key) else { return PASS };
     // SAFETY: a map value.
     let connection = unsafe { &*connection };
@@ -211,7 +198,7 @@ fn answer(skb: *mut __sk_buff, packet: &mut Packet, answer: u32, is_head: bool, 
     }
     let end = seq.wrapping_add(packet.span());
     let segment = Segment { to_client: true, seq: ack, ack: end, flags: PSH | ACK | FIN, answer, is_head };
-    if packet.write(skb, &segment) == 0 || !packet::send_copy(skb) {
+    if packet.write(skb, &segment) == 0 || !packet::send_copy(skb, true) {
         // The client sends it again.
         let _ = CONNECTIONS.remove(&packet.key);
         return DROP;

@@ -15,6 +15,7 @@ mod daemon;
 pub mod engine;
 pub mod expect;
 pub mod front;
+pub mod governance;
 pub mod http;
 pub mod kafka;
 pub mod kernel;

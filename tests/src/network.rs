@@ -1,6 +1,7 @@
 //! A node's network of a test's own, and Pods behind interfaces of theirs, as the `ptp` plugin of CNI makes them.
 
 use std::{
+    fs,
     net::{Ipv4Addr, Ipv6Addr},
     process::Command,
     sync::atomic::{AtomicU8, Ordering},
@@ -53,6 +54,28 @@ impl Network {
         ip(&format!("route add {address}/32 dev lo src {}", NODE.0))
     }
 
+    /// Lets Pods reach each other.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn forward(&self) -> Result<()> {
+        for path in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
+            fs::write(path, "1").with_context(|| path.to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// The hardware's address of the node's end of a Pod's interface.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn mac_of(&self, pod: &Addresses) -> Result<String> {
+        let [.., number] = pod.four.octets();
+        let output = Command::new("ip").args(["-brief", "link", "show", &format!("pod{number}")]).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        Ok(text.split_whitespace().nth(2).context("an address")?.to_owned())
+    }
+
     /// Gives a container an interface `eth0`.
     ///
     /// # Errors
@@ -86,6 +109,16 @@ impl Network {
         }
         Ok(Addresses { four, six })
     }
+}
+
+/// Sockets of a container's network that are neither listening nor gone, a line each.
+///
+/// # Errors
+/// The container is gone.
+pub fn sockets(container: &Container) -> Result<String> {
+    let network = format!("--net=/proc/{}/ns/net", container.pid());
+    let output = Command::new("nsenter").args([&network, "ss", "-Htan", "state", "connected"]).output()?;
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn ip(arguments: &str) -> Result<()> {

@@ -146,14 +146,19 @@ fn memory_stays_as_it_is_while_a_frozen_broker_fills_the_buffer() {
             &json!({ "producer_buffer": "4MiB", "buffer": { "max_unacknowledged": "2MiB", "spill_after": "50ms" } }),
         );
         let agent = Agent::start(bed, &config)?;
-        let script =
-            "echo 0; read go; awk 'BEGIN { for (i = 0; i < 60000; i++) printf \"%0999d\\n\", i }'; echo end; read hold";
+        // In parts, each when the one before is in the buffer: beside it there is the queue, which a slow disk lets grow.
+        let script = "echo 0; for part in 1 2 3 4 5 6; do read go; \
+                      awk -v part=$part 'BEGIN { for (i = 0; i < 10000; i++) printf \"%0999d\\n\", part * 10000 + i }'; done; \
+                      echo end; read hold";
         let mut container = bed.container("app").shell(script).start()?;
         container.wait_stdout("0\n")?;
         agent.wait_ledger(container.id(), 2)?;
         broker.freeze(true)?;
         let before = agent.resident_bytes()?;
-        container.stdin().write_all(b"\n")?;
+        for part in 1..=6 {
+            container.stdin().write_all(b"\n")?;
+            wait_buffered(&agent, part * 10_000)?;
+        }
         container.wait_stdout("end\n")?;
         let total = container.stdout().len() as u64;
         wait_until("all of it in the buffer", DEADLINE, || {

@@ -1,14 +1,14 @@
 //! What a Pod may reach, and how often: decided in the kernel, at the system call, with no proxy.
 
-use std::{
-    fs,
-    io::Write as _,
-    process::{Command, Output},
-};
+use std::{fs, process::Command};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use sidestep_tests::{Agent, Config, Container, DEADLINE, Testbed, agent, end_to_end, wait_until};
+use sidestep_tests::{
+    Agent, DEADLINE, Testbed, agent, end_to_end,
+    governance::{Talker, config, policy, refused, wait_shown},
+    wait_until,
+};
 
 /// Listens, says where, and does what it is told: `connect HOST PORT`, `fastopen` the same, `send` (a datagram), `mapped` (one
 /// by a socket of IPv6), `ancillary` (one with a control message, by a socket that has a peer) and `burst HOST PORT COUNT`; says
@@ -63,8 +63,7 @@ for number, line in enumerate(sys.stdin):
 
 /// A Pod that talks to itself.
 struct Client {
-    container: Container,
-    asked: usize,
+    talker: Talker,
     /// It listens there: twice at 127.0.0.1, and at ::1.
     ports: [u16; 3],
 }
@@ -76,80 +75,31 @@ impl Client {
         let text = String::from_utf8(container.stdout())?;
         let ports = text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<_>>();
         let ports = ports.try_into().map_err(|ports| anyhow::anyhow!("three ports, not {ports:?}"))?;
-        Ok(Self { container, asked: 0, ports })
+        Ok(Self { talker: Talker::new(container), ports })
     }
 
-    /// What came of `what`.
     fn ask(&mut self, what: &str) -> Result<String> {
-        writeln!(self.container.stdin(), "{what}")?;
-        let begin = format!("{} ", self.asked);
-        self.asked += 1;
-        wait_until(&format!("the answer to {what:?}"), DEADLINE, || {
-            let text = String::from_utf8(self.container.stdout())?;
-            let line = text.split_inclusive('\n').find(|line| line.starts_with(&begin) && line.ends_with('\n'));
-            Ok(line.map(|line| line[begin.len()..].trim().to_owned()))
-        })
+        self.talker.ask(what)
     }
 
-    /// Waits until `what` comes out like this.
     fn wait(&mut self, what: &str, expected: &str) -> Result<()> {
-        let mut last = String::new();
-        let come = wait_until(&format!("{what}: {expected}"), DEADLINE, || {
-            last = self.ask(what)?;
-            Ok((last == expected).then_some(()))
-        });
-        come.with_context(|| format!("the last answer was {last}"))
+        self.talker.wait(what, expected)
     }
-}
-
-fn config(bed: &Testbed, policies: &Value) -> Result<Config> {
-    let documents: Vec<_> = policies.as_array().context("a list")?.iter().map(Value::to_string).collect();
-    let file = bed.path("policies.yaml")?;
-    fs::write(&file, documents.join("\n---\n"))?;
-    Ok(bed.config().with("/policies/files", json!([file])))
-}
-
-fn policy(name: &str, traffic: &Value) -> Value {
-    json!({
-        "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
-        "metadata": { "name": name, "namespace": "shop" },
-        "spec": { "selector": {}, "traffic": traffic },
-    })
-}
-
-fn command(config: &Config, arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(agent::binary()?).args(arguments).arg("--socket").arg(config.socket()).output()?)
-}
-
-/// How often a Pod was refused for a reason, as `sidestep policy counters` has it.
-fn refused(config: &Config, pod: &str, reason: &str) -> Result<u64> {
-    let output = command(config, &["policy", "counters", "--output", "json"])?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout)?;
-    let pods = report["pods"].as_array().context("Pods")?;
-    let tiers = pods.iter().filter(|found| found["pod"] == pod).flat_map(|pod| pod["tiers"].as_array()).flatten();
-    let refusals = tiers.flat_map(|tier| tier["refused"].as_array()).flatten();
-    Ok(refusals.filter(|refused| refused["reason"] == reason).filter_map(|refused| refused["count"].as_u64()).sum())
 }
 
 #[test]
 fn a_list_lets_through_what_it_has_and_nothing_else() {
     end_to_end(|bed| {
-        let agent = Agent::start(bed, &config(bed, &json!([]))?)?;
+        let agent = Agent::start(bed, &config(bed, &[])?)?;
         let mut web = Client::start(bed, "shop", "web")?;
         let [allowed, other, six] = web.ports;
         ensure!(web.ask(&format!("connect 127.0.0.1 {other}"))? == "ok", "there is no policy yet");
-        let config = config(
-            bed,
-            &json!([policy(
-                "shop",
-                &json!({ "allow": { "egress": [
+        let allow = json!({ "egress": [
             { "cidrs": ["127.0.0.0/8"], "ports": [{ "port": allowed }] },
             { "cidrs": ["::1"], "ports": [{ "port": six }] },
             { "cidrs": ["127.0.0.0/8", "::1"], "ports": [{ "protocol": "UDP", "port": 9 }] },
-        ] } })
-            )]),
-        )?;
+        ] });
+        let config = config(bed, &[policy("shop", &json!({ "allow": allow }))])?;
         agent.reload()?;
         web.wait(&format!("connect 127.0.0.1 {other}"), "EPERM")?;
         for (what, expected) in [
@@ -179,10 +129,11 @@ fn a_list_lets_through_what_it_has_and_nothing_else() {
         let mut free = Client::start(bed, "other", "free")?;
         let [port, ..] = free.ports;
         ensure!(free.ask(&format!("connect 127.0.0.1 {port}"))? == "ok");
-        wait_until("the counts", DEADLINE, || Ok((refused(&config, "web", "not_allowed")? >= 5).then_some(())))?;
-        let shown = command(&config, &["policy", "show"])?;
-        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-        ensure!(shown.contains("Pod shop/web\n") && shown.contains("the list of SidestepPolicy shop/shop"), "{shown}");
+        wait_until("the counts", DEADLINE, || {
+            Ok((refused(&config, "web", "egress", "not_allowed")? >= 5).then_some(()))
+        })?;
+        wait_shown(&config, "Pod shop/web\n")?;
+        wait_shown(&config, "the list of SidestepPolicy shop/shop")?;
         agent.stop()
     });
 }
@@ -191,13 +142,10 @@ fn a_list_lets_through_what_it_has_and_nothing_else() {
 fn a_rate_of_connections_is_exact() {
     end_to_end(|bed| {
         let limits = json!({ "limits": { "connectionsOut": { "perSecond": 50, "burst": 20 } } });
-        let config = config(bed, &json!([policy("shop", &limits)]))?;
+        let config = config(bed, &[policy("shop", &limits)])?;
         let agent = Agent::start(bed, &config)?;
         let mut web = Client::start(bed, "shop", "web")?;
-        wait_until("the policy", DEADLINE, || {
-            let shown = command(&config, &["policy", "show"])?;
-            Ok(String::from_utf8_lossy(&shown.stdout).contains("50 connections a second, 20 at once").then_some(()))
-        })?;
+        wait_shown(&config, "50 connections a second, 20 at once")?;
         let answer = web.ask(&format!("burst 127.0.0.1 {} 100000", web.ports[0]))?;
         let figure = |name: &str| {
             let found = answer.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
@@ -210,7 +158,7 @@ fn a_rate_of_connections_is_exact() {
         ensure!(admitted + refusals == 100_000.0, "{answer}");
         let refusals = refusals as u64;
         wait_until("the counts", DEADLINE, || {
-            Ok((refused(&config, "web", "connection_rate")? == refusals).then_some(()))
+            Ok((refused(&config, "web", "egress", "connection_rate")? == refusals).then_some(()))
         })?;
         agent.stop()
     });
@@ -220,17 +168,13 @@ fn a_rate_of_connections_is_exact() {
 #[test]
 fn a_limit_that_is_changed_has_no_debt_that_it_could_not_have() {
     end_to_end(|bed| {
-        let limit = |rate: Value| json!([policy("shop", &json!({ "limits": { "connectionsOut": rate } }))]);
-        let config_of = |rate| config(bed, &limit(rate));
+        let config_of = |rate: Value| config(bed, &[policy("shop", &json!({ "limits": { "connectionsOut": rate } }))]);
         let config = config_of(json!({ "perSecond": 1, "burst": 4000 }))?;
         let agent = Agent::start(bed, &config)?;
         let mut web = Client::start(bed, "shop", "web")?;
         let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
         let burst = format!("burst 127.0.0.1 {} 4000", web.ports[0]);
-        wait_until("the policy", DEADLINE, || {
-            let shown = command(&config, &["policy", "show"])?;
-            Ok(String::from_utf8_lossy(&shown.stdout).contains("4000 at once").then_some(()))
-        })?;
+        wait_shown(&config, "4000 at once")?;
         wait_until("a refusal", DEADLINE, || Ok(web.ask(&burst)?.contains("EPERM=").then_some(())))?;
         config_of(json!({ "perSecond": 1000, "burst": 10 }))?;
         agent.reload()?;
@@ -242,13 +186,13 @@ fn a_limit_that_is_changed_has_no_debt_that_it_could_not_have() {
 #[test]
 fn observe_refuses_nothing_and_counts() {
     end_to_end(|bed| {
-        let config = config(bed, &json!([policy("shop", &json!({ "mode": "observe", "allow": { "egress": [] } }))]))?;
+        let config = config(bed, &[policy("shop", &json!({ "mode": "observe", "allow": { "egress": [] } }))])?;
         let agent = Agent::start(bed, &config)?;
         let mut web = Client::start(bed, "shop", "web")?;
         let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
         wait_until("a count", DEADLINE, || {
             ensure!(web.ask(&connect)? == "ok");
-            Ok((refused(&config, "web", "not_allowed")? > 0).then_some(()))
+            Ok((refused(&config, "web", "egress", "not_allowed")? > 0).then_some(()))
         })?;
         agent.stop()
     });
@@ -258,7 +202,7 @@ fn observe_refuses_nothing_and_counts() {
 #[test]
 fn what_is_refused_stays_so_while_agents_are_killed() {
     end_to_end(|bed| {
-        let config = config(bed, &json!([policy("shop", &json!({ "allow": { "egress": [] } }))]))?
+        let config = config(bed, &[policy("shop", &json!({ "allow": { "egress": [] } }))])?
             .with("/capture/pin", json!(bed.pins()));
         let mut agent = Agent::start(bed, &config)?;
         let mut web = Client::start(bed, "shop", "web")?;
@@ -279,16 +223,16 @@ fn what_is_refused_stays_so_while_agents_are_killed() {
 #[test]
 fn a_policy_that_is_changed_holds_from_then_on_and_a_wrong_one_changes_nothing() {
     end_to_end(|bed| {
-        let nobody = json!([policy("shop", &json!({ "allow": { "egress": [] } }))]);
+        let nobody = [policy("shop", &json!({ "allow": { "egress": [] } }))];
         let agent = Agent::start(bed, &config(bed, &nobody)?)?;
         let mut web = Client::start(bed, "shop", "web")?;
         let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
         web.wait(&connect, "EPERM")?;
-        let somebody = json!([policy("shop", &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.1"] }] } }))]);
+        let somebody = [policy("shop", &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.1"] }] } }))];
         config(bed, &somebody)?;
         agent.reload()?;
         web.wait(&connect, "ok")?;
-        config(bed, &json!([policy("shop", &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.1/8"] }] } }))]))?;
+        config(bed, &[policy("shop", &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.1/8"] }] } }))])?;
         agent.reload()?;
         wait_until("the refusal of a wrong policy", DEADLINE, || {
             Ok(agent.log().contains("write 127.0.0.0/8").then_some(()))
@@ -297,7 +241,7 @@ fn a_policy_that_is_changed_holds_from_then_on_and_a_wrong_one_changes_nothing()
         config(bed, &nobody)?;
         agent.reload()?;
         web.wait(&connect, "EPERM")?;
-        config(bed, &json!([]))?;
+        config(bed, &[])?;
         agent.reload()?;
         web.wait(&connect, "ok")?;
         agent.stop()
@@ -308,7 +252,7 @@ fn a_policy_that_is_changed_holds_from_then_on_and_a_wrong_one_changes_nothing()
 #[test]
 fn links_that_are_taken_away_are_made_again_and_uninstall_leaves_none() {
     end_to_end(|bed| {
-        let config = config(bed, &json!([policy("shop", &json!({ "allow": { "egress": [] } }))]))?
+        let config = config(bed, &[policy("shop", &json!({ "allow": { "egress": [] } }))])?
             .with("/capture/pin", json!(bed.pins()));
         let agent = Agent::start(bed, &config)?;
         let mut web = Client::start(bed, "shop", "web")?;
@@ -344,7 +288,7 @@ fn links_that_are_taken_away_are_made_again_and_uninstall_leaves_none() {
 #[test]
 fn a_list_that_can_not_be_made_lets_nothing_through_and_all_else_holds() {
     end_to_end(|bed| {
-        let agent = Agent::start(bed, &config(bed, &json!([]))?)?;
+        let agent = Agent::start(bed, &config(bed, &[])?)?;
         let mut web = Client::start(bed, "shop", "web")?;
         let [one, other, _] = web.ports;
         let (one, other) = (format!("connect 127.0.0.1 {one}"), format!("connect 127.0.0.1 {other}"));
@@ -358,18 +302,18 @@ fn a_list_that_can_not_be_made_lets_nothing_through_and_all_else_holds() {
         let part = |name: &str, from| {
             policy(name, &json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.0/8"], "ports": ports(from) }] } }))
         };
-        config(bed, &json!([cluster]))?;
+        config(bed, std::slice::from_ref(&cluster))?;
         agent.reload()?;
         web.wait(&other, "EPERM")?;
         ensure!(web.ask(&one)? == "ok");
-        config(bed, &json!([cluster, part("a", 1), part("b", 101)]))?;
+        config(bed, &[cluster.clone(), part("a", 1), part("b", 101)])?;
         agent.reload()?;
         web.wait(&one, "EPERM")?;
         wait_until("what is not in force", DEADLINE, || {
             let is_told = agent.log().contains("has 18 ranges of ports");
             Ok((is_told && agent.metrics()?.sum("sidestep_governance_in_force") == 0.0).then_some(()))
         })?;
-        config(bed, &json!([cluster]))?;
+        config(bed, &[cluster])?;
         agent.reload()?;
         web.wait(&one, "ok")?;
         ensure!(web.ask(&other)? == "EPERM");

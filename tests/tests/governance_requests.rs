@@ -2,7 +2,6 @@
 //! with no proxy.
 
 use std::{
-    fs,
     io::Write as _,
     net::TcpListener,
     process::{Command, Output},
@@ -13,7 +12,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
-    Agent, Config, Container, DEADLINE, Network, Testbed, agent, end_to_end, network::Addresses, wait_until,
+    Agent, Config, Container, DEADLINE, Network, Testbed, agent, end_to_end,
+    governance::{self, policy, wait_shown},
+    network::{Addresses, sockets},
+    wait_until,
 };
 
 /// Answers each request with its path. Told a host and a port on stdin it says how many bytes it gets from there.
@@ -118,13 +120,6 @@ impl Server {
         let addresses = network.connect(&container)?;
         Ok(Self { container, addresses })
     }
-
-    /// Sockets of the Pod that are neither listening nor gone.
-    fn sockets(&self) -> Result<String> {
-        let network = format!("--net=/proc/{}/ns/net", self.container.pid());
-        let output = Command::new("nsenter").args([&network, "ss", "-Htan", "state", "connected"]).output()?;
-        Ok(String::from_utf8(output.stdout)?)
-    }
 }
 
 fn config(bed: &Testbed, limits: &Value) -> Result<Config> {
@@ -132,14 +127,8 @@ fn config(bed: &Testbed, limits: &Value) -> Result<Config> {
 }
 
 fn config_of(bed: &Testbed, traffic: &Value) -> Result<Config> {
-    let policy = json!({
-        "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
-        "metadata": { "name": "web", "namespace": "shop" },
-        "spec": { "selector": {}, "traffic": traffic },
-    });
-    let file = bed.path("policies.yaml")?;
-    fs::write(&file, policy.to_string())?;
-    Ok(bed.config().with("/policies/files", json!([file])))
+    // The clients are the node's own.
+    Ok(governance::config(bed, &[policy("web", traffic)])?.with("/policies/exempt_node", json!(false)))
 }
 
 fn curl(arguments: &[&str]) -> Result<Output> {
@@ -157,13 +146,8 @@ fn status(output: &Output) -> Result<String> {
 }
 
 fn wait_in_force(agent: &Agent, config: &Config, text: &str) -> Result<()> {
-    wait_until(&format!("{text} in sidestep policy show"), DEADLINE, || {
-        let shown =
-            Command::new(agent::binary()?).args(["policy", "show", "--socket"]).arg(config.socket()).output()?;
-        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-        ensure!(!agent.log().contains("takes no programs"), "{shown}");
-        Ok((shown.contains(text) && shown.contains("requests are limited at")).then_some(()))
-    })
+    wait_shown(config, text)?;
+    wait_shown(config, "its packets are checked at").with_context(|| agent.log())
 }
 
 /// What the client tells of `requests`.
@@ -213,8 +197,8 @@ fn requests_over_the_limit_get_429_and_no_others() {
         wait_in_force(&agent, &config, "gets 100 HTTP requests a second")?;
         for host in [server.addresses.four.to_string(), server.addresses.six.to_string()] {
             Seen::of(&host, 10_000)?.check(10_000.0, 100.0, 100.0)?;
-            wait_until("no socket left", DEADLINE, || Ok(server.sockets()?.is_empty().then_some(())))
-                .with_context(|| server.sockets().unwrap_or_default())?;
+            wait_until("no socket left", DEADLINE, || Ok(sockets(&server.container)?.is_empty().then_some(())))
+                .with_context(|| sockets(&server.container).unwrap_or_default())?;
         }
         agent.stop()
     });
@@ -387,8 +371,8 @@ fn requests_that_are_cut_or_come_together_are_counted() {
             // A byte alone may be of any of them: it takes a token of each, and the others have none by now.
             let least = if how == "bytes" { 0.0 } else { 2.0 };
             ensure!(admitted >= least && admitted <= seconds + 4.0 && limited >= 1.0, "{how}: {text}");
-            wait_until("no socket left", DEADLINE, || Ok(server.sockets()?.is_empty().then_some(())))
-                .with_context(|| server.sockets().unwrap_or_default())?;
+            wait_until("no socket left", DEADLINE, || Ok(sockets(&server.container)?.is_empty().then_some(())))
+                .with_context(|| sockets(&server.container).unwrap_or_default())?;
         }
         agent.stop()
     });

@@ -1,9 +1,12 @@
-//! Policies for traffic, on a real Kubernetes node: selected by labels, decided in the kernel at the Pods' sockets.
+//! Policies for traffic, on a real Kubernetes node: selected by labels, decided in the kernel at the Pods' sockets
+//! and interfaces.
 
 /// By this name `cargo xtask test --no-cluster` leaves them out.
 mod on_cluster {
+    use std::time::{Duration, Instant};
+
     use anyhow::{Context, Result, ensure};
-    use serde_json::json;
+    use serde_json::{Value, json};
     use sidestep_tests::{
         cluster::{
             Cluster, DaemonSet, PATIENCE, on_cluster,
@@ -11,6 +14,9 @@ mod on_cluster {
         },
         wait_until,
     };
+
+    /// In which the kubelet gives a container up whose probes fail.
+    const PROBES: Duration = Duration::from_secs(2);
 
     /// What busybox says of `EPERM`.
     const REFUSED: &str = "Operation not permitted";
@@ -117,7 +123,7 @@ mod on_cluster {
     }
 
     #[test]
-    fn requests_over_the_limit_get_429_from_the_kernel() {
+    fn clients_are_limited_and_refused_by_the_kernel_and_probes_are_not() {
         on_cluster(|cluster| {
             DaemonSet::with(cluster, |daemonset| {
                 let shop = Namespace::new(cluster, "shop")?;
@@ -125,6 +131,7 @@ mod on_cluster {
                 let mut server = pod(&[Writer::new("server", 1)]);
                 let serve = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 8080 -h /www";
                 server["containers"][0]["command"] = json!(["sh", "-c", serve]);
+                server["containers"][0]["livenessProbe"] = json!({ "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 2 });
                 shop.create_pod("server", &server)?;
                 let running = |name: &str| {
                     let pod = ["--namespace", shop.name(), "pod", name];
@@ -135,15 +142,15 @@ mod on_cluster {
                 let address = address["status"]["podIP"].as_str().context("the server's address")?;
                 let url = format!("http://{address}:8080/");
                 wait_until("the server", PATIENCE, || Ok(get(cluster, &shop, &url)?.contains("hello").then_some(())))?;
-                let policy = json!({
-                    "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
-                    "metadata": { "name": "server", "namespace": shop.name() },
-                    "spec": {
-                        "selector": { "matchLabels": { "app": "server" } },
-                        "traffic": { "limits": { "httpRequests": [{ "rate": { "perSecond": 1, "burst": 1 } }] } },
-                    },
-                });
-                cluster.apply(&policy.to_string())?;
+                let apply = |traffic: Value| {
+                    let policy = json!({
+                        "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+                        "metadata": { "name": "server", "namespace": shop.name() },
+                        "spec": { "selector": { "matchLabels": { "app": "server" } }, "traffic": traffic },
+                    });
+                    cluster.apply(&policy.to_string())
+                };
+                apply(json!({ "limits": { "httpRequests": [{ "rate": { "perSecond": 1, "burst": 1 } }] } }))?;
                 // The agents are in a network of their own, where nothing leads to the Pod: they say so.
                 wait_until("what is missing", PATIENCE, || {
                     let shown = daemonset.exec(&["policy", "show"])?;
@@ -165,6 +172,29 @@ mod on_cluster {
                 limited(&url)?;
                 let counters = daemonset.exec(&["policy", "counters"])?;
                 ensure!(counters.contains("shop/server") && counters.contains("request_rate"), "{counters}");
+
+                // The kubelet's probes are neither limited, for as long as two of them take, nor kept out by a list.
+                let restarts = || {
+                    let pod = cluster.get(&["--namespace", shop.name(), "pod", "server"])?;
+                    let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
+                    restarts.with_context(|| pod["status"].to_string())
+                };
+                let is_alive = |after: &str| {
+                    let (begin, before) = (Instant::now(), restarts()?);
+                    while begin.elapsed() < 3 * PROBES {
+                        get(cluster, &shop, &format!("{url} {url} {url} {url}"))?;
+                    }
+                    ensure!(restarts()? == before, "{after}");
+                    Ok(())
+                };
+                is_alive("a limit")?;
+                apply(json!({ "allow": { "ingress": [] } }))?;
+                wait_until("a refusal", PATIENCE, || {
+                    Ok(get(cluster, &shop, &url)?.contains("Connection refused").then_some(()))
+                })?;
+                is_alive("a list")?;
+                let counters = daemonset.exec(&["policy", "counters"])?;
+                ensure!(counters.contains("not_allowed"), "{counters}");
                 Ok(())
             })
         });

@@ -202,6 +202,8 @@ pub struct Policies {
     pub allow_tenants: Allowed,
     /// Files with policies, and directories of such files.
     pub files: Vec<PathBuf>,
+    /// Whether what the node itself sends to a Pod is let through, whatever policies say.
+    pub exempt_node: bool,
 }
 
 /// The HTTP endpoint.
@@ -349,7 +351,13 @@ impl Default for Server {
 
 impl Default for Policies {
     fn default() -> Self {
-        Self { annotations: true, resources: true, allow_tenants: Allowed::default(), files: Vec::new() }
+        Self {
+            annotations: true,
+            resources: true,
+            allow_tenants: Allowed::default(),
+            files: Vec::new(),
+            exempt_node: true,
+        }
     }
 }
 

@@ -7,7 +7,11 @@ use sidestep_abi::govern::{EGRESS, INGRESS, REASON_CONNECTION_RATE, REASON_NOT_A
 
 use crate::{
     pipeline::governor::Reading,
-    policy::traffic::{compile::Tier, requests::Rule, settings::Mode},
+    policy::traffic::{
+        compile::Tier,
+        requests::Rule,
+        settings::{Direction, Mode},
+    },
 };
 
 /// What holds on a node.
@@ -33,7 +37,7 @@ pub struct GovernedPod {
     /// Whether too little is known of it yet, and what held goes on.
     #[serde(default)]
     pub unknown: bool,
-    /// The interfaces of the node at which its requests are limited.
+    /// The interfaces of the node at which its packets are looked at.
     #[serde(default)]
     pub interfaces: Vec<String>,
     /// What is said by the policies of each tier.
@@ -49,8 +53,14 @@ pub struct GovernedTier {
     pub mode: String,
     /// The policies whose entries make up the list of peers that the Pod may talk to.
     pub egress: Option<Vec<String>>,
+    /// The same of the peers who may talk to the Pod.
+    #[serde(default)]
+    pub ingress: Option<Vec<String>>,
     /// The limit of new connections that it opens.
     pub connections_out: Option<GovernedRate>,
+    /// The limit of new connections that others open to it.
+    #[serde(default)]
+    pub connections_in: Option<GovernedRate>,
     /// The limits of HTTP requests that come to it.
     #[serde(default)]
     pub http_requests: Vec<GovernedRequests>,
@@ -108,8 +118,8 @@ pub const fn reason(code: u8) -> &'static str {
 #[must_use]
 pub const fn direction(code: u8) -> &'static str {
     match code {
-        EGRESS => "egress",
-        INGRESS => "ingress",
+        EGRESS => Direction::Egress.as_str(),
+        INGRESS => Direction::Ingress.as_str(),
         _ => "unknown",
     }
 }
@@ -168,11 +178,14 @@ impl GovernanceReport {
                 }
                 let names =
                     |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
+                let limit = |(limit, policy): &(Rate, _)| rate(*limit, policy);
                 tiers.push(GovernedTier {
                     scope: scope(*tier).to_owned(),
                     mode: mode(tier.mode).to_owned(),
                     egress: plan.egress.as_ref().map(names),
-                    connections_out: plan.connections_out.as_ref().map(|(limit, policy)| rate(*limit, policy)),
+                    ingress: plan.ingress.as_ref().map(names),
+                    connections_out: plan.connections_out.as_ref().map(limit),
+                    connections_in: plan.connections_in.as_ref().map(limit),
                     http_requests: plan.requests.iter().map(requests).collect(),
                     refused: refused.remove(&(held.cgroup, index as u8)).unwrap_or_default(),
                 });

@@ -24,6 +24,7 @@ pub(super) fn examine(capture: &Capture) -> Vec<Finding> {
         ring_size: RING_SIZE,
         container_share: RING_SIZE / 2,
         attach,
+        exempts_node: false,
         pins: None,
     };
     match Kernel::load(&settings) {

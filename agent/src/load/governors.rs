@@ -1,10 +1,11 @@
 //! The programs that govern. Those for sockets are attached to the governed cgroups themselves, so that no other process pays, and
-//! to each that comes later; those for requests at the interfaces of the Pods whose requests are limited.
+//! to each that comes later; those for packets at the interfaces of the Pods that have policies for them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
 
@@ -32,8 +33,8 @@ const PROGRAMS: [(&str, Point); 4] = [
     ("sendmsg6", Point::UDPSendMsg6),
 ];
 
-/// Programs at the Pod's interface on the node, by name: what the node sends there goes to the Pod. The one that answers is the
-/// last, so that it is never there without the other.
+/// Programs at the Pod's interface on the node, by name: what the node sends there goes to the Pod. What goes to the
+/// Pod is answered only where what comes from it is seen as well, so that is the last.
 const AT_INTERFACES: [(&str, TcAttachType); 2] =
     [("from_pod", TcAttachType::Ingress), ("to_pod", TcAttachType::Egress)];
 
@@ -61,6 +62,40 @@ pub(super) fn may_load() -> bool {
     mask.is_some_and(|mask| mask & (NET_ADMIN | SYS_ADMIN) != 0)
 }
 
+/// Whether programs are asked at a cgroup, its own or those above, for connections or datagrams: they may give them another address
+/// (`bpf(2)`, `BPF_PROG_QUERY`).
+pub(super) fn others_are_asked(cgroup: &Path) -> bool {
+    /// Of `union bpf_attr` (`include/uapi/linux/bpf.h`), up to `revision`, to which Linux from 6.17 on writes whatever length it is told.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        target_fd: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        prog_cnt: u32,
+        _pad: u32,
+        prog_attach_flags: u64,
+        link_ids: u64,
+        link_attach_flags: u64,
+        revision: u64,
+    }
+    const { assert!(size_of::<Query>() == 64) }
+    const BPF_PROG_QUERY: libc::c_long = 16;
+    const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+    /// `BPF_CGROUP_INET4_CONNECT`, `..6_CONNECT`, `BPF_CGROUP_UDP4_SENDMSG`, `..6_SENDMSG`.
+    const POINTS: [u32; 4] = [10, 11, 14, 15];
+    let Ok(directory) = File::open(cgroup) else { return false };
+    POINTS.into_iter().any(|attach_type| {
+        let target_fd = directory.as_raw_fd().cast_unsigned();
+        let mut query = Query { target_fd, attach_type, query_flags: BPF_F_QUERY_EFFECTIVE, ..Query::default() };
+        // SAFETY: the kernel reads and writes so many bytes of the structure, which lives until then.
+        let failed = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+        failed == 0 && query.prog_cnt > 0
+    })
+}
+
 /// Whether a set has the programs, but for those that not every kernel takes.
 pub(super) fn are_pinned(set: &Set) -> bool {
     PROGRAMS.iter().all(|(name, _)| set.program_path(name).exists())
@@ -80,7 +115,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
     }
     for (name, _) in AT_INTERFACES {
         if let Err(error) = program::<SchedClassifier>(ebpf, name)?.load() {
-            tracing::warn!(error = failed(name, error), "this kernel takes no programs that limit requests");
+            tracing::warn!(error = failed(name, error), "this kernel takes no programs that govern packets");
             break;
         }
     }
@@ -188,6 +223,12 @@ impl Governors {
         self.hold(link_name, link)
     }
 
+    /// Whether this kernel has such links at interfaces.
+    #[must_use]
+    pub fn reach_interfaces(&self) -> bool {
+        has_links_at_interfaces()
+    }
+
     /// The same at interfaces of the node, by their index. Returns those that have all programs: one without the other would
     /// answer requests and let the Pod's own segments pass.
     ///
@@ -201,7 +242,7 @@ impl Governors {
             }
         }
         if !there.is_empty() && !has_links_at_interfaces() {
-            return (BTreeSet::new(), Err("limits of requests need Linux 6.6 (TCX)".to_owned()));
+            return (BTreeSet::new(), Err("what comes to Pods is governed from Linux 6.6 on (TCX)".to_owned()));
         }
         let (mut whole, mut result) = (there.clone(), Ok(()));
         for interface in there {

@@ -61,7 +61,7 @@ pub(super) fn failed(name: &'static str) -> impl Fn(MapError) -> LoadError {
 }
 
 /// Every map that programs of one set share with the agent, or with the next set.
-pub(super) const NAMES: [&str; 23] = [
+pub(super) const NAMES: [&str; 25] = [
     "ACTIVE",
     "LATCH",
     "RING",
@@ -81,6 +81,8 @@ pub(super) const NAMES: [&str; 23] = [
     "ALLOWED",
     "BUCKETS",
     "REFUSED",
+    "FLOWS",
+    "ASKERS",
     "INTERFACES",
     "REQUEST_RULES",
     "ANSWERS",
@@ -259,7 +261,7 @@ impl KernelMaps {
         generation.is_some_and(|generation| generation != 0)
     }
 
-    /// Interfaces of the agent's network at which requests are limited.
+    /// Interfaces of the agent's network at which packets are looked at.
     pub(super) fn interfaces(&self) -> BTreeSet<u32> {
         let (Some((_, requests)), Ok(network)) = (&self.govern, interfaces::network_of("self")) else {
             return BTreeSet::new();

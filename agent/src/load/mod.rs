@@ -39,6 +39,8 @@ pub struct Settings {
     pub container_share: u32,
     /// Attach point for finished writes; the best that works when `None`.
     pub attach: Option<AttachPoint>,
+    /// Whether policies of traffic let through what the node itself sends.
+    pub exempts_node: bool,
     /// Where programs and maps are pinned; `None` when they end with the agent.
     pub pins: Option<pins::Settings>,
 }
@@ -281,6 +283,9 @@ impl Roots {
         let mut control = self.control()?;
         let known = maps.control()?;
         control.generation = known.generation;
+        if control.trusts_sockets != known.trusts_sockets {
+            maps.set_control(&Control { trusts_sockets: control.trusts_sockets, ..known })?;
+        }
         if control.roots_len == known.roots_len
             && control.roots.iter().zip(&known.roots).all(|(new, old)| (new.id, new.level) == (old.id, old.level))
         {
@@ -307,6 +312,8 @@ impl Roots {
             agent_tgid: std::process::id(),
             agent_started: running::started(std::process::id()).unwrap_or_default(),
             agent_cgroup: cgroups::of_process(&self.mount, std::process::id()).unwrap_or_default(),
+            exempts_node: self.settings.exempts_node.into(),
+            trusts_sockets: governors::others_are_asked(&self.mount).into(),
             ..Control::default()
         };
         let (ring, share) = (u64::from(self.settings.ring_size), u64::from(self.settings.container_share));

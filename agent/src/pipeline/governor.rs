@@ -33,8 +33,8 @@ use crate::{
         Policies, Subject,
         annotations::Declared,
         traffic::{
-            compile::{self, List, Name, Plan, Tier},
-            program::{Desired, Maps, Planned, Programmer},
+            compile::{self, List, ListName, Name, Plan, Tier},
+            program::{AtInterface, Desired, Maps, Planned, Programmer},
             request_sets::{RequestMaps, Way},
         },
     },
@@ -56,7 +56,7 @@ pub struct Held {
     pub pod: Option<Arc<str>>,
     /// The directory of its cgroup, once a container of it is known.
     pub path: Option<PathBuf>,
-    /// The interfaces of the node at which its requests are limited.
+    /// The interfaces of the node at which its packets are looked at.
     pub interfaces: Vec<String>,
     /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
     pub plans: Option<[Plan; TIERS]>,
@@ -130,11 +130,11 @@ pub struct Governor {
     /// Policies of files; `None` as long as they could not be read.
     files: Option<Arc<Policies>>,
     /// Lists by their policies, as long as these are the same; or why there is none.
-    lists: HashMap<BTreeSet<Name>, Result<Arc<List>, String>>,
+    lists: HashMap<ListName, Result<Arc<List>, String>>,
     policies: Arc<Policies>,
     reading: Arc<Mutex<Reading>>,
     told: Option<String>,
-    /// Pods whose requests shall be limited, and to which no interface led when it was looked for last: while a Pod is made it has
+    /// Pods whose packets shall be looked at, and to which no interface led when it was looked for last: while a Pod is made it has
     /// none yet.
     unreached: BTreeSet<u64>,
     /// Whether a container is new that no turn has looked at.
@@ -252,28 +252,32 @@ impl Governor {
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Reading { pods, refused, problem };
     }
 
-    /// Attaches what limits requests where they come in.
+    /// Attaches what looks at packets where they pass.
     fn govern_interfaces(&mut self, pods: &mut [Held], problems: &mut Vec<String>) {
-        let limited: BTreeSet<u64> = self.programmer.pods_with_requests().collect();
+        // Where nothing can be looked at, what has to be is told of alone.
+        let reaches = self.programs.reach_interfaces();
+        let looked_at = self.programmer.pods_at_interfaces().filter(|(_, asked)| reaches || asked.is_needed());
+        let looked_at: BTreeMap<u64, AtInterface> = looked_at.collect();
         let network = match interfaces::network_of("self") {
             Ok(network) => network,
             Err(error) => return problems.push(format!("/proc/self/ns/net: {error}")),
         };
         let known = self.programmer.interfaces(network);
-        if limited.is_empty() && known.is_empty() && self.unreached.is_empty() {
+        if looked_at.is_empty() && known.is_empty() && self.unreached.is_empty() {
             return;
         }
         let places: BTreeMap<u64, &Held> =
             pods.iter().filter(|held| held.path.is_some()).map(|held| (held.cgroup, held)).collect();
-        let asked = places.iter().filter(|(cgroup, _)| limited.contains(cgroup));
+        let asked = places.iter().filter(|(cgroup, _)| looked_at.contains_key(cgroup));
         let asked = asked.filter_map(|(cgroup, held)| Some((*cgroup, held.path.as_deref()?)));
         let (mut interfaces, mut unreached) = (BTreeMap::new(), BTreeSet::new());
         // Of a Pod that is not known yet, or that can't be asked for at this moment, goes on what held.
-        let mut keeps: BTreeSet<u64> = limited.iter().filter(|cgroup| !places.contains_key(cgroup)).copied().collect();
+        let mut keeps: BTreeSet<u64> =
+            looked_at.keys().filter(|cgroup| !places.contains_key(cgroup)).copied().collect();
         for (cgroup, found) in interfaces::of_pods(asked) {
             let error = match found {
                 Ok(Ways { interfaces: found, network }) => {
-                    interfaces.extend(found.into_iter().map(|index| (index, Way { cgroup, network })));
+                    interfaces.extend(found.into_iter().map(|index| (index, Way { cgroup, network, looks: 0 })));
                     continue;
                 }
                 Err(error) => error,
@@ -283,17 +287,27 @@ impl Governor {
             }
             let is_known = known.values().any(|way| way.cgroup == cgroup);
             let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup);
-            if !matches!(error, NoInterface::NoProcess) && !is_known && !is_new {
+            let wanted = looked_at.get(&cgroup).copied().unwrap_or_default();
+            if wanted.is_needed() && !matches!(error, NoInterface::NoProcess) && !is_known && !is_new {
                 let name = places.get(&cgroup).map(|held| held.name()).unwrap_or_default();
-                problems.push(format!("requests of {name} are not limited: {error}"));
+                let what = match (wanted.requests, wanted.ingress) {
+                    (true, false) => "requests to",
+                    (false, _) => "connections to",
+                    (true, true) => "connections and requests to",
+                };
+                problems.push(format!("{what} {name} are not governed: {error}"));
             }
         }
         self.unreached = unreached;
         let is_kept = |index: &u32, way: &Way| keeps.contains(&way.cgroup) && interfaces::name(*index).is_some();
         interfaces.extend(known.into_iter().filter(|(index, way)| is_kept(index, way)));
         self.programmer.retain_interfaces(network, &interfaces);
+        for way in interfaces.values_mut() {
+            way.looks = looked_at.get(&way.cgroup).copied().unwrap_or_default().looks();
+        }
         let (whole, result) = self.programs.refresh_interfaces(&interfaces.keys().copied().collect());
-        problems.extend(result.err());
+        // What the Pods themselves begin is asked for at their system calls as well.
+        problems.extend(result.err().filter(|_| looked_at.values().any(|asked| asked.is_needed())));
         interfaces.retain(|index, _| whole.contains(index));
         if let Err(error) = self.programmer.set_interfaces(network, &interfaces) {
             problems.push(format!("map INTERFACES: {error}"));
@@ -369,12 +383,12 @@ impl Governor {
             format!("{key} is refused, and what it said before is not known: what policies of its kind said goes on")
         }));
         let plans = desired.pods.values().flat_map(|planned| &planned.plans);
-        let names: BTreeSet<_> = plans.filter_map(|plan| plan.egress.clone()).collect();
-        self.lists.retain(|policies, _| names.contains(policies));
-        for policies in names {
-            match self.list(&policies) {
+        let names: BTreeSet<_> = plans.flat_map(Plan::lists).collect();
+        self.lists.retain(|name, _| names.contains(name));
+        for name in names {
+            match self.list(&name) {
                 Ok(list) => {
-                    desired.lists.insert(policies, list);
+                    desired.lists.insert(name, list);
                 }
                 Err(problem) => problems.push(problem),
             }
@@ -401,21 +415,18 @@ impl Governor {
         Some(self.policies.plans(&subject, self.files.as_ref().unwrap_or(&no_files)))
     }
 
-    fn list(&mut self, policies: &BTreeSet<Name>) -> Result<Arc<List>, String> {
-        if let Some(list) = self.lists.get(policies) {
+    fn list(&mut self, name: &ListName) -> Result<Arc<List>, String> {
+        if let Some(list) = self.lists.get(name) {
             return list.clone();
         }
-        let of = |name: &Name| match name.is_file {
-            true => self.files.as_ref()?.traffic(&name.key),
-            false => self.policies.traffic(&name.key),
+        let of = |policy: &Name| match policy.is_file {
+            true => self.files.as_ref()?.traffic(&policy.key),
+            false => self.policies.traffic(&policy.key),
         };
-        let traffic = policies.iter().filter_map(of);
-        let list = compile::list(traffic.flat_map(|traffic| traffic.allow.egress.iter().flatten()));
-        let list = list.map(Arc::new).map_err(|error| {
-            let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
-            format!("{}: {error}", names.join(", "))
-        });
-        self.lists.insert(policies.clone(), list.clone());
+        let traffic = name.policies.iter().filter_map(of);
+        let list = compile::list(traffic.flat_map(|traffic| traffic.allow.peers(name.direction).into_iter().flatten()));
+        let list = list.map(Arc::new).map_err(|error| format!("{name}: {error}"));
+        self.lists.insert(name.clone(), list.clone());
         list
     }
 }

@@ -351,12 +351,22 @@ impl Policies {
             let Some(traffic) = &policy.traffic else { continue };
             let tier = Tier { is_namespaced: policy.key.namespace.is_some(), mode: traffic.mode };
             let Some((_, plan)) = Tier::ALL.iter().zip(&mut plans).find(|(other, _)| **other == tier) else { continue };
-            if traffic.allow.egress.is_some() {
-                plan.egress.get_or_insert_default().insert(name.clone());
+            for (is_given, list) in [
+                (traffic.allow.egress.is_some(), &mut plan.egress),
+                (traffic.allow.ingress.is_some(), &mut plan.ingress),
+            ] {
+                if is_given {
+                    list.get_or_insert_default().insert(name.clone());
+                }
             }
             plan.requests.extend(requests::rules(&traffic.limits.http_requests, &name, tier));
-            if let (None, Some(limit)) = (&plan.connections_out, &traffic.limits.connections_out) {
-                plan.connections_out = Some((rate(limit), name));
+            for (given, limit) in [
+                (&traffic.limits.connections_out, &mut plan.connections_out),
+                (&traffic.limits.connections_in, &mut plan.connections_in),
+            ] {
+                if let (None, Some(given)) = (&limit, given) {
+                    *limit = Some((rate(given), name.clone()));
+                }
             }
         }
         plans

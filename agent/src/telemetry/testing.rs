@@ -45,9 +45,8 @@ impl Observe for Made {
             scope: "namespace".to_owned(),
             mode: "enforce".to_owned(),
             egress: Some(vec!["SidestepPolicy shop/cart".to_owned()]),
-            connections_out: None,
-            http_requests: Vec::new(),
             refused: vec![refusals],
+            ..GovernedTier::default()
         };
         let (namespace, pod) = ("shop".to_owned(), "cart-1".to_owned());
         let pods =

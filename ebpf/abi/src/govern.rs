@@ -4,12 +4,14 @@
 //! one word makes it act, so there is no moment with half of it. Lists have numbers that are never used again, and do not
 //! change: a generation that has the same list names it by the same number.
 
-use crate::{assert_layout, pod};
+use crate::{assert_layout, http::ConnectionKey, pod};
 
 /// Peers of connections that the Pod opens are those of its list alone.
 pub const LISTS_EGRESS: u32 = 1;
 /// What would be refused is counted, and let through.
 pub const OBSERVES: u32 = 2;
+/// Peers who open connections to the Pod are those of its list alone.
+pub const LISTS_INGRESS: u32 = 4;
 
 /// The number of a list that has nothing.
 pub const NOTHING: u32 = 0;
@@ -28,6 +30,8 @@ pub const INGRESS: u8 = 2;
 
 /// New connections that a Pod opens, as a limit of [`BucketKey`]; the tier is added.
 pub const LIMIT_CONNECTIONS_OUT: u32 = 0x100;
+/// New connections that others open to it, in the same way.
+pub const LIMIT_CONNECTIONS_IN: u32 = 0x200;
 /// This bit is that of rules of HTTP requests: [`crate::http::HttpRule::limit`].
 pub const LIMIT_REQUESTS: u32 = 1 << 31;
 
@@ -65,7 +69,7 @@ pub struct Governed {
     /// By tier.
     pub tiers: [Tier; TIERS],
 }
-assert_layout!(Governed, size 128);
+assert_layout!(Governed, size 192);
 
 /// What the policies of one tier say.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -75,14 +79,16 @@ pub struct Tier {
     pub flags: u32,
     /// The list of peers of connections that it opens.
     pub egress: u32,
-    /// New connections that it opens.
-    pub connections_out: Rate,
+    /// The list of peers who open connections to it.
+    pub ingress: u32,
     /// The set of rules for HTTP requests that come to it.
     pub requests: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// New connections that it opens.
+    pub connections_out: Rate,
+    /// New connections that others open to it.
+    pub connections_in: Rate,
 }
-assert_layout!(Tier, size 32);
+assert_layout!(Tier, size 48);
 
 /// A network of a list, behind a prefix length that counts from `list` on. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -140,6 +146,60 @@ pub struct BucketKey {
 }
 assert_layout!(BucketKey, size 16);
 
+/// A connection, or datagrams between two ends, of a Pod that has lists.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[repr(C, align(8))]
+pub struct FlowKey {
+    /// Its ends.
+    pub ends: ConnectionKey,
+    /// `IPPROTO_*`
+    pub protocol: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+assert_layout!(FlowKey, size 48);
+
+/// What is known of one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C, align(8))]
+pub struct Flow {
+    /// The generation by whose list it was judged; 0 for none.
+    pub generation: u32,
+    /// `FLOW_*`
+    pub flags: u32,
+    /// When the last datagram of either end passed, within a second: nanoseconds of `CLOCK_MONOTONIC`.
+    pub seen: u64,
+}
+assert_layout!(Flow, size 16);
+
+/// The other end began it.
+pub const FLOW_TO_POD: u32 = 1;
+/// The Pod began it.
+pub const FLOW_FROM_POD: u32 = 2;
+/// Its list does not have the other end.
+pub const FLOW_REFUSED: u32 = 4;
+/// The other end is the node itself.
+pub const FLOW_EXEMPT: u32 = 8;
+/// A list that is observed does not have the other end, and that was counted.
+pub const FLOW_OBSERVED: u32 = 16;
+
+/// Somebody who has sent datagrams to a Pod, and may have an answer.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C, align(8))]
+pub struct AskerKey {
+    /// As [`GovernedKey::cgroup`].
+    pub cgroup: u64,
+    /// The address, mapped when it is of IPv4.
+    pub address: [u8; 16],
+    /// The port.
+    pub port: u16,
+    /// `IPPROTO_*`
+    pub protocol: u8,
+    /// Zero.
+    pub _pad: [u8; 5],
+}
+assert_layout!(AskerKey, size 32);
+
 /// What was refused, or would have been.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(C, align(8))]
@@ -148,7 +208,7 @@ pub struct RefusedKey {
     pub cgroup: u64,
     /// `REASON_*`
     pub reason: u8,
-    /// [`EGRESS`]
+    /// [`EGRESS`] or [`INGRESS`]
     pub direction: u8,
     /// Whether it was let through.
     pub observed: u8,
@@ -159,4 +219,4 @@ pub struct RefusedKey {
 }
 assert_layout!(RefusedKey, size 16);
 
-pod!(GovernedKey, Rate, Governed, Tier, AllowedKey, Allowed, PortRange, BucketKey, RefusedKey);
+pod!(GovernedKey, Rate, Governed, Tier, AllowedKey, Allowed, PortRange, BucketKey, FlowKey, Flow, AskerKey, RefusedKey);

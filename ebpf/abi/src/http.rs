@@ -39,10 +39,15 @@ pub struct Interface {
     pub network: u64,
     /// The number that this network has for the Pod's (`rtnetlink(7)`, `RTM_GETNSID`).
     pub pod_network: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// What programs are there for, `LOOKS_*`.
+    pub looks: u32,
 }
 assert_layout!(Interface, size 32);
+
+/// Requests are limited.
+pub const LOOKS_REQUESTS: u32 = 1;
+/// Connections and datagrams are judged.
+pub const LOOKS_FLOWS: u32 = 2;
 
 /// Limits of requests. A request has to be within all that match it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

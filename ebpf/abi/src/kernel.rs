@@ -184,10 +184,14 @@ pub struct Control {
     /// Raised when who is governed has changed and everything is in its place: decisions from before are void. Only
     /// the low 16 bits count.
     pub generation: u64,
+    /// Whether what the node itself sends to a Pod is let through, whatever policies say: 0 or 1.
+    pub exempts_node: u64,
+    /// Whether others may have changed what a socket has asked for, so that its packets are not asked for once more: 0 or 1.
+    pub trusts_sockets: u64,
     /// Governed roots.
     pub roots: [Root; MAX_ROOTS],
 }
-assert_layout!(Control, size 80 + 40 * MAX_ROOTS);
+assert_layout!(Control, size 96 + 40 * MAX_ROOTS);
 
 /// Nanoseconds of one tick of the clock in which `/proc/<pid>/stat` tells when a process began (`USER_HZ` is 100 on
 /// every machine that Linux runs on today).

@@ -8,7 +8,9 @@ use crate::{
     container::{Container, ContainerEvent},
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
-    govern::{Allowed, AllowedKey, BucketKey, Governed, GovernedKey, PortRange, RefusedKey, Tier},
+    govern::{
+        Allowed, AllowedKey, AskerKey, BucketKey, Flow, FlowKey, Governed, GovernedKey, PortRange, RefusedKey, Tier,
+    },
     http::{Answer, Connection, ConnectionKey, HttpRule, HttpRules, Interface},
     log::LogEvent,
     stdio::{InodeKey, Stdio},
@@ -134,7 +136,7 @@ const fn container(name: &'static str) -> Shape {
 }
 
 /// Keys and values of the maps that one set of programs can take over from another, by the map's name.
-pub const VALUES: [Shape; 22] = [
+pub const VALUES: [Shape; 25] = [
     shape!("CONTAINERS", Container, newer, older, mark, unasked, init),
     shape!("STDIO", Stdio, cgroup, registered, written, dropped, iostream),
     shape!("STDIO key", InodeKey, ino, dev),
@@ -144,14 +146,28 @@ pub const VALUES: [Shape; 22] = [
     shape!("RETIRED key", RetiredKey, ino, dev, announced),
     shape!("VERDICTS", Verdict, announced, verdict),
     shape!("GOVERNED", Governed, tiers),
-    shape!("GOVERNED item", Tier, flags, egress, connections_out.interval, connections_out.tolerance, requests),
+    shape!(
+        "GOVERNED item",
+        Tier,
+        flags,
+        egress,
+        ingress,
+        requests,
+        connections_out.interval,
+        connections_out.tolerance,
+        connections_in.interval,
+        connections_in.tolerance,
+    ),
     shape!("GOVERNED key", GovernedKey, cgroup, generation),
     shape!("ALLOWED", Allowed, len, ranges),
     shape!("ALLOWED item", PortRange, first, last, protocol),
     shape!("ALLOWED key", AllowedKey, list, address),
     shape!("BUCKETS key", BucketKey, cgroup, limit),
+    shape!("FLOWS", Flow, generation, flags, seen),
+    shape!("FLOWS key", FlowKey, ends, protocol),
+    shape!("ASKERS key", AskerKey, cgroup, address, port, protocol),
     shape!("REFUSED key", RefusedKey, cgroup, reason, direction, observed, tier),
-    shape!("INTERFACES", Interface, cgroup, limited_at, network, pod_network),
+    shape!("INTERFACES", Interface, cgroup, limited_at, network, pod_network, looks),
     shape!("REQUEST_RULES", HttpRules, len, rules),
     shape!(
         "REQUEST_RULES item",

@@ -1,15 +1,103 @@
 //! The Pod's interface on the node: what the node sends there goes to the Pod, and what it receives there comes from it.
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
+use sidestep_abi::http::{Interface, LOOKS_FLOWS, LOOKS_REQUESTS};
 
-use crate::requests;
+use crate::{
+    flows::Rules,
+    generation,
+    maps::{INTERFACES, PACKET},
+    packet::{self, DROP, PASS, Packet},
+    requests,
+};
+
+/// The interface of a packet that is for this set of programs, and room to read the packet to.
+#[inline(always)]
+fn enter(skb: *mut __sk_buff) -> Option<(&'static mut Packet, &'static mut Interface)> {
+    // A packet that the programs of another set have made is theirs to know.
+    if !generation::is_active() || packet::is_ours(skb) {
+        return None;
+    }
+    reenter(skb)
+}
+
+#[inline(always)]
+fn reenter(skb: *mut __sk_buff) -> Option<(&'static mut Packet, &'static mut Interface)> {
+    // SAFETY: the context of the program.
+    let index = unsafe { (*skb).ifindex };
+    let interface = INTERFACES.get_ptr_mut(&index)?;
+    let packet = PACKET.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own: what these programs send meets them again with a mark, by which they let it pass unread; and a map
+    // value.
+    Some(unsafe { (&mut *packet, &mut *interface) })
+}
+
+/// What a packet that could not be read gets.
+#[inline(always)]
+fn unread(packet: &Packet, interface: &Interface) -> i32 {
+    if packet.is_broken != 0 && interface.looks & LOOKS_FLOWS != 0 { DROP } else { PASS }
+}
 
 #[classifier]
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
-    requests::to_pod(ctx.skb.skb)
+    let skb = ctx.skb.skb;
+    let Some((packet, interface)) = enter(skb) else { return PASS };
+    if packet.read(skb, 1) == 0 {
+        return unread(packet, interface);
+    }
+    if interface.looks & LOOKS_FLOWS != 0 {
+        let verdict = judge_to_pod(skb);
+        if verdict != PASS {
+            return verdict;
+        }
+    }
+    // Who was answered is stood in for when the limit has gone, too.
+    if interface.looks & LOOKS_REQUESTS != 0 || requests::has_limited(interface) { limit_to_pod(skb) } else { PASS }
 }
 
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
-    requests::from_pod(ctx.skb.skb)
+    let skb = ctx.skb.skb;
+    let Some((packet, interface)) = enter(skb) else { return PASS };
+    let has_limited = requests::has_limited(interface);
+    if interface.looks & LOOKS_FLOWS == 0 && !has_limited {
+        return PASS;
+    }
+    if packet.read(skb, 0) == 0 {
+        return unread(packet, interface);
+    }
+    if interface.looks & LOOKS_FLOWS != 0 {
+        let verdict = judge_from_pod(skb);
+        if verdict != PASS {
+            return verdict;
+        }
+    }
+    if has_limited { requests::from_pod(skb, packet) } else { PASS }
+}
+
+/// Lists and limits of connections, of the packet that was read and goes to the Pod. A function that is visible outside of the object is verified once,
+/// on its own (`BPF_FUNC_GLOBAL`, Linux 5.6); the rest of the program would be verified after each way through it otherwise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn judge_to_pod(skb: *mut __sk_buff) -> i32 {
+    let Some((packet, interface)) = reenter(skb) else { return PASS };
+    let Some(rules) = Rules::of(interface) else { return PASS };
+    rules.to_pod(skb, packet)
+}
+
+/// Limits of requests, of the packet that was read and goes to the Pod.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn limit_to_pod(skb: *mut __sk_buff) -> i32 {
+    let Some((packet, interface)) = reenter(skb) else { return PASS };
+    requests::to_pod(skb, packet, interface)
+}
+
+/// Lists, of the packet that was read and comes from the Pod.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn judge_from_pod(skb: *mut __sk_buff) -> i32 {
+    let Some((packet, interface)) = reenter(skb) else { return PASS };
+    let Some(rules) = Rules::of(interface).filter(Rules::has_lists) else { return PASS };
+    rules.from_pod(skb, packet)
 }

@@ -88,7 +88,12 @@ pub(crate) const PACKAGES: &[Package] = &[
         "builds Kubernetes, and Go's log package is tested",
     ),
     package("nodejs", Evidence::Program("node"), &[Test], "Node's streams are tested"),
-    package("nginx-light", Evidence::Program("nginx"), &[Test], "nginx's logs are tested"),
+    package(
+        "nginx-light",
+        Evidence::Program("nginx"),
+        &[Test, Bench],
+        "nginx's logs are tested, and its limits compared with",
+    ),
     package("logrotate", Evidence::Program("logrotate"), &[Test], "rotation with copytruncate is tested"),
     package("prometheus", Evidence::Program("promtool"), &[Test], "checks alert rules and dashboards"),
     package("rsyslog", Evidence::Program("rsyslogd"), &[Bench], "is what we compare with"),
@@ -112,8 +117,19 @@ pub(crate) const PACKAGES: &[Package] = &[
         "is what kube-proxy forgets connections with",
     ),
     package("iptables", Evidence::Program("iptables"), &[Test, Cluster], "leads to the services of a cluster"),
-    package("iproute2", Evidence::Program("ip"), &[Test, Cluster], "connects the nodes of a cluster"),
-    package("util-linux", Evidence::Program("nsenter"), &[Test, Cluster], "makes the nodes of a cluster"),
+    package(
+        "iproute2",
+        Evidence::Program("ip"),
+        &[Demo, Test, Bench, Cluster],
+        "connects Pods, and the nodes of a cluster",
+    ),
+    package(
+        "util-linux",
+        Evidence::Program("nsenter"),
+        &[Demo, Test, Bench, Cluster],
+        "gives Pods their network, and makes the nodes of a cluster",
+    ),
+    package("curl", Evidence::Program("curl"), &[Test], "is a client whose requests are limited"),
     package("qemu-system-x86", Evidence::Program("qemu-system-x86_64"), &[Vm], "emulates a machine"),
 ];
 

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, io::Write, path::Path};
 
 use super::{ClientError, Connection, quiet_on_broken_pipe};
 use crate::control::{
-    governance::{GovernanceReport, GovernedPod, GovernedRequests, GovernedTier},
+    governance::{GovernanceReport, GovernedPod, GovernedRate, GovernedRequests, GovernedTier},
     protocol::{Ask, Frame},
 };
 
@@ -74,22 +74,27 @@ fn show(pod: &GovernedPod, text: &mut String) {
         text.push_str("  too little is known of it yet: what held goes on\n");
     }
     if !pod.interfaces.is_empty() {
-        let _ = writeln!(text, "  requests are limited at the node's interface {}", pod.interfaces.join(", "));
+        let _ = writeln!(text, "  its packets are checked at the node's interface {}", pod.interfaces.join(", "));
     }
-    for GovernedTier { scope, mode, egress, connections_out, http_requests, .. } in &pod.tiers {
+    for GovernedTier { scope, mode, egress, ingress, connections_out, connections_in, http_requests, .. } in &pod.tiers
+    {
         let what = match mode.as_str() {
             "observe" => format!("{scope}, observed only"),
             _ => scope.clone(),
         };
-        if let Some(policies) = egress {
-            let _ = writeln!(text, "  {what}: may open connections to the list of {}", policies.join(", "));
+        let lists = [("may open connections to the list", egress), ("may be connected to by the list", ingress)];
+        for (may, policies) in lists {
+            if let Some(policies) = policies {
+                let _ = writeln!(text, "  {what}: {may} of {}", policies.join(", "));
+            }
         }
-        if let Some(rate) = connections_out {
-            let _ = writeln!(
-                text,
-                "  {what}: may open {:.0} connections a second, {} at once    <- {}",
-                rate.per_second, rate.burst, rate.policy
-            );
+        for (may, limit) in [("may open", connections_out), ("gets", connections_in)] {
+            if let Some(GovernedRate { per_second, burst, policy }) = limit {
+                let _ = writeln!(
+                    text,
+                    "  {what}: {may} {per_second:.0} connections a second, {burst} at once    <- {policy}"
+                );
+            }
         }
         for GovernedRequests { name, path_prefix, port, rate } in http_requests {
             let path = if path_prefix.is_empty() { String::new() } else { format!(" to {path_prefix}") };

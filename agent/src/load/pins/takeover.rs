@@ -34,6 +34,8 @@ const GROUPS: [&[&str]; 4] = [
         "ALLOWED",
         "BUCKETS",
         "REFUSED",
+        "FLOWS",
+        "ASKERS",
         "INTERFACES",
         "REQUEST_RULES",
         "ANSWERS",

@@ -13,7 +13,7 @@ use sidestep_abi::govern::{MAX_RANGES, PortRange, Rate, TIERS};
 
 use super::{
     requests::Rule,
-    settings::{Mode, Network, Peers, Ports, RateLimit},
+    settings::{Direction, Mode, Network, Peers, Ports, RateLimit},
 };
 use crate::policy::precedence::Key;
 
@@ -56,8 +56,12 @@ impl fmt::Display for Name {
 pub struct Plan {
     /// Policies whose entries make up the list of peers that the Pod may talk to; `None` when there is no such list.
     pub egress: Option<BTreeSet<Name>>,
+    /// The same of the peers who may talk to the Pod.
+    pub ingress: Option<BTreeSet<Name>>,
     /// New connections that it opens, and whose limit that is.
     pub connections_out: Option<(Rate, Name)>,
+    /// New connections that others open to it, and whose limit that is.
+    pub connections_in: Option<(Rate, Name)>,
     /// Limits of HTTP requests that come to it, of all policies.
     pub requests: Vec<Rule>,
 }
@@ -66,7 +70,33 @@ impl Plan {
     /// Whether it says nothing.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.egress.is_none() && self.connections_out.is_none() && self.requests.is_empty()
+        self.egress.is_none()
+            && self.ingress.is_none()
+            && self.connections_out.is_none()
+            && self.connections_in.is_none()
+            && self.requests.is_empty()
+    }
+
+    /// Its lists.
+    pub fn lists(&self) -> impl Iterator<Item = ListName> + '_ {
+        let of = |(direction, policies): (_, &Option<_>)| Some(ListName { direction, policies: policies.clone()? });
+        [(Direction::Egress, &self.egress), (Direction::Ingress, &self.ingress)].into_iter().filter_map(of)
+    }
+}
+
+/// Which list.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ListName {
+    /// The policies whose entries it has; those of the cluster come first.
+    pub policies: BTreeSet<Name>,
+    /// Of those who are talked to, or of those who talk to the Pod.
+    pub direction: Direction,
+}
+
+impl fmt::Display for ListName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.policies.iter().map(ToString::to_string).collect();
+        write!(f, "{} (allow.{})", names.join(", "), self.direction.as_str())
     }
 }
 

@@ -9,16 +9,16 @@ use std::{
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
 use sidestep_abi::{
     govern::{
-        ALLOWED_BITS, Allowed, AllowedKey, BucketKey, Governed, GovernedKey, LISTS_EGRESS, NOTHING, OBSERVES,
-        PortRange, RefusedKey, TIERS, Tier as KernelTier,
+        ALLOWED_BITS, Allowed, AllowedKey, BucketKey, Governed, GovernedKey, LISTS_EGRESS, LISTS_INGRESS, NOTHING,
+        OBSERVES, PortRange, RefusedKey, TIERS, Tier as KernelTier,
     },
-    http::{MAX_RULES, NO_RULES},
+    http::{LOOKS_FLOWS, LOOKS_REQUESTS, MAX_RULES, NO_RULES},
 };
 
 use super::{
-    compile::{List, Name, Plan, Tier},
+    compile::{List, ListName, Name, Plan, Tier},
     request_sets::{RequestMaps, RequestSets, Way},
-    settings::{Mode, Network},
+    settings::{Direction, Mode, Network},
 };
 
 /// What the kernel programs could not count by its Pod.
@@ -71,8 +71,33 @@ pub struct Desired {
     pub pods: BTreeMap<u64, Planned>,
     /// Cgroups of Pods of which too little is known yet: for these holds what held.
     pub unknown: BTreeSet<u64>,
-    /// The lists that the plans name, by their policies: those of the cluster's come first. One that can't be made is not in it.
-    pub lists: BTreeMap<BTreeSet<Name>, Arc<List>>,
+    /// The lists that the plans name: those of the cluster's come first. One that can't be made is not in it.
+    pub lists: BTreeMap<ListName, Arc<List>>,
+}
+
+/// What is asked for at the interfaces of a Pod.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AtInterface {
+    /// HTTP requests.
+    pub requests: bool,
+    /// What others begin.
+    pub ingress: bool,
+    /// What the Pod begins, which is asked for at its system calls before.
+    pub egress: bool,
+}
+
+impl AtInterface {
+    /// Whether something of it has no effect where no interface leads to the Pod.
+    #[must_use]
+    pub const fn is_needed(self) -> bool {
+        self.requests || self.ingress
+    }
+
+    /// For the kernel programs.
+    #[must_use]
+    pub const fn looks(self) -> u32 {
+        (if self.requests { LOOKS_REQUESTS } else { 0 }) | (if self.ingress || self.egress { LOOKS_FLOWS } else { 0 })
+    }
 }
 
 /// Networks of all lists: entries of the kernel's map, of which some are kept for changes.
@@ -142,13 +167,20 @@ impl Programmer {
         self.pods.keys().copied()
     }
 
-    /// Pods whose requests are limited.
-    pub fn pods_with_requests(&self) -> impl Iterator<Item = u64> + '_ {
-        let has = |governed: &Governed| governed.tiers.iter().any(|tier| tier.requests != NO_RULES);
-        self.pods.iter().filter(move |(_, governed)| has(governed)).map(|(cgroup, _)| *cgroup)
+    /// Pods whose packets are looked at, and what for.
+    pub fn pods_at_interfaces(&self) -> impl Iterator<Item = (u64, AtInterface)> + '_ {
+        self.pods.iter().filter_map(|(cgroup, governed)| {
+            let any = |has: fn(&KernelTier) -> bool| governed.tiers.iter().any(has);
+            let asked = AtInterface {
+                requests: any(|tier| tier.requests != NO_RULES),
+                ingress: any(|tier| tier.flags & LISTS_INGRESS != 0 || tier.connections_in.interval != 0),
+                egress: any(|tier| tier.flags & LISTS_EGRESS != 0),
+            };
+            (asked != AtInterface::default()).then_some((*cgroup, asked))
+        })
     }
 
-    /// Interfaces whose requests are limited, by their index in the network of this inode.
+    /// Interfaces whose packets are looked at, by their index in the network of this inode.
     #[must_use]
     pub fn interfaces(&self, network: u64) -> BTreeMap<u32, Way> {
         self.requests.interfaces(network)
@@ -190,15 +222,12 @@ impl Programmer {
         self.remove_retired(now);
         let mut problems = Vec::new();
         let mut numbers = BTreeMap::new();
-        for (policies, list) in &desired.lists {
+        for (name, list) in &desired.lists {
             match self.number(list, now) {
                 Ok(number) => {
-                    numbers.insert(policies, number);
+                    numbers.insert(name.clone(), number);
                 }
-                Err(problem) => {
-                    let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
-                    problems.push(format!("the list of {}: {problem}", names.join(", ")));
-                }
+                Err(problem) => problems.push(format!("the list of {name}: {problem}")),
             }
         }
         let kept = self.pods.iter().filter(|(cgroup, _)| desired.unknown.contains(cgroup));
@@ -304,8 +333,12 @@ impl Programmer {
 
     /// Lets go of lists that no Pod has.
     fn retire_lists(&mut self, now: Instant) {
-        let used: BTreeSet<u32> =
-            self.pods.values().flat_map(|governed| governed.tiers.map(|tier| tier.egress)).collect();
+        let used: BTreeSet<u32> = self
+            .pods
+            .values()
+            .flat_map(|governed| governed.tiers)
+            .flat_map(|tier| [tier.egress, tier.ingress])
+            .collect();
         let sets = self.pods.values().flat_map(|governed| governed.tiers.map(|tier| tier.requests)).collect();
         self.requests.retire(&sets, now);
         for (list, number) in self.lists.extract_if(.., |(_, number)| !used.contains(number)) {
@@ -355,7 +388,7 @@ fn allowed(ranges: &BTreeSet<PortRange>) -> Allowed {
 
 fn governed(
     planned: &Planned,
-    numbers: &BTreeMap<&BTreeSet<Name>, u32>,
+    numbers: &BTreeMap<ListName, u32>,
     sets: [Option<u32>; TIERS],
     held: Option<&Governed>,
 ) -> Governed {
@@ -369,23 +402,28 @@ fn governed(
             continue;
         }
         let held = held.map(|held| held.tiers[index]);
-        let list = plan.egress.as_ref().map(|policies| match numbers.get(policies) {
-            Some(number) => *number,
-            None => held.filter(|held| held.flags & LISTS_EGRESS != 0).map_or(NOTHING, |held| held.egress),
-        });
-        let requests = match (plan.requests.is_empty(), sets[index]) {
+        for name in plan.lists() {
+            let (flag, held, list) = match name.direction {
+                Direction::Egress => (LISTS_EGRESS, held.map(|held| (held.flags, held.egress)), &mut slot.egress),
+                Direction::Ingress => (LISTS_INGRESS, held.map(|held| (held.flags, held.ingress)), &mut slot.ingress),
+            };
+            slot.flags |= flag;
+            *list = match (numbers.get(&name), held) {
+                (Some(number), _) => *number,
+                (None, Some((flags, held))) if flags & flag != 0 => held,
+                (None, _) => NOTHING,
+            };
+        }
+        if tier.mode == Mode::Observe {
+            slot.flags |= OBSERVES;
+        }
+        slot.requests = match (plan.requests.is_empty(), sets[index]) {
             (true, _) => NO_RULES,
             (false, Some(number)) => number,
             (false, None) => held.map_or(NO_RULES, |held| held.requests),
         };
-        *slot = KernelTier {
-            flags: if list.is_some() { LISTS_EGRESS } else { 0 }
-                | if tier.mode == Mode::Observe { OBSERVES } else { 0 },
-            egress: list.unwrap_or(NOTHING),
-            connections_out: plan.connections_out.as_ref().map_or_else(Default::default, |(rate, _)| *rate),
-            requests,
-            _pad: 0,
-        };
+        let rate = |limit: &Option<(_, Name)>| limit.as_ref().map_or_else(Default::default, |(rate, _)| *rate);
+        (slot.connections_out, slot.connections_in) = (rate(&plan.connections_out), rate(&plan.connections_in));
     }
     governed
 }

@@ -41,6 +41,8 @@ pub struct Way {
     pub cgroup: u64,
     /// The number of the Pod's network.
     pub network: u32,
+    /// What packets are looked at for, `LOOKS_*`.
+    pub looks: u32,
 }
 
 /// The sets that are in the kernel.
@@ -115,10 +117,11 @@ impl RequestSets {
         Ok(number)
     }
 
-    /// Interfaces whose requests are limited, by their index in the network of this inode.
+    /// Interfaces whose packets are looked at, by their index in the network of this inode.
     pub(super) fn interfaces(&self, network: u64) -> BTreeMap<u32, Way> {
         let known = self.maps.interfaces.iter().flatten().filter(|(_, interface)| interface.network == network);
-        known.map(|(index, known)| (index, Way { cgroup: known.cgroup, network: known.pod_network })).collect()
+        let way = |Interface { cgroup, pod_network, looks, .. }| Way { cgroup, network: pod_network, looks };
+        known.map(|(index, known)| (index, way(known))).collect()
     }
 
     /// Lets the programs know which interface leads to which Pod. Those that are not there any more are let go of first, by
@@ -126,8 +129,11 @@ impl RequestSets {
     pub(super) fn set_interfaces(&mut self, network: u64, ways: &BTreeMap<u32, Way>) -> Result<(), MapError> {
         let known = self.interfaces(network);
         for (index, way) in ways.iter().filter(|(index, way)| known.get(index) != Some(way)) {
-            let Way { cgroup, network: pod_network } = *way;
-            let interface = Interface { cgroup, limited_at: 0, network, pod_network, _pad: 0 };
+            let Way { cgroup, network: pod_network, looks } = *way;
+            // Who was answered is still stood in for when packets are looked at for something else as well.
+            let before = self.maps.interfaces.get(index, 0).ok();
+            let limited_at = before.filter(|known| known.cgroup == cgroup).map_or(0, |known| known.limited_at);
+            let interface = Interface { cgroup, limited_at, network, pod_network, looks };
             self.maps.interfaces.insert(index, interface, 0)?;
         }
         Ok(())

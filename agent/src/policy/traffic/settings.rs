@@ -57,13 +57,50 @@ pub struct Allow {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_ENTRIES))]
     pub egress: Option<Vec<Peers>>,
+    /// Peers who may open connections to the Pod, and send datagrams to it, and the Pod's ports; an empty list lets nothing
+    /// through. What the Pod has asked for is answered, and the node itself is let in, with the kubelet's probes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_ENTRIES))]
+    pub ingress: Option<Vec<Peers>>,
+}
+
+/// Who begins.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Direction {
+    /// The Pod.
+    Egress,
+    /// The other end.
+    Ingress,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
+
+    /// As it is called in policies, reports and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        }
+    }
 }
 
 impl Allow {
     /// Whether nothing is given.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.egress.is_none()
+        self.egress.is_none() && self.ingress.is_none()
+    }
+
+    /// The peers of one direction; `None` when it is not restricted.
+    #[must_use]
+    pub const fn peers(&self, direction: Direction) -> Option<&Vec<Peers>> {
+        match direction {
+            Direction::Egress => self.egress.as_ref(),
+            Direction::Ingress => self.ingress.as_ref(),
+        }
     }
 }
 
@@ -71,7 +108,7 @@ impl Allow {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Peers {
-    /// Networks, as `10.0.0.0/8` and `2001:db8::/32`; an address alone is a network of one.
+    /// Networks of the other end, as `10.0.0.0/8` and `2001:db8::/32`; an address alone is a network of one.
     #[schemars(length(min = 1, max = MAX_CIDRS), inner(length(min = 2, max = MAX_CIDR)))]
     pub cidrs: Vec<String>,
     /// Protocols and ports; all of them when not given.
@@ -96,7 +133,7 @@ pub struct Ports {
     pub end_port: Option<u16>,
 }
 
-/// A protocol whose peers are asked for. The kernel asks for no others (`sctp_inet_connect` has no such hook).
+/// A protocol that has ports. Others, and SCTP, are in entries without ports.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
@@ -125,6 +162,9 @@ pub struct Limits {
     /// New connections that the Pod opens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_out: Option<RateLimit>,
+    /// New TCP connections that others open to the Pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_in: Option<RateLimit>,
     /// HTTP/1 requests that come to the Pod, without TLS. A request has to be within all that match it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RULES))]
@@ -135,7 +175,7 @@ impl Limits {
     /// Whether nothing is given.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.connections_out.is_none() && self.http_requests.is_empty()
+        self.connections_out.is_none() && self.connections_in.is_none() && self.http_requests.is_empty()
     }
 }
 
@@ -319,12 +359,28 @@ impl TrafficSettings {
         let mut problems = Vec::new();
         if self.allow.is_empty() && self.limits.is_empty() {
             problems.push(
-                "declares nothing: give at least one of allow.egress, limits.connectionsOut, limits.httpRequests"
+                "declares nothing: give at least one of allow.egress, allow.ingress, limits.connectionsOut, \
+                 limits.connectionsIn, limits.httpRequests"
                     .to_owned(),
             );
         }
-        for (index, peers) in self.allow.egress.iter().flatten().enumerate() {
-            let path = format!("allow.egress[{index}]");
+        for direction in Direction::ALL {
+            self.list_problems(direction, &mut problems);
+        }
+        let limits = [("Out", &self.limits.connections_out), ("In", &self.limits.connections_in)];
+        for (name, limit) in limits {
+            let found = limit.iter().flat_map(|limit| limit.problems(&format!("limits.connections{name}")));
+            problems.extend(found);
+        }
+        self.request_problems(&mut problems);
+        problems
+    }
+
+    fn list_problems(&self, direction: Direction, problems: &mut Vec<String>) {
+        let Some(entries) = self.allow.peers(direction) else { return };
+        let (list_path, before) = (format!("allow.{}", direction.as_str()), problems.len());
+        for (index, peers) in entries.iter().enumerate() {
+            let path = format!("{list_path}[{index}]");
             if peers.cidrs.is_empty() {
                 problems.push(format!("{path}.cidrs: is empty; `0.0.0.0/0` and `::/0` are all peers"));
             }
@@ -346,16 +402,11 @@ impl TrafficSettings {
                 problems.extend(wrong.map(|wrong| format!("{path}.ports[{number}]: {wrong}")));
             }
         }
-        if problems.is_empty()
-            && let Err(error) = list(self.allow.egress.iter().flatten())
+        if problems.len() == before
+            && let Err(error) = list(entries)
         {
-            problems.push(format!("allow.egress: {error}"));
+            problems.push(format!("{list_path}: {error}"));
         }
-        if let Some(limit) = &self.limits.connections_out {
-            problems.extend(limit.problems("limits.connectionsOut"));
-        }
-        self.request_problems(&mut problems);
-        problems
     }
 
     fn request_problems(&self, problems: &mut Vec<String>) {
@@ -432,14 +483,17 @@ mod tests {
     #[test]
     fn problems_name_the_field() {
         let settings: TrafficSettings = serde_json::from_str(
-            r#"{"allow": {"egress": [{"cidrs": ["10.0.0.0/8"]}, {"cidrs": ["x"], "ports": [{"endPort": 2}]}]},
-                "limits": {"connectionsOut": {"perSecond": 0}}}"#,
+            r#"{"allow": {"egress": [{"cidrs": ["10.0.0.0/8"]}, {"cidrs": ["x"], "ports": [{"endPort": 2}]}],
+                           "ingress": [{"cidrs": []}]},
+                "limits": {"connectionsOut": {"perSecond": 0}, "connectionsIn": {"perSecond": 1, "burst": 0}}}"#,
         )
         .expect("settings");
         let problems = settings.problems();
-        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems.len(), 5, "{problems:?}");
         assert!(problems[0].starts_with("allow.egress[1].cidrs[0]: "), "{problems:?}");
         assert_eq!(problems[1], "allow.egress[1].ports[0]: endPort needs port");
-        assert!(problems[2].starts_with("limits.connectionsOut.perSecond: "), "{problems:?}");
+        assert!(problems[2].starts_with("allow.ingress[0].cidrs: is empty"), "{problems:?}");
+        assert!(problems[3].starts_with("limits.connectionsOut.perSecond: "), "{problems:?}");
+        assert!(problems[4].starts_with("limits.connectionsIn.burst: "), "{problems:?}");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use sidestep_tests::{Agent, Container, DEADLINE, Network, Testbed, cgroup, wait_until};
 
 use crate::{
@@ -146,37 +146,48 @@ fn answer(stream: &mut TcpStream) -> Result<(String, bool)> {
 }
 
 pub(crate) fn run(session: &mut Session) -> Result<()> {
-    session.step("requests: through a Pod without a limit, with one that is not reached, and refused, in turns");
+    session.step(
+        "requests: through a Pod without a policy, with lists, with a limit that is not reached, and refused, in turns",
+    );
     let network = Network::enter()?;
     let bed = Testbed::new()?;
-    let limit = |namespace: &str, rate: u32| {
-        let limits = json!({ "httpRequests": [{ "rate": { "perSecond": rate } }] });
+    let policy = |namespace: &str, traffic: Value| {
         json!({
             "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
             "metadata": { "name": "requests", "namespace": namespace },
-            "spec": { "selector": {}, "traffic": { "limits": limits } },
+            "spec": { "selector": {}, "traffic": traffic },
         })
     };
+    let limit = |rate: u32| json!({ "limits": { "httpRequests": [{ "rate": { "perSecond": rate } }] } });
+    let peers = json!([{ "cidrs": ["10.0.0.0/8"], "ports": [{ "port": 8080, "endPort": 8089 }] }]);
+    let lists = json!({
+        "allow": { "ingress": peers, "egress": peers }, "limits": { "connectionsIn": { "perSecond": 1_000_000 } },
+    });
+    let policies = [policy("below", limit(1_000_000)), policy("limited", limit(1)), policy("listed", lists)];
     let file = bed.path("policies.yaml")?;
-    fs::write(&file, format!("{}\n---\n{}", limit("below", 1_000_000), limit("limited", 1)))?;
-    let agent = session.agent(&bed, &bed.config().with("/policies/files", json!([file])))?;
-    let [bare, below, limited] = ["bare", "below", "limited"].map(|name| Pod::start(&bed, &network, name));
-    let (bare, below, limited) = (bare?, below?, limited?);
+    fs::write(&file, policies.map(|policy| policy.to_string()).join("\n---\n"))?;
+    // The clients are the node's own.
+    let config = bed.config().with("/policies/files", json!([file])).with("/policies/exempt_node", json!(false));
+    let agent = session.agent(&bed, &config)?;
+    let [bare, below, listed, limited] =
+        ["bare", "below", "listed", "limited"].map(|name| Pod::start(&bed, &network, name));
+    let (bare, below, listed, limited) = (bare?, below?, listed?, limited?);
     wait_until("the limit", DEADLINE, || {
         let seen = limited.window(PORT, Duration::from_millis(50))?;
         Ok((seen.limited > 1).then_some(()))
     })?;
     wait_in_force(&agent)?;
     let (rounds, length) = (session.choose(15, 3), Duration::from_millis(session.choose(1000, 300)));
-    let (mut through, mut refused) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new()]);
+    let (mut through, mut with_lists) = (Vec::new(), Vec::new());
+    let mut refused = [Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     for round in 0..=rounds {
         session.check()?;
-        let pods = if round % 2 == 0 { [&bare, &below] } else { [&below, &bare] };
-        let mut windows = [pods[0].window(PORT, length)?, pods[1].window(PORT, length)?];
-        if round % 2 == 1 {
-            windows.reverse();
+        let mut rates = [0.0; 3];
+        for turn in 0..3 {
+            let pod = (round + turn) % 3;
+            let window = [&bare, &below, &listed][pod].window(PORT, length)?;
+            rates[pod] = window.requests as f64 / window.seconds;
         }
-        let rate = |window: &Window| window.requests as f64 / window.seconds;
         let kernel = limited.window(PORT, length)?;
         let keeping = bare.window(8081, length)?;
         let closing = bare.window(8082, length)?;
@@ -184,7 +195,8 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
         if round == 0 {
             continue;
         }
-        through.push(rate(&windows[1]) / rate(&windows[0]));
+        through.push(rates[1] / rates[0]);
+        with_lists.push(rates[2] / rates[0]);
         let each = |window: &Window, used: f64| used / window.limited.max(1) as f64 * 1e6;
         refused[0].push(each(&kernel, kernel.machine));
         refused[1].push(each(&keeping, keeping.machine));
@@ -195,6 +207,8 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
     agent.stop()?;
     let what = "requests a second below a limit / without one";
     session.report.add(Figure::of("requests_below_a_limit", what, "x", through)?.target(Target::AtLeast(0.95)));
+    let what = "requests a second of a Pod with lists and a limit of connections / without";
+    session.report.add(Figure::of("requests_with_lists", what, "x", with_lists)?.target(Target::AtLeast(0.95)));
     let [kernel, keeping, closing, kernel_pod, closing_pod] = refused;
     let ratio = |one: &[f64], other: &[f64]| one.iter().zip(other).map(|(one, other)| one / other).collect();
     for (name, what, samples) in [
@@ -219,7 +233,7 @@ fn wait_in_force(agent: &Agent) -> Result<()> {
     wait_until("policies in force", DEADLINE, || {
         let metrics = agent.metrics()?;
         let is_so =
-            metrics.sum("sidestep_governance_in_force") == 1.0 && metrics.sum("sidestep_governance_pods") >= 2.0;
+            metrics.sum("sidestep_governance_in_force") == 1.0 && metrics.sum("sidestep_governance_pods") >= 3.0;
         Ok(is_so.then_some(()))
     })
 }

@@ -3,6 +3,7 @@
 
 mod account;
 mod broker;
+mod limits;
 mod samples;
 mod screen;
 
@@ -25,6 +26,7 @@ use signal_hook::{consts, flag};
 
 use account::Accounts;
 use broker::Kafka;
+use limits::Limits;
 use samples::Samples;
 use screen::Screen;
 
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(arguments.seconds).saturating_sub(RESERVE);
     let mut screen = Screen::new();
+    let limits = Limits::prepare()?;
     let bed = Testbed::new().context("preparing a place for the sample containers")?;
     let mut kafka = None;
     if arguments.kafka {
@@ -89,16 +92,24 @@ fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     if let Some(kafka) = &kafka {
         config = config.with("/sinks/1", kafka.sink());
     }
+    if limits.is_some() {
+        config = config.with("/policies/files", json!([limits::write_policy(&bed)?]));
+    }
     let agent = Agent::start(&bed, &config)?;
     screen.text(&format!(
-        "pid {}, governs {}, http://{}/metrics",
+        "pid {}, governs {}, socket {}",
         agent.pid().as_raw_nonzero(),
         bed.cgroup_root(),
-        config.telemetry()
+        config.socket().display()
     ));
+    screen.heading("A policy");
+    match &limits {
+        Some(_) => screen.text(limits::POLICY.trim_end()),
+        None => screen.text("limits of requests are left out: they take Linux 6.6"),
+    }
 
     screen.heading("Sample containers, and their lines as they come out of the agent");
-    let mut samples = Samples::start(&bed)?;
+    let mut samples = Samples::start(&bed, limits.as_ref().map(Limits::network))?;
     let mut accounts = Accounts::default();
     let mut tail = Tail::default();
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
@@ -127,6 +138,10 @@ fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     if let Some(kafka) = &mut kafka {
         screen.heading("In Kafka");
         kafka.finish(&agent, &mut accounts, &samples, &screen)?;
+    }
+    if limits.is_some() {
+        screen.heading("What the kernel has answered with 429, with no proxy (sidestep policy counters)");
+        screen.text(limits::counters(&config)?.trim_end());
     }
     screen.heading("From /metrics");
     screen.metrics(&agent.get("/metrics")?.body, samples.shown_pod());

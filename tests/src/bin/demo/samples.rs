@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use sidestep_tests::{Container, DEADLINE, Testbed, wait_until};
+use sidestep_tests::{Container, DEADLINE, Network, Testbed, wait_until};
 
 /// A service with an error now and then: what log4j2 writes for one, from a shell so that no Java is needed.
 const CHECKOUT: &str = r#"
@@ -38,6 +38,25 @@ line=$(printf '%0199d' 7)
 yes $line | head -c 10000000
 sleep 3
 yes $line | head -c 10000000
+touch /data/stopped; sleep 1000
+"#;
+
+/// Answers requests, and knows of no limit.
+const API: &str = r#"
+mkdir /data/www; echo '{"items":[]}' > /data/www/cart; httpd -p 8080 -h /data/www
+echo "listening on port 8080"
+while [ ! -e /data/stop ]; do usleep 100000; done
+touch /data/stopped; sleep 1000
+"#;
+
+/// A client that asks more often than it may, and shows what it gets.
+const CLIENT: &str = r#"
+until wget -q -O /dev/null http://$API:8080/cart; do usleep 100000; done 2>/dev/null
+n=0
+while [ ! -e /data/stop ]; do
+  n=$((n+1)); echo "GET /cart $n: $(wget -S -O /dev/null http://$API:8080/cart 2>&1 | sed -n 's/^ *HTTP.1.. //p')"
+  if [ $((n % 5)) = 0 ]; then sleep 3; else usleep 50000; fi
+done
 touch /data/stopped; sleep 1000
 "#;
 
@@ -77,9 +96,16 @@ pub(crate) struct Samples {
 }
 
 impl Samples {
-    /// Starts those that run all the time.
-    pub(crate) fn start(bed: &Testbed) -> Result<Self> {
+    /// Starts those that run all the time; those that talk to each other if there is a network for them.
+    pub(crate) fn start(bed: &Testbed, network: Option<&Network>) -> Result<Self> {
         let mut running = Vec::new();
+        if let Some(network) = network {
+            let api = bed.container("api").pod("backend", "api-6b8d4-tq5zn").shell(API).start()?;
+            let address = format!("API={}", network.connect(&api)?.four);
+            let client = bed.container("client").pod("shop", "web-0").env(&address).shell(CLIENT).start()?;
+            network.connect(&client)?;
+            running.extend([api, client].map(|container| Sample { container, floods: false, ended: false }));
+        }
         for (namespace, pod, name, script) in [
             ("shop", "checkout-7c9f-x2x8p", "checkout", CHECKOUT),
             ("shop", "search-0", "search", SEARCH),

@@ -1,0 +1,116 @@
+//! What tests of policies for traffic have in common: policies in a file, Pods that talk as they are told, and what `sidestep policy`
+//! says.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{Config, Container, DEADLINE, Testbed, agent, wait_until};
+
+/// The configuration of an agent that goes by these policies, which are written to its file of policies: again for others.
+///
+/// # Errors
+/// The file can't be written.
+pub fn config(bed: &Testbed, policies: &[Value]) -> Result<Config> {
+    let documents: Vec<_> = policies.iter().map(Value::to_string).collect();
+    let file = bed.path("policies.yaml")?;
+    fs::write(&file, documents.join("\n---\n"))?;
+    Ok(bed.config().with("/policies/files", json!([file])))
+}
+
+/// A policy for all Pods of the namespace `shop`.
+#[must_use]
+pub fn policy(name: &str, traffic: &Value) -> Value {
+    json!({
+        "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+        "metadata": { "name": name, "namespace": "shop" },
+        "spec": { "selector": {}, "traffic": traffic },
+    })
+}
+
+/// Runs the agent's own client.
+///
+/// # Errors
+/// It can't be started.
+pub fn command(config: &Config, arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new(agent::binary()?).args(arguments).arg("--socket").arg(config.socket()).output()?)
+}
+
+/// Waits until `sidestep policy show` has this.
+///
+/// # Errors
+/// It has not, in time.
+pub fn wait_shown(config: &Config, text: &str) -> Result<()> {
+    let mut last = String::new();
+    let shown = wait_until(&format!("{text} in sidestep policy show"), DEADLINE, || {
+        let output = command(config, &["policy", "show"])?;
+        last = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(last.contains(text).then_some(()))
+    });
+    shown.with_context(|| last)
+}
+
+/// How often a Pod was refused in a direction, for a reason, as `sidestep policy counters` has it.
+///
+/// # Errors
+/// The agent does not answer.
+pub fn refused(config: &Config, pod: &str, direction: &str, reason: &str) -> Result<u64> {
+    let output = command(config, &["policy", "counters", "--output", "json"])?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let pods = report["pods"].as_array().context("Pods")?;
+    let tiers = pods.iter().filter(|found| found["pod"] == pod).flat_map(|pod| pod["tiers"].as_array()).flatten();
+    let refusals = tiers.flat_map(|tier| tier["refused"].as_array()).flatten();
+    let of = refusals.filter(|refused| refused["reason"] == reason && refused["direction"] == direction);
+    Ok(of.filter_map(|refused| refused["count"].as_u64()).sum())
+}
+
+/// A container that does what it is told on its stdin, a line for each, and answers each with a line that begins with its number.
+#[derive(Debug)]
+pub struct Talker {
+    /// The container.
+    pub container: Container,
+    asked: usize,
+}
+
+impl Talker {
+    /// Of a container that was told nothing so far.
+    #[must_use]
+    pub const fn new(container: Container) -> Self {
+        Self { container, asked: 0 }
+    }
+
+    /// What comes of `what`.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn ask(&mut self, what: &str) -> Result<String> {
+        writeln!(self.container.stdin(), "{what}")?;
+        let begin = format!("{} ", self.asked);
+        self.asked += 1;
+        let answer = wait_until(&format!("the answer to {what:?}"), DEADLINE, || {
+            let text = String::from_utf8(self.container.stdout())?;
+            let line = text.split_inclusive('\n').find(|line| line.starts_with(&begin) && line.ends_with('\n'));
+            Ok(line.map(|line| line[begin.len()..].trim().to_owned()))
+        });
+        answer.with_context(|| String::from_utf8_lossy(&self.container.stderr()).into_owned())
+    }
+
+    /// Waits until `what` comes out like this.
+    ///
+    /// # Errors
+    /// It does not, in time.
+    pub fn wait(&mut self, what: &str, expected: &str) -> Result<()> {
+        let mut last = String::new();
+        let come = wait_until(&format!("{what}: {expected}"), DEADLINE, || {
+            last = self.ask(what)?;
+            Ok((last == expected).then_some(()))
+        });
+        come.with_context(|| format!("the last answer was {last}"))
+    }
+}
