@@ -70,6 +70,33 @@ pub fn refused(config: &Config, pod: &str, direction: &str, reason: &str) -> Res
     Ok(of.filter_map(|refused| refused["count"].as_u64()).sum())
 }
 
+/// What programs of a [`Talker`] begin with. `burst` opens so many connections from four threads, by the program's own `connect`, and
+/// says how long it took and how often which came of it: see [`figure`].
+pub const TALK: &str = r"
+import errno, socket, struct, sys, threading, time
+def name(error): return errno.errorcode.get(error.errno, str(error))
+def family(host): return socket.AF_INET6 if ':' in host else socket.AF_INET
+def burst(*asked):
+    *peer, count = asked
+    results = []
+    def some(): results.extend(connect(*peer) for _ in range(int(count) // 4))
+    threads = [threading.Thread(target=some) for _ in range(4)]
+    begin = time.monotonic()
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    counts = [f'{result}={results.count(result)}' for result in sorted(set(results))]
+    return ' '.join([f'seconds={time.monotonic() - begin}', *counts])
+";
+
+/// A figure of what `burst` answers, `seconds` or what came of connections; 0 when it is not there.
+///
+/// # Errors
+/// It is no number.
+pub fn figure(answer: &str, name: &str) -> Result<f64> {
+    let found = answer.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    Ok(found.map_or(Ok(0.0), str::parse)?)
+}
+
 /// A container that does what it is told on its stdin, a line for each, and answers each with a line that begins with its number.
 #[derive(Debug)]
 pub struct Talker {

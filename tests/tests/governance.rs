@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, DEADLINE, Testbed, agent, end_to_end,
-    governance::{Talker, config, policy, refused, wait_shown},
+    governance::{TALK, Talker, config, figure, policy, refused, wait_shown},
     wait_until,
 };
 
@@ -14,9 +14,6 @@ use sidestep_tests::{
 /// by a socket of IPv6), `ancillary` (one with a control message, by a socket that has a peer) and `burst HOST PORT COUNT`; says
 /// what came of it.
 const CLIENT: &str = r#"
-import errno, socket, struct, sys, threading, time
-def name(error): return errno.errorcode.get(error.errno, str(error))
-def family(host): return socket.AF_INET6 if ':' in host else socket.AF_INET
 def connect(host, port):
     with socket.socket(family(host), socket.SOCK_STREAM) as s:
         try: s.settimeout(5); s.connect((host, port)); return 'ok'
@@ -40,15 +37,6 @@ def ancillary(host, port):
         tos = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if ':' in host else (socket.IPPROTO_IP, socket.IP_TOS)
         try: s.sendmsg([b'x'], [(*tos, struct.pack('i', 4))]); return 'ok'
         except OSError as error: return name(error)
-def burst(host, port, count):
-    results = []
-    def some(): results.extend(connect(host, port) for _ in range(int(count) // 4))
-    threads = [threading.Thread(target=some) for _ in range(4)]
-    begin = time.monotonic()
-    for thread in threads: thread.start()
-    for thread in threads: thread.join()
-    counts = [f'{result}={results.count(result)}' for result in sorted(set(results))]
-    return ' '.join([f'seconds={time.monotonic() - begin}', *counts])
 def serve(server):
     while True: server.accept()[0].close()
 def listen(host):
@@ -70,7 +58,7 @@ struct Client {
 
 impl Client {
     fn start(bed: &Testbed, namespace: &str, name: &str) -> Result<Self> {
-        let container = bed.container("app").pod(namespace, name).python(CLIENT).start()?;
+        let container = bed.container("app").pod(namespace, name).python(&format!("{TALK}{CLIENT}")).start()?;
         container.wait_stdout(" .\n")?;
         let text = String::from_utf8(container.stdout())?;
         let ports = text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<_>>();
@@ -147,10 +135,7 @@ fn a_rate_of_connections_is_exact() {
         let mut web = Client::start(bed, "shop", "web")?;
         wait_shown(&config, "50 connections a second, 20 at once")?;
         let answer = web.ask(&format!("burst 127.0.0.1 {} 100000", web.ports[0]))?;
-        let figure = |name: &str| {
-            let found = answer.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
-            found.map_or(Ok(0.0), str::parse::<f64>)
-        };
+        let figure = |name: &str| figure(&answer, name);
         let (seconds, admitted, refusals) = (figure("seconds")?, figure("ok")?, figure("EPERM")?);
         // Tokens that nobody takes while the client does not run are lost, once there are as many as the burst.
         ensure!(admitted >= 50.0 * seconds * 0.8 + 20.0 - 1.0, "{answer}");

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, Config, DEADLINE, Network, Testbed, agent, end_to_end,
-    governance::{self, Talker, policy, refused, wait_shown},
+    governance::{self, TALK, Talker, figure, policy, refused, wait_shown},
     network::{Addresses, sockets},
     wait_until,
 };
@@ -18,10 +18,7 @@ use sidestep_tests::{
 /// Says again what it is told, by TCP and UDP, and does what stands in a line: `connect HOST`; `get` by it; `open` one that stays and `say`
 /// something by it; `ask` by UDP, with so many bytes; `burst` of connections; `raw` and `frame`, a datagram past all of the kernel's calls.
 const PEER: &str = r"
-import errno, socket, struct, sys, threading, time
 PORT = 7000
-def name(error): return errno.errorcode.get(error.errno, str(error))
-def family(host): return socket.AF_INET6 if ':' in host else socket.AF_INET
 def connect(host):
     with socket.socket(family(host), socket.SOCK_STREAM) as s:
         s.settimeout(5)
@@ -45,15 +42,6 @@ def ask(host, size, patience='10'):
         s.settimeout(float(patience))
         try: s.sendto(b'x' * int(size), (host, PORT)); return 'ok' if len(s.recvfrom(65536)[0]) == int(size) else 'cut'
         except OSError as error: return name(error)
-def burst(host, count):
-    results = []
-    def some(): results.extend(connect(host) for _ in range(int(count) // 4))
-    threads = [threading.Thread(target=some) for _ in range(4)]
-    begin = time.monotonic()
-    for thread in threads: thread.start()
-    for thread in threads: thread.join()
-    counts = [f'{result}={results.count(result)}' for result in sorted(set(results))]
-    return ' '.join([f'seconds={time.monotonic() - begin}', *counts])
 def datagram(port): return struct.pack('!HHHH', 7001, int(port), 12, 0) + b'past'
 def raw(host, port):
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as s:
@@ -101,7 +89,7 @@ impl Peer {
     /// One of the namespace `shop`, for which the policies are, or of another one.
     fn start(bed: &Testbed, network: &Network, namespace: &str, name: &str) -> Result<Self> {
         let container = bed.container("app").pod(namespace, name).capabilities(&["CAP_NET_RAW".to_owned()]);
-        let container = container.python(PEER).start()?;
+        let container = container.python(&format!("{TALK}{PEER}")).start()?;
         container.wait_stdout("ready\n")?;
         let addresses = network.connect(&container)?;
         Ok(Self { talker: Talker::new(container), addresses })
@@ -205,10 +193,7 @@ fn a_rate_of_connections_that_others_open_is_exact_and_probes_have_their_own_way
         for host in web.hosts() {
             let before = refused(&node.config, "web", "ingress", "connection_rate")?;
             let answer = client.ask(&format!("burst {host} 8000"))?;
-            let figure = |name: &str| {
-                let found = answer.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
-                found.map_or(Ok(0.0), str::parse::<f64>)
-            };
+            let figure = |name: &str| figure(&answer, name);
             let (seconds, admitted, refusals) = (figure("seconds")?, figure("ok")?, figure("ECONNREFUSED")?);
             ensure!(admitted + refusals == 8000.0, "{answer}");
             ensure!(admitted <= 50.0 * seconds + 20.0 + 1.0 && admitted >= 50.0 * seconds * 0.7, "{answer}");

@@ -75,8 +75,9 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     if has_limited { requests::from_pod(skb, packet) } else { PASS }
 }
 
-/// Lists and limits of connections, of the packet that was read and goes to the Pod. A function that is visible outside of the object is verified once,
-/// on its own (`BPF_FUNC_GLOBAL`, Linux 5.6); the rest of the program would be verified after each way through it otherwise.
+/// Lists and limits of connections, of the packet that was read and goes to the Pod. A function that is visible outside of
+/// the object is verified once, on its own (`BPF_FUNC_GLOBAL`, Linux 5.6); the rest of the program would be verified after
+/// each way through it otherwise.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn judge_to_pod(skb: *mut __sk_buff) -> i32 {
