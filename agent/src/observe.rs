@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     control::{
         explain::{ExplainReport, ExplainRequest},
-        governance::GovernanceReport,
+        governance::{GovernanceReport, RefusalsReport},
     },
     events, files,
     kubernetes::{Kubernetes, MetricLabels},
@@ -210,6 +210,10 @@ impl Observe for Agent {
 
     fn governance(&self) -> GovernanceReport {
         GovernanceReport::of(&self.governor.reading(), &self.node)
+    }
+
+    fn refusals(&self) -> RefusalsReport {
+        RefusalsReport { governance: self.governance(), recent: self.governor.recent() }
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {

@@ -6,7 +6,7 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use crate::{files::Source, kubernetes::Pod, ledger::Account};
 
-/// The three classes of the log center.
+/// The classes of the log center.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
@@ -16,9 +16,14 @@ pub enum Class {
     Business,
     /// A log file of the node itself.
     Server,
+    /// What policies for traffic have refused: no bytes that anybody wrote, but records of the agent.
+    Governance,
 }
 
 impl Class {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Pod, Self::Business, Self::Server, Self::Governance];
+
     /// The name in records, paths and metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -26,6 +31,7 @@ impl Class {
             Self::Pod => "pod",
             Self::Business => "business",
             Self::Server => "server",
+            Self::Governance => "governance",
         }
     }
 }
@@ -66,7 +72,12 @@ pub enum Origin {
         /// Path inside the container, or on the node for class `server`. Chosen by the Pod: never use it as a path of ours.
         path: Arc<str>,
     },
+    /// Nobody has written them: the kernel programs have refused something.
+    Refusals,
 }
+
+/// `event.name` of records of refusals.
+pub const REFUSAL_EVENT: &str = "sidestep.governance.refusal";
 
 /// Who wrote: the resource of the OpenTelemetry log data model. Everything unknown is `None` and left out of records.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]

@@ -3,7 +3,7 @@
 use core::{ffi::c_void, intrinsics, mem::MaybeUninit, ptr::addr_of_mut};
 
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS},
+    bindings::{BPF_RB_CONS_POS, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS},
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
         generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user},
@@ -15,6 +15,7 @@ use sidestep_abi::{
     container::{CGROUP_PATH_SPACE, ContainerEvent},
     event,
     file::{FLAG_PATH_CUT, FileSeen, MAX_DEPTH, NAME_SPACE, PATH_SPACE},
+    govern::{REQUEST_SPACE, Refusal},
     kernel::{READER_BUSY, READER_NAPPING},
     log::LogEvent,
     stdio::{DROP_FAULT, DROP_QUOTA, DROP_RING_FULL},
@@ -23,7 +24,7 @@ use sidestep_abi::{
 use crate::{
     kernel::{Dentry, File, Mount},
     maps::{LOST_EVENTS, READER, RING},
-    policy::Share,
+    policy::{self, Share},
 };
 
 /// Hides a value from the optimiser, which else takes out the checks that it can prove to be true: the verifier of
@@ -379,4 +380,32 @@ pub(crate) fn cgroup(container: &ContainerEvent, path: *const u8) {
         (*record).container.header.len = if copied > 0 { copied as u32 } else { 0 };
     }
     entry.submit(wakeup(true));
+}
+
+#[repr(C)]
+struct RefusalRecord {
+    refusal: Refusal,
+    request: [u8; REQUEST_SPACE],
+}
+
+/// Tells of a refusal, with the beginning of its request: `header.len` bytes, of which all `REQUEST_SPACE` may be read. Not while half
+/// of the ring waits to be read: lines of logs have nowhere else to go.
+#[inline(always)]
+pub(crate) fn refusal(refusal: &Refusal, request: Option<&[u8; REQUEST_SPACE]>) {
+    let waits = RING.query(u64::from(BPF_RB_PROD_POS)).wrapping_sub(RING.query(u64::from(BPF_RB_CONS_POS)));
+    let size = policy::control().map_or(0, |control| control.stdio.ring_size);
+    let entry = if waits > size / 2 { None } else { RING.reserve::<RefusalRecord>(0) };
+    let Some(mut entry) = entry else {
+        lose(event::REFUSED);
+        return;
+    };
+    let record: *mut RefusalRecord = entry.as_mut_ptr();
+    // SAFETY: the record is reserved with this type.
+    unsafe {
+        addr_of_mut!((*record).refusal).write(*refusal);
+        if let Some(request) = request {
+            addr_of_mut!((*record).request).write(*request);
+        }
+    }
+    entry.submit(wakeup(false));
 }

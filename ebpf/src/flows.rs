@@ -21,6 +21,7 @@ use crate::{
     maps::{ASKERS, FLOWS},
     packet::{self, ACK, DROP, HANDSHAKE, IPPROTO_TCP, PASS, Packet, RST, SYN, Segment},
     policy,
+    refusals::{Counted, What},
 };
 
 const LISTS: u32 = LISTS_EGRESS | LISTS_INGRESS;
@@ -108,7 +109,7 @@ impl Rules {
         self.said & LIMITS_IN == 0
             || packet.look_up(skb, self.network, 1) == 0
             || packet.state == HANDSHAKE
-            || take_connection(self.governed, self.cgroup) != 0
+            || take_connection(self.governed, self.cgroup, &mut packet.counted) != 0
     }
 }
 
@@ -204,7 +205,7 @@ impl Judged<'_> {
 
     /// What has no connection: who began it is who sent first.
     #[inline(always)]
-    fn datagram(&self, skb: *mut __sk_buff, packet: &Packet) -> i32 {
+    fn datagram(&self, skb: *mut __sk_buff, packet: &mut Packet) -> i32 {
         if self.rules.said & LISTS == 0 {
             return PASS;
         }
@@ -270,7 +271,7 @@ impl Judged<'_> {
     /// What the lists say of the other end: `FLOW_REFUSED`, `FLOW_OBSERVED` when it would be, or 0. What is `known` to be observed is not
     /// counted again.
     #[inline(always)]
-    fn listed(&self, skb: *mut __sk_buff, packet: &Packet, known: u32) -> u32 {
+    fn listed(&self, skb: *mut __sk_buff, packet: &mut Packet, known: u32) -> u32 {
         if !self.way.to_pod && is_asked_before(skb) != 0 {
             return 0;
         }
@@ -278,12 +279,12 @@ impl Judged<'_> {
         let ends = &packet.key;
         let (port, direction) = if self.way.to_pod { (ends.pod_port, INGRESS) } else { (ends.client_port, EGRESS) };
         let peer = Peer { address: ends.client, port, protocol: packet.protocol };
-        ask_lists(&peer, &self.rules, u64::from(direction), u64::from(known)) as u32
+        ask_lists(&peer, &self.rules, u64::from(direction), u64::from(known), &mut packet.counted) as u32
     }
 }
 
 #[inline(never)]
-fn ask_lists(peer: &Peer, rules: &Rules, direction: u64, known: u64) -> u64 {
+fn ask_lists(peer: &Peer, rules: &Rules, direction: u64, known: u64, counted: &mut Counted) -> u64 {
     let mut listed = 0;
     for index in 0..TIERS {
         let tier = &rules.governed.tiers[index];
@@ -293,7 +294,8 @@ fn ask_lists(peer: &Peer, rules: &Rules, direction: u64, known: u64) -> u64 {
             continue;
         }
         let counts = known == 0 || tier.flags & OBSERVES == 0;
-        if !govern::let_through(rules.cgroup, index, tier, (direction as u8, REASON_NOT_ALLOWED), counts) {
+        let what = What { direction: direction as u8, ..What::ingress(REASON_NOT_ALLOWED) };
+        if !counted.let_through(rules.cgroup, index, tier, what, counts) {
             return u64::from(FLOW_REFUSED);
         }
         listed = FLOW_OBSERVED;
@@ -303,7 +305,7 @@ fn ask_lists(peer: &Peer, rules: &Rules, direction: u64, known: u64) -> u64 {
 
 /// Takes a token of each tier's limit; none, and 0, when one has none.
 #[inline(never)]
-fn take_connection(governed: &Governed, cgroup: u64) -> u64 {
+fn take_connection(governed: &Governed, cgroup: u64, counted: &mut Counted) -> u64 {
     let key = |index: usize| BucketKey { cgroup, limit: LIMIT_CONNECTIONS_IN + index as u32, _pad: 0 };
     for index in 0..TIERS {
         let tier = &governed.tiers[index];
@@ -311,7 +313,7 @@ fn take_connection(governed: &Governed, cgroup: u64) -> u64 {
         if rate.interval == 0 || govern::take(&key(index), rate) != 0 {
             continue;
         }
-        if !govern::let_through(cgroup, index, tier, (INGRESS, REASON_CONNECTION_RATE), true) {
+        if !counted.let_through(cgroup, index, tier, What::ingress(REASON_CONNECTION_RATE), true) {
             for before in 0..index {
                 let rate = &governed.tiers[before & (TIERS - 1)].connections_in;
                 if rate.interval != 0 {

@@ -2,19 +2,23 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::{bpf_ktime_get_ns, generated::bpf_get_current_ancestor_cgroup_id},
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated::bpf_get_current_ancestor_cgroup_id},
     maps::lpm_trie::Key,
 };
-use sidestep_abi::govern::{
-    ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, EGRESS, Governed, GovernedKey, LIMIT_CONNECTIONS_OUT, LISTS_EGRESS,
-    MAX_RANGES, OBSERVES, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, RefusedKey, TIERS, Tier,
+use sidestep_abi::{
+    govern::{
+        ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, Governed, GovernedKey, LIMIT_CONNECTIONS_OUT, LISTS_EGRESS,
+        MAX_RANGES, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, TIERS,
+    },
+    http::ConnectionKey,
 };
 
 use crate::{
     emit,
     generation::{self, Order},
-    maps::{ALLOWED, ASKERS, BUCKETS, GOVERNED, GOVERNING, REFUSED},
+    maps::{ALLOWED, ASKERS, BUCKETS, GOVERNED, GOVERNING},
     packet::IPPROTO_TCP,
+    refusals::{self, Counted, Detail, What},
 };
 
 /// Depth to which a cgroup's ancestors are searched for a Pod's.
@@ -47,6 +51,18 @@ pub(crate) enum Act {
 /// Whether the current process may do that.
 #[inline(always)]
 pub(crate) fn may(act: Act, peer: &Peer) -> bool {
+    let mut counted = Counted::NOTHING;
+    let may = judge(act, peer, &mut counted);
+    if counted.is_any() {
+        let Peer { address: client, port: client_port, protocol } = *peer;
+        let ends = ConnectionKey { client, pod: [0; 16], client_port, pod_port: 0, interface: 0 };
+        counted.tell(&ends, protocol, Detail::Process(bpf_get_current_pid_tgid()));
+    }
+    may
+}
+
+#[inline(always)]
+fn judge(act: Act, peer: &Peer, counted: &mut Counted) -> bool {
     let Some((cgroup, governed)) = current() else { return true };
     // While the programs of two agents are attached, both go by the lists, and one of them takes tokens and counts.
     let acts = generation::acts(Order::OldestFirst);
@@ -56,7 +72,7 @@ pub(crate) fn may(act: Act, peer: &Peer) -> bool {
         if tier.flags & LISTS_EGRESS != 0
             && is_allowed(peer, tier.egress) == 0
             && !has_asked(cgroup, peer)
-            && !let_through(cgroup, index, tier, (EGRESS, REASON_NOT_ALLOWED), acts)
+            && !counted.let_through(cgroup, index, tier, What::egress(REASON_NOT_ALLOWED), acts)
         {
             return false;
         }
@@ -70,7 +86,7 @@ pub(crate) fn may(act: Act, peer: &Peer) -> bool {
         let rate = tier.connections_out;
         if rate.interval != 0
             && take(&BucketKey { cgroup, limit: LIMIT_CONNECTIONS_OUT + index as u32, _pad: 0 }, &rate) == 0
-            && !let_through(cgroup, index, tier, (EGRESS, REASON_CONNECTION_RATE), acts)
+            && !counted.let_through(cgroup, index, tier, What::egress(REASON_CONNECTION_RATE), acts)
         {
             return false;
         }
@@ -88,17 +104,6 @@ fn has_asked(cgroup: u64, peer: &Peer) -> bool {
     let Some(seen) = ASKERS.get_ptr(&AskerKey { cgroup, address, port, protocol, _pad: [0; 5] }) else { return false };
     // SAFETY: a map value of one word, and a helper without arguments.
     unsafe { bpf_ktime_get_ns().saturating_sub(seen.read_volatile()) < ANSWERED_FOR }
-}
-
-/// Counts that a tier does not let something through; whether it is let through all the same.
-#[inline(always)]
-pub(crate) fn let_through(cgroup: u64, index: usize, tier: &Tier, (direction, reason): (u8, u8), acts: bool) -> bool {
-    let observes = tier.flags & OBSERVES != 0;
-    if acts {
-        let (observed, tier) = (u8::from(observes), index as u8);
-        count(&RefusedKey { cgroup, reason, direction, observed, tier, _pad: [0; 4] });
-    }
-    observes
 }
 
 /// The Pod of the current process and what holds for it.
@@ -203,7 +208,7 @@ pub(crate) fn take(key: &BucketKey, rate: &Rate) -> u64 {
     }
     // When there is no room for its state it has no limit.
     let Some(bucket) = BUCKETS.get_ptr_mut(key) else {
-        lose();
+        refusals::lose();
         return 1;
     };
     // SAFETY: the helper has no arguments.
@@ -237,28 +242,5 @@ pub(crate) fn take(key: &BucketKey, rate: &Rate) -> u64 {
 pub(crate) fn give_back(key: &BucketKey, rate: &Rate) {
     if let Some(bucket) = BUCKETS.get_ptr_mut(key) {
         emit::add(bucket, rate.interval.wrapping_neg());
-    }
-}
-
-/// Counts what could not be counted by its Pod, or limited: a map is full.
-#[inline(always)]
-fn lose() {
-    let all = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, _pad: [0; 4] };
-    if let Some(counter) = REFUSED.get_ptr_mut(&all) {
-        emit::add(counter, 1);
-    }
-}
-
-#[inline(always)]
-fn count(refused: &RefusedKey) {
-    if let Some(counter) = REFUSED.get_ptr_mut(refused) {
-        emit::add(counter, 1);
-    } else if REFUSED.insert(refused, &1, u64::from(BPF_NOEXIST)).is_err() {
-        match REFUSED.get_ptr_mut(refused) {
-            Some(counter) => {
-                emit::add(counter, 1);
-            }
-            None => lose(),
-        }
     }
 }

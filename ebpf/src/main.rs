@@ -17,6 +17,7 @@ mod maps;
 mod packet;
 mod policy;
 mod probes;
+mod refusals;
 mod requests;
 
 #[panic_handler]

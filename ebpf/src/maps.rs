@@ -8,7 +8,7 @@ use aya_ebpf::{
 use sidestep_abi::{
     container::Container,
     file::{FileState, RetiredKey, Verdict},
-    govern::{Allowed, AllowedKey, AskerKey, BucketKey, Flow, FlowKey, Governed, GovernedKey, RefusedKey},
+    govern::{Allowed, AllowedKey, AskerKey, BucketKey, Flow, FlowKey, Governed, GovernedKey, RefusedKey, ToldKey},
     http::{Answer, Connection, ConnectionKey, HttpRules, Interface},
     kernel::{Control, Generations, MAX_ROOTS, Reader},
     stdio::{InodeKey, Stdio},
@@ -73,7 +73,7 @@ pub(crate) static VERDICTS: LruHashMap<InodeKey, Verdict> = LruHashMap::with_max
 
 /// Events that could not be handed over, by event kind; what they were about is found by the agent's sweeps.
 #[map]
-pub(crate) static LOST_EVENTS: Array<u64> = Array::with_max_entries(8, 0);
+pub(crate) static LOST_EVENTS: Array<u64> = Array::with_max_entries(16, 0);
 
 /// One entry: the generation of policies that is in force; 0 when there is none.
 #[map]
@@ -94,6 +94,10 @@ pub(crate) static BUCKETS: HashMap<BucketKey, u64> = HashMap::with_max_entries(6
 /// How many were refused.
 #[map]
 pub(crate) static REFUSED: HashMap<RefusedKey, u64> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// When somebody's refusal was told of: nanoseconds of `CLOCK_MONOTONIC`.
+#[map]
+pub(crate) static TOLD: LruHashMap<ToldKey, u64> = LruHashMap::with_max_entries(16384, 0);
 
 /// Connections of Pods that have lists. One that is evicted is judged once more.
 #[map]

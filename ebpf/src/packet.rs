@@ -12,9 +12,15 @@ use aya_ebpf::{
         bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_tcp_sock,
     },
 };
-use sidestep_abi::http::{Answer, ConnectionKey, MAX_ANSWER};
+use sidestep_abi::{
+    govern::REQUEST_SPACE,
+    http::{Answer, ConnectionKey, MAX_ANSWER},
+};
 
-use crate::maps::ANSWERS;
+use crate::{
+    maps::ANSWERS,
+    refusals::{Counted, Detail},
+};
 
 /// `include/uapi/linux/if_ether.h`
 const ETH_HLEN: u32 = 14;
@@ -131,11 +137,15 @@ pub(crate) struct Packet {
     pub(crate) rcv_nxt: u32,
     pub(crate) snd_nxt: u32,
     _pad2: u32,
+    /// What of it was refused.
+    pub(crate) counted: Counted,
     /// What is read of a header, and what is written of one.
     raw: [u8; RAW],
     /// The payload's beginning.
     pub(crate) head: [u8; HEAD + SLACK],
 }
+
+const _: () = assert!(core::mem::offset_of!(Packet, raw) % 8 == 0 && core::mem::offset_of!(Packet, head) % 8 == 0);
 
 /// What is made of a packet.
 pub(crate) struct Segment {
@@ -174,6 +184,18 @@ impl Packet {
     #[inline(never)]
     pub(crate) fn read(&mut self, skb: *mut __sk_buff, to_pod: u64) -> u64 {
         u64::from(self.parse(skb, to_pod != 0).is_some())
+    }
+
+    /// Tells of what was refused of it.
+    #[inline(always)]
+    pub(crate) fn tell(&self) {
+        let detail = if self.counted.is_request() {
+            // SAFETY: `head` is longer.
+            Detail::Request(unsafe { &*self.head.as_ptr().cast::<[u8; REQUEST_SPACE]>() }, self.head_len)
+        } else {
+            Detail::Nothing
+        };
+        self.counted.tell(&self.key, self.protocol, detail);
     }
 
     /// Reads bytes of the packet to where they are looked at.

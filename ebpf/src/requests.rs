@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
 };
 use sidestep_abi::{
-    govern::{BucketKey, Governed, INGRESS, OBSERVES, REASON_REQUEST_RATE, TIERS},
+    govern::{BucketKey, Governed, OBSERVES, REASON_REQUEST_RATE, TIERS},
     http::{
         Connection, HAS_REQUEST, HttpRule, IS_HEAD, IS_LIMITED, Interface, MAX_PATH, MAX_RULES, MAY_HAVE_BODY,
         METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PATCH, METHOD_POST, METHOD_PUT,
@@ -19,7 +19,11 @@ use crate::{
     flows, govern,
     maps::{CONNECTIONS, REQUEST_RULES},
     packet::{self, ACK, DROP, ESTABLISHED, FIN, HANDSHAKE, HEAD, IPPROTO_TCP, PASS, PSH, Packet, RST, SYN, Segment},
+    refusals::What,
 };
+
+/// What a limit refuses, but for its number.
+const OVER_RATE: What = What::ingress(REASON_REQUEST_RATE);
 
 /// How long after its last refusal a Pod's connections are looked up for segments that are no requests, in nanoseconds.
 const LIMITED_FOR: u64 = 60_000_000_000;
@@ -261,7 +265,7 @@ fn ask(packet: &mut Packet, governed: &Governed, cgroup: u64, is_behind: u64) ->
                 continue;
             }
             if is_behind != 0 && tier.flags & OBSERVES == 0
-                || !govern::let_through(cgroup, index, tier, (INGRESS, REASON_REQUEST_RATE), true)
+                || !packet.counted.let_through(cgroup, index, tier, What { limit: rule.limit, ..OVER_RATE }, true)
             {
                 return u64::from(rule.answer);
             }

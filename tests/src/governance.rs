@@ -2,6 +2,7 @@
 //! says.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     process::{Command, Output},
@@ -10,7 +11,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::{Config, Container, DEADLINE, Testbed, agent, wait_until};
+use crate::{
+    Agent, Config, Container, DEADLINE, Testbed, agent,
+    records::{self, Record},
+    wait_until,
+};
 
 /// The configuration of an agent that goes by these policies, which are written to its file of policies: again for others.
 ///
@@ -68,6 +73,24 @@ pub fn refused(config: &Config, pod: &str, direction: &str, reason: &str) -> Res
     let refusals = tiers.flat_map(|tier| tier["refused"].as_array()).flatten();
     let of = refusals.filter(|refused| refused["reason"] == reason && refused["direction"] == direction);
     Ok(of.filter_map(|refused| refused["count"].as_u64()).sum())
+}
+
+/// Waits until there are so many records of refusals that `is_it`; all of these. One that was sent once more is there once.
+///
+/// # Errors
+/// There are not, in time.
+pub fn wait_told(agent: &Agent, count: usize, is_it: impl Fn(&Record) -> bool) -> Result<Vec<Record>> {
+    let mut last = Vec::new();
+    let told = wait_until(&format!("{count} records of refusals"), DEADLINE, || {
+        let all = records::read(agent.records_directory())?;
+        let mut known = BTreeSet::new();
+        let mut is_new = |record: &Record| known.insert((record.stream().to_owned(), record.position()));
+        let refusals = all.into_iter().filter(|record| record.class() == "governance" && is_it(record));
+        last = refusals.filter(|record| is_new(record)).collect();
+        Ok((last.len() >= count).then_some(()))
+    });
+    told.with_context(|| format!("{last:?}"))?;
+    Ok(last)
 }
 
 /// What programs of a [`Talker`] begin with. `burst` opens so many connections from four threads, by the program's own `connect`, and

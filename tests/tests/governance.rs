@@ -2,11 +2,12 @@
 
 use std::{fs, process::Command};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, DEADLINE, Testbed, agent, end_to_end,
-    governance::{TALK, Talker, config, figure, policy, refused, wait_shown},
+    governance::{TALK, Talker, command, config, figure, policy, refused, wait_shown, wait_told},
+    records::Record,
     wait_until,
 };
 
@@ -179,6 +180,119 @@ fn observe_refuses_nothing_and_counts() {
             ensure!(web.ask(&connect)? == "ok");
             Ok((refused(&config, "web", "egress", "not_allowed")? > 0).then_some(()))
         })?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn refusals_are_told_of_with_both_ends_and_the_policy() {
+    end_to_end(|bed| {
+        let observed = json!({ "mode": "observe", "allow": { "egress": [] } });
+        let traffic = json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.0/16"] }] } });
+        let config = config(bed, &[policy("web", &traffic), policy("trial", &observed)])?;
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let port = web.ports[0];
+        web.wait(&format!("connect 127.1.0.1 {port}"), "EPERM")?;
+        ensure!(web.ask(&format!("connect ::1 {port}"))? == "EPERM" && web.ask("send 127.1.0.2 9")? == "EPERM");
+        ensure!(web.ask(&format!("connect 127.0.0.1 {port}"))? == "ok");
+
+        let to = |address: &str| {
+            let told = wait_told(&agent, 1, |record| record.attribute("network.peer.address") == address)?;
+            ensure!(told.len() == 1, "{told:?}");
+            told.into_iter().next().context("one")
+        };
+        let record = to("127.1.0.1")?;
+        for (name, expected) in [
+            ("network.type", "ipv4"),
+            ("network.transport", "tcp"),
+            ("sidestep.governance.reason", "not_allowed"),
+            ("sidestep.governance.direction", "egress"),
+            ("sidestep.governance.scope", "namespace"),
+            ("sidestep.governance.mode", "enforce"),
+            ("sidestep.governance.policy", "SidestepPolicy shop/web (file)"),
+            ("event.name", "sidestep.governance.refusal"),
+        ] {
+            ensure!(record.attribute(name) == expected, "{name} in {record:?}");
+        }
+        let attributes = &record.value["attributes"];
+        ensure!(attributes["network.peer.port"] == port, "{record:?}");
+        ensure!(attributes["sidestep.governance.count"].as_u64().is_some_and(|count| count > 0), "{record:?}");
+        ensure!(attributes["process.pid"] == web.talker.container.pid().as_raw_nonzero().get(), "{record:?}");
+        ensure!((record.resource("k8s.namespace.name"), record.resource("k8s.pod.name")) == ("shop", "web"));
+        ensure!(record.text("/severity_text") == "WARN" && record.value["length"] == 0, "{record:?}");
+        let body = format!(
+            "refused: connection to 127.1.0.1:{port}: not on the list allow.egress (SidestepPolicy shop/web (file))"
+        );
+        ensure!(record.text("/body") == body, "{record:?}");
+
+        let datagram = to("127.1.0.2")?;
+        ensure!(datagram.attribute("network.transport") == "udp", "{datagram:?}");
+        ensure!(to("::1")?.attribute("network.type") == "ipv6");
+        let observed = to("127.0.0.1")?;
+        ensure!(observed.attribute("sidestep.governance.policy") == "SidestepPolicy shop/trial (file)", "{observed:?}");
+        ensure!(observed.text("/severity_text") == "INFO" && observed.text("/body").starts_with("would be refused: "));
+        agent.stop()
+    });
+}
+
+/// Nothing is told of that was not counted, and who hammers does not keep others from being told of.
+#[test]
+fn refusals_are_sampled_by_their_peers() {
+    end_to_end(|bed| {
+        let config = config(bed, &[policy("web", &json!({ "allow": { "egress": [] } }))])?;
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let port = web.ports[0];
+        web.wait(&format!("connect 127.0.0.1 {port}"), "EPERM")?;
+        let answer = web.ask(&format!("burst 127.0.0.1 {port} 20000"))?;
+        for host in 1..=9 {
+            ensure!(web.ask(&format!("connect 127.0.1.{host} {port}"))? == "EPERM");
+        }
+        wait_told(&agent, 9, |record| record.attribute("network.peer.address").starts_with("127.0.1."))?;
+        let hammered = wait_told(&agent, 1, |record| record.attribute("network.peer.address") == "127.0.0.1")?;
+        // The first ones, and then one a second.
+        ensure!(hammered.len() as f64 <= figure(&answer, "seconds")? + 4.0, "{answer}: {hammered:?}");
+        let counts = hammered.iter().map(|record| record.value["attributes"]["sidestep.governance.count"].as_u64());
+        let counts = counts.collect::<Option<Vec<_>>>().context("counts")?;
+        let mut all = 0;
+        wait_until("the counts", DEADLINE, || {
+            all = refused(&config, "web", "egress", "not_allowed")?;
+            Ok((all >= 20_010).then_some(()))
+        })?;
+        ensure!(counts.is_sorted() && counts.last() <= Some(&all), "{counts:?} of {all}");
+        let top = command(&config, &["policy", "top", "--count", "1", "--output", "json"])?;
+        let top: Value = serde_json::from_slice(&top.stdout)?;
+        let entry = &top["refused"][0];
+        ensure!(entry["pod"] == "shop/web" && entry["total"] == all && entry["reason"] == "not_allowed", "{top}");
+        ensure!(entry["policy"] == "SidestepPolicy shop/web (file)", "{top}");
+        ensure!(entry["peers"].as_array().is_some_and(|peers| peers.len() == 10), "{top}");
+        agent.stop()
+    });
+}
+
+/// What waits in the ring when an agent is killed is the next one's to tell of, which does not know yet whose it is.
+#[test]
+fn no_record_of_a_refusal_is_lost_while_agents_are_killed() {
+    end_to_end(|bed| {
+        let config = config(bed, &[policy("shop", &json!({ "allow": { "egress": [] } }))])?
+            .with("/capture/pin", json!(bed.pins()));
+        let mut agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let port = web.ports[0];
+        web.wait(&format!("connect 127.0.0.1 {port}"), "EPERM")?;
+        for round in 1..=5 {
+            let connect = |host: u32| format!("connect 127.{round}.0.{host} {port}");
+            ensure!(web.ask(&connect(1))? == "EPERM");
+            agent.kill()?;
+            ensure!(web.ask(&connect(2))? == "EPERM", "no agent runs");
+            agent = Agent::start(bed, &config)?;
+        }
+        let told = wait_told(&agent, 10, |record| !record.attribute("network.peer.address").starts_with("127.0."))?;
+        ensure!(told.len() == 10, "{told:?}");
+        let named =
+            |record: &Record| record.attribute("sidestep.governance.policy") == "SidestepPolicy shop/shop (file)";
+        ensure!(told.iter().all(|record| named(record) && record.resource("k8s.pod.name") == "web"), "{told:?}");
         agent.stop()
     });
 }

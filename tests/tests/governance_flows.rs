@@ -10,8 +10,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, Config, DEADLINE, Network, Testbed, agent, end_to_end,
-    governance::{self, TALK, Talker, figure, policy, refused, wait_shown},
+    governance::{self, TALK, Talker, figure, policy, refused, wait_shown, wait_told},
     network::{Addresses, sockets},
+    records::Record,
     wait_until,
 };
 
@@ -170,6 +171,13 @@ fn who_is_on_no_list_gets_no_connection_and_no_datagram_through() {
         wait_until("the counts", DEADLINE, || {
             Ok((refused(&node.config, "web", "ingress", "not_allowed")? >= 6).then_some(()))
         })?;
+        let is_of = |record: &Record, name: &str, end: IpAddr| record.attribute(name) == end.to_string();
+        for (own, peer) in web.hosts().into_iter().zip(stranger.hosts()) {
+            let told = wait_told(&node.agent, 1, |record| is_of(record, "network.peer.address", peer))?;
+            ensure!(is_of(&told[0], "network.local.address", own), "{told:?}");
+            ensure!(told[0].value["attributes"]["network.local.port"] == PORT, "{told:?}");
+            ensure!(told[0].text("/body").contains(" to port 7000: not on the list allow.ingress ("), "{told:?}");
+        }
         // Nor while no agent runs.
         let host = web.addresses.four;
         node.agent.kill()?;

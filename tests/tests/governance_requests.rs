@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, Config, Container, DEADLINE, Network, Testbed, agent, end_to_end,
-    governance::{self, policy, wait_shown},
+    governance::{self, policy, wait_shown, wait_told},
     network::{Addresses, sockets},
     wait_until,
 };
@@ -191,7 +191,7 @@ impl Seen {
 fn requests_over_the_limit_get_429_and_no_others() {
     end_to_end(|bed| {
         let network = Network::enter()?;
-        let config = config(bed, &json!([{ "rate": { "perSecond": 100 } }]))?;
+        let config = config(bed, &json!([{ "name": "all", "rate": { "perSecond": 100 } }]))?;
         let agent = Agent::start(bed, &config)?;
         let server = Server::start(bed, &network)?;
         wait_in_force(&agent, &config, "gets 100 HTTP requests a second")?;
@@ -200,6 +200,17 @@ fn requests_over_the_limit_get_429_and_no_others() {
             wait_until("no socket left", DEADLINE, || Ok(sockets(&server.container)?.is_empty().then_some(())))
                 .with_context(|| sockets(&server.container).unwrap_or_default())?;
         }
+        let told = wait_told(&agent, 2, |record| record.attribute("url.path") == "/some")?;
+        for record in &told {
+            ensure!(record.attribute("http.request.method") == "GET", "{record:?}");
+            ensure!(record.attribute("sidestep.governance.rule") == "all", "{record:?}");
+            ensure!(record.text("/body").starts_with("refused: GET /some from "), "{record:?}");
+        }
+        // A query is nobody's business; the request line itself is longer than what is kept of it.
+        let query = format!("http://{}:8080/some/path?secret={}", server.addresses.four, "x".repeat(200));
+        wait_until("a refusal", DEADLINE, || Ok((status(&curl(&[&query])?)? == "429").then_some(())))?;
+        let told = wait_told(&agent, 1, |record| record.attribute("url.path") == "/some/path")?;
+        ensure!(!told[0].value.to_string().contains("secret"), "{told:?}");
         agent.stop()
     });
 }

@@ -1,13 +1,17 @@
 //! `sidestep policy`
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use super::{Format, ask_agent, colors, socket::SocketArgs};
+use super::{Format, ask_agent, colors, socket::SocketArgs, status::interval};
 use crate::{
     config::policy_files,
-    control::client::governance::{View, governance},
+    control::client::{
+        governance::{View, governance},
+        terminal::{Color, Screen},
+        top::{TopOptions, top},
+    },
 };
 
 /// Check policies, and show what they do on this node
@@ -27,6 +31,8 @@ pub enum What {
     Show(ShowArgs),
     /// Show what was refused, or with `mode: observe` would have been
     Counters(ShowArgs),
+    /// Show live what is refused, how often in a second, and to whom
+    Top(TopArgs),
 }
 
 /// Which files.
@@ -61,6 +67,42 @@ pub struct ShowArgs {
     pub socket: SocketArgs,
 }
 
+/// How often, and of which Pods.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+PEERS are those of the refusals of the last minute that were told of: each peer at most once a second, and ten a second
+for each Pod. All refusals are counted.
+
+Examples:
+  sidestep policy top
+  sidestep policy top --namespace shop --interval 5s
+  sidestep policy top --count 2 --output json | tail -1 | jq .")]
+pub struct TopArgs {
+    /// Only Pods of this namespace
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// How often; at least 100ms, and counts are a second old at most
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
+    pub interval: Duration,
+    /// End after so many
+    #[arg(long, value_name = "NUMBER")]
+    pub count: Option<u64>,
+    /// How to print it: as JSON one object a line
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+impl TopArgs {
+    fn execute(self) -> ExitCode {
+        let Self { namespace, interval, count, output, socket } = self;
+        let options = TopOptions { namespace, interval, count, json: output == Format::Json };
+        ask_agent(&socket, |path| top(path, &options, Screen::stdout(Color::Auto), &mut io::stdout()))
+    }
+}
+
 impl PolicyArgs {
     /// Does it; returns the exit code: 0, 1 when a file can't be read or is wrong, or the agent refuses, 2 for a bad
     /// configuration, 3 when no agent runs, 4 without permission.
@@ -70,6 +112,7 @@ impl PolicyArgs {
             What::Check(check) => check.execute(),
             What::Show(show) => show.execute(View::Show),
             What::Counters(show) => show.execute(View::Counters),
+            What::Top(top) => top.execute(),
         }
     }
 }
@@ -97,6 +140,9 @@ impl CheckArgs {
 impl ShowArgs {
     fn execute(self, view: View) -> ExitCode {
         let json = self.output == Format::Json;
-        ask_agent(&self.socket, |path| governance(path, view, self.namespace.as_deref(), json, &mut io::stdout()))
+        let screen = Screen::stdout(Color::Auto);
+        ask_agent(&self.socket, |path| {
+            governance(path, view, self.namespace.as_deref(), json, (screen, &mut io::stdout()))
+        })
     }
 }

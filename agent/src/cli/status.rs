@@ -50,7 +50,7 @@ pub struct StatusArgs {
 /// Faster than this nobody reads, and it would only cost the node.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if interval < SHORTEST_INTERVAL {
         return Err(format!("the shortest is `{}`", humantime::format_duration(SHORTEST_INTERVAL)));

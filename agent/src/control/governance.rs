@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sidestep_abi::govern::{EGRESS, INGRESS, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate};
+use sidestep_abi::govern::{
+    EGRESS, INGRESS, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate, RefusedKey,
+};
 
 use crate::{
     pipeline::governor::Reading,
     policy::traffic::{
-        compile::Tier,
+        compile::{Plan, Refuser, Tier},
         requests::Rule,
         settings::{Direction, Mode},
     },
@@ -19,6 +21,9 @@ use crate::{
 pub struct GovernanceReport {
     /// The node that answers.
     pub node: String,
+    /// When refusals were counted: nanoseconds since the Unix epoch.
+    #[serde(default)]
+    pub counted_unix_nano: u64,
     /// Why not all is in force that was declared.
     pub problem: Option<String>,
     /// The Pods for which something holds.
@@ -99,8 +104,46 @@ pub struct Refusals {
     pub reason: String,
     /// `egress` or `ingress`.
     pub direction: String,
+    /// The policies whose list or limit it is, as far as they are what they were then.
+    #[serde(default)]
+    pub policies: Vec<String>,
+    /// The limit's name, where it has one.
+    #[serde(default)]
+    pub rule: Option<String>,
     /// How often since the kernel programs were loaded.
     pub count: u64,
+}
+
+/// What was refused, and who.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct RefusalsReport {
+    /// What holds, and how often it was refused.
+    pub governance: GovernanceReport,
+    /// Those of last, as far as they were told of.
+    pub recent: Vec<Recent>,
+}
+
+/// A refusal that the kernel programs have told of.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Recent {
+    /// When: nanoseconds since the Unix epoch.
+    pub time_unix_nano: u64,
+    /// The id of the Pod's cgroup.
+    pub cgroup: u64,
+    /// The Pod's namespace.
+    pub namespace: String,
+    /// The Pod's name.
+    pub pod: String,
+    /// The other end's address.
+    pub peer: String,
+    /// `egress` or `ingress`.
+    pub direction: String,
+    /// As [`Refusals::reason`].
+    pub reason: String,
+    /// Whether it was let through.
+    pub is_observed: bool,
+    /// The record's text.
+    pub what: String,
 }
 
 /// The name of a reason in reports and metrics.
@@ -161,12 +204,15 @@ impl GovernanceReport {
     /// Of what holds.
     #[must_use]
     pub fn of(reading: &Reading, node: &str) -> Self {
-        let mut refused: BTreeMap<(u64, u8), Vec<Refusals>> = BTreeMap::new();
-        for (key, count) in &reading.refused {
-            let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
-            let refusals = Refusals { reason, direction, count: *count };
-            refused.entry((key.cgroup, key.tier)).or_default().push(refusals);
+        let mut refused: BTreeMap<(u64, u8), Vec<&(RefusedKey, u64)>> = BTreeMap::new();
+        for counted in &reading.refused {
+            refused.entry((counted.0.cgroup, counted.0.tier)).or_default().push(counted);
         }
+        let refusals = |(key, count): &(RefusedKey, u64), plan: &Plan| {
+            let Refuser { policies, rule } = plan.refuser(key);
+            let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
+            Refusals { reason, direction, policies, rule, count: *count }
+        };
         let mut pods = Vec::new();
         for held in &reading.pods {
             let mut tiers = Vec::new();
@@ -187,7 +233,10 @@ impl GovernanceReport {
                     connections_out: plan.connections_out.as_ref().map(limit),
                     connections_in: plan.connections_in.as_ref().map(limit),
                     http_requests: plan.requests.iter().map(requests).collect(),
-                    refused: refused.remove(&(held.cgroup, index as u8)).unwrap_or_default(),
+                    refused: {
+                        let counted = refused.remove(&(held.cgroup, index as u8)).unwrap_or_default();
+                        counted.into_iter().map(|counted| refusals(counted, plan)).collect()
+                    },
                 });
             }
             let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
@@ -201,6 +250,11 @@ impl GovernanceReport {
             });
         }
         pods.sort_by(|one, two| (&one.namespace, &one.pod).cmp(&(&two.namespace, &two.pod)));
-        Self { node: node.to_owned(), problem: reading.problem.clone(), pods }
+        Self {
+            node: node.to_owned(),
+            counted_unix_nano: reading.counted_unix_nano,
+            problem: reading.problem.clone(),
+            pods,
+        }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     explain::{ExplainReport, ExplainRequest},
     filter::Filter,
-    governance::GovernanceReport,
+    governance::{GovernanceReport, RefusalsReport},
     status::StatusReport,
 };
 
@@ -39,6 +39,8 @@ pub enum Ask {
     Explain(ExplainRequest),
     /// One [`Frame::Governance`].
     Governance,
+    /// One [`Frame::Refusals`].
+    Refusals,
 }
 
 /// Which lines, and for how long.
@@ -71,6 +73,8 @@ pub enum Frame<'a> {
     Explain(Box<ExplainReport>),
     /// The answer to [`Ask::Governance`].
     Governance(Box<GovernanceReport>),
+    /// The answer to [`Ask::Refusals`].
+    Refusals(Box<RefusalsReport>),
     /// The request cannot be answered.
     Error {
         /// Why, in one line.

@@ -126,6 +126,10 @@ async fn answer(
             let report = Box::new(agent.observe.governance());
             send(writer, &[Frame::Governance(report), Frame::End {}]).await
         }
+        Ask::Refusals => {
+            let report = Box::new(agent.observe.refusals());
+            send(writer, &[Frame::Refusals(report), Frame::End {}]).await
+        }
         Ask::Logs(logs) => {
             let Ok(_permit) = agent.logs_clients.try_acquire() else {
                 let message = format!("{LOGS_CLIENTS} clients read the logs already; end one of them");

@@ -316,6 +316,7 @@ impl StreamStatus {
         let origin = match stream.origin {
             Origin::Stdio(iostream) => iostream.as_str().to_owned(),
             Origin::File { path } => path.as_ref().to_owned(),
+            Origin::Refusals => "refusals".to_owned(),
         };
         let StreamReading { key, class, position, pending, .. } = stream;
         Self { key: key.as_ref().to_owned(), class, origin, position, pending_bytes: pending }

@@ -9,6 +9,7 @@ use sidestep_abi::{
     container::{CGROUP_PATH_SPACE, ContainerEvent},
     event,
     file::{FLAG_PATH_CUT, FileSeen, PATH_SPACE},
+    govern::Refusal,
     log::LogEvent,
 };
 
@@ -29,6 +30,8 @@ pub enum Event<'a> {
     CgroupEmpty(Header),
     /// A cgroup was removed.
     CgroupRemoved(Header),
+    /// Something of a Pod was refused; the beginning of a request.
+    Refused(Refusal, &'a [u8]),
 }
 
 impl Event<'_> {
@@ -39,7 +42,7 @@ impl Event<'_> {
             Self::Stdio(event, _) | Self::FileData(event, _) => Some(event.header.cgroup),
             Self::FileSeen(seen, _) => Some(seen.header.cgroup),
             Self::ContainerStarted(event) => Some(event.header.cgroup),
-            Self::CgroupMade(..) | Self::CgroupEmpty(_) | Self::CgroupRemoved(_) => None,
+            Self::CgroupMade(..) | Self::CgroupEmpty(_) | Self::CgroupRemoved(_) | Self::Refused(..) => None,
         }
     }
 }
@@ -66,6 +69,8 @@ unsafe impl Wire for Header {}
 unsafe impl Wire for LogEvent {}
 // SAFETY: `repr(C)`, a `Header` and integers.
 unsafe impl Wire for FileSeen {}
+// SAFETY: `repr(C)`, a `Header`, and structures of integers only.
+unsafe impl Wire for Refusal {}
 // SAFETY: `repr(C)`, a `Header` and two `InodeKey`s, which are of integers only.
 unsafe impl Wire for ContainerEvent {}
 
@@ -113,6 +118,10 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, DecodeError> {
         }
         event::CGROUP_EMPTY => Ok(Event::CgroupEmpty(header)),
         event::CGROUP_REMOVED => Ok(Event::CgroupRemoved(header)),
+        event::REFUSED => {
+            let (refusal, rest) = split::<Refusal>(record)?;
+            Ok(Event::Refused(refusal, payload(&header, rest, record)?))
+        }
         kind => Err(DecodeError::UnknownKind(kind)),
     }
 }
@@ -170,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_event_or_an_error(record in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u16..9) {
+        fn any_bytes_are_an_event_or_an_error(record in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u16..10) {
             let mut record = record;
             if record.len() >= 2 {
                 record[..2].copy_from_slice(&kind.to_ne_bytes());

@@ -218,7 +218,8 @@ impl<K: Kernel> Drain<K> {
         // What is left in the ring is newer than the newest that was taken.
         let full = newest.filter(|_| bytes > ROUND_BYTES).map(|newest| Clock::now().unix_nano(newest));
         let taken = full.map_or(before, |newest| newest.min(before));
-        self.engine.end_round(Instant::now(), Reached { taken, caught_up });
+        let is_crowded = self.sources.iter().any(|source| source.ring.held() > source.ring.size() / 4);
+        self.engine.end_round(Instant::now(), Reached { taken, caught_up, is_crowded });
         self.end_round();
         bytes
     }

@@ -281,6 +281,12 @@ impl KernelMaps {
         self.lost_events.get(&u32::from(event::FILE_SEEN), 0).unwrap_or_default()
     }
 
+    /// Records of refusals that the ring did not take.
+    #[must_use]
+    pub fn lost_refusals(&self) -> u64 {
+        self.lost_events.get(&u32::from(event::REFUSED), 0).unwrap_or_default()
+    }
+
     /// Announcements that the ring, or a map, did not take, by name.
     #[must_use]
     pub fn lost_events(&self) -> Vec<(&'static str, u64)> {

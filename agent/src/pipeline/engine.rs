@@ -25,6 +25,7 @@ use super::{
     container::Container,
     journal::{Saved, Standing, State, StreamId},
     readings::Readings,
+    refusals::Refusals,
     registry::Registry,
     rounds::Effects,
     streams::{Streams, Taken, Written},
@@ -53,6 +54,7 @@ pub struct Engine<K> {
     readings: Arc<Readings>,
     files: ToFiles,
     streams: Streams,
+    refusals: Refusals,
     /// Guard of the round that is under way.
     hold: Option<Hold>,
     terminals: bool,
@@ -86,6 +88,8 @@ pub struct Reached {
     pub taken: u64,
     /// What was in the ring when the agent started has been taken.
     pub caught_up: bool,
+    /// So much is held back that the ring may be full soon.
+    pub is_crowded: bool,
 }
 
 impl<K: Kernel> Engine<K> {
@@ -93,7 +97,7 @@ impl<K: Kernel> Engine<K> {
     pub fn new(
         kernel: K,
         registry: Registry,
-        streams: Streams,
+        (streams, refusals): (Streams, Refusals),
         readings: Arc<Readings>,
         files: SyncSender<FileEvents>,
         terminals: bool,
@@ -104,6 +108,7 @@ impl<K: Kernel> Engine<K> {
             readings,
             files: ToFiles::new(files),
             streams,
+            refusals,
             hold: None,
             terminals,
             own: None,
@@ -154,6 +159,10 @@ impl<K: Kernel> Engine<K> {
             Event::CgroupMade(header, path) => self.registry.made(header.cgroup, path),
             Event::CgroupEmpty(header) => self.empty(&header),
             Event::CgroupRemoved(header) => self.removed(header.cgroup),
+            Event::Refused(refusal, request) => {
+                let time = self.clock.unix_nano(refusal.header.time);
+                self.refusals.take(&refusal, request, time, self.hold.as_ref());
+            }
         }
     }
 
@@ -351,6 +360,7 @@ impl<K: Kernel> Engine<K> {
         self.clock = Clock::now();
         self.catching_up &= !reached.caught_up;
         self.streams.end_round(now, &self.kernel);
+        self.refusals.end_round(now, reached.is_crowded);
         if !self.leaving.is_empty() {
             self.leave(now);
         }
@@ -434,6 +444,7 @@ impl<K: Kernel> Engine<K> {
             self.registry.all_go_on(now);
         }
         self.streams.stop(leave, &self.kernel);
+        self.refusals.finish(leave);
         self.send_files();
     }
 }

@@ -4,7 +4,7 @@
 //! agent runs, and while a new one does not know yet what a Pod is.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -23,7 +23,8 @@ use sidestep_abi::govern::{RefusedKey, TIERS};
 
 use super::{container::Profile, known::Known};
 use crate::{
-    attribute,
+    attribute, clock,
+    control::governance::Recent,
     kubernetes::Kubernetes,
     load::{
         Governors, RootPattern, cgroups,
@@ -38,12 +39,16 @@ use crate::{
             request_sets::{RequestMaps, Way},
         },
     },
+    record::Resource,
 };
 
 /// Pause between looks at whether anything is new.
 const NAP: Duration = Duration::from_millis(50);
 /// Pause between looks at everything, whether anything is new or not.
 const ALL: Duration = Duration::from_secs(1);
+
+/// Refusals that are kept for who asks.
+const RECENT: usize = 1024;
 
 /// What holds for a Pod.
 #[derive(Clone, Debug)]
@@ -54,6 +59,8 @@ pub struct Held {
     pub namespace: Option<Arc<str>>,
     /// Its name.
     pub pod: Option<Arc<str>>,
+    /// What goes into records of it.
+    pub resource: Arc<Resource>,
     /// The directory of its cgroup, once a container of it is known.
     pub path: Option<PathBuf>,
     /// The interfaces of the node at which its packets are looked at.
@@ -74,18 +81,30 @@ impl Held {
 /// What holds, and what was refused.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// By the Pod.
+    /// By the Pod's cgroup.
     pub pods: Vec<Held>,
     /// Counts of the kernel programs.
     pub refused: Vec<(RefusedKey, u64)>,
+    /// When they were read: nanoseconds since the Unix epoch.
+    pub counted_unix_nano: u64,
     /// Why what shall hold does not, or that there are no programs.
     pub problem: Option<String>,
+}
+
+impl Reading {
+    /// What holds for a Pod.
+    #[must_use]
+    pub fn pod(&self, cgroup: u64) -> Option<&Held> {
+        let index = self.pods.binary_search_by_key(&cgroup, |held| held.cgroup).ok()?;
+        self.pods.get(index)
+    }
 }
 
 /// For who asks, and who has new policies.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    reading: Arc<Mutex<Reading>>,
+    reading: Arc<Mutex<Arc<Reading>>>,
+    recent: Arc<Mutex<VecDeque<Recent>>>,
     news: Sender<News>,
 }
 
@@ -103,8 +122,23 @@ enum News {
 impl Handle {
     /// What holds.
     #[must_use]
-    pub fn reading(&self) -> Reading {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn reading(&self) -> Arc<Reading> {
+        Arc::clone(&self.reading.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps a refusal for who asks.
+    pub fn note_refusal(&self, refusal: Recent) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() >= RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(refusal);
+    }
+
+    /// What was refused last, as far as it was told of.
+    #[must_use]
+    pub fn recent(&self) -> Vec<Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Takes over other policies of files.
@@ -132,7 +166,7 @@ pub struct Governor {
     /// Lists by their policies, as long as these are the same; or why there is none.
     lists: HashMap<ListName, Result<Arc<List>, String>>,
     policies: Arc<Policies>,
-    reading: Arc<Mutex<Reading>>,
+    reading: Arc<Mutex<Arc<Reading>>>,
     told: Option<String>,
     /// Pods whose packets shall be looked at, and to which no interface led when it was looked for last: while a Pod is made it has
     /// none yet.
@@ -155,13 +189,14 @@ impl Governor {
         files: Option<Arc<Policies>>,
     ) -> io::Result<Handle> {
         let (sender, receiver) = channel();
-        let reading = Arc::<Mutex<Reading>>::default();
-        let handle = Handle { reading: Arc::clone(&reading), news: sender.clone() };
+        let reading = Arc::<Mutex<Arc<Reading>>>::default();
+        let handle = Handle { reading: Arc::clone(&reading), recent: Arc::default(), news: sender.clone() };
         let programs = match programs {
             Ok(programs) => programs,
             Err(error) => {
                 tracing::warn!(error, "this kernel takes no programs that govern: policies for traffic have no effect");
-                reading.lock().unwrap_or_else(PoisonError::into_inner).problem = Some(error);
+                let nothing = Reading { problem: Some(error), ..Reading::default() };
+                *reading.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(nothing);
                 return Ok(handle);
             }
         };
@@ -249,7 +284,8 @@ impl Governor {
             self.told.clone_from(&problem);
         }
         let refused = self.programmer.refused().collect();
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Reading { pods, refused, problem };
+        let reading = Arc::new(Reading { pods, refused, counted_unix_nano: clock::unix_nano(), problem });
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }
 
     /// Attaches what looks at packets where they pass.
@@ -335,19 +371,25 @@ impl Governor {
             let resource = &profile.identity.resource;
             let is_held = held.contains(&cgroup);
             let plans = self.plans(&profile).filter(|_| !is_held || is_all_known);
-            let (namespace, pod) = (resource.namespace.clone(), resource.pod.clone());
+            let mut held = Held {
+                cgroup,
+                namespace: resource.namespace.clone(),
+                pod: resource.pod.clone(),
+                resource: resource_of_pod(&profile.resource),
+                path: Some(path),
+                interfaces: Vec::new(),
+                plans: None,
+            };
             let Some(plans) = plans else {
                 desired.unknown.insert(cgroup);
                 if is_held {
-                    pods.insert(
-                        cgroup,
-                        Held { cgroup, namespace, pod, path: Some(path), interfaces: Vec::new(), plans: None },
-                    );
+                    pods.insert(cgroup, held);
                 }
                 continue;
             };
             let keeps = Tier::ALL.map(|tier| {
-                let mut refused = self.policies.uncertain(namespace.as_deref().unwrap_or_default(), tier.is_namespaced);
+                let mut refused =
+                    self.policies.uncertain(resource.namespace.as_deref().unwrap_or_default(), tier.is_namespaced);
                 let refused = refused.next().filter(|_| is_held);
                 uncertain.extend(refused.map(|refused| refused.key.clone()));
                 refused.is_some()
@@ -356,10 +398,8 @@ impl Governor {
                 desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
             }
             if !plans.iter().all(Plan::is_empty) {
-                pods.insert(
-                    cgroup,
-                    Held { cgroup, namespace, pod, path: Some(path), interfaces: Vec::new(), plans: Some(plans) },
-                );
+                held.plans = Some(plans);
+                pods.insert(cgroup, held);
             }
         }
         // Of these no container is known yet.
@@ -368,10 +408,16 @@ impl Governor {
                 cgroups::list(&self.mount, &self.roots).into_iter().map(|cgroup| cgroup.id).collect();
             for cgroup in held.into_iter().filter(|pod| !met.contains(pod) && there.contains(pod)) {
                 desired.unknown.insert(cgroup);
-                pods.insert(
+                let nothing = Held {
                     cgroup,
-                    Held { cgroup, namespace: None, pod: None, path: None, interfaces: Vec::new(), plans: None },
-                );
+                    namespace: None,
+                    pod: None,
+                    resource: Arc::default(),
+                    path: None,
+                    interfaces: Vec::new(),
+                    plans: None,
+                };
+                pods.insert(cgroup, nothing);
             }
         }
         if !desired.unknown.is_empty() && !is_all_known {
@@ -429,6 +475,21 @@ impl Governor {
         self.lists.insert(name.clone(), list.clone());
         list
     }
+}
+
+/// What records of a Pod have, where those of its containers have more.
+fn resource_of_pod(container: &Arc<Resource>) -> Arc<Resource> {
+    if container.pod.is_none() {
+        return Arc::clone(container);
+    }
+    let unknown = Resource {
+        container_runtime: None,
+        container_id: None,
+        container_name: None,
+        image: None,
+        ..Resource::clone(container)
+    };
+    Arc::new(Resource { cgroup: None, ..unknown })
 }
 
 /// The cgroup of the Pod of a container, or of a container that has none. `None` when it is gone.

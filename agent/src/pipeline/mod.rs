@@ -13,6 +13,7 @@ pub mod known;
 pub mod outlet;
 pub mod pod_join;
 pub mod readings;
+pub mod refusals;
 pub mod registry;
 pub mod rounds;
 pub(crate) mod settle;
@@ -33,6 +34,7 @@ use self::{
     outlet::Outlet,
     pod_join::PodJoin,
     readings::Readings,
+    refusals::Refusals,
     registry::Registry,
     rounds::Rounds,
     streams::Streams,
@@ -209,12 +211,19 @@ impl Pipeline {
         let streams = Streams::new(Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)), known_since)
             .inheriting(inherited_before)
             .with_repairs(repairs);
+        let deliver_to = Arc::clone(&outlet);
+        let node = node(config);
+        let refusals = Refusals::new(
+            Box::new(move |batch, hold| deliver_to.deliver(&batch, hold)),
+            governor.clone(),
+            (Arc::clone(&node), ledger.open(NODE, &node)),
+        );
         readings.set_ring_capacity(u64::from(config.capture.ring_size.get()));
         let own = cgroups::of_process(&roots.mount, std::process::id());
         let mut engine = Engine::new(
             Loaded { maps, roots },
             registry,
-            streams,
+            (streams, refusals),
             Arc::clone(&readings),
             file_events,
             config.capture.terminals,
@@ -400,8 +409,13 @@ fn max_open_files() -> usize {
     files.clamp(*OPEN_FILES.start(), *OPEN_FILES.end()).try_into().unwrap_or(usize::MAX)
 }
 
+/// The node itself, as the resource of records.
+fn node(config: &Config) -> Arc<Resource> {
+    Arc::new(Resource { host_name: Some(Arc::clone(&config.node_name)), ..Resource::default() })
+}
+
 fn file_settings(config: &Config, roots: &Roots, ledger: &Ledger) -> files::Settings {
-    let node = Arc::new(Resource { host_name: Some(Arc::clone(&config.node_name)), ..Resource::default() });
+    let node = node(config);
     files::Settings {
         state_dir: config.state_dir.clone(),
         host_root: config.identity.host_root.clone(),

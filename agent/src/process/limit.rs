@@ -199,7 +199,7 @@ fn key(per: Workload, stream: &Stream) -> Key {
     found.unwrap_or_else(|| {
         let name = match &stream.origin {
             Origin::File { path } => path,
-            Origin::Stdio(_) => &stream.key,
+            Origin::Stdio(_) | Origin::Refusals => &stream.key,
         };
         Key(Arc::clone(name), nothing())
     })

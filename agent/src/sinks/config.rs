@@ -347,7 +347,7 @@ fn filter_option(option: &'static str) -> &'static str {
 /// Every class: what a sink wants by default.
 #[must_use]
 pub(super) fn all_classes() -> Vec<Class> {
-    vec![Class::Pod, Class::Business, Class::Server]
+    Class::ALL.to_vec()
 }
 
 #[cfg(test)]

@@ -134,8 +134,12 @@ impl Families {
         let mut sums = BTreeMap::<_, u64>::new();
         for (pod, tier) in tiers {
             for refused in &tier.refused {
-                let labels = [&pod.namespace, &pod.pod, &tier.scope, &tier.mode, &refused.direction, &refused.reason];
-                *sums.entry(labels.map(|label| sanitize(label))).or_default() += refused.count;
+                let policies = refused.policies.join(",");
+                let rule = refused.rule.as_deref().unwrap_or_default();
+                let what = [&tier.scope, &tier.mode, &refused.direction, &refused.reason].map(String::as_str);
+                let [scope, mode, direction, reason] = what;
+                let labels = [&pod.namespace, &pod.pod, scope, mode, direction, reason, &policies, rule];
+                *sums.entry(labels.map(sanitize)).or_default() += refused.count;
             }
         }
         self.push(&names::GOVERNANCE_REFUSED, sums.into_iter().map(|(labels, count)| (labels, number(count))));

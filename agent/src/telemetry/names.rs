@@ -109,7 +109,7 @@ definitions! {
     RING_UNREADABLE: COUNTER "sidestep_ring_unreadable_records_total" []
         "Records of the ring buffer that this version of the agent could not read.";
     RING_LOST_EVENTS: COUNTER "sidestep_ring_lost_events_total" ["event"]
-        "Announcements of files and containers that the ring buffer, or a map of the kernel programs, did not take; the agent finds what they were about by other ways.";
+        "Announcements of files and containers that the ring buffer, or a map of the kernel programs, did not take; the agent finds what they were about by other ways. `refused`: records of refusals, which were counted all the same.";
 
     REPAIR_GAPS: COUNTER "sidestep_repair_gaps_total" []
         "Gaps in log files that were filled by reading the file.";
@@ -246,7 +246,7 @@ definitions! {
         "1 while all that policies say of traffic is in the kernel, else 0: `sidestep policy show` says why.";
     GOVERNANCE_PODS: GAUGE "sidestep_governance_pods" []
         "Pods of the node of whose traffic a policy says something.";
-    GOVERNANCE_REFUSED: COUNTER "sidestep_governance_refused_total" ["namespace", "pod", "scope", "mode", "direction", "reason"]
+    GOVERNANCE_REFUSED: COUNTER "sidestep_governance_refused_total" ["namespace", "pod", "scope", "mode", "direction", "reason", "policy", "rule"]
         "What policies have refused (enforce), or would have (observe), since their kernel programs were loaded.";
 
     IDENTITY_CACHE_ENTRIES: GAUGE "sidestep_identity_cache_entries" ["cache"]

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
-        governance::GovernanceReport,
+        governance::{GovernanceReport, RefusalsReport},
     },
     kubernetes::health::{Request, WatchReading},
     ledger::{Balance, Ledger, Reason},
@@ -46,6 +46,9 @@ pub trait Observe: Send + Sync + 'static {
 
     /// What holds for the traffic of Pods, and what was refused.
     fn governance(&self) -> GovernanceReport;
+
+    /// The same, with those who were refused last.
+    fn refusals(&self) -> RefusalsReport;
 
     /// Where that Pod is when no container of it is known here, and whom to ask; `None` when that can't be known.
     fn whereabouts<'a>(&'a self, request: &'a ExplainRequest) -> Whereabouts<'a>;

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
-        governance::{GovernanceReport, GovernedPod, GovernedTier, Refusals},
+        governance::{GovernanceReport, GovernedPod, GovernedTier, Refusals, RefusalsReport},
     },
     kubernetes::health::{Freshness, Request, WatchReading},
     ledger::{Account, Ledger, Reason, Stage},
@@ -40,7 +40,13 @@ impl Observe for Made {
     }
 
     fn governance(&self) -> GovernanceReport {
-        let refusals = Refusals { reason: "not_allowed".to_owned(), direction: "egress".to_owned(), count: 3 };
+        let refusals = Refusals {
+            reason: "not_allowed".to_owned(),
+            direction: "egress".to_owned(),
+            policies: vec!["SidestepPolicy shop/web".to_owned()],
+            rule: None,
+            count: 3,
+        };
         let tier = GovernedTier {
             scope: "namespace".to_owned(),
             mode: "enforce".to_owned(),
@@ -51,7 +57,11 @@ impl Observe for Made {
         let (namespace, pod) = ("shop".to_owned(), "cart-1".to_owned());
         let pods =
             vec![GovernedPod { namespace, pod, cgroup: 41, unknown: false, interfaces: Vec::new(), tiers: vec![tier] }];
-        GovernanceReport { node: "node-1".to_owned(), problem: None, pods }
+        GovernanceReport { node: "node-1".to_owned(), counted_unix_nano: 0, problem: None, pods }
+    }
+
+    fn refusals(&self) -> RefusalsReport {
+        RefusalsReport { governance: self.governance(), recent: Vec::new() }
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {

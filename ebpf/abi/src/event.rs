@@ -17,6 +17,9 @@ pub const CGROUP_EMPTY: u16 = 6;
 /// A cgroup below a governed root was removed; [`crate::container::ContainerEvent`].
 pub const CGROUP_REMOVED: u16 = 7;
 
+/// Something of a Pod was refused, or would have been; [`crate::govern::Refusal`] and the beginning of the request.
+pub const REFUSED: u16 = 8;
+
 /// First part of every record in the ring. A record is longer than its contents, since space in the ring is reserved
 /// in fixed sizes: `len` says how much of the variable part is valid.
 #[derive(Clone, Copy, Debug)]

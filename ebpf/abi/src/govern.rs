@@ -4,7 +4,7 @@
 //! one word makes it act, so there is no moment with half of it. Lists have numbers that are never used again, and do not
 //! change: a generation that has the same list names it by the same number.
 
-use crate::{assert_layout, http::ConnectionKey, pod};
+use crate::{Header, assert_layout, http::ConnectionKey, pod};
 
 /// Peers of connections that the Pod opens are those of its list alone.
 pub const LISTS_EGRESS: u32 = 1;
@@ -32,6 +32,8 @@ pub const INGRESS: u8 = 2;
 pub const LIMIT_CONNECTIONS_OUT: u32 = 0x100;
 /// New connections that others open to it, in the same way.
 pub const LIMIT_CONNECTIONS_IN: u32 = 0x200;
+/// Records of refusals ([`Refusal`]), in the same way.
+pub const LIMIT_RECORDS: u32 = 0x300;
 /// This bit is that of rules of HTTP requests: [`crate::http::HttpRule::limit`].
 pub const LIMIT_REQUESTS: u32 = 1 << 31;
 
@@ -201,7 +203,7 @@ pub struct AskerKey {
 assert_layout!(AskerKey, size 32);
 
 /// What was refused, or would have been.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C, align(8))]
 pub struct RefusedKey {
     /// As [`GovernedKey::cgroup`].
@@ -214,9 +216,58 @@ pub struct RefusedKey {
     pub observed: u8,
     /// Whose policies have refused it.
     pub tier: u8,
-    /// Zero.
-    pub _pad: [u8; 4],
+    /// The rule, [`crate::http::HttpRule::limit`]; 0 where a tier has one of a kind.
+    pub limit: u32,
 }
 assert_layout!(RefusedKey, size 16);
 
-pod!(GovernedKey, Rate, Governed, Tier, AllowedKey, Allowed, PortRange, BucketKey, FlowKey, Flow, AskerKey, RefusedKey);
+/// Who was told of lately: the same peer is once a second, so that one who hammers leaves room for others.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C, align(8))]
+pub struct ToldKey {
+    /// What was refused.
+    pub refused: RefusedKey,
+    /// To whom; mapped when it is of IPv4.
+    pub peer: [u8; 16],
+}
+assert_layout!(ToldKey, size 32);
+
+/// A refusal: those that are told of are a sample. Behind it stand the first `header.len` bytes of an HTTP request.
+///
+/// `header.cgroup` is the Pod's, as in [`GovernedKey`]; the process is the one that has asked at a system call.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct Refusal {
+    /// Of kind [`crate::event::REFUSED`].
+    pub header: Header,
+    /// What was refused.
+    pub refused: RefusedKey,
+    /// How many of the kind with this one.
+    pub count: u64,
+    /// The peer as the client; the Pod's end, which is all zero where it has none yet.
+    pub ends: ConnectionKey,
+    /// `IPPROTO_*`
+    pub protocol: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+assert_layout!(Refusal, size 104);
+
+/// The most bytes of a request in a record.
+pub const REQUEST_SPACE: usize = 128;
+
+pod!(
+    GovernedKey,
+    Rate,
+    Governed,
+    Tier,
+    AllowedKey,
+    Allowed,
+    PortRange,
+    BucketKey,
+    FlowKey,
+    Flow,
+    AskerKey,
+    RefusedKey,
+    ToldKey,
+);

@@ -9,7 +9,8 @@ use crate::{
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
     govern::{
-        Allowed, AllowedKey, AskerKey, BucketKey, Flow, FlowKey, Governed, GovernedKey, PortRange, RefusedKey, Tier,
+        Allowed, AllowedKey, AskerKey, BucketKey, Flow, FlowKey, Governed, GovernedKey, PortRange, Refusal, RefusedKey,
+        Tier,
     },
     http::{Answer, Connection, ConnectionKey, HttpRule, HttpRules, Interface},
     log::LogEvent,
@@ -70,7 +71,7 @@ macro_rules! shape {
 pub const HEADER: Shape = shape!("header", Header, kind, flags, len, time, cgroup, tgid, tid);
 
 /// Kinds of records by name, and the fixed part of each.
-pub const RECORDS: [(u16, Shape); 7] = [
+pub const RECORDS: [(u16, Shape); 8] = [
     (event::STDIO_DATA, log("stdio_data")),
     (event::FILE_DATA, log("file_data")),
     (
@@ -96,6 +97,32 @@ pub const RECORDS: [(u16, Shape); 7] = [
     (event::CGROUP_MADE, container("cgroup_made")),
     (event::CGROUP_EMPTY, container("cgroup_empty")),
     (event::CGROUP_REMOVED, container("cgroup_removed")),
+    (
+        event::REFUSED,
+        shape!(
+            "refused",
+            Refusal,
+            header.kind,
+            header.flags,
+            header.len,
+            header.time,
+            header.cgroup,
+            header.tgid,
+            header.tid,
+            refused.cgroup,
+            refused.reason,
+            refused.direction,
+            refused.observed,
+            refused.tier,
+            refused.limit,
+            count,
+            ends.client,
+            ends.pod,
+            ends.client_port,
+            ends.pod_port,
+            protocol,
+        ),
+    ),
 ];
 
 const fn log(name: &'static str) -> Shape {
@@ -166,7 +193,7 @@ pub const VALUES: [Shape; 25] = [
     shape!("FLOWS", Flow, generation, flags, seen),
     shape!("FLOWS key", FlowKey, ends, protocol),
     shape!("ASKERS key", AskerKey, cgroup, address, port, protocol),
-    shape!("REFUSED key", RefusedKey, cgroup, reason, direction, observed, tier),
+    shape!("REFUSED key", RefusedKey, cgroup, reason, direction, observed, tier, limit),
     shape!("INTERFACES", Interface, cgroup, limited_at, network, pod_network, looks),
     shape!("REQUEST_RULES", HttpRules, len, rules),
     shape!(

@@ -18,7 +18,9 @@ fn enter(skb: *mut __sk_buff) -> Option<(&'static mut Packet, &'static mut Inter
     if !generation::is_active() || packet::is_ours(skb) {
         return None;
     }
-    reenter(skb)
+    let (packet, interface) = reenter(skb)?;
+    packet.counted.clear();
+    Some((packet, interface))
 }
 
 #[inline(always)]
@@ -45,14 +47,18 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     if packet.read(skb, 1) == 0 {
         return unread(packet, interface);
     }
+    let mut verdict = PASS;
     if interface.looks & LOOKS_FLOWS != 0 {
-        let verdict = judge_to_pod(skb);
-        if verdict != PASS {
-            return verdict;
-        }
+        verdict = judge_to_pod(skb);
     }
     // Who was answered is stood in for when the limit has gone, too.
-    if interface.looks & LOOKS_REQUESTS != 0 || requests::has_limited(interface) { limit_to_pod(skb) } else { PASS }
+    if verdict == PASS && (interface.looks & LOOKS_REQUESTS != 0 || requests::has_limited(interface)) {
+        verdict = limit_to_pod(skb);
+    }
+    if packet.counted.is_any() {
+        tell(skb);
+    }
+    verdict
 }
 
 #[classifier]
@@ -66,13 +72,17 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     if packet.read(skb, 0) == 0 {
         return unread(packet, interface);
     }
+    let mut verdict = PASS;
     if interface.looks & LOOKS_FLOWS != 0 {
-        let verdict = judge_from_pod(skb);
-        if verdict != PASS {
-            return verdict;
-        }
+        verdict = judge_from_pod(skb);
     }
-    if has_limited { requests::from_pod(skb, packet) } else { PASS }
+    if verdict == PASS && has_limited {
+        verdict = requests::from_pod(skb, packet);
+    }
+    if packet.counted.is_any() {
+        tell(skb);
+    }
+    verdict
 }
 
 /// Lists and limits of connections, of the packet that was read and goes to the Pod. A function that is visible outside of
@@ -101,4 +111,13 @@ pub(crate) extern "C" fn judge_from_pod(skb: *mut __sk_buff) -> i32 {
     let Some((packet, interface)) = reenter(skb) else { return PASS };
     let Some(rules) = Rules::of(interface).filter(Rules::has_lists) else { return PASS };
     rules.from_pod(skb, packet)
+}
+
+/// Tells of what was refused of the packet that was read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tell(skb: *mut __sk_buff) -> i32 {
+    let Some((packet, _)) = reenter(skb) else { return PASS };
+    packet.tell();
+    PASS
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, io::Write, path::Path};
 
-use super::{ClientError, Connection, quiet_on_broken_pipe};
+use super::{ClientError, fetch, quiet_on_broken_pipe};
 use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
@@ -16,20 +16,14 @@ use crate::{
 /// # Errors
 /// The agent does not run or refuses, or the output cannot be written (a closed pipe is not an error).
 pub fn explain(socket: &Path, request: ExplainRequest, json: bool, out: &mut dyn Write) -> Result<(), ClientError> {
-    let report = fetch(socket, request)?;
+    let report =
+        fetch(
+            socket,
+            Ask::Explain(request),
+            |frame| if let Frame::Explain(report) = frame { Some(*report) } else { None },
+        )?;
     let text = if json { format!("{}\n", serde_json::to_string(&report)?) } else { render(&report) };
     quiet_on_broken_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(ClientError::Output))
-}
-
-fn fetch(socket: &Path, request: ExplainRequest) -> Result<ExplainReport, ClientError> {
-    let mut connection = Connection::ask(socket, Ask::Explain(request))?;
-    loop {
-        match connection.next()? {
-            Frame::Explain(report) => return Ok(*report),
-            Frame::End {} => return Err(ClientError::Closed),
-            _ => {}
-        }
-    }
 }
 
 /// For people. What a Pod or a policy chose is shown without control characters.

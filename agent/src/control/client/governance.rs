@@ -2,9 +2,13 @@
 
 use std::{fmt::Write as _, io::Write, path::Path};
 
-use super::{ClientError, Connection, quiet_on_broken_pipe};
+use super::{
+    ClientError, fetch, quiet_on_broken_pipe,
+    table::{BAD, Cell, Row, append_table},
+    terminal::{Screen, append_escaped, append_json, escaped_word},
+};
 use crate::control::{
-    governance::{GovernanceReport, GovernedPod, GovernedRate, GovernedRequests, GovernedTier},
+    governance::{GovernanceReport, GovernedPod, GovernedRate, GovernedRequests, GovernedTier, Refusals},
     protocol::{Ask, Frame},
 };
 
@@ -26,42 +30,50 @@ pub fn governance(
     view: View,
     namespace: Option<&str>,
     json: bool,
-    out: &mut dyn Write,
+    (screen, out): (Screen, &mut dyn Write),
 ) -> Result<(), ClientError> {
-    let mut report = fetch(socket)?;
+    let mut report =
+        fetch(
+            socket,
+            Ask::Governance,
+            |frame| if let Frame::Governance(report) = frame { Some(*report) } else { None },
+        )?;
     report.pods.retain(|pod| namespace.is_none_or(|namespace| pod.namespace == namespace));
-    let text = if json { format!("{}\n", serde_json::to_string(&report)?) } else { render(&report, view) };
-    quiet_on_broken_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(ClientError::Output))
+    let mut text = Vec::new();
+    if json {
+        append_json(&serde_json::to_string(&report)?, screen, &mut text);
+        text.push(b'\n');
+    } else {
+        render(&report, view, screen, &mut text);
+    }
+    quiet_on_broken_pipe(out.write_all(&text).and_then(|()| out.flush()).map_err(ClientError::Output))
 }
 
-fn fetch(socket: &Path) -> Result<GovernanceReport, ClientError> {
-    let mut connection = Connection::ask(socket, Ask::Governance)?;
-    loop {
-        match connection.next()? {
-            Frame::Governance(report) => return Ok(*report),
-            Frame::End {} => return Err(ClientError::Closed),
-            _ => {}
+fn render(report: &GovernanceReport, view: View, screen: Screen, out: &mut Vec<u8>) {
+    head(report, screen, out);
+    match view {
+        View::Show => {
+            let mut text = String::new();
+            report.pods.iter().for_each(|pod| show(pod, &mut text));
+            append_escaped(text.as_bytes(), out);
         }
+        View::Counters => counters(&report.pods, screen, out),
     }
 }
 
-fn render(report: &GovernanceReport, view: View) -> String {
-    let mut text = String::new();
-    // Writing to a text can't fail.
+/// What is said before all else.
+pub(super) fn head(report: &GovernanceReport, screen: Screen, out: &mut Vec<u8>) {
     if let Some(problem) = &report.problem {
-        let _ = writeln!(text, "problem: {problem}");
+        screen.paint(out, BAD, &format!("problem: {}", escaped_word(problem)));
+        out.push(b'\n');
     }
     if report.pods.is_empty() {
-        let _ = writeln!(text, "No policy says anything of the traffic of a Pod of node {}.", report.node);
+        let text = format!("No policy says anything of the traffic of a Pod of node {}.\n", report.node);
+        append_escaped(text.as_bytes(), out);
     }
-    match view {
-        View::Show => report.pods.iter().for_each(|pod| show(pod, &mut text)),
-        View::Counters => counters(&report.pods, &mut text),
-    }
-    text.chars().map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char }).collect()
 }
 
-fn name(pod: &GovernedPod) -> String {
+pub(super) fn name(pod: &GovernedPod) -> String {
     match pod.pod.as_str() {
         "" => format!("cgroup {}", pod.cgroup),
         name => format!("{}/{name}", pod.namespace),
@@ -109,35 +121,34 @@ fn show(pod: &GovernedPod, text: &mut String) {
     }
 }
 
-fn counters(pods: &[GovernedPod], text: &mut String) {
-    let rows = pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
-    let rows: Vec<_> = rows
-        .flat_map(|(pod, tier)| {
-            tier.refused.iter().map(move |refused| {
-                let what = if tier.mode == "observe" { "would refuse" } else { "refused" };
-                [
-                    name(pod),
-                    tier.scope.clone(),
-                    refused.direction.clone(),
-                    refused.reason.clone(),
-                    what.to_owned(),
-                    refused.count.to_string(),
-                ]
-            })
-        })
-        .collect();
+fn counters(pods: &[GovernedPod], screen: Screen, out: &mut Vec<u8>) {
+    let tiers = pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
+    let row = |pod: &GovernedPod, tier: &GovernedTier, refused: &Refusals| Row {
+        cells: vec![
+            Cell::plain(escaped_word(&name(pod))),
+            Cell::plain(tier.scope.as_str()),
+            Cell::plain(refused.direction.as_str()),
+            Cell::plain(refused.reason.as_str()),
+            Cell::plain(if tier.mode == "observe" { "would refuse" } else { "refused" }),
+            Cell::plain(refused.count.to_string()),
+            Cell::plain(escaped_word(&whose(refused))),
+        ],
+        details: Vec::new(),
+    };
+    let rows: Vec<_> =
+        tiers.flat_map(|(pod, tier)| tier.refused.iter().map(move |refused| row(pod, tier, refused))).collect();
     if rows.is_empty() {
-        if !pods.is_empty() {
-            text.push_str("Nothing was refused.\n");
-        }
+        out.extend_from_slice(if pods.is_empty() { b"" } else { b"Nothing was refused.\n" });
         return;
     }
-    let head = ["POD", "POLICIES", "DIRECTION", "REASON", "", "COUNT"].map(str::to_owned);
-    let width =
-        |column: usize| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..head.len()).map(width).collect();
-    for row in [&head].into_iter().chain(&rows) {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    append_table(&["POD", "SCOPE", "DIRECTION", "REASON", "", ">COUNT", "POLICY"], &rows, screen, out);
+}
+
+/// The policies whose list or limit has refused something, and the limit's name.
+pub(super) fn whose(refused: &Refusals) -> String {
+    let policies = refused.policies.join(", ");
+    match &refused.rule {
+        Some(rule) => format!("{policies} ({rule})"),
+        None => policies,
     }
 }

@@ -102,11 +102,11 @@ fn print(
                 let notice = format!("sidestep: {lines} lines lost here, because this client reads too slowly\n");
                 notices.write_all(notice.as_bytes()).map_err(ClientError::Output)?;
             }
-            Ok(Frame::Status(_) | Frame::Explain(_) | Frame::Governance(_) | Frame::Error { .. }) => {}
             Ok(Frame::End {}) => {
                 out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
                 return if is_empty && !options.follow { tell_of_absent_roots(socket, notices) } else { Ok(()) };
             }
+            Ok(_) => {}
             Err(error) => {
                 out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
                 return Err(error);

@@ -7,6 +7,7 @@ pub mod since;
 pub mod status;
 mod table;
 pub mod terminal;
+pub mod top;
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -111,6 +112,21 @@ impl Connection {
     /// Whether the next frame may have to be waited for.
     fn is_drained(&self) -> bool {
         !self.reader.buffer().contains(&b'\n')
+    }
+}
+
+/// The one frame of an answer.
+fn fetch<T>(socket: &Path, ask: Ask, take: impl Fn(Frame<'_>) -> Option<T>) -> Result<T, ClientError> {
+    let mut connection = Connection::ask(socket, ask)?;
+    loop {
+        match connection.next()? {
+            Frame::End {} => return Err(ClientError::Closed),
+            frame => {
+                if let Some(answer) = take(frame) {
+                    return Ok(answer);
+                }
+            }
+        }
     }
 }
 

@@ -17,12 +17,12 @@ use crate::{
     telemetry::snapshot::Health,
 };
 
-const PLAIN: &str = "0";
+pub(super) const PLAIN: &str = "0";
 const HEADING: &str = "1";
-const FAINT: &str = "2";
+pub(super) const FAINT: &str = "2";
 const GOOD: &str = "32";
-const WARNING: &str = "33";
-const BAD: &str = "1;31";
+pub(super) const WARNING: &str = "33";
+pub(super) const BAD: &str = "1;31";
 
 /// Appends the whole report; of the probes a summary, or with `probes` a line each.
 pub(super) fn render(report: &StatusReport, probes: bool, screen: Screen, out: &mut Vec<u8>) {
@@ -36,22 +36,22 @@ pub(super) fn render(report: &StatusReport, probes: bool, screen: Screen, out: &
 }
 
 /// A text and its style.
-struct Cell(String, &'static str);
+pub(super) struct Cell(pub(super) String, pub(super) &'static str);
 
 impl Cell {
-    fn plain(text: impl Into<String>) -> Self {
+    pub(super) fn plain(text: impl Into<String>) -> Self {
         Self(text.into(), PLAIN)
     }
 }
 
 /// A line of a table, and the lines below it that explain it.
-struct Row {
-    cells: Vec<Cell>,
-    details: Vec<Cell>,
+pub(super) struct Row {
+    pub(super) cells: Vec<Cell>,
+    pub(super) details: Vec<Cell>,
 }
 
 /// Appends a table whose columns are as wide as their widest cell. Headings that begin with `>` stand to the right.
-fn append_table(headings: &[&str], rows: &[Row], screen: Screen, out: &mut Vec<u8>) {
+pub(super) fn append_table(headings: &[&str], rows: &[Row], screen: Screen, out: &mut Vec<u8>) {
     let heading_cells: Vec<_> =
         headings.iter().map(|heading| Cell(heading.trim_start_matches('>').to_owned(), HEADING)).collect();
     let width_of = |index: usize| {

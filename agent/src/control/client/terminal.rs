@@ -95,9 +95,68 @@ pub fn append_json(json: &str, screen: Screen, out: &mut Vec<u8>) {
     }
 }
 
+/// A live picture: over the last one unless it is the `first`, without a flicker, and no larger than the screen.
+pub(super) fn append_picture(picture: &[u8], first: bool, out: &mut Vec<u8>) {
+    let size = terminal_size::terminal_size().map(|(width, height)| (width.0.into(), height.0.into()));
+    append_picture_of(picture, size, first, out);
+}
+
+fn append_picture_of(picture: &[u8], size: Option<(usize, usize)>, first: bool, out: &mut Vec<u8>) {
+    let picture = String::from_utf8_lossy(picture);
+    let (width, height) = size.unwrap_or((usize::MAX, usize::MAX));
+    let lines: Vec<&str> = picture.lines().collect();
+    let shown = if lines.len() < height { lines.len() } else { height.saturating_sub(2) };
+    out.extend_from_slice(if first { b"\x1b[2J\x1b[H" } else { b"\x1b[H" });
+    for line in &lines[..shown] {
+        out.extend_from_slice(fitting(line, width).as_bytes());
+        out.extend_from_slice(b"\x1b[0m\x1b[K\n");
+    }
+    if shown < lines.len() {
+        out.extend_from_slice(format!("... {} more lines\x1b[K", lines.len() - shown).as_bytes());
+    }
+    out.extend_from_slice(b"\x1b[J");
+}
+
+/// The part of a line that fits into `width` columns; sequences of ours take none.
+fn fitting(line: &str, width: usize) -> &str {
+    let mut columns = 0;
+    let mut in_sequence = false;
+    for (index, c) in line.char_indices() {
+        if in_sequence {
+            in_sequence = c != 'm';
+        } else if c == '\x1b' {
+            in_sequence = true;
+        } else if columns == width {
+            return &line[..index];
+        } else {
+            columns += 1;
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_live_picture_stays_on_the_screen() {
+        let picture = "\x1b[31ma line that is long\x1b[0m\n".repeat(60);
+        for (width, height) in [(40, 10), (1, 1), (0, 0), (500, 500)] {
+            let mut out = Vec::new();
+            append_picture_of(picture.as_bytes(), Some((width, height)), false, &mut out);
+            let text = String::from_utf8(out).expect("UTF-8");
+            assert!(text.lines().count() <= height.max(1), "{width}x{height}: {text}");
+            assert_eq!(text.contains("more lines"), height < 100);
+        }
+    }
+
+    #[test]
+    fn cuts_by_columns_and_not_by_bytes() {
+        assert_eq!(fitting("\x1b[31mäbc\x1b[0m", 2), "\x1b[31mäb");
+        assert_eq!(fitting("abc", 3), "abc");
+        assert_eq!(fitting("abc", 0), "");
+    }
 
     #[test]
     fn nothing_of_a_pod_steers_the_terminal() {

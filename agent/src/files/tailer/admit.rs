@@ -168,7 +168,7 @@ impl Tailer {
         self.opened += usize::from(log.file().is_some());
         let look_interval = match id.0 {
             Class::Server => self.settings.server.poll_interval.as_nanos().try_into().unwrap_or(u64::MAX),
-            Class::Pod | Class::Business => LOOK_NANOS.start,
+            _ => LOOK_NANOS.start,
         };
         let next_look = now + look_interval;
         let (queued, saved) = (false, false);

@@ -65,7 +65,7 @@ pub(super) fn is_renamed(settings: &Settings, id: &Id, open: &Open) -> bool {
     let path = &open.log.about.path;
     let (root, pid) = match id.0 {
         Class::Server => (settings.host_root.clone(), None),
-        Class::Pod | Class::Business => {
+        _ => {
             let Some(pid) = open.users.first().and_then(|user| pids(settings, &*user.settled()?).into_iter().next())
             else {
                 return false;

@@ -21,6 +21,8 @@ pub trait Kernel: Counts + Send {
     fn lost_events(&self) -> Vec<(&'static str, u64)>;
     /// Those of files among them.
     fn lost_files(&self) -> u64;
+    /// Records of refusals that the ring did not take.
+    fn lost_refusals(&self) -> u64;
     /// Tells the kernel programs of governed roots that came or went; returns whether there were any.
     ///
     /// # Errors
@@ -70,6 +72,10 @@ impl Kernel for Loaded {
 
     fn lost_files(&self) -> u64 {
         self.maps.lost_files()
+    }
+
+    fn lost_refusals(&self) -> u64 {
+        self.maps.lost_refusals()
     }
 
     fn refresh_roots(&mut self) -> Result<bool, LoadError> {

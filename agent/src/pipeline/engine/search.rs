@@ -16,12 +16,14 @@ impl<K: Kernel> Engine<K> {
 
     /// Finds what announcements were about that the ring, or a map, did not take.
     pub(super) fn find_lost(&mut self) {
-        let events = self.kernel.lost_events();
+        let mut events = self.kernel.lost_events();
         let lost = events.iter().map(|(_, count)| count).sum();
         let lost_files = self.kernel.lost_files();
         if lost_files != std::mem::replace(&mut self.lost_files, lost_files) {
             self.files.set_incomplete();
         }
+        // What is not told of was counted all the same.
+        events.push(("refused", self.kernel.lost_refusals()));
         self.readings.set_lost_events(events);
         self.find_others(lost);
         self.files.search_unannounced(|| self.registry.all());

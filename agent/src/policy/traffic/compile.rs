@@ -9,7 +9,10 @@ use std::{
     fmt,
 };
 
-use sidestep_abi::govern::{MAX_RANGES, PortRange, Rate, TIERS};
+use sidestep_abi::govern::{
+    EGRESS, MAX_RANGES, PortRange, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate, RefusedKey,
+    TIERS,
+};
 
 use super::{
     requests::Rule,
@@ -77,11 +80,41 @@ impl Plan {
             && self.requests.is_empty()
     }
 
+    /// Who has refused something in this tier, by what it says now.
+    #[must_use]
+    pub fn refuser(&self, refused: &RefusedKey) -> Refuser {
+        let is_egress = refused.direction == EGRESS;
+        let of = |name: &Name| Refuser { policies: vec![name.to_string()], rule: None };
+        let (list, limit) =
+            if is_egress { (&self.egress, &self.connections_out) } else { (&self.ingress, &self.connections_in) };
+        let refuser = match refused.reason {
+            REASON_NOT_ALLOWED => list
+                .as_ref()
+                .map(|list| Refuser { policies: list.iter().map(ToString::to_string).collect(), rule: None }),
+            REASON_CONNECTION_RATE => limit.as_ref().map(|(_, name)| of(name)),
+            REASON_REQUEST_RATE => {
+                let rule = self.requests.iter().find(|rule| rule.kernel.limit == refused.limit);
+                rule.map(|rule| Refuser { rule: rule.name.clone(), ..of(&rule.policy) })
+            }
+            _ => None,
+        };
+        refuser.unwrap_or_default()
+    }
+
     /// Its lists.
     pub fn lists(&self) -> impl Iterator<Item = ListName> + '_ {
         let of = |(direction, policies): (_, &Option<_>)| Some(ListName { direction, policies: policies.clone()? });
         [(Direction::Egress, &self.egress), (Direction::Ingress, &self.ingress)].into_iter().filter_map(of)
     }
+}
+
+/// Who refuses something.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Refuser {
+    /// The policies; several where their entries make up one list. None when they have changed since.
+    pub policies: Vec<String>,
+    /// The name of the limit, where the policy gives it one.
+    pub rule: Option<String>,
 }
 
 /// Which list.

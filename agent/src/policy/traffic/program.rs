@@ -22,7 +22,7 @@ use super::{
 };
 
 /// What the kernel programs could not count by its Pod.
-const UNCOUNTED: RefusedKey = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, _pad: [0; 4] };
+const UNCOUNTED: RefusedKey = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, limit: 0 };
 
 /// For an update of a map: only an entry that is not there, `bpf(2)`.
 const BPF_NOEXIST: u64 = 1;

@@ -62,6 +62,7 @@ enum HeadOrigin {
     Stdout,
     Stderr,
     File(Arc<str>),
+    Refusals,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -143,6 +144,7 @@ impl Head {
             Origin::Stdio(IoStream::Stdout) => HeadOrigin::Stdout,
             Origin::Stdio(IoStream::Stderr) => HeadOrigin::Stderr,
             Origin::File { path } => HeadOrigin::File(Arc::clone(path)),
+            Origin::Refusals => HeadOrigin::Refusals,
         };
         Self {
             key: Arc::clone(&stream.key),
@@ -163,6 +165,7 @@ impl Head {
             HeadOrigin::Stdout => Origin::Stdio(IoStream::Stdout),
             HeadOrigin::Stderr => Origin::Stdio(IoStream::Stderr),
             HeadOrigin::File(path) => Origin::File { path: Arc::clone(path) },
+            HeadOrigin::Refusals => Origin::Refusals,
         }
     }
 

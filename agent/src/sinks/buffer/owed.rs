@@ -166,7 +166,7 @@ impl Places {
     pub(super) fn path(&self) -> &str {
         match &self.stream.origin {
             Origin::File { path } => path,
-            Origin::Stdio(_) => &self.stream.key,
+            Origin::Stdio(_) | Origin::Refusals => &self.stream.key,
         }
     }
 

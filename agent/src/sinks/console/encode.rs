@@ -79,7 +79,7 @@ impl TextEncoder {
         }
         if who.is_empty() {
             let other = match stream.class {
-                Class::Server => resource.host_name.as_ref(),
+                Class::Server | Class::Governance => resource.host_name.as_ref(),
                 Class::Pod | Class::Business => resource.container_id.as_ref().or(resource.cgroup.as_ref()),
             };
             who = other.map_or_else(|| "-".to_owned(), Arc::<str>::to_string);
@@ -88,6 +88,7 @@ impl TextEncoder {
             Origin::Stdio(iostream @ IoStream::Stdout) => (GREEN, iostream.as_str()),
             Origin::Stdio(iostream @ IoStream::Stderr) => (YELLOW, iostream.as_str()),
             Origin::File { path } => (DIM, &**path),
+            Origin::Refusals => (RED, "refused"),
         };
         let mut out = Vec::new();
         let mut printable = Vec::new();

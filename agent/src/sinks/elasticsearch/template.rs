@@ -134,7 +134,7 @@ fn keyword() -> Value {
 
 /// Every class: the template of an index is the same whichever of them a sink sends, so that two sinks do not take each
 /// other's patterns away.
-const CLASSES: [Class; 3] = [Class::Pod, Class::Business, Class::Server];
+const CLASSES: [Class; 4] = Class::ALL;
 
 /// The name of the records' template and policy. It is made of the index alone: all who write to it make the same, while
 /// the server refuses a second template for the same indices.
@@ -265,7 +265,10 @@ mod tests {
     #[test]
     fn templates_match_what_is_written_and_nothing_else() {
         let template = records(&Settings::default(), &server("", "8.19.0"), false);
-        assert_eq!(template["index_patterns"], json!(["logs-pod-*", "logs-business-*", "logs-server-*"]));
+        assert_eq!(
+            template["index_patterns"],
+            json!(["logs-pod-*", "logs-business-*", "logs-server-*", "logs-governance-*"])
+        );
         assert!(template.pointer("/template/settings").is_none() && template.get("data_stream").is_none());
         let streams = Settings { data_stream: true, ..Settings::default() };
         let template = records(&streams, &server("", "8.19.0"), false);

@@ -189,7 +189,7 @@ impl Shared {
         }
         let mut directories = Vec::new();
         let mut found = Vec::new();
-        for class in [Class::Pod, Class::Business, Class::Server] {
+        for class in Class::ALL {
             let class = class.as_str().to_owned();
             for namespace in self.subdirectories(std::slice::from_ref(&class))? {
                 for pod in self.subdirectories(&[class.clone(), namespace.clone()])? {

@@ -101,6 +101,7 @@ impl Target {
             // path gets a mark that no encoded name has.
             Origin::File { path } if path.starts_with('/') => encode_component(path.as_bytes()),
             Origin::File { path } => format!("@{}", encode_component(path.as_bytes())),
+            Origin::Refusals => "refusals".to_owned(),
         };
         Self {
             directories: [
