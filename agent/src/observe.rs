@@ -11,6 +11,7 @@ use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
         governance::{GovernanceReport, RefusalsReport},
+        judgement::{JudgeRequest, Judgement},
     },
     events, files,
     kubernetes::{Kubernetes, MetricLabels},
@@ -214,6 +215,10 @@ impl Observe for Agent {
 
     fn refusals(&self) -> RefusalsReport {
         RefusalsReport { governance: self.governance(), recent: self.governor.recent() }
+    }
+
+    fn judge(&self, request: &JudgeRequest) -> Judgement {
+        Judgement::of(&self.governor.reading(), request, &self.node)
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {

@@ -113,7 +113,20 @@ fn a_list_lets_through_what_it_has_and_nothing_else() {
         ] {
             let answer = web.ask(&what)?;
             ensure!(answer == expected, "{what}: {answer}, not {expected}");
+            // What is said of it beforehand is what comes of it.
+            let words: Vec<_> = what.split(' ').collect();
+            let protocol = if matches!(words[0], "connect" | "fastopen") { "tcp" } else { "udp" };
+            let explain =
+                ["policy", "explain", "shop/web", "--to", words[1], "--port", words[2], "--protocol", protocol];
+            let said = command(&config, &[&explain[..], &["--output", "json"]].concat())?;
+            ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+            let said: Value = serde_json::from_slice(&said.stdout)?;
+            let verdict = if expected.contains("EPERM") { "refused" } else { "allowed" };
+            ensure!(said["verdict"] == verdict, "{what}: {said}");
+            ensure!(said["findings"][0]["policies"][0] == "SidestepPolicy shop/shop (file)", "{what}: {said}");
         }
+        let nobody = command(&config, &["policy", "explain", "shop/nobody", "--to", "127.0.0.1", "--port", "1"])?;
+        ensure!(nobody.status.code() == Some(1) && !nobody.stderr.is_empty(), "{nobody:?}");
         // The policy is that of another namespace.
         let mut free = Client::start(bed, "other", "free")?;
         let [port, ..] = free.ports;

@@ -15,7 +15,7 @@ use sidestep_tests::{
     Agent, Config, Container, DEADLINE, Network, Testbed, agent, end_to_end,
     governance::{self, policy, wait_shown, wait_told},
     network::{Addresses, sockets},
-    wait_until,
+    records, wait_until,
 };
 
 /// Answers each request with its path. Told a host and a port on stdin it says how many bytes it gets from there.
@@ -206,11 +206,10 @@ fn requests_over_the_limit_get_429_and_no_others() {
             ensure!(record.attribute("sidestep.governance.rule") == "all", "{record:?}");
             ensure!(record.text("/body").starts_with("refused: GET /some from "), "{record:?}");
         }
-        // A query is nobody's business; the request line itself is longer than what is kept of it.
-        let query = format!("http://{}:8080/some/path?secret={}", server.addresses.four, "x".repeat(200));
-        wait_until("a refusal", DEADLINE, || Ok((status(&curl(&[&query])?)? == "429").then_some(())))?;
-        let told = wait_told(&agent, 1, |record| record.attribute("url.path") == "/some/path")?;
-        ensure!(!told[0].value.to_string().contains("secret"), "{told:?}");
+        let explain = ["policy", "explain", "shop/web", "--from", "10.0.0.9", "--port", "8080", "--path", "/some"];
+        let said = governance::command(&config, &explain)?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        ensure!(said.contains("takes one of 100 (100 at once) HTTP requests a second (all)"), "{said}");
         agent.stop()
     });
 }
@@ -256,6 +255,17 @@ fn a_limit_is_that_of_its_path_its_methods_and_its_port() {
                 ensure!(status(&curl(&arguments)?)? == "200", "{:?}", arguments.last());
             }
         }
+        // A query is nobody's business; and the request's line is longer than what is kept of it.
+        let query = url(&format!("/api/told?secret={}", "x".repeat(200)));
+        let told = wait_until("a record of its refusal", DEADLINE, || {
+            // The same client is told of once a second.
+            curl(&[&query])?;
+            let all = records::read(agent.records_directory())?.into_iter();
+            let told: Vec<_> = all.filter(|record| record.attribute("url.path").starts_with("/api/told")).collect();
+            Ok((!told.is_empty()).then_some(told))
+        })?;
+        ensure!(told[0].attribute("sidestep.governance.rule") == "api", "{told:?}");
+        ensure!(!told[0].value.to_string().contains("secret"), "{told:?}");
         agent.stop()
     });
 }

@@ -44,7 +44,7 @@ pub struct PodArgs {
     pub socket: SocketArgs,
 }
 
-fn namespaced(text: &str) -> Result<(String, String), String> {
+pub(super) fn namespaced(text: &str) -> Result<(String, String), String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok((namespace.to_owned(), name.to_owned()))

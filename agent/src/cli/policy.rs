@@ -1,17 +1,22 @@
 //! `sidestep policy`
 
-use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
-use super::{Format, ask_agent, colors, socket::SocketArgs, status::interval};
+use super::{Format, ask_agent, colors, explain::namespaced, socket::SocketArgs, status::interval};
 use crate::{
     config::policy_files,
-    control::client::{
-        governance::{View, governance},
-        terminal::{Color, Screen},
-        top::{TopOptions, top},
+    control::{
+        client::{
+            governance::{View, governance},
+            judgement::judgement,
+            terminal::{Color, Screen},
+            top::{TopOptions, top},
+        },
+        judgement::JudgeRequest,
     },
+    policy::traffic::judge,
 };
 
 /// Check policies, and show what they do on this node
@@ -31,6 +36,8 @@ pub enum What {
     Show(ShowArgs),
     /// Show what was refused, or with `mode: observe` would have been
     Counters(ShowArgs),
+    /// Say what policies do with a connection, datagram or request of a Pod of this node, and which of them
+    Explain(ExplainArgs),
     /// Show live what is refused, how often in a second, and to whom
     Top(TopArgs),
 }
@@ -65,6 +72,76 @@ pub struct ShowArgs {
     /// Where the agent answers.
     #[command(flatten)]
     pub socket: SocketArgs,
+}
+
+/// What would be done.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Nothing is sent, and no token is taken: the agent goes by the rules that hold.
+
+Examples:
+  sidestep policy explain shop/web-5d9c7 --to 10.96.0.10 --port 53 --protocol udp
+  sidestep policy explain shop/web-5d9c7 --from 10.0.0.9 --port 8080
+  sidestep policy explain shop/web-5d9c7 --from 10.0.0.9 --port 8080 --method POST --path /search")]
+#[command(group(ArgGroup::new("peer").required(true).args(["to", "from"])))]
+pub struct ExplainArgs {
+    /// The Pod
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = namespaced)]
+    pub pod: (String, String),
+    /// The address that the Pod connects or sends to
+    #[arg(long, value_name = "ADDRESS")]
+    pub to: Option<IpAddr>,
+    /// The address that connects or sends to the Pod
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<IpAddr>,
+    /// The port of who is connected or sent to
+    #[arg(long, value_name = "PORT")]
+    pub port: u16,
+    /// By which protocol
+    #[arg(long, value_enum, default_value_t, value_name = "PROTOCOL")]
+    pub protocol: Protocol,
+    /// The path of an HTTP request that comes to the Pod
+    #[arg(long, value_name = "PATH", value_parser = path, conflicts_with = "to")]
+    pub path: Option<String>,
+    /// The method of the request
+    #[arg(long, value_name = "METHOD", default_value = "GET", requires = "path")]
+    pub method: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// Of which a policy knows ports.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Protocol {
+    /// Connections
+    #[default]
+    Tcp,
+    /// Datagrams
+    Udp,
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') { Ok(text.to_owned()) } else { Err("begins with a slash".to_owned()) }
+}
+
+impl ExplainArgs {
+    fn execute(self) -> ExitCode {
+        let Self { pod: (namespace, pod), to, from, port, protocol, path, method, output, socket } = self;
+        // Clap has seen to it that there is one of them.
+        let Some(peer) = to.or(from) else { return ExitCode::from(2) };
+        let protocol = match protocol {
+            Protocol::Tcp => judge::TCP,
+            Protocol::Udp => judge::UDP,
+        };
+        let request = path.map(|path| (method, path));
+        let request = JudgeRequest { namespace, pod, is_egress: to.is_some(), peer, port, protocol, request };
+        let (screen, json) = (Screen::stdout(Color::Auto), output == Format::Json);
+        ask_agent(&socket, |path| judgement(path, request, json, (screen, &mut io::stdout())))
+    }
 }
 
 /// How often, and of which Pods.
@@ -112,6 +189,7 @@ impl PolicyArgs {
             What::Check(check) => check.execute(),
             What::Show(show) => show.execute(View::Show),
             What::Counters(show) => show.execute(View::Counters),
+            What::Explain(explain) => explain.execute(),
             What::Top(top) => top.execute(),
         }
     }

@@ -5,6 +5,7 @@ pub mod client;
 pub mod explain;
 pub mod filter;
 pub mod governance;
+pub mod judgement;
 pub mod protocol;
 pub mod server;
 pub mod socket;

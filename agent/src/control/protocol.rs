@@ -8,6 +8,7 @@ use super::{
     explain::{ExplainReport, ExplainRequest},
     filter::Filter,
     governance::{GovernanceReport, RefusalsReport},
+    judgement::{JudgeRequest, Judgement},
     status::StatusReport,
 };
 
@@ -41,6 +42,8 @@ pub enum Ask {
     Governance,
     /// One [`Frame::Refusals`].
     Refusals,
+    /// One [`Frame::Judgement`].
+    Judge(JudgeRequest),
 }
 
 /// Which lines, and for how long.
@@ -75,6 +78,8 @@ pub enum Frame<'a> {
     Governance(Box<GovernanceReport>),
     /// The answer to [`Ask::Refusals`].
     Refusals(Box<RefusalsReport>),
+    /// The answer to [`Ask::Judge`].
+    Judgement(Box<Judgement>),
     /// The request cannot be answered.
     Error {
         /// Why, in one line.

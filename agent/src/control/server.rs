@@ -14,7 +14,9 @@ use tokio::{
 };
 
 use super::{
+    explain::ExplainRequest,
     filter::Matcher,
+    judgement::JudgeRequest,
     protocol::{Ask, Frame, LogsRequest, REQUEST_BYTES, Request, VERSION},
     socket::Listener,
     status::StatusReport,
@@ -125,6 +127,16 @@ async fn answer(
         Ask::Governance => {
             let report = Box::new(agent.observe.governance());
             send(writer, &[Frame::Governance(report), Frame::End {}]).await
+        }
+        Ask::Judge(request) => {
+            // Of a Pod that is not here nothing is known, which is not that nothing is said.
+            let JudgeRequest { namespace, pod, .. } = &request;
+            let pod = ExplainRequest { namespace: namespace.clone(), pod: pod.clone(), container: None };
+            let frame = match agent.observe.explain(&pod) {
+                Ok(_) => Frame::Judgement(Box::new(agent.observe.judge(&request))),
+                Err(message) => Frame::Error { message: agent.observe.whereabouts(&pod).await.unwrap_or(message) },
+            };
+            send(writer, &[frame, Frame::End {}]).await
         }
         Ask::Refusals => {
             let report = Box::new(agent.observe.refusals());

@@ -83,6 +83,8 @@ impl Held {
 pub struct Reading {
     /// By the Pod's cgroup.
     pub pods: Vec<Held>,
+    /// The lists of their plans; one that could not be made is not in it.
+    pub lists: BTreeMap<ListName, Arc<List>>,
     /// Counts of the kernel programs.
     pub refused: Vec<(RefusedKey, u64)>,
     /// When they were read: nanoseconds since the Unix epoch.
@@ -284,7 +286,8 @@ impl Governor {
             self.told.clone_from(&problem);
         }
         let refused = self.programmer.refused().collect();
-        let reading = Arc::new(Reading { pods, refused, counted_unix_nano: clock::unix_nano(), problem });
+        let reading =
+            Arc::new(Reading { pods, lists: desired.lists, refused, counted_unix_nano: clock::unix_nano(), problem });
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }
 

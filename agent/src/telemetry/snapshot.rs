@@ -14,6 +14,7 @@ use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
         governance::{GovernanceReport, RefusalsReport},
+        judgement::{JudgeRequest, Judgement},
     },
     kubernetes::health::{Request, WatchReading},
     ledger::{Balance, Ledger, Reason},
@@ -49,6 +50,9 @@ pub trait Observe: Send + Sync + 'static {
 
     /// The same, with those who were refused last.
     fn refusals(&self) -> RefusalsReport;
+
+    /// What policies say of a connection, datagram or request of a Pod.
+    fn judge(&self, request: &JudgeRequest) -> Judgement;
 
     /// Where that Pod is when no container of it is known here, and whom to ask; `None` when that can't be known.
     fn whereabouts<'a>(&'a self, request: &'a ExplainRequest) -> Whereabouts<'a>;

@@ -16,6 +16,7 @@ use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
         governance::{GovernanceReport, GovernedPod, GovernedTier, Refusals, RefusalsReport},
+        judgement::{JudgeRequest, Judgement},
     },
     kubernetes::health::{Freshness, Request, WatchReading},
     ledger::{Account, Ledger, Reason, Stage},
@@ -58,6 +59,10 @@ impl Observe for Made {
         let pods =
             vec![GovernedPod { namespace, pod, cgroup: 41, unknown: false, interfaces: Vec::new(), tiers: vec![tier] }];
         GovernanceReport { node: "node-1".to_owned(), counted_unix_nano: 0, problem: None, pods }
+    }
+
+    fn judge(&self, _: &JudgeRequest) -> Judgement {
+        Judgement::default()
     }
 
     fn refusals(&self) -> RefusalsReport {

@@ -2,6 +2,7 @@
 
 pub mod explain;
 pub mod governance;
+pub mod judgement;
 pub mod logs;
 pub mod since;
 pub mod status;

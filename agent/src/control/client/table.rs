@@ -20,7 +20,7 @@ use crate::{
 pub(super) const PLAIN: &str = "0";
 const HEADING: &str = "1";
 pub(super) const FAINT: &str = "2";
-const GOOD: &str = "32";
+pub(super) const GOOD: &str = "32";
 pub(super) const WARNING: &str = "33";
 pub(super) const BAD: &str = "1;31";
 

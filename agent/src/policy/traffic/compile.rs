@@ -117,6 +117,13 @@ pub struct Refuser {
     pub rule: Option<String>,
 }
 
+/// How many in a second, and at once.
+#[must_use]
+pub fn rate_in_words(rate: &Rate) -> String {
+    let per_second = 1e9 / rate.interval.max(1) as f64;
+    format!("{per_second:.0} ({} at once)", rate.tolerance / rate.interval.max(1) + 1)
+}
+
 /// Which list.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ListName {
@@ -139,20 +146,12 @@ pub type List = BTreeMap<Network, BTreeSet<PortRange>>;
 /// A network has more ranges of ports than the kernel programs look at.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{} has {count} ranges of ports, with those of the networks that it lies in; at most {MAX_RANGES} are looked at: join \
-     some, or allow all ports", shown(.network)
+    "{network} has {count} ranges of ports, with those of the networks that it lies in; at most {MAX_RANGES} are looked at: join \
+     some, or allow all ports"
 )]
 pub struct TooManyRanges {
     network: Network,
     count: usize,
-}
-
-fn shown(network: &Network) -> String {
-    let address = std::net::Ipv6Addr::from(network.address);
-    match address.to_ipv4_mapped().filter(|_| network.is_ipv4) {
-        Some(address) => format!("{address}/{}", network.length - 96),
-        None => format!("{address}/{}", network.length),
-    }
 }
 
 /// Puts the entries of several policies together.

@@ -1,7 +1,8 @@
 //! What policies say of a Pod's traffic: read ([`settings`]), brought together ([`compile`]), written to the kernel
-//! ([`program`]).
+//! ([`program`]), explained ([`judge`]).
 
 pub mod compile;
+pub mod judge;
 pub mod program;
 pub mod request_sets;
 pub mod requests;

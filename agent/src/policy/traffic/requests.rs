@@ -3,6 +3,10 @@
 use std::{fmt::Write, sync::Arc};
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::{
+    Deserialize,
+    de::{IntoDeserializer, value::StrDeserializer},
+};
 use sidestep_abi::{
     govern::{LIMIT_REQUESTS, Rate},
     http::{
@@ -80,6 +84,12 @@ fn kernel(limit: &RequestLimit, state: u32) -> HttpRule {
         path,
         mask,
     }
+}
+
+/// The same by the method's name; 0 for one that no rule names.
+pub(super) fn method_bit(name: &str) -> u16 {
+    let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+    Method::deserialize(name).map_or(0, bit)
 }
 
 const fn bit(method: Method) -> u16 {

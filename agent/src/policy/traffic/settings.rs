@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -299,7 +300,27 @@ pub struct Network {
     pub length: u8,
 }
 
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = Ipv6Addr::from(self.address);
+        match address.to_ipv4_mapped().filter(|_| self.is_ipv4) {
+            Some(address) => write!(f, "{address}/{}", self.length - 96),
+            None => write!(f, "{address}/{}", self.length),
+        }
+    }
+}
+
 impl Network {
+    /// One address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        let mapped = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        Self { is_ipv4: mapped.to_ipv4_mapped().is_some(), address: mapped.octets(), length: 128 }
+    }
+
     /// Reads a network, or an address.
     ///
     /// # Errors
