@@ -17,7 +17,7 @@ use crate::{
     load::{self, AttachPoint, Kernel, LoadError, RootPattern},
     observe::Agent,
     own_log::OwnLog,
-    pipeline::{Pipeline, StartedSinks},
+    pipeline::{Pipeline, StartedSinks, policies_in_force::PoliciesInForce},
     reload::Reload,
     telemetry::{self, snapshot::Build},
 };
@@ -80,7 +80,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             tokio::spawn(server.serve());
         }
         tokio::spawn(own_log.clone().tell());
-        tokio::spawn(kubernetes.clone().run(pipeline.containers()));
+        let in_force = PoliciesInForce::new(pipeline.containers(), pipeline.governor(), kubernetes.clone());
+        tokio::spawn(kubernetes.clone().run(Arc::new(in_force)));
         tokio::spawn(control::serve(listener, Arc::<Agent>::clone(&agent) as _, tap));
         tracing::info!(socket = %config.socket.display(), metrics, "ready");
         let reload = Reload { path: args.config.clone(), pipeline: pipeline.reloader(), agent, own_log };

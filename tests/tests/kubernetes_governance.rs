@@ -21,6 +21,20 @@ mod on_cluster {
     /// What busybox says of `EPERM`.
     const REFUSED: &str = "Operation not permitted";
 
+    /// Waits until the status of a policy says this of whether it is in force.
+    fn wait_programmed(cluster: &Cluster, shop: &Namespace<'_>, name: &str, status: &str, message: &str) -> Result<()> {
+        let policy = format!("sidesteppolicy/{name}");
+        let is_it = |condition: &Value| {
+            let text = condition["message"].as_str().unwrap_or_default();
+            condition["type"] == "Programmed" && condition["status"] == status && text.contains(message)
+        };
+        let named = ["--namespace", shop.name(), &policy];
+        cluster.wait_for(&named, |policy| {
+            policy["status"]["conditions"].as_array().is_some_and(|conditions| conditions.iter().any(is_it))
+        })?;
+        Ok(())
+    }
+
     /// What a connection of the Pod `client` comes to: nothing, or what busybox says of it.
     fn connect(cluster: &Cluster, shop: &Namespace<'_>, address: &str, port: u16) -> Result<String> {
         let command = format!("nc -w 5 {address} {port} < /dev/null 2>&1; true");
@@ -63,13 +77,7 @@ mod on_cluster {
                     Ok(connect(cluster, &shop, address, 8081)?.contains(REFUSED).then_some(()))
                 })?;
                 ensure!(connect(cluster, &shop, address, 8080)?.contains("hello"));
-                let named = ["--namespace", shop.name(), "sidesteppolicy/client"];
-                cluster.wait_for(&named, |policy| {
-                    let conditions = policy["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
-                    conditions
-                        .iter()
-                        .any(|condition| condition["type"] == "Programmed" && condition["status"] == "True")
-                })?;
+                wait_programmed(cluster, &shop, "client", "True", "in force on ")?;
 
                 daemonset.kill(cluster.node())?;
                 for _ in 0..3 {
@@ -156,6 +164,7 @@ mod on_cluster {
                     let shown = daemonset.exec(&["policy", "show"])?;
                     Ok(shown.contains("hostNetwork: true").then_some(()))
                 })?;
+                wait_programmed(cluster, &shop, "server", "False", "hostNetwork: true")?;
                 daemonset.join_node_network()?;
                 let limited = |url: &str| {
                     wait_until("429", PATIENCE, || {
@@ -166,6 +175,7 @@ mod on_cluster {
                     })
                 };
                 limited(&url)?;
+                wait_programmed(cluster, &shop, "server", "True", "in force on ")?;
                 daemonset.kill(cluster.node())?;
                 limited(&url)?;
                 daemonset.roll()?;
@@ -195,7 +205,31 @@ mod on_cluster {
                 is_alive("a list")?;
                 let counters = daemonset.exec(&["policy", "counters"])?;
                 ensure!(counters.contains("not_allowed"), "{counters}");
-                Ok(())
+
+                // For a Pod in the node's network it can't be, which is the policy's to say and no alarm.
+                let mut of_node = pod(&[Writer::new("of-node", 1)]);
+                of_node["hostNetwork"] = json!(true);
+                shop.create_pod("of-node", &of_node)?;
+                cluster.kubectl(&[
+                    "--namespace",
+                    shop.name(),
+                    "label",
+                    "pod",
+                    "of-node",
+                    "app=server",
+                    "--overwrite",
+                ])?;
+                wait_programmed(
+                    cluster,
+                    &shop,
+                    "server",
+                    "False",
+                    "Pod shop/of-node: connections to it are not governed",
+                )?;
+                let shown = daemonset.exec(&["policy", "show"])?;
+                ensure!(shown.contains("it is in the node's network") && !shown.contains("problem:"), "{shown}");
+                cluster.kubectl(&["--namespace", shop.name(), "delete", "pod", "of-node", "--now"])?;
+                wait_programmed(cluster, &shop, "server", "True", "in force on ")
             })
         });
     }

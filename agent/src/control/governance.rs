@@ -45,6 +45,9 @@ pub struct GovernedPod {
     /// The interfaces of the node at which its packets are looked at.
     #[serde(default)]
     pub interfaces: Vec<String>,
+    /// What is not decided there as no interface leads to it, and why.
+    #[serde(default)]
+    pub unmet: Option<String>,
     /// What is said by the policies of each tier.
     pub tiers: Vec<GovernedTier>,
 }
@@ -246,6 +249,7 @@ impl GovernanceReport {
                 cgroup: held.cgroup,
                 unknown,
                 interfaces: held.interfaces.clone(),
+                unmet: held.unmet.clone(),
                 tiers,
             });
         }

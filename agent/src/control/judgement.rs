@@ -162,9 +162,8 @@ impl Judgement {
         if judgement.findings.is_empty() {
             judgement.notes.push("no policy says anything of it".to_owned());
         } else if act.direction == Direction::Ingress && held.interfaces.is_empty() {
-            judgement.notes.push(
-                "no interface of the node leads to the Pod: what comes to it is not decided (see `sidestep policy show`)".to_owned(),
-            );
+            let why = held.unmet.as_deref().unwrap_or("no interface of the node that leads to the Pod was found yet");
+            judgement.notes.push(format!("it is not in force: {why}"));
         }
         judgement.notes.extend(reading.problem.iter().map(|problem| format!("not all is in force: {problem}")));
         judgement

@@ -33,8 +33,9 @@ use crate::{
     policy::{
         Policies, Subject,
         annotations::Declared,
+        selection::Refused,
         traffic::{
-            compile::{self, List, ListName, Name, Plan, Tier},
+            compile::{self, List, ListName, Name, Plan, Tier, Unmet},
             program::{AtInterface, Desired, Maps, Planned, Programmer},
             request_sets::{RequestMaps, Way},
         },
@@ -65,12 +66,19 @@ pub struct Held {
     pub path: Option<PathBuf>,
     /// The interfaces of the node at which its packets are looked at.
     pub interfaces: Vec<String>,
+    /// What is not decided there as no interface leads to it, and why.
+    pub unmet: Option<String>,
     /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
     pub plans: Option<[Plan; TIERS]>,
 }
 
 impl Held {
-    fn name(&self) -> String {
+    /// The policies that say something of what is decided at its interface alone.
+    pub(super) fn at_interface(&self) -> impl Iterator<Item = &Name> {
+        self.plans.iter().flatten().flat_map(Plan::at_interface)
+    }
+
+    pub(super) fn name(&self) -> String {
         match (&self.namespace, &self.pod) {
             (Some(namespace), Some(pod)) => format!("Pod {namespace}/{pod}"),
             _ => format!("cgroup {}", self.cgroup),
@@ -91,6 +99,10 @@ pub struct Reading {
     pub counted_unix_nano: u64,
     /// Why what shall hold does not, or that there are no programs.
     pub problem: Option<String>,
+    /// The same by policies.
+    pub unmet: Vec<Unmet>,
+    /// The version of the API server's policies that is in the kernel.
+    pub policies_version: u64,
 }
 
 impl Reading {
@@ -197,7 +209,9 @@ impl Governor {
             Ok(programs) => programs,
             Err(error) => {
                 tracing::warn!(error, "this kernel takes no programs that govern: policies for traffic have no effect");
-                let nothing = Reading { problem: Some(error), ..Reading::default() };
+                let unmet = vec![error.clone().into()];
+                // There is nothing to wait for.
+                let nothing = Reading { problem: Some(error), unmet, policies_version: u64::MAX, ..Reading::default() };
                 *reading.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(nothing);
                 return Ok(handle);
             }
@@ -236,7 +250,7 @@ impl Governor {
             let version = self.kubernetes.policies().version();
             if now >= next || version != seen {
                 seen = version;
-                self.turn();
+                self.turn(version);
                 next = now + self.programmer.put_off().unwrap_or(ALL);
             }
             match news.recv_timeout(NAP) {
@@ -255,29 +269,33 @@ impl Governor {
         }
     }
 
-    fn turn(&mut self) {
-        let mut problems = Vec::new();
+    fn turn(&mut self, version: u64) {
+        let mut unmet = Vec::new();
         let refused = self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some());
-        problems.extend(refused.map(|refused| format!("{refused}; what it said before goes on")));
+        // Of the policy itself its status says so.
+        let name = |refused: &Refused| Name { key: refused.key.clone(), is_file: false };
+        unmet.extend(
+            refused.map(|refused| Unmet::of(&[name(refused)], format!("{refused}; what it said before goes on"))),
+        );
         let policies = self.kubernetes.policies().get();
         if !Arc::ptr_eq(&policies, &self.policies) {
             self.policies = policies;
             self.lists.clear();
         }
-        let (desired, mut pods) = self.desired(&mut problems);
+        let (desired, mut pods) = self.desired(&mut unmet);
         // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
-        problems.extend(self.programs.refresh(is_needed).err());
-        problems.extend(self.programmer.apply(&desired, Instant::now()));
-        self.govern_interfaces(&mut pods, &mut problems);
-        if self.files.is_none() {
-            problems.push("the policies of files could not be read: see the agent's log".to_owned());
-        }
+        unmet.extend(self.programs.refresh(is_needed).err().map(Unmet::from));
+        unmet.extend(self.programmer.apply(&desired, Instant::now()));
+        self.govern_interfaces(&mut pods, &mut unmet);
         if self.programmer.uncounted() > 0 {
-            problems
-                .push("a map of the kernel programs is full: limits and counts of some Pods are missing".to_owned());
+            let text = "a map of the kernel programs is full: limits and counts of some Pods are missing";
+            unmet.push(text.to_owned().into());
         }
-        let problem = (!problems.is_empty()).then(|| problems.join("; "));
+        let files = "the policies of files could not be read: see the agent's log".to_owned();
+        let texts = unmet.iter().map(|unmet| &unmet.text).chain(self.files.is_none().then_some(&files));
+        let texts: Vec<&str> = texts.map(String::as_str).collect();
+        let problem = (!texts.is_empty()).then(|| texts.join("; "));
         if problem != self.told {
             match &problem {
                 Some(problem) => tracing::warn!(problem, "policies for traffic are not in force as declared"),
@@ -285,21 +303,30 @@ impl Governor {
             }
             self.told.clone_from(&problem);
         }
-        let refused = self.programmer.refused().collect();
-        let reading =
-            Arc::new(Reading { pods, lists: desired.lists, refused, counted_unix_nano: clock::unix_nano(), problem });
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was put off is not in the kernel yet.
+        let is_written = self.programmer.put_off().is_none();
+        let policies_version = if is_written { version } else { reading.policies_version };
+        *reading = Arc::new(Reading {
+            pods,
+            lists: desired.lists,
+            refused: self.programmer.refused().collect(),
+            counted_unix_nano: clock::unix_nano(),
+            problem,
+            unmet,
+            policies_version,
+        });
     }
 
     /// Attaches what looks at packets where they pass.
-    fn govern_interfaces(&mut self, pods: &mut [Held], problems: &mut Vec<String>) {
+    fn govern_interfaces(&mut self, pods: &mut [Held], unmet: &mut Vec<Unmet>) {
         // Where nothing can be looked at, what has to be is told of alone.
         let reaches = self.programs.reach_interfaces();
         let looked_at = self.programmer.pods_at_interfaces().filter(|(_, asked)| reaches || asked.is_needed());
         let looked_at: BTreeMap<u64, AtInterface> = looked_at.collect();
         let network = match interfaces::network_of("self") {
             Ok(network) => network,
-            Err(error) => return problems.push(format!("/proc/self/ns/net: {error}")),
+            Err(error) => return unmet.push(format!("/proc/self/ns/net: {error}").into()),
         };
         let known = self.programmer.interfaces(network);
         if looked_at.is_empty() && known.is_empty() && self.unreached.is_empty() {
@@ -309,7 +336,7 @@ impl Governor {
             pods.iter().filter(|held| held.path.is_some()).map(|held| (held.cgroup, held)).collect();
         let asked = places.iter().filter(|(cgroup, _)| looked_at.contains_key(cgroup));
         let asked = asked.filter_map(|(cgroup, held)| Some((*cgroup, held.path.as_deref()?)));
-        let (mut interfaces, mut unreached) = (BTreeMap::new(), BTreeSet::new());
+        let (mut interfaces, mut unreached, mut missed) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         // Of a Pod that is not known yet, or that can't be asked for at this moment, goes on what held.
         let mut keeps: BTreeSet<u64> =
             looked_at.keys().filter(|cgroup| !places.contains_key(cgroup)).copied().collect();
@@ -328,13 +355,12 @@ impl Governor {
             let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup);
             let wanted = looked_at.get(&cgroup).copied().unwrap_or_default();
             if wanted.is_needed() && !matches!(error, NoInterface::NoProcess) && !is_known && !is_new {
-                let name = places.get(&cgroup).map(|held| held.name()).unwrap_or_default();
                 let what = match (wanted.requests, wanted.ingress) {
                     (true, false) => "requests to",
                     (false, _) => "connections to",
                     (true, true) => "connections and requests to",
                 };
-                problems.push(format!("{what} {name} are not governed: {error}"));
+                missed.insert(cgroup, (format!("{what} it are not governed: {error}"), error));
             }
         }
         self.unreached = unreached;
@@ -346,19 +372,27 @@ impl Governor {
         }
         let (whole, result) = self.programs.refresh_interfaces(&interfaces.keys().copied().collect());
         // What the Pods themselves begin is asked for at their system calls as well.
-        problems.extend(result.err().filter(|_| looked_at.values().any(|asked| asked.is_needed())));
+        let is_needed = looked_at.values().any(|asked| asked.is_needed());
+        unmet.extend(result.err().filter(|_| is_needed).map(Unmet::from));
         interfaces.retain(|index, _| whole.contains(index));
         if let Err(error) = self.programmer.set_interfaces(network, &interfaces) {
-            problems.push(format!("map INTERFACES: {error}"));
+            unmet.push(format!("map INTERFACES: {error}").into());
         }
         for held in pods {
+            if let Some((text, error)) = missed.remove(&held.cgroup) {
+                // One in the node's network has none by its nature, which its policies' status says and no alarm.
+                if !matches!(error, NoInterface::HostNetwork) {
+                    unmet.push(Unmet::of(held.at_interface(), format!("{}: {text}", held.name())));
+                }
+                held.unmet = Some(text);
+            }
             let own = interfaces.iter().filter(|(_, way)| way.cgroup == held.cgroup);
             held.interfaces = own.filter_map(|(index, _)| interfaces::name(*index)).collect();
         }
     }
 
     /// What shall hold for the Pods that there are.
-    fn desired(&mut self, problems: &mut Vec<String>) -> (Desired, Vec<Held>) {
+    fn desired(&mut self, unmet: &mut Vec<Unmet>) -> (Desired, Vec<Held>) {
         let mut desired = Desired::default();
         let mut pods: BTreeMap<u64, Held> = BTreeMap::new();
         let mut met = BTreeSet::new();
@@ -381,6 +415,7 @@ impl Governor {
                 resource: resource_of_pod(&profile.resource),
                 path: Some(path),
                 interfaces: Vec::new(),
+                unmet: None,
                 plans: None,
             };
             let Some(plans) = plans else {
@@ -418,18 +453,20 @@ impl Governor {
                     resource: Arc::default(),
                     path: None,
                     interfaces: Vec::new(),
+                    unmet: None,
                     plans: None,
                 };
                 pods.insert(cgroup, nothing);
             }
         }
         if !desired.unknown.is_empty() && !is_all_known {
-            problems.push(
-                "not all is known yet that policies go by: for Pods for which something held that goes on".to_owned(),
-            );
+            let text = "not all is known yet that policies go by: for Pods for which something held that goes on";
+            unmet.push(text.to_owned().into());
         }
-        problems.extend(uncertain.iter().map(|key| {
-            format!("{key} is refused, and what it said before is not known: what policies of its kind said goes on")
+        unmet.extend(uncertain.into_iter().map(|key| {
+            let why = "is refused, and what it said before is not known: what policies of its kind said goes on";
+            let text = format!("{key} {why}");
+            Unmet::of(&[Name { key, is_file: false }], text)
         }));
         let plans = desired.pods.values().flat_map(|planned| &planned.plans);
         let names: BTreeSet<_> = plans.flat_map(Plan::lists).collect();
@@ -439,7 +476,7 @@ impl Governor {
                 Ok(list) => {
                     desired.lists.insert(name, list);
                 }
-                Err(problem) => problems.push(problem),
+                Err(problem) => unmet.push(Unmet::of(&name.policies, problem)),
             }
         }
         (desired, pods.into_values().collect())

@@ -12,11 +12,13 @@ pub mod journal;
 pub mod known;
 pub mod outlet;
 pub mod pod_join;
+pub mod policies_in_force;
 pub mod readings;
 pub mod refusals;
 pub mod registry;
 pub mod rounds;
 pub(crate) mod settle;
+
 pub mod stdio;
 pub mod streams;
 

@@ -56,8 +56,7 @@ impl Observe for Made {
             ..GovernedTier::default()
         };
         let (namespace, pod) = ("shop".to_owned(), "cart-1".to_owned());
-        let pods =
-            vec![GovernedPod { namespace, pod, cgroup: 41, unknown: false, interfaces: Vec::new(), tiers: vec![tier] }];
+        let pods = vec![GovernedPod { namespace, pod, cgroup: 41, tiers: vec![tier], ..GovernedPod::default() }];
         GovernanceReport { node: "node-1".to_owned(), counted_unix_nano: 0, problem: None, pods }
     }
 

@@ -88,6 +88,9 @@ fn show(pod: &GovernedPod, text: &mut String) {
     if !pod.interfaces.is_empty() {
         let _ = writeln!(text, "  its packets are checked at the node's interface {}", pod.interfaces.join(", "));
     }
+    if let Some(unmet) = &pod.unmet {
+        let _ = writeln!(text, "  {unmet}");
+    }
     for GovernedTier { scope, mode, egress, ingress, connections_out, connections_in, http_requests, .. } in &pod.tiers
     {
         let what = match mode.as_str() {

@@ -101,10 +101,40 @@ impl Plan {
         refuser.unwrap_or_default()
     }
 
+    /// The policies that say something of what is decided at the Pod's interface alone.
+    pub fn at_interface(&self) -> impl Iterator<Item = &Name> {
+        let lists = self.ingress.iter().flatten();
+        let limits = self.connections_in.iter().map(|(_, name)| name);
+        lists.chain(limits).chain(self.requests.iter().map(|rule| &rule.policy))
+    }
+
     /// Its lists.
     pub fn lists(&self) -> impl Iterator<Item = ListName> + '_ {
         let of = |(direction, policies): (_, &Option<_>)| Some(ListName { direction, policies: policies.clone()? });
         [(Direction::Egress, &self.egress), (Direction::Ingress, &self.ingress)].into_iter().filter_map(of)
+    }
+}
+
+/// Something that does not hold as it was declared.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unmet {
+    /// What, and why.
+    pub text: String,
+    /// Of which policies; of all where there are none.
+    pub policies: BTreeSet<Name>,
+}
+
+impl Unmet {
+    /// Of these policies.
+    pub fn of<'a>(policies: impl IntoIterator<Item = &'a Name>, text: String) -> Self {
+        Self { text, policies: policies.into_iter().cloned().collect() }
+    }
+}
+
+impl From<String> for Unmet {
+    /// Of all policies.
+    fn from(text: String) -> Self {
+        Self { text, policies: BTreeSet::new() }
     }
 }
 

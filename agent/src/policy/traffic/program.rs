@@ -16,7 +16,7 @@ use sidestep_abi::{
 };
 
 use super::{
-    compile::{List, ListName, Name, Plan, Tier},
+    compile::{List, ListName, Name, Plan, Tier, Unmet},
     request_sets::{RequestMaps, RequestSets, Way},
     settings::{Direction, Mode, Network},
 };
@@ -216,9 +216,9 @@ impl Programmer {
         self.maps.refused.get(&UNCOUNTED, 0).unwrap_or_default()
     }
 
-    /// Makes that hold which shall; returns what is not as it shall be, in words. Of a tier whose list does not fit goes on
+    /// Makes that hold which shall; returns what is not as it shall be. Of a tier whose list does not fit goes on
     /// what held, and for a Pod for which none held it lets nothing through; all else holds as it shall.
-    pub fn apply(&mut self, desired: &Desired, now: Instant) -> Vec<String> {
+    pub fn apply(&mut self, desired: &Desired, now: Instant) -> Vec<Unmet> {
         self.remove_retired(now);
         let mut problems = Vec::new();
         let mut numbers = BTreeMap::new();
@@ -227,7 +227,7 @@ impl Programmer {
                 Ok(number) => {
                     numbers.insert(name.clone(), number);
                 }
-                Err(problem) => problems.push(format!("the list of {name}: {problem}")),
+                Err(problem) => problems.push(Unmet::of(&name.policies, format!("the list of {name}: {problem}"))),
             }
         }
         let kept = self.pods.iter().filter(|(cgroup, _)| desired.unknown.contains(cgroup));
@@ -237,20 +237,24 @@ impl Programmer {
             for (set, plan) in sets.iter_mut().zip(&planned.plans).filter(|(_, plan)| !plan.requests.is_empty()) {
                 match self.requests.number(&plan.requests) {
                     Ok(number) => *set = Some(number),
-                    Err(error) => problems.push(format!("map REQUEST_RULES: {error}; what held before goes on")),
+                    Err(error) => {
+                        let text = format!("map REQUEST_RULES: {error}; what held before goes on");
+                        problems.push(Unmet::of(plan.requests.iter().map(|rule| &rule.policy), text));
+                    }
                 }
                 if let Some(left) = plan.requests.get(MAX_RULES) {
-                    problems.push(format!(
+                    let text = format!(
                         "more than {MAX_RULES} limits of requests for one Pod: those of {} have no effect there",
                         left.policy
-                    ));
+                    );
+                    problems.push(Unmet::of(plan.requests[MAX_RULES..].iter().map(|rule| &rule.policy), text));
                 }
             }
             pods.insert(*cgroup, governed(planned, &numbers, sets, self.pods.get(cgroup)));
         }
         pods.retain(|_, governed| *governed != Governed::default());
         if let Err(error) = self.write(pods, now) {
-            problems.push(format!("map GOVERNED: {error}; what held before goes on"));
+            problems.push(format!("map GOVERNED: {error}; what held before goes on").into());
         }
         self.retire_lists(now);
         problems

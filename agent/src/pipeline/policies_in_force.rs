@@ -1,0 +1,57 @@
+//! What holds of the API server's policies on this node, of logs and of traffic, for their status.
+
+use std::sync::Arc;
+
+use super::{governor, known::Known};
+use crate::{
+    kubernetes::{InForce, Kubernetes},
+    policy::{precedence::Key, traffic::compile::Name},
+};
+
+/// Asks all who carry out what policies say.
+pub struct PoliciesInForce {
+    containers: Arc<Known>,
+    governor: governor::Handle,
+    kubernetes: Kubernetes,
+}
+
+impl PoliciesInForce {
+    /// By the containers, and by what governs their traffic.
+    #[must_use]
+    pub const fn new(containers: Arc<Known>, governor: governor::Handle, kubernetes: Kubernetes) -> Self {
+        Self { containers, governor, kubernetes }
+    }
+}
+
+impl InForce for PoliciesInForce {
+    fn policies_version(&self) -> u64 {
+        self.containers.policies_version().min(self.governor.reading().policies_version)
+    }
+
+    fn conflicts(&self) -> Vec<(Key, String)> {
+        self.containers.conflicts()
+    }
+
+    fn problems(&self) -> Vec<(Key, String)> {
+        let reading = self.governor.reading();
+        let mut problems = self.containers.problems();
+        let key = |name: &Name| (!name.is_file).then(|| name.key.clone());
+        for unmet in &reading.unmet {
+            let of = |key: Key| (key, unmet.text.clone());
+            if unmet.policies.is_empty() {
+                let policies = self.kubernetes.policies().get();
+                let with_traffic = policies.all().filter(|policy| policies.traffic(&policy.key).is_some());
+                problems.extend(with_traffic.map(|policy| of(policy.key.clone())));
+            } else {
+                problems.extend(unmet.policies.iter().filter_map(key).map(of));
+            }
+        }
+        for held in &reading.pods {
+            let Some(unmet) = &held.unmet else { continue };
+            let text = format!("{}: {unmet}", held.name());
+            let named = held.at_interface().filter_map(key);
+            problems.extend(named.map(|key| (key, text.clone())));
+        }
+        problems
+    }
+}
