@@ -109,7 +109,7 @@ impl Rules {
         self.said & LIMITS_IN == 0
             || packet.look_up(skb, self.network, 1) == 0
             || packet.state == HANDSHAKE
-            || take_connection(self.governed, self.cgroup, &mut packet.counted) != 0
+            || take_connection(self.governed, self.cgroup, packet) != 0
     }
 }
 
@@ -305,19 +305,19 @@ fn ask_lists(peer: &Peer, rules: &Rules, direction: u64, known: u64, counted: &m
 
 /// Takes a token of each tier's limit; none, and 0, when one has none.
 #[inline(never)]
-fn take_connection(governed: &Governed, cgroup: u64, counted: &mut Counted) -> u64 {
+fn take_connection(governed: &Governed, cgroup: u64, packet: &mut Packet) -> u64 {
     let key = |index: usize| BucketKey { cgroup, limit: LIMIT_CONNECTIONS_IN + index as u32, _pad: 0 };
     for index in 0..TIERS {
         let tier = &governed.tiers[index];
         let rate = &tier.connections_in;
-        if rate.interval == 0 || govern::take(&key(index), rate) != 0 {
+        if rate.interval == 0 || govern::take(&key(index), rate, &packet.key.client) != 0 {
             continue;
         }
-        if !counted.let_through(cgroup, index, tier, What::ingress(REASON_CONNECTION_RATE), true) {
+        if !packet.counted.let_through(cgroup, index, tier, What::ingress(REASON_CONNECTION_RATE), true) {
             for before in 0..index {
                 let rate = &governed.tiers[before & (TIERS - 1)].connections_in;
                 if rate.interval != 0 {
-                    govern::give_back(&key(before), rate);
+                    govern::give_back(&key(before), rate, &packet.key.client);
                 }
             }
             return 0;

@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use sidestep_abi::{
     govern::{
-        ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, Governed, GovernedKey, LIMIT_CONNECTIONS_OUT, LISTS_EGRESS,
-        MAX_RANGES, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, TIERS,
+        ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, ClientKey, Governed, GovernedKey, LIMIT_CONNECTIONS_OUT,
+        LISTS_EGRESS, MAX_RANGES, PER_CLIENT, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, TIERS,
     },
     http::ConnectionKey,
 };
@@ -16,7 +16,7 @@ use sidestep_abi::{
 use crate::{
     emit,
     generation::{self, Order},
-    maps::{ALLOWED, ASKERS, BUCKETS, GOVERNED, GOVERNING},
+    maps::{ALLOWED, ASKERS, BUCKETS, CLIENTS, GOVERNED, GOVERNING},
     packet::IPPROTO_TCP,
     refusals::{self, Counted, Detail, What},
 };
@@ -85,7 +85,8 @@ fn judge(act: Act, peer: &Peer, counted: &mut Counted) -> bool {
         let tier = &governed.tiers[index];
         let rate = tier.connections_out;
         if rate.interval != 0
-            && take(&BucketKey { cgroup, limit: LIMIT_CONNECTIONS_OUT + index as u32, _pad: 0 }, &rate) == 0
+            && take(&BucketKey { cgroup, limit: LIMIT_CONNECTIONS_OUT + index as u32, _pad: 0 }, &rate, &peer.address)
+                == 0
             && !counted.let_through(cgroup, index, tier, What::egress(REASON_CONNECTION_RATE), acts)
         {
             return false;
@@ -198,19 +199,41 @@ fn is_mapped(address: &[u8; 16]) -> bool {
     zeros == 0 && address[10] == 0xff && address[11] == 0xff
 }
 
-/// Takes one from a limit; 0 when none is left. The state is one word, the theoretical arrival time of the next, so that
-/// it is exact whatever number of CPUs takes.
+/// Takes one from a limit; 0 when none is left.
 #[inline(never)]
-pub(crate) fn take(key: &BucketKey, rate: &Rate) -> u64 {
-    if BUCKETS.get_ptr_mut(key).is_none() {
-        // Another CPU may have been first.
-        let _ = BUCKETS.insert(key, &0, u64::from(BPF_NOEXIST));
+pub(crate) fn take(key: &BucketKey, rate: &Rate, client: &[u8; 16]) -> u64 {
+    match bucket(key, rate, client) {
+        Some(bucket) => spend(bucket, rate),
+        // When there is no room for its state it has no limit.
+        None => {
+            refusals::lose();
+            1
+        }
     }
-    // When there is no room for its state it has no limit.
-    let Some(bucket) = BUCKETS.get_ptr_mut(key) else {
-        refusals::lose();
-        return 1;
-    };
+}
+
+/// The state of a limit.
+#[inline(always)]
+fn bucket(key: &BucketKey, rate: &Rate, client: &[u8; 16]) -> Option<*mut u64> {
+    if rate.per == PER_CLIENT {
+        let key = ClientKey { bucket: *key, client: *client };
+        if let Some(bucket) = CLIENTS.get_ptr_mut(&key) {
+            return Some(bucket);
+        }
+        // Another CPU may have been first.
+        let _ = CLIENTS.insert(&key, &0, u64::from(BPF_NOEXIST));
+        return CLIENTS.get_ptr_mut(&key);
+    }
+    if let Some(bucket) = BUCKETS.get_ptr_mut(key) {
+        return Some(bucket);
+    }
+    let _ = BUCKETS.insert(key, &0, u64::from(BPF_NOEXIST));
+    BUCKETS.get_ptr_mut(key)
+}
+
+/// The state is one word, the theoretical arrival time of the next, so that it is exact whatever number of CPUs takes.
+#[inline(always)]
+fn spend(bucket: *mut u64, rate: &Rate) -> u64 {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a map value of one word.
@@ -239,8 +262,12 @@ pub(crate) fn take(key: &BucketKey, rate: &Rate) -> u64 {
 
 /// Gives back one that was taken.
 #[inline(always)]
-pub(crate) fn give_back(key: &BucketKey, rate: &Rate) {
-    if let Some(bucket) = BUCKETS.get_ptr_mut(key) {
+pub(crate) fn give_back(key: &BucketKey, rate: &Rate, client: &[u8; 16]) {
+    let bucket = match rate.per {
+        PER_CLIENT => CLIENTS.get_ptr_mut(&ClientKey { bucket: *key, client: *client }),
+        _ => BUCKETS.get_ptr_mut(key),
+    };
+    if let Some(bucket) = bucket {
         emit::add(bucket, rate.interval.wrapping_neg());
     }
 }

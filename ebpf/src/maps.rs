@@ -8,7 +8,9 @@ use aya_ebpf::{
 use sidestep_abi::{
     container::Container,
     file::{FileState, RetiredKey, Verdict},
-    govern::{Allowed, AllowedKey, AskerKey, BucketKey, Flow, FlowKey, Governed, GovernedKey, RefusedKey, ToldKey},
+    govern::{
+        Allowed, AllowedKey, AskerKey, BucketKey, ClientKey, Flow, FlowKey, Governed, GovernedKey, RefusedKey, ToldKey,
+    },
     http::{Answer, Connection, ConnectionKey, HttpRules, Interface},
     kernel::{Control, Generations, MAX_ROOTS, Reader},
     stdio::{InodeKey, Stdio},
@@ -90,6 +92,10 @@ pub(crate) static ALLOWED: LpmTrie<AllowedKey, Allowed> = LpmTrie::with_max_entr
 /// State of limits: the theoretical arrival time of the next.
 #[map]
 pub(crate) static BUCKETS: HashMap<BucketKey, u64> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// State of limits that each client has. One that is evicted begins anew.
+#[map]
+pub(crate) static CLIENTS: LruHashMap<ClientKey, u64> = LruHashMap::with_max_entries(65536, 0);
 
 /// How many were refused.
 #[map]

@@ -4,8 +4,8 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use sidestep_abi::{
     event,
     govern::{
-        BucketKey, EGRESS, INGRESS, LIMIT_RECORDS, OBSERVES, REASON_REQUEST_RATE, REQUEST_SPACE, Rate, Refusal,
-        RefusedKey, Tier, ToldKey,
+        BucketKey, EGRESS, INGRESS, LIMIT_RECORDS, OBSERVES, PER_POD, REASON_REQUEST_RATE, REQUEST_SPACE, Rate,
+        Refusal, RefusedKey, Tier, ToldKey,
     },
     http::ConnectionKey,
 };
@@ -18,7 +18,7 @@ use crate::{
 /// The same peer of the same Pod is told of once in so many nanoseconds.
 const AGAIN: u64 = 1_000_000_000;
 /// For one Pod: ten records in a second, a hundred at once.
-const RECORDS: Rate = Rate { interval: 100_000_000, tolerance: 99 * 100_000_000 };
+const RECORDS: Rate = Rate { interval: 100_000_000, tolerance: 99 * 100_000_000, per: PER_POD };
 
 /// What is refused.
 #[derive(Clone, Copy)]
@@ -114,7 +114,7 @@ impl Counted {
                 return;
             }
         }
-        if govern::take(&BucketKey { cgroup, limit: LIMIT_RECORDS, _pad: 0 }, &RECORDS) == 0 {
+        if govern::take(&BucketKey { cgroup, limit: LIMIT_RECORDS, _pad: 0 }, &RECORDS, &ends.client) == 0 {
             return;
         }
         let _ = TOLD.insert(&key, &header.time, u64::from(BPF_ANY));

@@ -259,7 +259,7 @@ fn ask(packet: &mut Packet, governed: &Governed, cgroup: u64, is_behind: u64) ->
             if matches(packet, rule) == 0 {
                 continue;
             }
-            if govern::take(&BucketKey { cgroup, limit: rule.limit, _pad: 0 }, &rule.rate) != 0 {
+            if govern::take(&BucketKey { cgroup, limit: rule.limit, _pad: 0 }, &rule.rate, &packet.key.client) != 0 {
                 let taken = packet.taken | 1 << (index * MAX_RULES + number);
                 volatile(&mut packet.taken, taken);
                 continue;
@@ -285,7 +285,7 @@ fn give_back(packet: &Packet, governed: &Governed, cgroup: u64) -> u64 {
         for number in 0..MAX_RULES {
             if packet.taken >> (index * MAX_RULES + number) & 1 != 0 {
                 let rule = &rules.rules[number];
-                govern::give_back(&BucketKey { cgroup, limit: rule.limit, _pad: 0 }, &rule.rate);
+                govern::give_back(&BucketKey { cgroup, limit: rule.limit, _pad: 0 }, &rule.rate, &packet.key.client);
             }
         }
     }

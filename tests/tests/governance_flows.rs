@@ -399,3 +399,49 @@ fn requests_are_limited_beside_lists() {
         node.agent.stop()
     });
 }
+
+#[test]
+fn each_client_has_a_limit_of_its_own() {
+    end_to_end(|bed| {
+        let rate = json!({ "perSecond": 1, "burst": 5, "per": "Client" });
+        let limits = json!({ "limits": { "connectionsIn": rate } });
+        let node = Node::start(bed, None)?;
+        let mut web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut clients =
+            [Peer::start(bed, &node.network, "other", "one")?, Peer::start(bed, &node.network, "other", "two")?];
+        for client in &mut clients {
+            for host in web.hosts() {
+                // Later beginnings of connections would not get through while neighbours are looked for, and take tokens.
+                ensure!(client.ask(&format!("connect {host}"))? == "ok", "{host}");
+            }
+        }
+        node.change(bed, Some(&limits), "gets 1 connections a second from each client, 5 at once")?;
+        wait_shown(&node.config, LOOKS)?;
+        // What one takes is none of the other's; addresses of both families are two clients.
+        for client in &mut clients {
+            for host in web.hosts() {
+                let answer = client.ask(&format!("burst {host} 400"))?;
+                let (seconds, admitted) = (figure(&answer, "seconds")?, figure(&answer, "ok")?);
+                ensure!((5.0..=6.0 + seconds).contains(&admitted), "{host}: {answer}");
+                ensure!(admitted + figure(&answer, "ECONNREFUSED")? == 400.0, "{answer}");
+            }
+        }
+
+        let limits = json!({ "limits": { "httpRequests": [{ "name": "each", "rate": rate }] } });
+        node.change(bed, Some(&limits), "gets 1 HTTP requests a second from each client, 5 at once")?;
+        let host = web.addresses.four;
+        for client in &mut clients {
+            let begin = Instant::now();
+            let answers = (0..20).map(|_| client.ask(&format!("get {host}"))).collect::<Result<Vec<_>>>()?;
+            let limited = answers.iter().filter(|answer| *answer == "HTTP/1.1 429").count();
+            let admitted = answers.iter().filter(|answer| *answer == "GET / HTTP/1").count();
+            ensure!(admitted >= 5 && admitted + limited == 20, "{answers:?}");
+            ensure!(admitted as f64 <= 6.0 + begin.elapsed().as_secs_f64(), "{answers:?}");
+        }
+        // What it begins itself is limited by nobody.
+        for host in clients[0].hosts() {
+            ensure!(web.ask(&format!("connect {host}"))? == "ok", "{host}");
+        }
+        node.agent.stop()
+    });
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sidestep_abi::govern::{
-    EGRESS, INGRESS, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate, RefusedKey,
+    EGRESS, INGRESS, PER_CLIENT, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate, RefusedKey,
 };
 
 use crate::{
@@ -83,6 +83,9 @@ pub struct GovernedRate {
     pub per_second: f64,
     /// How many at once.
     pub burst: u64,
+    /// Whether each client has it, and not all together.
+    #[serde(default)]
+    pub is_per_client: bool,
     /// Whose limit it is.
     pub policy: String,
 }
@@ -189,6 +192,7 @@ fn rate(rate: Rate, policy: &impl ToString) -> GovernedRate {
     GovernedRate {
         per_second: 1e9 / rate.interval as f64,
         burst: rate.tolerance / rate.interval.max(1) + 1,
+        is_per_client: rate.per == PER_CLIENT,
         policy: policy.to_string(),
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn failed(name: &'static str) -> impl Fn(MapError) -> LoadError {
 }
 
 /// Every map that programs of one set share with the agent, or with the next set.
-pub(super) const NAMES: [&str; 25] = [
+pub(super) const NAMES: [&str; 26] = [
     "ACTIVE",
     "LATCH",
     "RING",
@@ -80,6 +80,7 @@ pub(super) const NAMES: [&str; 25] = [
     "GOVERNED",
     "ALLOWED",
     "BUCKETS",
+    "CLIENTS",
     "REFUSED",
     "FLOWS",
     "ASKERS",

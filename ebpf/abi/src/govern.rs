@@ -61,8 +61,15 @@ pub struct Rate {
     pub interval: u64,
     /// Nanoseconds by which they may come too early: intervals of the burst but one.
     pub tolerance: u64,
+    /// [`PER_POD`] or [`PER_CLIENT`].
+    pub per: u64,
 }
-assert_layout!(Rate, size 16);
+assert_layout!(Rate, size 24);
+
+/// All together have the rate.
+pub const PER_POD: u64 = 0;
+/// Each address of the other end has it.
+pub const PER_CLIENT: u64 = 1;
 
 /// What holds for a Pod.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -71,7 +78,7 @@ pub struct Governed {
     /// By tier.
     pub tiers: [Tier; TIERS],
 }
-assert_layout!(Governed, size 192);
+assert_layout!(Governed, size 256);
 
 /// What the policies of one tier say.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -90,7 +97,7 @@ pub struct Tier {
     /// New connections that others open to it.
     pub connections_in: Rate,
 }
-assert_layout!(Tier, size 48);
+assert_layout!(Tier, size 64);
 
 /// A network of a list, behind a prefix length that counts from `list` on. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -147,6 +154,17 @@ pub struct BucketKey {
     pub _pad: u32,
 }
 assert_layout!(BucketKey, size 16);
+
+/// The same of one client.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C, align(8))]
+pub struct ClientKey {
+    /// Whose limit.
+    pub bucket: BucketKey,
+    /// The client's address, mapped when it is of IPv4.
+    pub client: [u8; 16],
+}
+assert_layout!(ClientKey, size 32);
 
 /// A connection, or datagrams between two ends, of a Pod that has lists.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -265,6 +283,7 @@ pod!(
     Allowed,
     PortRange,
     BucketKey,
+    ClientKey,
     FlowKey,
     Flow,
     AskerKey,

@@ -58,7 +58,7 @@ pub struct HttpRules {
     /// The rules.
     pub rules: [HttpRule; MAX_RULES],
 }
-assert_layout!(HttpRules, size 8 + 160 * MAX_RULES);
+assert_layout!(HttpRules, size 8 + 168 * MAX_RULES);
 
 /// A limit of requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,7 +84,7 @@ pub struct HttpRule {
     /// 0xff for each byte of it that counts.
     pub mask: [u8; MAX_PATH],
 }
-assert_layout!(HttpRule, size 160);
+assert_layout!(HttpRule, size 168);
 
 /// What is sent to a client that is limited.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -9,8 +9,8 @@ use crate::{
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
     govern::{
-        Allowed, AllowedKey, AskerKey, BucketKey, Flow, FlowKey, Governed, GovernedKey, PortRange, Refusal, RefusedKey,
-        Tier,
+        Allowed, AllowedKey, AskerKey, BucketKey, ClientKey, Flow, FlowKey, Governed, GovernedKey, PortRange, Refusal,
+        RefusedKey, Tier,
     },
     http::{Answer, Connection, ConnectionKey, HttpRule, HttpRules, Interface},
     log::LogEvent,
@@ -163,7 +163,7 @@ const fn container(name: &'static str) -> Shape {
 }
 
 /// Keys and values of the maps that one set of programs can take over from another, by the map's name.
-pub const VALUES: [Shape; 25] = [
+pub const VALUES: [Shape; 26] = [
     shape!("CONTAINERS", Container, newer, older, mark, unasked, init),
     shape!("STDIO", Stdio, cgroup, registered, written, dropped, iostream),
     shape!("STDIO key", InodeKey, ino, dev),
@@ -182,14 +182,17 @@ pub const VALUES: [Shape; 25] = [
         requests,
         connections_out.interval,
         connections_out.tolerance,
+        connections_out.per,
         connections_in.interval,
         connections_in.tolerance,
+        connections_in.per,
     ),
     shape!("GOVERNED key", GovernedKey, cgroup, generation),
     shape!("ALLOWED", Allowed, len, ranges),
     shape!("ALLOWED item", PortRange, first, last, protocol),
     shape!("ALLOWED key", AllowedKey, list, address),
     shape!("BUCKETS key", BucketKey, cgroup, limit),
+    shape!("CLIENTS key", ClientKey, bucket.cgroup, bucket.limit, client),
     shape!("FLOWS", Flow, generation, flags, seen),
     shape!("FLOWS key", FlowKey, ends, protocol),
     shape!("ASKERS key", AskerKey, cgroup, address, port, protocol),
@@ -201,6 +204,7 @@ pub const VALUES: [Shape; 25] = [
         HttpRule,
         rate.interval,
         rate.tolerance,
+        rate.per,
         limit,
         answer,
         methods,

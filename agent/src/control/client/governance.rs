@@ -104,10 +104,11 @@ fn show(pod: &GovernedPod, text: &mut String) {
             }
         }
         for (may, limit) in [("may open", connections_out), ("gets", connections_in)] {
-            if let Some(GovernedRate { per_second, burst, policy }) = limit {
+            if let Some(GovernedRate { per_second, burst, is_per_client, policy }) = limit {
+                let each = each(*is_per_client);
                 let _ = writeln!(
                     text,
-                    "  {what}: {may} {per_second:.0} connections a second, {burst} at once    <- {policy}"
+                    "  {what}: {may} {per_second:.0} connections a second{each}, {burst} at once    <- {policy}"
                 );
             }
         }
@@ -117,11 +118,19 @@ fn show(pod: &GovernedPod, text: &mut String) {
             let name = name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
             let _ = writeln!(
                 text,
-                "  {what}: gets {:.0} HTTP requests a second{path}{port}, {} at once    <- {}{name}",
-                rate.per_second, rate.burst, rate.policy
+                "  {what}: gets {:.0} HTTP requests a second{path}{port}{}, {} at once    <- {}{name}",
+                rate.per_second,
+                each(rate.is_per_client),
+                rate.burst,
+                rate.policy
             );
         }
     }
+}
+
+/// Whose rate it is.
+const fn each(is_per_client: bool) -> &'static str {
+    if is_per_client { " from each client" } else { "" }
 }
 
 fn counters(pods: &[GovernedPod], screen: Screen, out: &mut Vec<u8>) {

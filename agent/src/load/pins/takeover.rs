@@ -33,6 +33,7 @@ const GROUPS: [&[&str]; 4] = [
         "GOVERNED",
         "ALLOWED",
         "BUCKETS",
+        "CLIENTS",
         "REFUSED",
         "FLOWS",
         "ASKERS",

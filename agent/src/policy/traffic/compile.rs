@@ -10,13 +10,13 @@ use std::{
 };
 
 use sidestep_abi::govern::{
-    EGRESS, MAX_RANGES, PortRange, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate, RefusedKey,
-    TIERS,
+    EGRESS, MAX_RANGES, PER_CLIENT, PER_POD, PortRange, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED,
+    REASON_REQUEST_RATE, Rate, RefusedKey, TIERS,
 };
 
 use super::{
     requests::Rule,
-    settings::{Direction, Mode, Network, Peers, Ports, RateLimit},
+    settings::{Direction, Mode, Network, Peers, Per, Ports, RateLimit},
 };
 use crate::policy::precedence::Key;
 
@@ -151,7 +151,8 @@ pub struct Refuser {
 #[must_use]
 pub fn rate_in_words(rate: &Rate) -> String {
     let per_second = 1e9 / rate.interval.max(1) as f64;
-    format!("{per_second:.0} ({} at once)", rate.tolerance / rate.interval.max(1) + 1)
+    let per = if rate.per == PER_CLIENT { " for each client" } else { "" };
+    format!("{per_second:.0} ({} at once{per})", rate.tolerance / rate.interval.max(1) + 1)
 }
 
 /// Which list.
@@ -251,7 +252,11 @@ fn joined(ranges: &BTreeSet<PortRange>) -> BTreeSet<PortRange> {
 pub fn rate(limit: &RateLimit) -> Rate {
     let interval = 1_000_000_000 / u64::from(limit.per_second.max(1));
     let burst = u64::from(limit.burst.unwrap_or(limit.per_second).max(1));
-    Rate { interval, tolerance: interval * (burst - 1) }
+    let per = match limit.per {
+        Per::Pod => PER_POD,
+        Per::Client => PER_CLIENT,
+    };
+    Rate { interval, tolerance: interval * (burst - 1), per }
 }
 
 #[cfg(test)]
@@ -312,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_rate_admits_its_burst_at_once() {
-        let rate = rate(&RateLimit { per_second: 100, burst: Some(5) });
+        let rate = rate(&RateLimit { per_second: 100, burst: Some(5), per: Per::Pod });
         assert_eq!((rate.interval, rate.tolerance), (10_000_000, 40_000_000));
     }
 

@@ -198,7 +198,7 @@ mod tests {
         let allowed = traffic(&serde_json::json!({ "allow": { "ingress": [{ "cidrs": ["10.0.0.0/8"] }] } }));
         let policies =
             |name: &str| BTreeSet::from([Name { key: Key { namespace: None, name: name.into() }, is_file: false }]);
-        let rate = Rate { interval: 1, tolerance: 0 };
+        let rate = Rate { interval: 1, tolerance: 0, per: 0 };
         let mut plans = <[Plan; TIERS]>::default();
         plans[0].ingress = Some(policies("base"));
         plans[0].connections_in = policies("base").pop_first().map(|name| (rate, name));

@@ -8,7 +8,7 @@ use serde::{
     de::{IntoDeserializer, value::StrDeserializer},
 };
 use sidestep_abi::{
-    govern::{LIMIT_REQUESTS, Rate},
+    govern::LIMIT_REQUESTS,
     http::{
         HttpRule, MAX_ANSWER, MAX_PATH, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PATCH,
         METHOD_POST, METHOD_PUT,
@@ -72,9 +72,8 @@ fn kernel(limit: &RequestLimit, state: u32) -> HttpRule {
     let len = prefix.len().min(MAX_PATH);
     path[..len].copy_from_slice(&prefix[..len]);
     mask[..len].fill(0xff);
-    let Rate { interval, tolerance } = rate(&limit.rate);
     HttpRule {
-        rate: Rate { interval, tolerance },
+        rate: rate(&limit.rate),
         limit: state,
         answer: 0,
         methods: limit.matches.methods.iter().map(|method| bit(*method)).fold(0, |all, bit| all | bit),
@@ -158,10 +157,10 @@ pub fn answer(limit: &RequestLimit) -> Result<Answer, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::traffic::settings::{AnswerSettings, RateLimit, RequestMatch};
+    use crate::policy::traffic::settings::{AnswerSettings, Per, RateLimit, RequestMatch};
 
     fn limit(answer: Option<AnswerSettings>) -> RequestLimit {
-        let rate = RateLimit { per_second: 5, burst: None };
+        let rate = RateLimit { per_second: 5, burst: None, per: Per::Pod };
         RequestLimit { name: None, matches: RequestMatch::default(), rate, answer }
     }
 

@@ -287,6 +287,26 @@ pub struct RateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_RATE))]
     pub burst: Option<u32>,
+    /// Who has it: the Pod, for all of its clients together, or each of them.
+    #[serde(default, skip_serializing_if = "Per::is_pod")]
+    pub per: Per,
+}
+
+/// Who has a rate.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Per {
+    /// All together.
+    #[default]
+    Pod,
+    /// Each address that asks the Pod for something.
+    Client,
+}
+
+impl Per {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    const fn is_pod(&self) -> bool {
+        matches!(self, Self::Pod)
+    }
 }
 
 /// A network. That of IPv4 is mapped (RFC 4291, 2.5.5.2), and in none of IPv6.
@@ -392,6 +412,9 @@ impl TrafficSettings {
         for (name, limit) in limits {
             let found = limit.iter().flat_map(|limit| limit.problems(&format!("limits.connections{name}")));
             problems.extend(found);
+        }
+        if self.limits.connections_out.is_some_and(|limit| limit.per == Per::Client) {
+            problems.push("limits.connectionsOut.per: the one who opens them is the Pod: leave it out".to_owned());
         }
         self.request_problems(&mut problems);
         problems
