@@ -76,8 +76,10 @@ pub enum Origin {
     Refusals,
 }
 
-/// `event.name` of records of refusals.
-pub const REFUSAL_EVENT: &str = "sidestep.governance.refusal";
+/// The attribute by which the agent's own events are known: no line can have it.
+pub const EVENT_ATTRIBUTE: &str = "sidestep.event.name";
+/// Its value in records of refusals.
+pub const REFUSAL_EVENT: &str = "governance.refusal";
 
 /// Who wrote: the resource of the OpenTelemetry log data model. Everything unknown is `None` and left out of records.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]

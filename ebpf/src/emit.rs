@@ -23,7 +23,7 @@ use sidestep_abi::{
 
 use crate::{
     kernel::{Dentry, File, Mount},
-    maps::{LOST_EVENTS, READER, RING},
+    maps::{LOST, READER, RING},
     policy::{self, Share},
 };
 
@@ -71,7 +71,7 @@ pub(crate) fn exchange(word: *mut u64, known: u64, new: u64) -> (u64, bool) {
 /// Counts an event that could not be handed over.
 #[inline(always)]
 pub(crate) fn lose(kind: u16) {
-    if let Some(counter) = LOST_EVENTS.get_ptr_mut(u32::from(kind)) {
+    if let Some(counter) = LOST.get_ptr_mut(u32::from(kind)) {
         add(counter, 1);
     }
 }
@@ -388,14 +388,21 @@ struct RefusalRecord {
     request: [u8; REQUEST_SPACE],
 }
 
-/// Tells of a refusal, with the beginning of its request: `header.len` bytes, of which all `REQUEST_SPACE` may be read. Not while half
-/// of the ring waits to be read: lines of logs have nowhere else to go.
+/// Whether a refusal may be told of: not while half of the ring waits to be read, since lines of logs have nowhere else to go.
+#[inline(always)]
+pub(crate) fn has_room() -> bool {
+    let waits = RING.query(u64::from(BPF_RB_PROD_POS)).wrapping_sub(RING.query(u64::from(BPF_RB_CONS_POS)));
+    let has_room = policy::control().is_some_and(|control| waits <= control.stdio.ring_size / 2);
+    if !has_room {
+        lose(event::REFUSED);
+    }
+    has_room
+}
+
+/// Tells of a refusal, with the beginning of its request: `header.len` bytes, of which all `REQUEST_SPACE` may be read.
 #[inline(always)]
 pub(crate) fn refusal(refusal: &Refusal, request: Option<&[u8; REQUEST_SPACE]>) {
-    let waits = RING.query(u64::from(BPF_RB_PROD_POS)).wrapping_sub(RING.query(u64::from(BPF_RB_CONS_POS)));
-    let size = policy::control().map_or(0, |control| control.stdio.ring_size);
-    let entry = if waits > size / 2 { None } else { RING.reserve::<RefusalRecord>(0) };
-    let Some(mut entry) = entry else {
+    let Some(mut entry) = RING.reserve::<RefusalRecord>(0) else {
         lose(event::REFUSED);
         return;
     };

@@ -75,7 +75,7 @@ pub(crate) static VERDICTS: LruHashMap<InodeKey, Verdict> = LruHashMap::with_max
 
 /// Events that could not be handed over, by event kind; what they were about is found by the agent's sweeps.
 #[map]
-pub(crate) static LOST_EVENTS: Array<u64> = Array::with_max_entries(16, 0);
+pub(crate) static LOST: Array<u64> = Array::with_max_entries(16, 0);
 
 /// One entry: the generation of policies that is in force; 0 when there is none.
 #[map]

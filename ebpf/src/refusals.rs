@@ -1,6 +1,6 @@
 //! What was refused: each is counted, and some are told of.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use sidestep_abi::{
     event,
     govern::{
@@ -17,7 +17,7 @@ use crate::{
 
 /// The same peer of the same Pod is told of once in so many nanoseconds.
 const AGAIN: u64 = 1_000_000_000;
-/// For one Pod: ten records in a second, a hundred at once.
+/// For one Pod, direction and mode: ten records in a second, a hundred at once.
 const RECORDS: Rate = Rate { interval: 100_000_000, tolerance: 99 * 100_000_000, per: PER_POD };
 
 /// What is refused.
@@ -90,11 +90,27 @@ impl Counted {
         let observes = tier.flags & OBSERVES != 0;
         if acts {
             let What { reason, direction, limit } = what;
-            self.refused =
+            let refused =
                 RefusedKey { cgroup, reason, direction, observed: u8::from(observes), tier: index as u8, limit };
-            self.count = count(&self.refused);
+            let count = count(&refused);
+            // What could not be counted takes the place of nothing.
+            if count != 0 {
+                (self.refused, self.count) = (refused, count);
+            }
         }
         observes
+    }
+
+    /// Whether the peer was not told of a moment ago; of several CPUs that ask one is the first.
+    #[inline(always)]
+    fn is_first(&self, peer: &[u8; 16], now: u64) -> bool {
+        let key = ToldKey { refused: self.refused, peer: *peer };
+        let Some(told) = TOLD.get_ptr_mut(&key) else {
+            return TOLD.insert(&key, &now, u64::from(BPF_NOEXIST)).is_ok();
+        };
+        // SAFETY: a map value of one word.
+        let known = unsafe { told.read_volatile() };
+        now.saturating_sub(known) >= AGAIN && emit::exchange(told, known, now).1
     }
 
     /// Tells of what was counted, unless the peer was told of a moment ago, or many others of this Pod were.
@@ -106,18 +122,18 @@ impl Counted {
             Detail::Request(bytes, len) => (0, Some((bytes, len))),
             Detail::Nothing => (0, None),
         };
-        let mut header = emit::header(event::REFUSED, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32);
-        let key = ToldKey { refused: self.refused, peer: ends.client };
-        if let Some(told) = TOLD.get_ptr(&key) {
-            // SAFETY: a map value of one word.
-            if header.time.saturating_sub(unsafe { told.read_volatile() }) < AGAIN {
-                return;
-            }
-        }
-        if govern::take(&BucketKey { cgroup, limit: LIMIT_RECORDS, _pad: 0 }, &RECORDS, &ends.client) == 0 {
+        if !emit::has_room() {
             return;
         }
-        let _ = TOLD.insert(&key, &header.time, u64::from(BPF_ANY));
+        let mut header = emit::header(event::REFUSED, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32);
+        if !self.is_first(&ends.client, header.time) {
+            return;
+        }
+        // So that what others do to the Pod does not hide what it does, nor what is observed what is refused.
+        let limit = LIMIT_RECORDS | u32::from(self.refused.direction) << 1 | u32::from(self.refused.observed);
+        if govern::take(&BucketKey { cgroup, limit, _pad: 0 }, &RECORDS, &ends.client) == 0 {
+            return;
+        }
         if let Some((_, len)) = request {
             header.len = if len < REQUEST_SPACE as u32 { len } else { REQUEST_SPACE as u32 };
         }

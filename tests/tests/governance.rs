@@ -224,7 +224,7 @@ fn refusals_are_told_of_with_both_ends_and_the_policy() {
             ("sidestep.governance.scope", "namespace"),
             ("sidestep.governance.mode", "enforce"),
             ("sidestep.governance.policy", "SidestepPolicy shop/web (file)"),
-            ("event.name", "sidestep.governance.refusal"),
+            ("sidestep.event.name", "governance.refusal"),
         ] {
             ensure!(record.attribute(name) == expected, "{name} in {record:?}");
         }
@@ -264,8 +264,8 @@ fn refusals_are_sampled_by_their_peers() {
         }
         wait_told(&agent, 9, |record| record.attribute("network.peer.address").starts_with("127.0.1."))?;
         let hammered = wait_told(&agent, 1, |record| record.attribute("network.peer.address") == "127.0.0.1")?;
-        // The first ones, and then one a second.
-        ensure!(hammered.len() as f64 <= figure(&answer, "seconds")? + 4.0, "{answer}: {hammered:?}");
+        // One a second: those before the burst, during it, and one at its end.
+        ensure!(hammered.len() as f64 <= figure(&answer, "seconds")? + 6.0, "{answer}: {hammered:?}");
         let counts = hammered.iter().map(|record| record.value["attributes"]["sidestep.governance.count"].as_u64());
         let counts = counts.collect::<Option<Vec<_>>>().context("counts")?;
         let mut all = 0;
@@ -273,7 +273,7 @@ fn refusals_are_sampled_by_their_peers() {
             all = refused(&config, "web", "egress", "not_allowed")?;
             Ok((all >= 20_010).then_some(()))
         })?;
-        ensure!(counts.is_sorted() && counts.last() <= Some(&all), "{counts:?} of {all}");
+        ensure!(counts.iter().all(|count| (1..=all).contains(count)), "{counts:?} of {all}");
         let top = command(&config, &["policy", "top", "--count", "1", "--output", "json"])?;
         let top: Value = serde_json::from_slice(&top.stdout)?;
         let entry = &top["refused"][0];

@@ -116,8 +116,19 @@ pub struct Refusals {
     /// The limit's name, where it has one.
     #[serde(default)]
     pub rule: Option<String>,
+    /// Which of the Pod's counts it is: no other has the same.
+    #[serde(default)]
+    pub kind: u64,
     /// How often since the kernel programs were loaded.
     pub count: u64,
+}
+
+impl Refusals {
+    /// Whether a rule is counted on its own, and not all that a tier says of it.
+    #[must_use]
+    pub const fn has_own_rule(&self) -> bool {
+        self.kind >> 32 != 0
+    }
 }
 
 /// What was refused, and who.
@@ -136,20 +147,17 @@ pub struct Recent {
     pub time_unix_nano: u64,
     /// The id of the Pod's cgroup.
     pub cgroup: u64,
-    /// The Pod's namespace.
-    pub namespace: String,
-    /// The Pod's name.
-    pub pod: String,
     /// The other end's address.
     pub peer: String,
-    /// `egress` or `ingress`.
-    pub direction: String,
-    /// As [`Refusals::reason`].
-    pub reason: String,
-    /// Whether it was let through.
-    pub is_observed: bool,
-    /// The record's text.
-    pub what: String,
+    /// As [`Refusals::kind`].
+    pub kind: u64,
+}
+
+/// What tells a Pod's counts from each other.
+#[must_use]
+pub const fn kind(refused: &RefusedKey) -> u64 {
+    let [reason, direction, observed, tier] = [refused.reason, refused.direction, refused.observed, refused.tier];
+    (refused.limit as u64) << 32 | u32::from_be_bytes([reason, direction, observed, tier]) as u64
 }
 
 /// The name of a reason in reports and metrics.
@@ -216,9 +224,12 @@ impl GovernanceReport {
             refused.entry((counted.0.cgroup, counted.0.tier)).or_default().push(counted);
         }
         let refusals = |(key, count): &(RefusedKey, u64), plan: &Plan| {
-            let Refuser { policies, rule } = plan.refuser(key);
+            let Refuser { policies, rule } = match plan.refuser(key) {
+                unknown if unknown == Refuser::default() => reading.limits.get(&key.limit).cloned().unwrap_or_default(),
+                refuser => refuser,
+            };
             let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
-            Refusals { reason, direction, policies, rule, count: *count }
+            Refusals { reason, direction, policies, rule, kind: kind(key), count: *count }
         };
         let mut pods = Vec::new();
         for held in &reading.pods {

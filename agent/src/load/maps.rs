@@ -75,7 +75,7 @@ pub(super) const NAMES: [&str; 26] = [
     "FILES",
     "RETIRED",
     "VERDICTS",
-    "LOST_EVENTS",
+    "LOST",
     "GOVERNING",
     "GOVERNED",
     "ALLOWED",
@@ -140,7 +140,7 @@ impl KernelMaps {
                     answers: take!("ANSWERS"),
                 },
             )),
-            lost_events: take!("LOST_EVENTS"),
+            lost_events: take!("LOST"),
         })
     }
 

@@ -35,7 +35,7 @@ use crate::{
         annotations::Declared,
         selection::Refused,
         traffic::{
-            compile::{self, List, ListName, Name, Plan, Tier, Unmet},
+            compile::{self, List, ListName, Name, Plan, Refuser, Tier, Unmet},
             program::{AtInterface, Desired, Maps, Planned, Programmer},
             request_sets::{RequestMaps, Way},
         },
@@ -48,8 +48,9 @@ const NAP: Duration = Duration::from_millis(50);
 /// Pause between looks at everything, whether anything is new or not.
 const ALL: Duration = Duration::from_secs(1);
 
-/// Refusals that are kept for who asks.
-const RECENT: usize = 1024;
+/// Refusals of one Pod that are kept for who asks, and Pods.
+const RECENT: usize = 64;
+const MOST_RECENT: usize = 1024;
 
 /// What holds for a Pod.
 #[derive(Clone, Debug)]
@@ -93,6 +94,8 @@ pub struct Reading {
     pub pods: Vec<Held>,
     /// The lists of their plans; one that could not be made is not in it.
     pub lists: BTreeMap<ListName, Arc<List>>,
+    /// Limits of requests by their numbers, with those that have gone and were refused by.
+    pub limits: BTreeMap<u32, Refuser>,
     /// Counts of the kernel programs.
     pub refused: Vec<(RefusedKey, u64)>,
     /// When they were read: nanoseconds since the Unix epoch.
@@ -118,7 +121,7 @@ impl Reading {
 #[derive(Clone, Debug)]
 pub struct Handle {
     reading: Arc<Mutex<Arc<Reading>>>,
-    recent: Arc<Mutex<VecDeque<Recent>>>,
+    recent: Arc<Mutex<BTreeMap<u64, VecDeque<Recent>>>>,
     news: Sender<News>,
 }
 
@@ -143,16 +146,26 @@ impl Handle {
     /// Keeps a refusal for who asks.
     pub fn note_refusal(&self, refusal: Recent) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() >= RECENT {
-            recent.pop_front();
+        if recent.len() >= MOST_RECENT && !recent.contains_key(&refusal.cgroup) {
+            // That which nothing was refused to for the longest time.
+            let last = |(cgroup, refusals): (&u64, &VecDeque<Recent>)| {
+                (refusals.back().map(|last| last.time_unix_nano), *cgroup)
+            };
+            if let Some((_, oldest)) = recent.iter().map(last).min() {
+                recent.remove(&oldest);
+            }
         }
-        recent.push_back(refusal);
+        let of_pod = recent.entry(refusal.cgroup).or_default();
+        if of_pod.len() >= RECENT {
+            of_pod.pop_front();
+        }
+        of_pod.push_back(refusal);
     }
 
     /// What was refused last, as far as it was told of.
     #[must_use]
     pub fn recent(&self) -> Vec<Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect()
     }
 
     /// Takes over other policies of files.
@@ -307,10 +320,17 @@ impl Governor {
         // What was put off is not in the kernel yet.
         let is_written = self.programmer.put_off().is_none();
         let policies_version = if is_written { version } else { reading.policies_version };
+        let refused: Vec<_> = self.programmer.refused().collect();
+        let used: BTreeSet<u32> = refused.iter().map(|(key, _)| key.limit).collect();
+        let mut limits = reading.limits.clone();
+        limits.retain(|limit, _| used.contains(limit));
+        let rules = pods.iter().flat_map(|held| held.plans.iter().flatten()).flat_map(|plan| &plan.requests);
+        limits.extend(rules.map(|rule| (rule.kernel.limit, rule.refuser())));
         *reading = Arc::new(Reading {
             pods,
             lists: desired.lists,
-            refused: self.programmer.refused().collect(),
+            limits,
+            refused,
             counted_unix_nano: clock::unix_nano(),
             problem,
             unmet,
@@ -529,7 +549,8 @@ fn resource_of_pod(container: &Arc<Resource>) -> Arc<Resource> {
         image: None,
         ..Resource::clone(container)
     };
-    Arc::new(Resource { cgroup: None, ..unknown })
+    // Who is governed does not choose where it is told of.
+    Arc::new(Resource { cgroup: None, route: None, ..unknown })
 }
 
 /// The cgroup of the Pod of a container, or of a container that has none. `None` when it is gone.

@@ -29,8 +29,10 @@ use crate::{
 
 /// Streams of Pods that are kept for their next refusal.
 const MOST: usize = 4096;
-/// How long a refusal waits for who the Pod is, and for the policies: an agent that has just begun does not know them yet.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a refusal waits for who the Pod is, and for the policies: what the kernel goes by is known a moment after.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// An agent that has just begun does not know them yet, for so long.
+const BEGINNING: Duration = Duration::from_secs(10);
 /// How many may wait.
 const MOST_WAITING: usize = 4096;
 
@@ -43,6 +45,7 @@ pub struct Refusals {
     /// By the Pod's cgroup.
     streams: BTreeMap<u64, Arc<Stream>>,
     waiting: VecDeque<Waiting>,
+    begun: Instant,
 }
 
 /// A refusal that is not told of yet.
@@ -59,7 +62,15 @@ impl Refusals {
     /// None yet. What they take in the ledger is nothing; it is booked on the node's `account`.
     #[must_use]
     pub fn new(deliver: Deliver, governor: governor::Handle, (node, account): (Arc<Resource>, Arc<Account>)) -> Self {
-        Self { deliver, governor, node, account, streams: BTreeMap::new(), waiting: VecDeque::new() }
+        Self {
+            deliver,
+            governor,
+            node,
+            account,
+            streams: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            begun: Instant::now(),
+        }
     }
 
     /// Takes one, with the beginning of the request, its time in nanoseconds since the Unix epoch and the round's guard.
@@ -81,18 +92,20 @@ impl Refusals {
         }
         let reading = self.governor.reading();
         let mut ready = BTreeMap::<u64, Vec<Waiting>>::new();
-        let is_crowded = is_crowded || self.waiting.len() > MOST_WAITING;
+        let is_full = self.waiting.len() > MOST_WAITING;
+        let is_beginning = now.saturating_duration_since(self.begun) < BEGINNING;
         for waiting in mem::take(&mut self.waiting) {
             let cgroup = waiting.refusal.header.cgroup;
-            let is_known = reading.pod(cgroup).is_some_and(|held| held.plans.is_some());
-            if is_known || is_crowded || now.saturating_duration_since(waiting.since) >= PATIENCE {
+            let waited = now.saturating_duration_since(waiting.since);
+            let is_known = reading.pod(cgroup).is_some_and(|held| held.plans.is_some() || !is_beginning);
+            if is_known || is_crowded || is_full || !is_beginning && waited >= PATIENCE {
                 ready.entry(cgroup).or_default().push(waiting);
             } else {
                 self.waiting.push_back(waiting);
             }
         }
         for (cgroup, told) in ready {
-            self.tell(cgroup, reading.pod(cgroup), told);
+            self.tell(cgroup, reading.pod(cgroup), told, is_crowded);
         }
     }
 
@@ -103,7 +116,7 @@ impl Refusals {
         self.waiting.drain(..).for_each(|waiting| mem::forget(waiting.hold));
     }
 
-    fn tell(&mut self, cgroup: u64, held: Option<&Held>, mut waiting: Vec<Waiting>) {
+    fn tell(&mut self, cgroup: u64, held: Option<&Held>, mut waiting: Vec<Waiting>, is_crowded: bool) {
         // CPUs do not write in the order of their clocks.
         waiting.sort_by_key(|waiting| waiting.refusal.header.time);
         let mut data = Vec::new();
@@ -124,26 +137,29 @@ impl Refusals {
                 ..Line::default()
             });
             data.extend_from_slice(body.as_bytes());
-            self.governor.note_refusal(told.recent(held, *time));
+            self.governor.note_refusal(told.recent(*time));
         }
+        // Of a Pod that is gone meanwhile is known what was.
+        let known = self.streams.get(&cgroup);
+        let known = known.filter(|stream| held.is_none_or(|held| stream.resource == held.resource));
         let resource = held.map_or(&self.node, |held| &held.resource);
-        let known = self.streams.get(&cgroup).filter(|stream| stream.resource == *resource);
         let stream = known.map_or_else(|| self.stream(cgroup, resource), Arc::clone);
         if self.streams.len() >= MOST {
             self.streams.clear();
         }
         self.streams.insert(cgroup, Arc::clone(&stream));
         let batch = Arc::new(Batch { stream, data: data.into(), lines });
-        // Those of several rounds may have waited.
+        // Those of several rounds may have waited. Where the ring is short of room it keeps lines alone.
+        let waiting = if is_crowded { Vec::new() } else { waiting };
         let holds: Vec<Hold> = waiting.into_iter().filter_map(|waiting| waiting.hold).collect();
         let hold: Option<Hold> = if holds.is_empty() { None } else { Some(Arc::new(holds)) };
         (self.deliver)(batch, hold.as_ref());
     }
 
     fn stream(&self, cgroup: u64, resource: &Arc<Resource>) -> Arc<Stream> {
-        let pod = resource.pod_uid.as_ref().or(resource.container_id.as_ref());
         Arc::new(Stream {
-            key: format!("governance/{}", pod.map_or_else(|| cgroup.to_string(), ToString::to_string)).into(),
+            // The same whatever is known of the Pod, so that what comes once more is the same record.
+            key: format!("governance/{cgroup}").into(),
             class: Class::Governance,
             origin: Origin::Refusals,
             resource: Arc::clone(resource),
@@ -165,30 +181,34 @@ struct Told<'a> {
 
 /// What is known of a request.
 struct Request<'a> {
-    method: Cow<'a, str>,
+    method: &'static str,
     /// Without its query, which may hold what is nobody's business.
     path: Cow<'a, str>,
 }
 
 impl<'a> Request<'a> {
+    /// What is no method, or no target, may be anything that a client has sent, and is not told.
     fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty())?;
+        let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
         let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
-        let (method, target) = (words.next()?, words.next().unwrap_or_default());
-        let target = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
-        // Of an absolute URI what follows the third slash.
-        let path = match target.first() {
-            Some(b'/' | b'*') | None => target,
-            Some(_) => target
-                .iter()
-                .enumerate()
-                .filter(|(_, byte)| **byte == b'/')
-                .nth(2)
-                .map_or(&b""[..], |(at, _)| &target[at..]),
+        let (method, target) = (words.next()?, words.next()?);
+        let method = METHODS.into_iter().find(|known| known.as_bytes() == method).unwrap_or("_OTHER");
+        let target = target.split(|byte| matches!(byte, b'?' | b'#' | b';')).next().unwrap_or_default();
+        let path = match target {
+            [b'/', ..] | b"*" => target,
+            // Of an absolute URI what follows its authority.
+            _ => {
+                let authority = target.windows(3).position(|window| window == b"://")? + 3;
+                let path = target[authority..].iter().position(|byte| *byte == b'/')?;
+                &target[authority + path..]
+            }
         };
-        Some(Self { method: String::from_utf8_lossy(method), path: String::from_utf8_lossy(path) })
+        Some(Self { method, path: String::from_utf8_lossy(path) })
     }
 }
+
+/// Those of OpenTelemetry's semantic conventions; others are `_OTHER`.
+const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 impl<'a> Told<'a> {
     fn new(refusal: &'a Refusal, request: &'a [u8], held: Option<&Held>) -> Self {
@@ -268,7 +288,7 @@ impl<'a> Told<'a> {
             put("network.local.port", Value::from(ends.pod_port));
         }
         if let Some(Request { method, path }) = &self.request {
-            put("http.request.method", Value::from(method.as_ref()));
+            put("http.request.method", Value::from(*method));
             put("url.path", Value::from(path.as_ref()));
         }
         if header.tgid != 0 {
@@ -289,17 +309,12 @@ impl<'a> Told<'a> {
         attributes
     }
 
-    fn recent(&self, held: Option<&Held>, time: u64) -> governance::Recent {
+    fn recent(&self, time: u64) -> governance::Recent {
         governance::Recent {
             time_unix_nano: time,
             cgroup: self.refusal.header.cgroup,
-            namespace: held.and_then(|held| held.namespace.as_deref()).unwrap_or_default().to_owned(),
-            pod: held.and_then(|held| held.pod.as_deref()).unwrap_or_default().to_owned(),
             peer: self.peer().to_string(),
-            direction: self.direction.as_str().to_owned(),
-            reason: governance::reason(self.refusal.refused.reason).to_owned(),
-            is_observed: self.is_observed,
-            what: self.body(),
+            kind: governance::kind(&self.refusal.refused),
         }
     }
 }
@@ -310,5 +325,69 @@ fn end(address: IpAddr, port: u16) -> String {
         (0, _) => address.to_string(),
         (_, IpAddr::V6(_)) => format!("[{address}]:{port}"),
         (_, IpAddr::V4(_)) => format!("{address}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_request_says_nothing() {
+        let parse =
+            |bytes: &str| Request::parse(bytes.as_bytes()).map(|request| (request.method, request.path.into_owned()));
+        for (line, method, path) in [
+            ("GET /a/b?token=x HTTP/1.1\r\nHost: x", "GET", "/a/b"),
+            ("GET /a;jsessionid=x HTTP/1.1\r\n", "GET", "/a"),
+            ("OPTIONS * HTTP/1.1\r\n", "OPTIONS", "*"),
+            ("BREW /pot HTTP/1.1\r\n", "_OTHER", "/pot"),
+            ("GET http://user:secret@host:80/path#x HTTP/1.1", "GET", "/path"),
+            ("GET /cut", "GET", "/cut"),
+        ] {
+            assert_eq!(parse(line), Some((method, path.to_owned())), "{line}");
+        }
+        for line in
+            ["", "\r\nX-Api-Key: SECRET", "hunterSecret", "GET ", "GET a/b/c/SECRET", "Cookie: a://SECRET", "\u{fffd}"]
+        {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn records_say_it_in_words() {
+        let ends = sidestep_abi::http::ConnectionKey {
+            client: Ipv6Addr::LOCALHOST.octets(),
+            pod: std::net::Ipv4Addr::new(10, 0, 0, 4).to_ipv6_mapped().octets(),
+            client_port: 5,
+            pod_port: 80,
+            interface: 2,
+        };
+        let header = sidestep_abi::Header { kind: 8, flags: 0, len: 0, time: 1, cgroup: 7, tgid: 0, tid: 0 };
+        let refused = |reason, direction, observed| sidestep_abi::govern::RefusedKey {
+            cgroup: 7,
+            reason,
+            direction,
+            observed,
+            tier: 3,
+            limit: 0,
+        };
+        let told = |refused, protocol, request: &str| {
+            let refusal = Refusal { header, refused, count: 9, ends, protocol, _pad: 0 };
+            let told = Told::new(&refusal, request.as_bytes(), None);
+            (told.body(), told.attributes())
+        };
+        let (body, attributes) = told(refused(REASON_NOT_ALLOWED, EGRESS, 0), 17, "");
+        assert_eq!(body, "refused: datagram to [::1]:5: not on the list allow.egress");
+        assert_eq!(attributes["network.local.address"], "10.0.0.4");
+        assert_eq!(
+            (&attributes["sidestep.governance.scope"], &attributes["network.type"]),
+            (&"namespace".into(), &"ipv6".into())
+        );
+        assert!(!attributes.contains_key("process.pid") && !attributes.contains_key("sidestep.governance.policy"));
+        let (body, _) = told(refused(REASON_CONNECTION_RATE, 2, 1), 6, "");
+        assert_eq!(body, "would be refused: connection from [::1]:5 to port 80: too many connections a second");
+        let (body, attributes) = told(refused(3, 2, 0), 6, "POST /x HTTP/1.1");
+        assert_eq!(body, "refused: POST /x from ::1: too many requests a second");
+        assert_eq!((&attributes["http.request.method"], &attributes["url.path"]), (&"POST".into(), &"/x".into()));
     }
 }

@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     ledger::Reason,
-    record::{Attributes, Batch, Line, LineFlags},
+    record::{Attributes, Batch, Class, Line, LineFlags},
     sinks::stream_cache::StreamCache,
 };
 
@@ -254,18 +254,20 @@ impl Step {
         let meant = |item: &work::Item<'_>, data: &[u8]| {
             whole || self.selection.matches_line(item.line().severity, item.body(data))
         };
+        // Records of refusals are the agent's, and hold what clients have sent; summaries are the agent's alone.
+        let keeps_own = stream.class != Class::Governance;
         match &self.action {
-            Action::Drop => self.drop_unless(work, Reason::Filtered, |item, data| !meant(item, data)),
+            Action::Drop => self.drop_unless(work, keeps_own, Reason::Filtered, |item, data| !meant(item, data)),
             Action::Sample(one_of) => {
                 let sampler = Sampler::new(&stream.key, *one_of);
-                self.drop_unless(work, Reason::Sampled, |item, data| {
+                self.drop_unless(work, keeps_own, Reason::Sampled, |item, data| {
                     !meant(item, data) || sampler.keeps(item.line().position)
                 });
             }
             Action::Redact(redactor) => {
                 let mut count = 0;
                 work.change(|item, data| {
-                    if !item.is_synthetic() && meant(item, data) {
+                    if !(keeps_own && item.is_synthetic()) && meant(item, data) {
                         count += item.redact(redactor, data);
                     }
                 });
@@ -279,7 +281,11 @@ impl Step {
             Action::RateLimit(limiter) => {
                 let mut gate = limiter.open(&stream);
                 let mut summaries = Vec::new();
-                self.drop_unless(work, Reason::Suppressed, |item, data| {
+                self.drop_unless(work, true, Reason::Suppressed, |item, data| {
+                    if item.is_synthetic() {
+                        // The rate is that of lines.
+                        return true;
+                    }
                     if let Some(due) = gate.due(item.line()) {
                         summaries.push(work::summary(&self.name, &due));
                     }
@@ -290,11 +296,17 @@ impl Step {
         }
     }
 
-    /// Drops lines that `keep` is false for; our own stay.
-    fn drop_unless(&self, work: &mut Work<'_>, reason: Reason, mut keep: impl FnMut(&work::Item<'_>, &[u8]) -> bool) {
+    /// Drops lines that `keep` is false for; our own stay, if it `keeps_own`.
+    fn drop_unless(
+        &self,
+        work: &mut Work<'_>,
+        keeps_own: bool,
+        reason: Reason,
+        mut keep: impl FnMut(&work::Item<'_>, &[u8]) -> bool,
+    ) {
         let lines = work.drop_unless(reason, |item, data| {
             let kept = keep(item, data);
-            kept || item.is_synthetic()
+            kept || keeps_own && item.is_synthetic()
         });
         self.counters.note_dropped(reason, lines);
     }

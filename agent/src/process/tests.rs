@@ -48,6 +48,29 @@ fn lines_are_dropped_and_the_rest_shares_the_bytes() {
     assert_eq!((bodies(&batch), batch.data.len()), (vec!["x".to_owned()], 2));
 }
 
+/// Records of refusals are the agent's, and hold what clients have sent: all but the rates of lines is for them.
+#[test]
+fn refusals_are_redacted_and_dropped_and_not_limited() {
+    let told = || {
+        let pod = pod_stream("a", "b", "c");
+        let mut batch = batch(
+            &pod.renewed(Arc::clone(&pod.resource), Class::Governance),
+            0,
+            &[b"refused: GET /to/a@b.example", b"x"],
+        );
+        for line in &mut batch.lines {
+            (line.flags, line.span) = (LineFlags::SYNTHETIC, 0);
+        }
+        Arc::new(batch)
+    };
+    let redacted = processors(json!([{"type": "redact", "rules": ["email"], "replacement": "<mail>"}]));
+    assert_eq!(bodies(&redacted.apply(&told()).expect("changed").batch), ["refused: GET /to/<mail>", "x"]);
+    let dropped = processors(json!([{"type": "drop", "match": {"classes": ["governance"], "body": "^x"}}]));
+    assert_eq!(bodies(&dropped.apply(&told()).expect("changed").batch), ["refused: GET /to/a@b.example"]);
+    let limited = processors(json!([{"type": "rate_limit", "lines_per_second": 1, "burst": 1}]));
+    assert!(limited.apply(&told()).is_none() && limited.apply(&told()).is_none());
+}
+
 #[test]
 fn redaction_keeps_places_and_changes_bodies_and_attributes() {
     let processors = processors(json!([{"type": "redact", "rules": ["email"], "replacement": "<mail>"}]));

@@ -134,11 +134,13 @@ impl Families {
         let mut sums = BTreeMap::<_, u64>::new();
         for (pod, tier) in tiers {
             for refused in &tier.refused {
-                let policies = refused.policies.join(",");
+                // Of lists and limits of which a tier has one the policies change, and the count goes on.
+                let policy = refused.policies.first().filter(|_| refused.has_own_rule());
+                let policy = policy.map(String::as_str).unwrap_or_default();
                 let rule = refused.rule.as_deref().unwrap_or_default();
                 let what = [&tier.scope, &tier.mode, &refused.direction, &refused.reason].map(String::as_str);
                 let [scope, mode, direction, reason] = what;
-                let labels = [&pod.namespace, &pod.pod, scope, mode, direction, reason, &policies, rule];
+                let labels = [&pod.namespace, &pod.pod, scope, mode, direction, reason, policy, rule];
                 *sums.entry(labels.map(sanitize)).or_default() += refused.count;
             }
         }

@@ -247,7 +247,7 @@ definitions! {
     GOVERNANCE_PODS: GAUGE "sidestep_governance_pods" []
         "Pods of the node of whose traffic a policy says something.";
     GOVERNANCE_REFUSED: COUNTER "sidestep_governance_refused_total" ["namespace", "pod", "scope", "mode", "direction", "reason", "policy", "rule"]
-        "What policies have refused (enforce), or would have (observe), since their kernel programs were loaded.";
+        "What policies have refused (enforce), or would have (observe), since their kernel programs were loaded; `policy` and `rule` where a limit of requests is counted on its own.";
 
     IDENTITY_CACHE_ENTRIES: GAUGE "sidestep_identity_cache_entries" ["cache"]
         "Entries of the cache.";

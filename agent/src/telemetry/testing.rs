@@ -46,6 +46,7 @@ impl Observe for Made {
             direction: "egress".to_owned(),
             policies: vec!["SidestepPolicy shop/web".to_owned()],
             rule: None,
+            kind: 1,
             count: 3,
         };
         let tier = GovernedTier {

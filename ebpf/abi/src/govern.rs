@@ -32,7 +32,7 @@ pub const INGRESS: u8 = 2;
 pub const LIMIT_CONNECTIONS_OUT: u32 = 0x100;
 /// New connections that others open to it, in the same way.
 pub const LIMIT_CONNECTIONS_IN: u32 = 0x200;
-/// Records of refusals ([`Refusal`]), in the same way.
+/// Records of refusals ([`Refusal`]); direction and mode are added.
 pub const LIMIT_RECORDS: u32 = 0x300;
 /// This bit is that of rules of HTTP requests: [`crate::http::HttpRule::limit`].
 pub const LIMIT_REQUESTS: u32 = 1 << 31;

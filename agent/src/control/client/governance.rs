@@ -44,13 +44,13 @@ pub fn governance(
         append_json(&serde_json::to_string(&report)?, screen, &mut text);
         text.push(b'\n');
     } else {
+        head(&report, namespace, screen, &mut text);
         render(&report, view, screen, &mut text);
     }
     quiet_on_broken_pipe(out.write_all(&text).and_then(|()| out.flush()).map_err(ClientError::Output))
 }
 
 fn render(report: &GovernanceReport, view: View, screen: Screen, out: &mut Vec<u8>) {
-    head(report, screen, out);
     match view {
         View::Show => {
             let mut text = String::new();
@@ -62,13 +62,14 @@ fn render(report: &GovernanceReport, view: View, screen: Screen, out: &mut Vec<u
 }
 
 /// What is said before all else.
-pub(super) fn head(report: &GovernanceReport, screen: Screen, out: &mut Vec<u8>) {
+pub(super) fn head(report: &GovernanceReport, namespace: Option<&str>, screen: Screen, out: &mut Vec<u8>) {
     if let Some(problem) = &report.problem {
         screen.paint(out, BAD, &format!("problem: {}", escaped_word(problem)));
         out.push(b'\n');
     }
     if report.pods.is_empty() {
-        let text = format!("No policy says anything of the traffic of a Pod of node {}.\n", report.node);
+        let of = namespace.map(|namespace| format!("of namespace {namespace} ")).unwrap_or_default();
+        let text = format!("No policy says anything of the traffic of a Pod {of}of node {}.\n", report.node);
         append_escaped(text.as_bytes(), out);
     }
 }

@@ -12,7 +12,7 @@ use super::{
     terminal::{Screen, append_json, append_picture, escaped_word},
 };
 use crate::control::{
-    governance::{GovernanceReport, Recent, RefusalsReport},
+    governance::{GovernanceReport, GovernedPod, GovernedTier, Recent, Refusals, RefusalsReport},
     protocol::{Ask, Frame},
 };
 
@@ -65,8 +65,10 @@ fn print(socket: &Path, options: &TopOptions, screen: Screen, out: &mut dyn Writ
             text.push(b'\n');
         } else {
             let mut picture = Vec::new();
-            head(&governance, screen, &mut picture);
-            render(&entries, screen, &mut picture);
+            head(&governance, options.namespace.as_deref(), screen, &mut picture);
+            if !governance.pods.is_empty() {
+                render(&entries, screen, &mut picture);
+            }
             if screen.terminal {
                 append_picture(&picture, before.is_none(), &mut text);
             } else {
@@ -105,34 +107,28 @@ struct Entry {
     peers: Vec<String>,
 }
 
-/// What tells counts of one reading from those of another.
-type Key<'a> = (u64, &'a str, &'a str, &'a str, &'a str, String);
+/// What tells counts of one reading from those of another: the Pod's cgroup, and which of its counts it is.
+type Key = (u64, u64);
 
-fn counts(report: &GovernanceReport) -> impl Iterator<Item = (Key<'_>, String, u64)> {
+fn counts(report: &GovernanceReport) -> impl Iterator<Item = (Key, &GovernedPod, &GovernedTier, &Refusals)> {
     let tiers = report.pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
     tiers.flat_map(|(pod, tier)| {
-        tier.refused.iter().map(move |refused| {
-            let (direction, reason) = (refused.direction.as_str(), refused.reason.as_str());
-            let key = (pod.cgroup, tier.scope.as_str(), tier.mode.as_str(), direction, reason, whose(refused));
-            (key, name(pod), refused.count)
-        })
+        tier.refused.iter().map(move |refused| ((pod.cgroup, refused.kind), pod, tier, refused))
     })
 }
 
 /// The most frequent first, then those that were.
 fn entries(before: Option<&GovernanceReport>, now: &GovernanceReport, recent: &[Recent]) -> Vec<Entry> {
-    let known: BTreeMap<Key<'_>, u64> =
-        before.into_iter().flat_map(counts).map(|(key, _, count)| (key, count)).collect();
+    let known: BTreeMap<Key, u64> =
+        before.into_iter().flat_map(counts).map(|(key, .., refused)| (key, refused.count)).collect();
     let elapsed = before.map(|before| now.counted_unix_nano.saturating_sub(before.counted_unix_nano));
-    let entry = |(key, pod, total): (Key<'_>, String, u64)| {
+    let entry = |(key, pod, tier, refused): (Key, &GovernedPod, &GovernedTier, &Refusals)| {
         // What is new was nothing before.
-        let more = total.saturating_sub(known.get(&key).copied().unwrap_or_default());
+        let more = refused.count.saturating_sub(known.get(&key).copied().unwrap_or_default());
         // When they were not counted anew nothing is known of the time since.
         let per_second = elapsed.filter(|nanos| *nanos > 0).map(|nanos| more as f64 * 1e9 / nanos as f64);
-        let (cgroup, _, mode, direction, reason, policy) = key;
         let is_it = |recent: &&Recent| {
-            (recent.cgroup, recent.is_observed) == (cgroup, mode == "observe")
-                && (recent.direction.as_str(), recent.reason.as_str()) == (direction, reason)
+            (recent.cgroup, recent.kind) == key
                 && now.counted_unix_nano.saturating_sub(recent.time_unix_nano) < RECENT_NANOS
         };
         let mut peers = BTreeMap::<&str, usize>::new();
@@ -140,13 +136,13 @@ fn entries(before: Option<&GovernanceReport>, now: &GovernanceReport, recent: &[
         let mut peers: Vec<_> = peers.into_iter().collect();
         peers.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         Entry {
-            pod,
-            mode: mode.to_owned(),
-            direction: direction.to_owned(),
-            reason: reason.to_owned(),
-            policy,
+            pod: name(pod),
+            mode: tier.mode.clone(),
+            direction: refused.direction.clone(),
+            reason: refused.reason.clone(),
+            policy: whose(refused),
             per_second,
-            total,
+            total: refused.count,
             peers: peers.into_iter().map(|(peer, _)| peer.to_owned()).collect(),
         }
     };
@@ -195,7 +191,6 @@ fn render(entries: &[Entry], screen: Screen, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::governance::{GovernedPod, GovernedTier, Refusals};
 
     fn report(seconds: u64, counts: &[(u64, u64)]) -> GovernanceReport {
         let pods = counts.iter().map(|(cgroup, count)| {
@@ -204,6 +199,7 @@ mod tests {
                 direction: "ingress".to_owned(),
                 policies: vec!["SidestepPolicy shop/web".to_owned()],
                 rule: Some("all".to_owned()),
+                kind: 7,
                 count: *count,
             };
             let mode = "enforce".to_owned();
@@ -224,14 +220,7 @@ mod tests {
     }
 
     fn recent(seconds: u64, peer: &str) -> Recent {
-        Recent {
-            time_unix_nano: seconds * 1_000_000_000,
-            cgroup: 2,
-            peer: peer.to_owned(),
-            direction: "ingress".to_owned(),
-            reason: "request_rate".to_owned(),
-            ..Recent::default()
-        }
+        Recent { time_unix_nano: seconds * 1_000_000_000, cgroup: 2, peer: peer.to_owned(), kind: 7 }
     }
 
     #[test]

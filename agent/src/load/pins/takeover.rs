@@ -24,17 +24,17 @@ const SHARED: [&str; 2] = ["ACTIVE", "LATCH"];
 /// The ring, and what its reader tells.
 const RING: [&str; 2] = ["RING", "READER"];
 /// Maps that go together: one without the others would say of a container or file what is not so.
-const GROUPS: [&[&str]; 4] = [
+const GROUPS: [&[&str]; 5] = [
     &["CONTAINERS", "MEMBERS", "STDIO"],
     &["FILES", "RETIRED", "VERDICTS"],
-    &["LOST_EVENTS"],
+    &["LOST"],
+    &["REFUSED"],
     &[
         "GOVERNING",
         "GOVERNED",
         "ALLOWED",
         "BUCKETS",
         "CLIENTS",
-        "REFUSED",
         "FLOWS",
         "ASKERS",
         "INTERFACES",

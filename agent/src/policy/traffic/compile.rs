@@ -94,7 +94,7 @@ impl Plan {
             REASON_CONNECTION_RATE => limit.as_ref().map(|(_, name)| of(name)),
             REASON_REQUEST_RATE => {
                 let rule = self.requests.iter().find(|rule| rule.kernel.limit == refused.limit);
-                rule.map(|rule| Refuser { rule: rule.name.clone(), ..of(&rule.policy) })
+                rule.map(Rule::refuser)
             }
             _ => None,
         };

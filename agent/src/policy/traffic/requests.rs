@@ -16,7 +16,7 @@ use sidestep_abi::{
 };
 
 use super::{
-    compile::{Name, Tier, rate},
+    compile::{Name, Refuser, Tier, rate},
     settings::{Header, Method, RequestLimit},
 };
 
@@ -40,6 +40,14 @@ pub struct Rule {
     pub name: Option<String>,
     /// Whose it is.
     pub policy: Name,
+}
+
+impl Rule {
+    /// It, as who refuses something.
+    #[must_use]
+    pub fn refuser(&self) -> Refuser {
+        Refuser { policies: vec![self.policy.to_string()], rule: self.name.clone() }
+    }
 }
 
 /// The limits of a policy, in its order.

@@ -12,8 +12,8 @@ pub use decode::exact_body;
 
 use super::{stream_cache::StreamCache, timestamp::Rfc3339};
 use crate::record::{
-    ANNOTATION_ATTRIBUTE, Attributes, Batch, LABEL_ATTRIBUTE, Line, LineFlags, NAMESPACE_LABEL_ATTRIBUTE, Origin,
-    REFUSAL_EVENT, Resource, Stream, TENANT_ATTRIBUTE,
+    ANNOTATION_ATTRIBUTE, Attributes, Batch, EVENT_ATTRIBUTE, LABEL_ATTRIBUTE, Line, LineFlags,
+    NAMESPACE_LABEL_ATTRIBUTE, Origin, REFUSAL_EVENT, Resource, Stream, TENANT_ATTRIBUTE,
 };
 
 /// The attribute that carries the exact bytes of a body that is not UTF-8.
@@ -213,7 +213,7 @@ fn render_stream(stream: &Stream, groups_labels: bool) -> Vec<u8> {
             append_field("log.file.path", path, &mut out);
             append_field("log.file.name", path.rsplit('/').next().unwrap_or(path), &mut out);
         }
-        Origin::Refusals => append_field("event.name", REFUSAL_EVENT, &mut out),
+        Origin::Refusals => append_field(EVENT_ATTRIBUTE, REFUSAL_EVENT, &mut out),
     }
     open_object(attributes_start, &mut out);
     out

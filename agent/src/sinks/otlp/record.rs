@@ -9,7 +9,7 @@ use super::{
     wire,
 };
 use crate::{
-    record::{Batch, Line, LineFlags, Origin, REFUSAL_EVENT, Stream},
+    record::{Batch, EVENT_ATTRIBUTE, Line, LineFlags, Origin, REFUSAL_EVENT, Stream},
     sinks::{
         json::{PARSED, flag_names, is_reserved, resource_fields},
         stream_cache::StreamCache,
@@ -195,7 +195,7 @@ fn render(stream: &Stream) -> Constant {
             append("log.file.path", path);
             append("log.file.name", path.rsplit('/').next().unwrap_or(path));
         }
-        Origin::Refusals => append("event.name", REFUSAL_EVENT),
+        Origin::Refusals => append(EVENT_ATTRIBUTE, REFUSAL_EVENT),
     }
     append("sidestep.class", stream.class.as_str());
     append("sidestep.stream", &stream.key);
