@@ -24,8 +24,8 @@ use self::source::Taken;
 pub use self::{source::Source, wakeup::Wakeup};
 use crate::{
     clock::{self, Clock},
-    config::Config,
     pipeline::{
+        Reload,
         engine::{Engine, Kernel, Reached},
         outlet::Outlet,
         readings::Readings,
@@ -99,7 +99,7 @@ pub struct Drain<K> {
     /// Asked after each round.
     pub stop: Arc<Stop>,
     /// New configurations.
-    pub reloads: Receiver<Arc<Config>>,
+    pub reloads: Receiver<Reload>,
 }
 
 /// What is left when the thread has ended: rounds become safe until the sinks are closed.
@@ -142,8 +142,9 @@ impl<K: Kernel> Drain<K> {
         self.engine.begin_round(self.rounds.hold());
         loop {
             let bytes = self.round();
-            while let Ok(config) = self.reloads.try_recv() {
+            while let Ok(Reload { config, done }) = self.reloads.try_recv() {
                 self.engine.reload(&config);
+                drop(done);
             }
             let now = Instant::now();
             if now >= next_tick {

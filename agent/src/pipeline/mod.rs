@@ -66,6 +66,8 @@ const OPEN_FILES: std::ops::RangeInclusive<u64> = 256..=65_536;
 const LEAST: Duration = Duration::from_millis(100);
 /// How long after the sinks' end the last of what they settled is booked.
 const SETTLE: Duration = Duration::from_millis(500);
+/// How long a reload waits for the stages behind the ring to go by it.
+const TAKEN: Duration = Duration::from_secs(2);
 /// Another one each time that the machine starts, `random(4)`.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The node's own account in the ledger.
@@ -99,7 +101,16 @@ pub struct Reloader {
     outlet: Arc<Outlet>,
     files: files::Commands,
     governor: governor::Handle,
-    engine: mpsc::Sender<Arc<Config>>,
+    engine: mpsc::Sender<Reload>,
+}
+
+/// A configuration that the stages behind the ring are to take over.
+#[derive(Debug)]
+pub struct Reload {
+    /// What is new.
+    pub config: Arc<Config>,
+    /// Dropped when it is taken over.
+    pub done: mpsc::Sender<()>,
 }
 
 /// The sinks, started before anything is attached: what they need, such as the lock of a directory, is claimed by then.
@@ -133,7 +144,7 @@ pub struct Pipeline {
     readings: Arc<Readings>,
     outlet: Arc<Outlet>,
     stop: Arc<Stop>,
-    reloads: mpsc::Sender<Arc<Config>>,
+    reloads: mpsc::Sender<Reload>,
     /// Told when the stages behind the ring have come to their end.
     drain: mpsc::Receiver<Remains>,
     files: files::Handle,
@@ -383,8 +394,10 @@ impl Reloader {
             self.outlet.process_with(&new.processors)?;
         }
         self.files.reload(new.server.clone(), new.lines.clone());
-        // The thread ends only with the pipeline.
-        let _ = self.engine.send(Arc::new(new.clone()));
+        let (done, taken) = mpsc::channel();
+        // The thread ends only with the pipeline. It may wait for a sink just now.
+        let _ = self.engine.send(Reload { config: Arc::new(new.clone()), done });
+        let _ = taken.recv_timeout(TAKEN);
         Ok(())
     }
 }
