@@ -204,9 +204,11 @@ fn is_mapped(address: &[u8; 16]) -> bool {
 pub(crate) fn take(key: &BucketKey, rate: &Rate, client: &[u8; 16]) -> u64 {
     match bucket(key, rate, client) {
         Some(bucket) => spend(bucket, rate),
-        // When there is no room for its state it has no limit.
+        // When there is no room for its state it has no limit; a client's may have been evicted this moment.
         None => {
-            refusals::lose();
+            if rate.per != PER_CLIENT {
+                refusals::lose();
+            }
             1
         }
     }

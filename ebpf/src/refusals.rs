@@ -122,11 +122,8 @@ impl Counted {
             Detail::Request(bytes, len) => (0, Some((bytes, len))),
             Detail::Nothing => (0, None),
         };
-        if !emit::has_room() {
-            return;
-        }
         let mut header = emit::header(event::REFUSED, cgroup, (pid_tgid >> 32) as u32, pid_tgid as u32);
-        if !self.is_first(&ends.client, header.time) {
+        if !self.is_first(&ends.client, header.time) || !emit::has_room() {
             return;
         }
         // So that what others do to the Pod does not hide what it does, nor what is observed what is refused.

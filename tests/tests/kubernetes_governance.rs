@@ -226,8 +226,11 @@ mod on_cluster {
                     "False",
                     "Pod shop/of-node: connections to it are not governed",
                 )?;
-                let shown = daemonset.exec(&["policy", "show"])?;
-                ensure!(shown.contains("it is in the node's network") && !shown.contains("problem:"), "{shown}");
+                wait_until("no alarm", PATIENCE, || {
+                    let shown = daemonset.exec(&["policy", "show"])?;
+                    let is_it = shown.contains("it is in the node's network") && !shown.contains("problem:");
+                    Ok(is_it.then_some(()))
+                })?;
                 cluster.kubectl(&["--namespace", shop.name(), "delete", "pod", "of-node", "--now"])?;
                 wait_programmed(cluster, &shop, "server", "True", "in force on ")
             })

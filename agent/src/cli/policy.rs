@@ -137,6 +137,10 @@ impl ExplainArgs {
             Protocol::Tcp => judge::TCP,
             Protocol::Udp => judge::UDP,
         };
+        if path.is_some() && protocol == judge::UDP {
+            eprintln!("error: --path is of requests by TCP");
+            return ExitCode::from(2);
+        }
         let request = path.map(|path| (method, path));
         let request = JudgeRequest { namespace, pod, is_egress: to.is_some(), peer, port, protocol, request };
         let (screen, json) = (Screen::stdout(Color::Auto), output == Format::Json);

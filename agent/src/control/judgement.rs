@@ -112,8 +112,9 @@ impl Judgement {
             what: request.what(),
             ..Self::default()
         };
+        judgement.notes.extend(reading.problem.iter().map(|problem| format!("not all is in force: {problem}")));
         let Some(held) = held else {
-            judgement.notes.push("no policy says anything of the Pod's traffic".to_owned());
+            judgement.notes.push("no policy that holds says anything of the Pod's traffic".to_owned());
             return judgement;
         };
         let Some(plans) = &held.plans else {
@@ -164,8 +165,10 @@ impl Judgement {
         } else if act.direction == Direction::Ingress && held.interfaces.is_empty() {
             let why = held.unmet.as_deref().unwrap_or("no interface of the node that leads to the Pod was found yet");
             judgement.notes.push(format!("it is not in force: {why}"));
+            judgement.verdict = Verdict::Unknown;
+        } else if act.direction == Direction::Ingress {
+            judgement.notes.push("what the node's own processes send is let in (policies.exempt_node)".to_owned());
         }
-        judgement.notes.extend(reading.problem.iter().map(|problem| format!("not all is in force: {problem}")));
         judgement
     }
 }

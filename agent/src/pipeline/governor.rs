@@ -4,6 +4,7 @@
 //! agent runs, and while a new one does not know yet what a Pod is.
 
 use std::{
+    array,
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fs, io,
     os::unix::fs::MetadataExt,
@@ -33,6 +34,7 @@ use crate::{
     policy::{
         Policies, Subject,
         annotations::Declared,
+        precedence::Key,
         selection::Refused,
         traffic::{
             compile::{self, List, ListName, Name, Plan, Refuser, Tier, Unmet},
@@ -51,6 +53,11 @@ const ALL: Duration = Duration::from_secs(1);
 /// Refusals of one Pod that are kept for who asks, and Pods.
 const RECENT: usize = 64;
 const MOST_RECENT: usize = 1024;
+
+/// Turns for which the version of policies that holds waits for interfaces.
+const MOST_LOOKS: u32 = 3;
+/// How long after the last of what a full map of the kernel programs had no room for that is told.
+const FULL: Duration = Duration::from_secs(60);
 
 /// What holds for a Pod.
 #[derive(Clone, Debug)]
@@ -198,6 +205,10 @@ pub struct Governor {
     /// Pods whose packets shall be looked at, and to which no interface led when it was looked for last: while a Pod is made it has
     /// none yet.
     unreached: BTreeSet<u64>,
+    /// Turns in a row in which an interface was looked for in vain for the first time.
+    looks: u32,
+    /// What the kernel programs have not counted, and since when that is known.
+    uncounted: (u64, Option<Instant>),
     /// Whether a container is new that no turn has looked at.
     is_woken: Arc<AtomicBool>,
 }
@@ -242,8 +253,12 @@ impl Governor {
             reading,
             told: None,
             unreached: BTreeSet::new(),
+            looks: 0,
+            uncounted: (0, None),
             is_woken: Arc::default(),
         };
+        // What was missed before is told of no more.
+        governor.uncounted.0 = governor.programmer.uncounted();
         let is_woken = Arc::clone(&governor.is_woken);
         governor.containers.watch(move || {
             // One of them is enough, however many containers come.
@@ -284,24 +299,28 @@ impl Governor {
 
     fn turn(&mut self, version: u64) {
         let mut unmet = Vec::new();
+        let policies = self.kubernetes.policies().get();
+        if !Arc::ptr_eq(&policies, &self.policies) {
+            self.policies = policies;
+            self.lists.clear();
+        }
         let refused = self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some());
         // Of the policy itself its status says so.
         let name = |refused: &Refused| Name { key: refused.key.clone(), is_file: false };
         unmet.extend(
             refused.map(|refused| Unmet::of(&[name(refused)], format!("{refused}; what it said before goes on"))),
         );
-        let policies = self.kubernetes.policies().get();
-        if !Arc::ptr_eq(&policies, &self.policies) {
-            self.policies = policies;
-            self.lists.clear();
-        }
         let (desired, mut pods) = self.desired(&mut unmet);
         // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
         unmet.extend(self.programs.refresh(is_needed).err().map(Unmet::from));
         unmet.extend(self.programmer.apply(&desired, Instant::now()));
-        self.govern_interfaces(&mut pods, &mut unmet);
-        if self.programmer.uncounted() > 0 {
+        let is_looking = self.govern_interfaces(&mut pods, &mut unmet);
+        let uncounted = self.programmer.uncounted();
+        if uncounted != self.uncounted.0 {
+            self.uncounted = (uncounted, Some(Instant::now()));
+        }
+        if self.uncounted.1.is_some_and(|last| last.elapsed() < FULL) {
             let text = "a map of the kernel programs is full: limits and counts of some Pods are missing";
             unmet.push(text.to_owned().into());
         }
@@ -316,17 +335,20 @@ impl Governor {
             }
             self.told.clone_from(&problem);
         }
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was put off is not in the kernel yet.
-        let is_written = self.programmer.put_off().is_none();
-        let policies_version = if is_written { version } else { reading.policies_version };
+        // Who drains the ring asks for the last reading: it is replaced at once.
+        let last = Arc::clone(&self.reading.lock().unwrap_or_else(PoisonError::into_inner));
         let refused: Vec<_> = self.programmer.refused().collect();
         let used: BTreeSet<u32> = refused.iter().map(|(key, _)| key.limit).collect();
-        let mut limits = reading.limits.clone();
+        let mut limits = last.limits.clone();
         limits.retain(|limit, _| used.contains(limit));
         let rules = pods.iter().flat_map(|held| held.plans.iter().flatten()).flat_map(|plan| &plan.requests);
         limits.extend(rules.map(|rule| (rule.kernel.limit, rule.refuser())));
-        *reading = Arc::new(Reading {
+        // What was put off is not in the kernel yet, and of what was looked for once it is not certain that it is not there; where Pods
+        // come all the time others do not wait for that.
+        self.looks = if is_looking { self.looks + 1 } else { 0 };
+        let is_done = self.programmer.put_off().is_none() && (!is_looking || self.looks > MOST_LOOKS);
+        let policies_version = if is_done { version } else { last.policies_version };
+        let reading = Arc::new(Reading {
             pods,
             lists: desired.lists,
             limits,
@@ -336,22 +358,28 @@ impl Governor {
             unmet,
             policies_version,
         });
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }
 
-    /// Attaches what looks at packets where they pass.
-    fn govern_interfaces(&mut self, pods: &mut [Held], unmet: &mut Vec<Unmet>) {
+    /// Attaches what looks at packets where they pass; whether some interface was looked for in vain for the first time, and is looked
+    /// for once more before that is said.
+    fn govern_interfaces(&mut self, pods: &mut [Held], unmet: &mut Vec<Unmet>) -> bool {
         // Where nothing can be looked at, what has to be is told of alone.
         let reaches = self.programs.reach_interfaces();
         let looked_at = self.programmer.pods_at_interfaces().filter(|(_, asked)| reaches || asked.is_needed());
         let looked_at: BTreeMap<u64, AtInterface> = looked_at.collect();
         let network = match interfaces::network_of("self") {
             Ok(network) => network,
-            Err(error) => return unmet.push(format!("/proc/self/ns/net: {error}").into()),
+            Err(error) => {
+                unmet.push(format!("/proc/self/ns/net: {error}").into());
+                return false;
+            }
         };
         let known = self.programmer.interfaces(network);
         if looked_at.is_empty() && known.is_empty() && self.unreached.is_empty() {
-            return;
+            return false;
         }
+        let mut is_looking = false;
         let places: BTreeMap<u64, &Held> =
             pods.iter().filter(|held| held.path.is_some()).map(|held| (held.cgroup, held)).collect();
         let asked = places.iter().filter(|(cgroup, _)| looked_at.contains_key(cgroup));
@@ -372,8 +400,10 @@ impl Governor {
                 keeps.insert(cgroup);
             }
             let is_known = known.values().any(|way| way.cgroup == cgroup);
-            let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup);
             let wanted = looked_at.get(&cgroup).copied().unwrap_or_default();
+            let is_certain = matches!(error, NoInterface::HostNetwork);
+            let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup) && !is_certain;
+            is_looking |= is_new && wanted.is_needed() && !matches!(error, NoInterface::NoProcess);
             if wanted.is_needed() && !matches!(error, NoInterface::NoProcess) && !is_known && !is_new {
                 let what = match (wanted.requests, wanted.ingress) {
                     (true, false) => "requests to",
@@ -393,7 +423,8 @@ impl Governor {
         let (whole, result) = self.programs.refresh_interfaces(&interfaces.keys().copied().collect());
         // What the Pods themselves begin is asked for at their system calls as well.
         let is_needed = looked_at.values().any(|asked| asked.is_needed());
-        unmet.extend(result.err().filter(|_| is_needed).map(Unmet::from));
+        let named = || pods.iter().flat_map(Held::at_interface);
+        unmet.extend(result.err().filter(|_| is_needed).map(|text| Unmet::of(named(), text)));
         interfaces.retain(|index, _| whole.contains(index));
         if let Err(error) = self.programmer.set_interfaces(network, &interfaces) {
             unmet.push(format!("map INTERFACES: {error}").into());
@@ -409,6 +440,7 @@ impl Governor {
             let own = interfaces.iter().filter(|(_, way)| way.cgroup == held.cgroup);
             held.interfaces = own.filter_map(|(index, _)| interfaces::name(*index)).collect();
         }
+        is_looking
     }
 
     /// What shall hold for the Pods that there are.
@@ -416,7 +448,7 @@ impl Governor {
         let mut desired = Desired::default();
         let mut pods: BTreeMap<u64, Held> = BTreeMap::new();
         let mut met = BTreeSet::new();
-        let mut uncertain = BTreeSet::new();
+        let mut uncertain: BTreeMap<Key, BTreeSet<Name>> = BTreeMap::new();
         let held: BTreeSet<u64> = self.programmer.pods().collect();
         // Until all is known that can be, what held goes on.
         let is_all_known = self.kubernetes.has_told_all() && self.files.is_some();
@@ -445,11 +477,14 @@ impl Governor {
                 }
                 continue;
             };
-            let keeps = Tier::ALL.map(|tier| {
+            let keeps = array::from_fn(|index| {
+                let (tier, plan): (Tier, &Plan) = (Tier::ALL[index], &plans[index]);
                 let mut refused =
                     self.policies.uncertain(resource.namespace.as_deref().unwrap_or_default(), tier.is_namespaced);
                 let refused = refused.next().filter(|_| is_held);
-                uncertain.extend(refused.map(|refused| refused.key.clone()));
+                if let Some(refused) = refused {
+                    uncertain.entry(refused.key.clone()).or_default().extend(plan.names().cloned());
+                }
                 refused.is_some()
             });
             if is_held || !plans.iter().all(Plan::is_empty) {
@@ -483,10 +518,10 @@ impl Governor {
             let text = "not all is known yet that policies go by: for Pods for which something held that goes on";
             unmet.push(text.to_owned().into());
         }
-        unmet.extend(uncertain.into_iter().map(|key| {
+        unmet.extend(uncertain.into_iter().map(|(key, held_back)| {
             let why = "is refused, and what it said before is not known: what policies of its kind said goes on";
             let text = format!("{key} {why}");
-            Unmet::of(&[Name { key, is_file: false }], text)
+            Unmet::of(held_back.iter().chain(&[Name { key, is_file: false }]), text)
         }));
         let plans = desired.pods.values().flat_map(|planned| &planned.plans);
         let names: BTreeSet<_> = plans.flat_map(Plan::lists).collect();

@@ -38,13 +38,13 @@ impl InForce for PoliciesInForce {
         let key = |name: &Name| (!name.is_file).then(|| name.key.clone());
         for unmet in &reading.unmet {
             let of = |key: Key| (key, unmet.text.clone());
-            if unmet.policies.is_empty() {
+            let Some(named) = &unmet.policies else {
                 let policies = self.kubernetes.policies().get();
                 let with_traffic = policies.all().filter(|policy| policies.traffic(&policy.key).is_some());
                 problems.extend(with_traffic.map(|policy| of(policy.key.clone())));
-            } else {
-                problems.extend(unmet.policies.iter().filter_map(key).map(of));
-            }
+                continue;
+            };
+            problems.extend(named.iter().filter_map(key).map(of));
         }
         for held in &reading.pods {
             let Some(unmet) = &held.unmet else { continue };

@@ -101,6 +101,12 @@ impl Plan {
         refuser.unwrap_or_default()
     }
 
+    /// All policies that say something.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        let out = self.connections_out.iter().map(|(_, name)| name);
+        self.egress.iter().flatten().chain(out).chain(self.at_interface())
+    }
+
     /// The policies that say something of what is decided at the Pod's interface alone.
     pub fn at_interface(&self) -> impl Iterator<Item = &Name> {
         let lists = self.ingress.iter().flatten();
@@ -120,21 +126,21 @@ impl Plan {
 pub struct Unmet {
     /// What, and why.
     pub text: String,
-    /// Of which policies; of all where there are none.
-    pub policies: BTreeSet<Name>,
+    /// Of which policies; `None` for all.
+    pub policies: Option<BTreeSet<Name>>,
 }
 
 impl Unmet {
     /// Of these policies.
     pub fn of<'a>(policies: impl IntoIterator<Item = &'a Name>, text: String) -> Self {
-        Self { text, policies: policies.into_iter().cloned().collect() }
+        Self { text, policies: Some(policies.into_iter().cloned().collect()) }
     }
 }
 
 impl From<String> for Unmet {
     /// Of all policies.
     fn from(text: String) -> Self {
-        Self { text, policies: BTreeSet::new() }
+        Self { text, policies: None }
     }
 }
 

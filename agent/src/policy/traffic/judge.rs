@@ -9,7 +9,7 @@ use std::{
 
 use sidestep_abi::{
     govern::{PortRange, Rate, TIERS},
-    http::HttpRule,
+    http::{HttpRule, MAX_RULES},
 };
 
 use super::{
@@ -97,7 +97,8 @@ pub fn judge<'a>(
     }
     if let (Direction::Ingress, Some((method, path))) = (act.direction, &act.request) {
         for (tier, plan) in tiers() {
-            let matching = plan.requests.iter().filter(|rule| matches(&rule.kernel, method, path, act.port));
+            let matching =
+                plan.requests.iter().take(MAX_RULES).filter(|rule| matches(&rule.kernel, method, path, act.port));
             findings.extend(matching.map(|rule| (tier, Finding::Requests(rule))));
         }
     }
