@@ -82,11 +82,11 @@ impl Record {
         Ok(bytes)
     }
 
-    /// `stdout` or `stderr`, or the path of the log file as the writer sees it.
+    /// `stdout` or `stderr`, or the path of the log file as the writer sees it; the class of what nobody wrote.
     #[must_use]
     pub fn source(&self) -> &str {
-        let path = self.attribute("log.file.path");
-        if path.is_empty() { self.attribute("log.iostream") } else { path }
+        let sources = [self.attribute("log.file.path"), self.attribute("log.iostream")];
+        sources.into_iter().find(|source| !source.is_empty()).unwrap_or_else(|| self.class())
     }
 }
 

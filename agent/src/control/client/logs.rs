@@ -168,7 +168,8 @@ fn append_pretty(record: &Value, body: &[u8], screen: Screen, out: &mut Vec<u8>)
     screen.paint(out, color_of(&who), &who);
     out.push(b' ');
 
-    let origin = text("attributes", "log.iostream").or_else(|| text("attributes", "log.file.path")).unwrap_or("-");
+    let origin = text("attributes", "log.iostream").or_else(|| text("attributes", "log.file.path"));
+    let origin = origin.or_else(|| record.get("class").and_then(Value::as_str)).unwrap_or("-");
     screen.paint(out, if origin == "stderr" { "31" } else { "2" }, &escaped_word(origin));
     out.push(b' ');
 
