@@ -167,7 +167,9 @@ impl Judgement {
             judgement.notes.push(format!("it is not in force: {why}"));
             judgement.verdict = Verdict::Unknown;
         } else if act.direction == Direction::Ingress {
-            judgement.notes.push("what the node's own processes send is let in (policies.exempt_node)".to_owned());
+            judgement
+                .notes
+                .push("what the node's own processes send is let in, unless policies.exempt_node is false".to_owned());
         }
         judgement
     }
