@@ -10,7 +10,7 @@ use sidestep_abi::govern::{
 use crate::{
     pipeline::governor::Reading,
     policy::traffic::{
-        compile::{Plan, Refuser, Tier},
+        compile::{Plan, Refuser, Tier, burst, per_second},
         requests::Rule,
         settings::{Direction, Mode},
     },
@@ -198,8 +198,8 @@ pub const fn mode(mode: Mode) -> &'static str {
 
 fn rate(rate: Rate, policy: &impl ToString) -> GovernedRate {
     GovernedRate {
-        per_second: 1e9 / rate.interval as f64,
-        burst: rate.tolerance / rate.interval.max(1) + 1,
+        per_second: per_second(&rate),
+        burst: burst(&rate),
         is_per_client: rate.per == PER_CLIENT,
         policy: policy.to_string(),
     }

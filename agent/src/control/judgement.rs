@@ -91,6 +91,8 @@ pub struct JudgedBy {
     pub mode: String,
     /// Whether it is refused by it; with `observe` it would be.
     pub is_refused: bool,
+    /// Whether it takes a token of a limit.
+    pub is_limit: bool,
     /// What is said.
     pub what: String,
     /// By whom.
@@ -123,6 +125,7 @@ impl Judgement {
             return judgement;
         };
         for (tier, finding) in judge(&act, plans, &reading.lists) {
+            let is_limit = matches!(finding, Finding::Connections(..) | Finding::Requests(_));
             let names = |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
             let list = format!("allow.{}", act.direction.as_str());
             let (what, policies, verdict) = match finding {
@@ -156,6 +159,7 @@ impl Judgement {
                 scope: scope(tier).to_owned(),
                 mode: mode(tier.mode).to_owned(),
                 is_refused: verdict == Verdict::Refused,
+                is_limit,
                 what,
                 policies,
             });

@@ -396,15 +396,16 @@ impl Governor {
                 }
                 Err(error) => error,
             };
-            if !matches!(error, NoInterface::HostNetwork) {
+            let is_certain = matches!(error, NoInterface::HostNetwork);
+            if !is_certain {
                 keeps.insert(cgroup);
             }
             let is_known = known.values().any(|way| way.cgroup == cgroup);
             let wanted = looked_at.get(&cgroup).copied().unwrap_or_default();
-            let is_certain = matches!(error, NoInterface::HostNetwork);
+            let is_missed = wanted.is_needed() && !matches!(error, NoInterface::NoProcess);
             let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup) && !is_certain;
-            is_looking |= is_new && wanted.is_needed() && !matches!(error, NoInterface::NoProcess);
-            if wanted.is_needed() && !matches!(error, NoInterface::NoProcess) && !is_known && !is_new {
+            is_looking |= is_new && is_missed;
+            if is_missed && !is_known && !is_new {
                 let what = match (wanted.requests, wanted.ingress) {
                     (true, false) => "requests to",
                     (false, _) => "connections to",

@@ -21,6 +21,7 @@ use crate::{
     ledger::Account,
     policy::traffic::{
         compile::{Refuser, Tier},
+        judge::{TCP, UDP},
         settings::{Direction, Mode},
     },
     record::{Attributes, Batch, Class, Line, LineFlags, Origin, Resource, Severity, Stream},
@@ -222,9 +223,9 @@ impl<'a> Told<'a> {
     }
 
     const fn transport(&self) -> Option<&'static str> {
-        match self.refusal.protocol {
-            6 => Some("tcp"),
-            17 => Some("udp"),
+        match self.refusal.protocol as u8 {
+            TCP => Some("tcp"),
+            UDP => Some("udp"),
             132 => Some("sctp"),
             _ => None,
         }
@@ -247,14 +248,13 @@ impl<'a> Told<'a> {
     fn body(&self) -> String {
         let (verb, peer) = (if self.is_observed { "would be refused" } else { "refused" }, self.peer());
         let (peer_port, own_port) = (self.refusal.ends.client_port, self.refusal.ends.pod_port);
+        let kind = if self.refusal.protocol == u32::from(TCP) { "connection" } else { "datagram" };
         let what = match (self.refusal.refused.reason, self.direction, &self.request) {
             (REASON_NOT_ALLOWED | REASON_CONNECTION_RATE, Direction::Egress, _) => {
-                let what = if self.refusal.protocol == 6 { "connection" } else { "datagram" };
-                format!("{what} to {}", end(peer, peer_port))
+                format!("{kind} to {}", end(peer, peer_port))
             }
             (REASON_NOT_ALLOWED | REASON_CONNECTION_RATE, ..) => {
-                let what = if self.refusal.protocol == 6 { "connection" } else { "datagram" };
-                format!("{what} from {} to port {own_port}", end(peer, peer_port))
+                format!("{kind} from {} to port {own_port}", end(peer, peer_port))
             }
             (.., Some(Request { method, path })) => format!("{method} {path} from {peer}"),
             (.., None) => format!("request from {peer}"),

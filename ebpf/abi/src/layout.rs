@@ -67,6 +67,16 @@ macro_rules! shape {
     };
 }
 
+/// A record: its head, and what follows it.
+macro_rules! record {
+    ($name:literal, $type:ty, $($($part:ident).+),+ $(,)?) => {
+        shape!(
+            $name, $type, header.kind, header.flags, header.len, header.time, header.cgroup, header.tgid, header.tid,
+            $($($part).+),+
+        )
+    };
+}
+
 /// The head that every record starts with.
 pub const HEADER: Shape = shape!("header", Header, kind, flags, len, time, cgroup, tgid, tid);
 
@@ -74,41 +84,16 @@ pub const HEADER: Shape = shape!("header", Header, kind, flags, len, time, cgrou
 pub const RECORDS: [(u16, Shape); 8] = [
     (event::STDIO_DATA, log("stdio_data")),
     (event::FILE_DATA, log("file_data")),
-    (
-        event::FILE_SEEN,
-        shape!(
-            "file_seen",
-            FileSeen,
-            header.kind,
-            header.flags,
-            header.len,
-            header.time,
-            header.cgroup,
-            header.tgid,
-            header.tid,
-            ino,
-            dev,
-            fd,
-            position,
-            name_hash,
-        ),
-    ),
+    (event::FILE_SEEN, record!("file_seen", FileSeen, ino, dev, fd, position, name_hash,)),
     (event::CONTAINER_STARTED, container("container_started")),
     (event::CGROUP_MADE, container("cgroup_made")),
     (event::CGROUP_EMPTY, container("cgroup_empty")),
     (event::CGROUP_REMOVED, container("cgroup_removed")),
     (
         event::REFUSED,
-        shape!(
+        record!(
             "refused",
             Refusal,
-            header.kind,
-            header.flags,
-            header.len,
-            header.time,
-            header.cgroup,
-            header.tgid,
-            header.tid,
             refused.cgroup,
             refused.reason,
             refused.direction,
@@ -127,38 +112,12 @@ pub const RECORDS: [(u16, Shape); 8] = [
 
 const fn log(name: &'static str) -> Shape {
     // What was added is nothing that another build needs.
-    let shape = shape!(
-        "",
-        LogEvent,
-        header.kind,
-        header.flags,
-        header.len,
-        header.time,
-        header.cgroup,
-        header.tgid,
-        header.tid,
-        ino,
-        dev,
-        iostream,
-        position,
-        description,
-    );
+    let shape = record!("", LogEvent, ino, dev, iostream, position, description,);
     Shape { name, ..shape }
 }
 
 const fn container(name: &'static str) -> Shape {
-    let shape = shape!(
-        "",
-        ContainerEvent,
-        header.kind,
-        header.flags,
-        header.len,
-        header.time,
-        header.cgroup,
-        header.tgid,
-        header.tid,
-        stdio,
-    );
+    let shape = record!("", ContainerEvent, stdio,);
     Shape { name, ..shape }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, io::Write, path::Path};
 
-use super::{ClientError, fetch, quiet_on_broken_pipe};
+use super::{ClientError, fetch, quiet_on_broken_pipe, write_out};
 use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
@@ -23,7 +23,7 @@ pub fn explain(socket: &Path, request: ExplainRequest, json: bool, out: &mut dyn
             |frame| if let Frame::Explain(report) = frame { Some(*report) } else { None },
         )?;
     let text = if json { format!("{}\n", serde_json::to_string(&report)?) } else { render(&report) };
-    quiet_on_broken_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(ClientError::Output))
+    quiet_on_broken_pipe(write_out(out, text.as_bytes()))
 }
 
 /// For people. What a Pod or a policy chose is shown without control characters.

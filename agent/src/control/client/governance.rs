@@ -6,6 +6,7 @@ use super::{
     ClientError, fetch, quiet_on_broken_pipe,
     table::{BAD, Cell, Row, append_table},
     terminal::{Screen, append_escaped, append_json, escaped_word},
+    write_out,
 };
 use crate::control::{
     governance::{GovernanceReport, GovernedPod, GovernedRate, GovernedRequests, GovernedTier, Refusals},
@@ -47,7 +48,7 @@ pub fn governance(
         head(&report, namespace, screen, &mut text);
         render(&report, view, screen, &mut text);
     }
-    quiet_on_broken_pipe(out.write_all(&text).and_then(|()| out.flush()).map_err(ClientError::Output))
+    quiet_on_broken_pipe(write_out(out, &text))
 }
 
 fn render(report: &GovernanceReport, view: View, screen: Screen, out: &mut Vec<u8>) {

@@ -6,6 +6,7 @@ use super::{
     ClientError, fetch, quiet_on_broken_pipe,
     table::{BAD, GOOD, WARNING},
     terminal::{Screen, append_json, escaped_word},
+    write_out,
 };
 use crate::control::{
     judgement::{JudgeRequest, JudgedBy, Judgement, Verdict},
@@ -31,14 +32,14 @@ pub fn judgement(
     } else {
         render(&judgement, screen, &mut text);
     }
-    quiet_on_broken_pipe(out.write_all(&text).and_then(|()| out.flush()).map_err(ClientError::Output))
+    quiet_on_broken_pipe(write_out(out, &text))
 }
 
 fn render(judgement: &Judgement, screen: Screen, out: &mut Vec<u8>) {
     let Judgement { node, pod, what, verdict, findings, notes } = judgement;
     out.extend_from_slice(escaped_word(&format!("Pod {pod} on node {node}: {what}")).as_bytes());
     out.push(b'\n');
-    for JudgedBy { scope, mode, is_refused, what, policies } in findings {
+    for JudgedBy { scope, mode, is_refused, what, policies, .. } in findings {
         let observed = if mode == "observe" { ", observed only" } else { "" };
         out.extend_from_slice(format!("  {scope}{observed}: ").as_bytes());
         let style = match (is_refused, mode.as_str()) {
@@ -53,7 +54,7 @@ fn render(judgement: &Judgement, screen: Screen, out: &mut Vec<u8>) {
     for note in notes {
         out.extend_from_slice(format!("  {}\n", escaped_word(note)).as_bytes());
     }
-    let has_limits = findings.iter().any(|by| by.mode == "enforce" && by.what.starts_with("takes"));
+    let has_limits = findings.iter().any(|by| by.mode == "enforce" && by.is_limit);
     match verdict {
         Verdict::Allowed if has_limits => screen.paint(out, GOOD, "It is let through while it is within the limits."),
         Verdict::Allowed => screen.paint(out, GOOD, "It is let through."),

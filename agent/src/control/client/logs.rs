@@ -12,6 +12,7 @@ use super::{
     ClientError, Connection, quiet_on_broken_pipe,
     status::fetch,
     terminal::{Screen, append_escaped, append_json, escaped_word},
+    write_out,
 };
 use crate::{
     control::{
@@ -87,7 +88,7 @@ fn print(
     }
     loop {
         if buffer.len() >= WRITE_BYTES || (!buffer.is_empty() && connection.is_drained()) {
-            out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+            write_out(out, &buffer)?;
             buffer.clear();
         }
         match connection.next() {
@@ -97,18 +98,18 @@ fn print(
             }
             Ok(Frame::Lost { lines }) => {
                 // The notice comes after the lines before it, also when both go to one terminal.
-                out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+                write_out(out, &buffer)?;
                 buffer.clear();
                 let notice = format!("sidestep: {lines} lines lost here, because this client reads too slowly\n");
                 notices.write_all(notice.as_bytes()).map_err(ClientError::Output)?;
             }
             Ok(Frame::End {}) => {
-                out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+                write_out(out, &buffer)?;
                 return if is_empty && !options.follow { tell_of_absent_roots(socket, notices) } else { Ok(()) };
             }
             Ok(_) => {}
             Err(error) => {
-                out.write_all(&buffer).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+                write_out(out, &buffer)?;
                 return Err(error);
             }
         }

@@ -131,6 +131,11 @@ fn fetch<T>(socket: &Path, ask: Ask, take: impl Fn(Frame<'_>) -> Option<T>) -> R
     }
 }
 
+/// Writes at once what there is.
+fn write_out(out: &mut dyn Write, bytes: &[u8]) -> Result<(), ClientError> {
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(ClientError::Output)
+}
+
 /// Ends quietly when whoever reads the output has had enough, as `| head` does.
 fn quiet_on_broken_pipe(result: Result<(), ClientError>) -> Result<(), ClientError> {
     match result {

@@ -6,6 +6,7 @@ use super::{
     ClientError, quiet_on_broken_pipe,
     table::render,
     terminal::{Screen, append_json, append_picture},
+    write_out,
 };
 use crate::control::{
     protocol::{Ask, Frame},
@@ -71,7 +72,7 @@ fn print(socket: &Path, options: &StatusOptions, screen: Screen, out: &mut dyn W
                 render(&report, options.probes, screen, &mut text);
             }
         }
-        out.write_all(&text).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+        write_out(out, &text)?;
         let Some(interval) = options.watch else { return Ok(()) };
         thread::sleep(interval);
         first = false;

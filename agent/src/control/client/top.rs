@@ -10,6 +10,7 @@ use super::{
     quiet_on_broken_pipe,
     table::{BAD, Cell, FAINT, PLAIN, Row, WARNING, append_table},
     terminal::{Screen, append_json, append_picture, escaped_word},
+    write_out,
 };
 use crate::control::{
     governance::{GovernanceReport, GovernedPod, GovernedTier, Recent, Refusals, RefusalsReport},
@@ -76,7 +77,7 @@ fn print(socket: &Path, options: &TopOptions, screen: Screen, out: &mut dyn Writ
                 text.append(&mut picture);
             }
         }
-        out.write_all(&text).and_then(|()| out.flush()).map_err(ClientError::Output)?;
+        write_out(out, &text)?;
         before = Some(governance);
         printed += 1;
         if options.count.is_some_and(|count| printed >= count) {

@@ -153,12 +153,23 @@ pub struct Refuser {
     pub rule: Option<String>,
 }
 
-/// How many in a second, and at once.
+/// How many in a second.
+#[must_use]
+pub fn per_second(rate: &Rate) -> f64 {
+    1e9 / rate.interval as f64
+}
+
+/// How many at once.
+#[must_use]
+pub fn burst(rate: &Rate) -> u64 {
+    rate.tolerance / rate.interval.max(1) + 1
+}
+
+/// Both, in words.
 #[must_use]
 pub fn rate_in_words(rate: &Rate) -> String {
-    let per_second = 1e9 / rate.interval.max(1) as f64;
     let per = if rate.per == PER_CLIENT { " for each client" } else { "" };
-    format!("{per_second:.0} ({} at once{per})", rate.tolerance / rate.interval.max(1) + 1)
+    format!("{:.0} ({} at once{per})", per_second(rate), burst(rate))
 }
 
 /// Which list.
