@@ -9,9 +9,9 @@ use aya_ebpf::{
 };
 use sidestep_abi::{
     govern::{
-        AskerKey, BucketKey, EGRESS, FLOW_EXEMPT, FLOW_FROM_POD, FLOW_OBSERVED, FLOW_REFUSED, FLOW_TO_POD, Flow,
-        FlowKey, Governed, INGRESS, LIMIT_CONNECTIONS_IN, LISTS_EGRESS, LISTS_INGRESS, OBSERVES,
-        REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, TIERS,
+        AskerKey, BucketKey, CONNECTIONS_IN, EGRESS, FLOW_EXEMPT, FLOW_FROM_POD, FLOW_OBSERVED, FLOW_REFUSED, FLOW_TO_POD, Flow,
+        FlowKey, Governed, INGRESS, LISTS_EGRESS, LISTS_INGRESS, OBSERVES,
+        REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, TIERS, state_of,
     },
     http::Interface,
 };
@@ -63,7 +63,7 @@ impl Rules {
         let mut said = 0;
         for tier in &governed.tiers {
             said |= tier.flags & LISTS;
-            if tier.connections_in.interval != 0 {
+            if tier.limits[CONNECTIONS_IN].interval != 0 {
                 said |= LIMITS_IN;
             }
         }
@@ -306,18 +306,18 @@ fn ask_lists(peer: &Peer, rules: &Rules, direction: u64, known: u64, counted: &m
 /// Takes a token of each tier's limit; none, and 0, when one has none.
 #[inline(never)]
 fn take_connection(governed: &Governed, cgroup: u64, packet: &mut Packet) -> u64 {
-    let key = |index: usize| BucketKey { cgroup, limit: LIMIT_CONNECTIONS_IN + index as u32, _pad: 0 };
+    let key = |index: usize| BucketKey { cgroup, limit: state_of(CONNECTIONS_IN, index), _pad: 0 };
     for index in 0..TIERS {
         let tier = &governed.tiers[index];
-        let rate = &tier.connections_in;
+        let rate = &tier.limits[CONNECTIONS_IN];
         if rate.interval == 0 || govern::take(&key(index), rate, &packet.key.client) != 0 {
             continue;
         }
         if !packet.counted.let_through(cgroup, index, tier, What::ingress(REASON_CONNECTION_RATE), true) {
             for before in 0..index {
-                let rate = &governed.tiers[before & (TIERS - 1)].connections_in;
+                let rate = &governed.tiers[before & (TIERS - 1)].limits[CONNECTIONS_IN];
                 if rate.interval != 0 {
-                    govern::give_back(&key(before), rate, &packet.key.client);
+                    govern::give_back(&key(before), rate, &packet.key.client, rate.interval);
                 }
             }
             return 0;

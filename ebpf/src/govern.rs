@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use sidestep_abi::{
     govern::{
-        ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, ClientKey, Governed, GovernedKey, LIMIT_CONNECTIONS_OUT,
-        LISTS_EGRESS, MAX_RANGES, PER_CLIENT, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, TIERS,
+        ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, CONNECTIONS_OUT, ClientKey, Governed, GovernedKey,
+        LISTS_EGRESS, MAX_RANGES, PER_CLIENT, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, TIERS, state_of,
     },
     http::ConnectionKey,
 };
@@ -24,11 +24,11 @@ use crate::{
 /// Depth to which a cgroup's ancestors are searched for a Pod's.
 const MAX_ANCESTORS: usize = 12;
 /// By which the clocks of two CPUs may differ, in nanoseconds, and more.
-const MAX_SKEW: u64 = 1_000_000;
+pub(crate) const MAX_SKEW: u64 = 1_000_000;
 /// For so long may a datagram be answered: as long as `nf_conntrack_udp_timeout_stream` has it, and more.
 pub(crate) const ANSWERED_FOR: u64 = 180_000_000_000;
 /// Tries to change the state of a limit: each failure means that another CPU has succeeded.
-const MAX_TRIES: usize = 16;
+pub(crate) const MAX_TRIES: usize = 16;
 
 /// The other end.
 #[derive(Clone, Copy)]
@@ -83,10 +83,9 @@ fn judge(act: Act, peer: &Peer, counted: &mut Counted) -> bool {
     }
     for index in 0..TIERS {
         let tier = &governed.tiers[index];
-        let rate = tier.connections_out;
+        let rate = &tier.limits[CONNECTIONS_OUT];
         if rate.interval != 0
-            && take(&BucketKey { cgroup, limit: LIMIT_CONNECTIONS_OUT + index as u32, _pad: 0 }, &rate, &peer.address)
-                == 0
+            && take(&BucketKey { cgroup, limit: state_of(CONNECTIONS_OUT, index), _pad: 0 }, rate, &peer.address) == 0
             && !counted.let_through(cgroup, index, tier, What::egress(REASON_CONNECTION_RATE), acts)
         {
             return false;
@@ -204,19 +203,22 @@ fn is_mapped(address: &[u8; 16]) -> bool {
 pub(crate) fn take(key: &BucketKey, rate: &Rate, client: &[u8; 16]) -> u64 {
     match bucket(key, rate, client) {
         Some(bucket) => spend(bucket, rate),
-        // When there is no room for its state it has no limit; a client's may have been evicted this moment.
-        None => {
-            if rate.per != PER_CLIENT {
-                refusals::lose();
-            }
-            1
-        }
+        None => unlimited(rate),
     }
+}
+
+/// When there is no room for its state it has no limit; a client's may have been evicted this moment.
+#[inline(always)]
+pub(crate) fn unlimited(rate: &Rate) -> u64 {
+    if rate.per != PER_CLIENT {
+        refusals::lose();
+    }
+    1
 }
 
 /// The state of a limit.
 #[inline(always)]
-fn bucket(key: &BucketKey, rate: &Rate, client: &[u8; 16]) -> Option<*mut u64> {
+pub(crate) fn bucket(key: &BucketKey, rate: &Rate, client: &[u8; 16]) -> Option<*mut u64> {
     if rate.per == PER_CLIENT {
         let key = ClientKey { bucket: *key, client: *client };
         if let Some(bucket) = CLIENTS.get_ptr_mut(&key) {
@@ -262,14 +264,14 @@ fn spend(bucket: *mut u64, rate: &Rate) -> u64 {
     0
 }
 
-/// Gives back one that was taken.
+/// Gives back what was taken: nanoseconds of the rate.
 #[inline(always)]
-pub(crate) fn give_back(key: &BucketKey, rate: &Rate, client: &[u8; 16]) {
+pub(crate) fn give_back(key: &BucketKey, rate: &Rate, client: &[u8; 16], cost: u64) {
     let bucket = match rate.per {
         PER_CLIENT => CLIENTS.get_ptr_mut(&ClientKey { bucket: *key, client: *client }),
         _ => BUCKETS.get_ptr_mut(key),
     };
     if let Some(bucket) = bucket {
-        emit::add(bucket, rate.interval.wrapping_neg());
+        emit::add(bucket, cost.wrapping_neg());
     }
 }

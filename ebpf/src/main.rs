@@ -19,6 +19,7 @@ mod policy;
 mod probes;
 mod refusals;
 mod requests;
+mod volume;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -50,6 +50,8 @@ const OPTION_NOP: u8 = 1;
 /// RFC 7323
 const OPTION_TIMESTAMPS: u8 = 8;
 const HOP_LIMIT: u8 = 64;
+/// Who sends it understands marks, or has one already (RFC 3168, 5).
+const ECN: u8 = 3;
 
 /// Families of sockets (`include/linux/socket.h`), and kinds (`include/linux/net.h`).
 const AF_INET: u32 = 2;
@@ -123,20 +125,23 @@ pub(crate) struct Packet {
     macs: [u8; 12],
     /// It could not be read as far as its ends, and is none that has no ends.
     pub(crate) is_broken: u8,
-    /// So that `raw` and `head` lie at a multiple of eight.
-    _pad: [u8; 2],
+    /// It is one of IPv4 or IPv6, and has addresses.
+    pub(crate) is_ip: u8,
+    /// It may be marked in place of being dropped (RFC 3168).
+    pub(crate) is_ecn: u8,
     /// Of a request: `METHOD_*`, where its path begins, and whether the segment ends before. Here and not in registers: the verifier
     /// follows each value that it knows on a way of its own.
     pub(crate) method: u32,
     pub(crate) path: u32,
     pub(crate) is_cut: u32,
-    /// Which rules have given a token, by tier and number.
+    /// Which limits have given a token, by tier and number.
     pub(crate) taken: u32,
     /// Of the Pod's socket: its state, and what it expects and has sent. See [`Packet::find_socket`].
     pub(crate) state: u32,
     pub(crate) rcv_nxt: u32,
     pub(crate) snd_nxt: u32,
-    _pad2: u32,
+    /// Bytes from the network's header on; segments that are sent together are one packet. See [`Packet::measure`].
+    pub(crate) len: u32,
     /// What of it was refused.
     pub(crate) counted: Counted,
     /// What is read of a header, and what is written of one.
@@ -172,6 +177,13 @@ pub(crate) fn is_ours(skb: *mut __sk_buff) -> bool {
     }
 }
 
+/// Writes a value that the compiler does not keep in a register.
+#[inline(always)]
+pub(crate) fn volatile(place: &mut u32, value: u32) {
+    // SAFETY: a reference.
+    unsafe { core::ptr::from_mut(place).write_volatile(value) }
+}
+
 #[inline(always)]
 fn mapped(address: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = address;
@@ -184,6 +196,26 @@ impl Packet {
     #[inline(never)]
     pub(crate) fn read(&mut self, skb: *mut __sk_buff, to_pod: u64) -> u64 {
         u64::from(self.parse(skb, to_pod != 0).is_some())
+    }
+
+    /// Finds out how long it is.
+    #[inline(always)]
+    pub(crate) fn measure(&mut self, skb: *mut __sk_buff) {
+        // SAFETY: the context of the program.
+        self.len = unsafe { (*skb).len }.saturating_sub(self.l3);
+    }
+
+    /// Forgets which limits have given a token.
+    #[inline(always)]
+    pub(crate) fn forget_taken(&mut self) {
+        volatile(&mut self.taken, 0);
+    }
+
+    /// A limit has given a token.
+    #[inline(always)]
+    pub(crate) fn note_taken(&mut self, number: usize) {
+        let taken = self.taken | 1 << number;
+        volatile(&mut self.taken, taken);
     }
 
     /// Tells of what was refused of it.
@@ -216,7 +248,7 @@ impl Packet {
 
     #[inline(always)]
     fn parse(&mut self, skb: *mut __sk_buff, to_pod: bool) -> Option<()> {
-        self.is_broken = 0;
+        (self.is_broken, self.is_ip) = (0, 0);
         self.fetch(skb, 0, ETH_HLEN)?;
         self.macs = self.at(0);
         let mut kind = u16::from_be_bytes(self.at(12));
@@ -237,10 +269,7 @@ impl Packet {
             IPPROTO_TCP => 20,
             IPPROTO_UDP | IPPROTO_UDPLITE | IPPROTO_SCTP | IPPROTO_DCCP => 4,
             IPPROTO_ICMP | IPPROTO_IGMP | IPPROTO_ICMPV6 => return None,
-            _ => {
-                (self.key.client_port, self.key.pod_port) = (0, 0);
-                return Some(());
-            }
+            _ => return Some(()),
         };
         self.is_broken = 1;
         self.fetch(skb, self.l4, header)?;
@@ -276,26 +305,26 @@ impl Packet {
     #[inline(always)]
     fn set_addresses(&mut self, from: [u8; 16], to: [u8; 16]) {
         (self.key.client, self.key.pod) = if self.from_client == 0 { (to, from) } else { (from, to) };
+        (self.key.client_port, self.key.pod_port, self.is_ip) = (0, 0, 1);
     }
 
     #[inline(always)]
     fn parse_ipv4(&mut self, skb: *mut __sk_buff) -> Option<()> {
         self.fetch(skb, self.l3, 20)?;
         let (header, fragment) = (u32::from(self.raw[0] & 0xf) * 4, u16::from_be_bytes(self.at(6)));
-        if header < 20 || fragment & 0x1fff != 0 {
-            return None;
-        }
         (self.protocol, self.is_fragment) = (self.raw[9], u8::from(fragment & 0x2000 != 0));
         (self.is_ipv6, self.length) = (0, u16::from_ne_bytes(self.at(2)));
+        self.is_ecn = u8::from(self.raw[1] & ECN != 0);
         self.l4 = self.l3 + header;
         self.set_addresses(mapped(self.at(12)), mapped(self.at(16)));
-        Some(())
+        (header >= 20 && fragment & 0x1fff == 0).then_some(())
     }
 
     #[inline(always)]
     fn parse_ipv6(&mut self, skb: *mut __sk_buff) -> Option<()> {
         self.fetch(skb, self.l3, 40)?;
         (self.is_ipv6, self.length) = (1, u16::from_ne_bytes(self.at(4)));
+        self.is_ecn = u8::from(self.raw[1] >> 4 & ECN != 0);
         self.l4 = self.l3 + 40;
         self.set_addresses(self.at(8), self.at(24));
         (self.protocol, self.is_fragment, self.is_broken) = (self.raw[6], 0, 1);

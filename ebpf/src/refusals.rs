@@ -4,8 +4,8 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use sidestep_abi::{
     event,
     govern::{
-        BucketKey, EGRESS, INGRESS, LIMIT_RECORDS, OBSERVES, PER_POD, REASON_REQUEST_RATE, REQUEST_SPACE, Rate,
-        Refusal, RefusedKey, Tier, ToldKey,
+        BucketKey, EGRESS, INGRESS, LIMIT_RECORDS, OBSERVES, OUTCOME_MARKED, OUTCOME_OBSERVED, OUTCOME_REFUSED, PER_POD,
+        REASON_REQUEST_RATE, REQUEST_SPACE, Rate, Refusal, RefusedKey, Tier, ToldKey,
     },
     http::ConnectionKey,
 };
@@ -41,6 +41,12 @@ impl What {
     pub(crate) const fn ingress(reason: u8) -> Self {
         Self { reason, direction: INGRESS, limit: 0 }
     }
+
+    #[inline(always)]
+    const fn key(self, cgroup: u64, tier: usize, outcome: u8) -> RefusedKey {
+        let Self { reason, direction, limit } = self;
+        RefusedKey { cgroup, reason, direction, outcome, tier: tier as u8, limit }
+    }
 }
 
 /// What else is known of a refusal.
@@ -64,7 +70,7 @@ pub(crate) struct Counted {
 
 impl Counted {
     pub(crate) const NOTHING: Self =
-        Self { refused: RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, limit: 0 }, count: 0 };
+        Self { refused: RefusedKey { cgroup: 0, reason: 0, direction: 0, outcome: 0, tier: 0, limit: 0 }, count: 0 };
 
     /// Forgets it.
     #[inline(always)]
@@ -89,9 +95,8 @@ impl Counted {
     pub(crate) fn let_through(&mut self, cgroup: u64, index: usize, tier: &Tier, what: What, acts: bool) -> bool {
         let observes = tier.flags & OBSERVES != 0;
         if acts {
-            let What { reason, direction, limit } = what;
-            let refused =
-                RefusedKey { cgroup, reason, direction, observed: u8::from(observes), tier: index as u8, limit };
+            let outcome = if observes { OUTCOME_OBSERVED } else { OUTCOME_REFUSED };
+            let refused = what.key(cgroup, index, outcome);
             let count = count(&refused);
             // What could not be counted takes the place of nothing.
             if count != 0 {
@@ -127,7 +132,7 @@ impl Counted {
             return;
         }
         // So that what others do to the Pod does not hide what it does, nor what is observed what is refused.
-        let limit = LIMIT_RECORDS | u32::from(self.refused.direction) << 1 | u32::from(self.refused.observed);
+        let limit = LIMIT_RECORDS | u32::from(self.refused.direction) << 1 | u32::from(self.refused.outcome);
         if govern::take(&BucketKey { cgroup, limit, _pad: 0 }, &RECORDS, &ends.client) == 0 {
             return;
         }
@@ -138,6 +143,12 @@ impl Counted {
         let refusal = Refusal { header, refused, count, ends, protocol: u32::from(protocol), _pad: 0 };
         emit::refusal(&refusal, request.map(|(bytes, _)| bytes));
     }
+}
+
+/// Counts that the other end of something was told to send less.
+#[inline(always)]
+pub(crate) fn mark(cgroup: u64, index: usize, what: What) {
+    count(&what.key(cgroup, index, OUTCOME_MARKED));
 }
 
 /// Counts what could not be counted by its Pod, or limited: a map is full.

@@ -18,7 +18,7 @@ use sidestep_abi::{
 use crate::{
     flows, govern,
     maps::{CONNECTIONS, REQUEST_RULES},
-    packet::{self, ACK, DROP, ESTABLISHED, FIN, HANDSHAKE, HEAD, IPPROTO_TCP, PASS, PSH, Packet, RST, SYN, Segment},
+    packet::{self, volatile, ACK, DROP, ESTABLISHED, FIN, HANDSHAKE, HEAD, IPPROTO_TCP, PASS, PSH, Packet, RST, SYN, Segment},
     refusals::What,
 };
 
@@ -245,7 +245,7 @@ fn stand_in(skb: *mut __sk_buff, packet: &mut Packet, connection: &mut Connectio
 /// then it is counted.
 #[inline(never)]
 fn ask(packet: &mut Packet, governed: &Governed, cgroup: u64, is_behind: u64) -> u64 {
-    volatile(&mut packet.taken, 0);
+    packet.forget_taken();
     for index in 0..TIERS {
         let tier = &governed.tiers[index];
         let Some(rules) = REQUEST_RULES.get_ptr(&tier.requests) else { continue };
@@ -260,8 +260,7 @@ fn ask(packet: &mut Packet, governed: &Governed, cgroup: u64, is_behind: u64) ->
                 continue;
             }
             if govern::take(&BucketKey { cgroup, limit: rule.limit, _pad: 0 }, &rule.rate, &packet.key.client) != 0 {
-                let taken = packet.taken | 1 << (index * MAX_RULES + number);
-                volatile(&mut packet.taken, taken);
+                packet.note_taken(index * MAX_RULES + number);
                 continue;
             }
             if is_behind != 0 && tier.flags & OBSERVES == 0
@@ -284,19 +283,13 @@ fn give_back(packet: &Packet, governed: &Governed, cgroup: u64) -> u64 {
         let rules = unsafe { &*rules };
         for number in 0..MAX_RULES {
             if packet.taken >> (index * MAX_RULES + number) & 1 != 0 {
-                let rule = &rules.rules[number];
-                govern::give_back(&BucketKey { cgroup, limit: rule.limit, _pad: 0 }, &rule.rate, &packet.key.client);
+                let HttpRule { rate, limit, .. } = &rules.rules[number];
+                let key = BucketKey { cgroup, limit: *limit, _pad: 0 };
+                govern::give_back(&key, rate, &packet.key.client, rate.interval);
             }
         }
     }
     0
-}
-
-/// Writes a value that the compiler does not keep in a register.
-#[inline(always)]
-fn volatile(place: &mut u32, value: u32) {
-    // SAFETY: a reference.
-    unsafe { core::ptr::from_mut(place).write_volatile(value) }
 }
 
 /// Whether a rule is for the request. What a segment does not have any more of a path that is cut is taken for what it would have to

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Write as _,
+    net::IpAddr,
     process::{Command, Output},
 };
 
@@ -12,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    Agent, Config, Container, DEADLINE, Testbed, agent,
+    Agent, Config, Container, DEADLINE, Network, Testbed, agent,
+    network::Addresses,
     records::{self, Record},
     wait_until,
 };
@@ -164,3 +166,83 @@ impl Talker {
         come.with_context(|| format!("the last answer was {last}"))
     }
 }
+
+/// A Pod in a network of its own, that does as it is told.
+#[derive(Debug)]
+pub struct Peer {
+    /// It.
+    pub talker: Talker,
+    /// Where it is found.
+    pub addresses: Addresses,
+}
+
+impl Peer {
+    /// One of the namespace `shop`, for which the policies are, or of another one, with a program that begins with [`TALK`].
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(bed: &Testbed, network: &Network, (namespace, name): (&str, &str), program: &str) -> Result<Self> {
+        let container = bed.container("app").pod(namespace, name).capabilities(&["CAP_NET_RAW".to_owned()]);
+        let container = container.python(&format!("{TALK}{program}")).start()?;
+        container.wait_stdout("ready\n")?;
+        let addresses = network.connect(&container)?;
+        Ok(Self { talker: Talker::new(container), addresses })
+    }
+
+    /// What comes of `what`.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn ask(&mut self, what: &str) -> Result<String> {
+        self.talker.ask(what)
+    }
+
+    /// Both addresses.
+    #[must_use]
+    pub fn hosts(&self) -> [IpAddr; 2] {
+        [self.addresses.four.into(), self.addresses.six.into()]
+    }
+}
+
+/// A node with Pods that forward to each other, and an agent.
+#[derive(Debug)]
+pub struct Node {
+    /// Where the Pods are connected to.
+    pub network: Network,
+    /// The agent.
+    pub agent: Agent,
+    /// Its configuration.
+    pub config: Config,
+}
+
+impl Node {
+    /// One with this traffic for the Pods of `shop`.
+    ///
+    /// # Errors
+    /// The network or the agent does not start.
+    pub fn start(bed: &Testbed, traffic: Option<&Value>) -> Result<Self> {
+        let network = Network::enter()?;
+        network.forward()?;
+        let config = node_config(bed, traffic)?;
+        let agent = Agent::start(bed, &config)?;
+        Ok(Self { network, agent, config })
+    }
+
+    /// Other traffic for the Pods of `shop`, once `sidestep policy show` has `text`.
+    ///
+    /// # Errors
+    /// It does not, in time.
+    pub fn change(&self, bed: &Testbed, traffic: Option<&Value>, text: &str) -> Result<()> {
+        node_config(bed, traffic)?;
+        self.agent.reload()?;
+        wait_shown(&self.config, text)
+    }
+}
+
+fn node_config(bed: &Testbed, traffic: Option<&Value>) -> Result<Config> {
+    let policies: Vec<_> = traffic.iter().map(|traffic| policy("web", traffic)).collect();
+    Ok(config(bed, &policies)?.with("/capture/pin", json!(bed.pins())))
+}
+
+/// What `sidestep policy show` says where packets are looked at.
+pub const LOOKS: &str = "its packets are checked at";

@@ -7,11 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use sidestep_tests::{
-    Agent, Config, DEADLINE, Network, Testbed, agent, end_to_end,
-    governance::{self, TALK, Talker, figure, policy, refused, wait_shown, wait_told},
-    network::{Addresses, sockets},
+    Agent, DEADLINE, Network, Testbed, agent, end_to_end,
+    governance::{LOOKS, Node, Peer, figure, refused, wait_shown, wait_told},
+    network::sockets,
     records::Record,
     wait_until,
 };
@@ -81,70 +81,17 @@ for number, line in enumerate(sys.stdin):
 /// The port at which all of them listen.
 const PORT: u16 = 7000;
 
-struct Peer {
-    talker: Talker,
-    addresses: Addresses,
+fn start(bed: &Testbed, network: &Network, namespace: &str, name: &str) -> Result<Peer> {
+    Peer::start(bed, network, (namespace, name), PEER)
 }
-
-impl Peer {
-    /// One of the namespace `shop`, for which the policies are, or of another one.
-    fn start(bed: &Testbed, network: &Network, namespace: &str, name: &str) -> Result<Self> {
-        let container = bed.container("app").pod(namespace, name).capabilities(&["CAP_NET_RAW".to_owned()]);
-        let container = container.python(&format!("{TALK}{PEER}")).start()?;
-        container.wait_stdout("ready\n")?;
-        let addresses = network.connect(&container)?;
-        Ok(Self { talker: Talker::new(container), addresses })
-    }
-
-    fn ask(&mut self, what: &str) -> Result<String> {
-        self.talker.ask(what)
-    }
-
-    /// Both addresses.
-    fn hosts(&self) -> [IpAddr; 2] {
-        [self.addresses.four.into(), self.addresses.six.into()]
-    }
-}
-
-/// A node with Pods that forward to each other, and an agent.
-struct Node {
-    network: Network,
-    agent: Agent,
-    config: Config,
-}
-
-impl Node {
-    fn start(bed: &Testbed, traffic: Option<&Value>) -> Result<Self> {
-        let network = Network::enter()?;
-        network.forward()?;
-        let config = config(bed, traffic)?;
-        let agent = Agent::start(bed, &config)?;
-        Ok(Self { network, agent, config })
-    }
-
-    /// Other traffic for the Pods of `shop`, once `sidestep policy show` has `text`.
-    fn change(&self, bed: &Testbed, traffic: Option<&Value>, text: &str) -> Result<()> {
-        config(bed, traffic)?;
-        self.agent.reload()?;
-        wait_shown(&self.config, text)
-    }
-}
-
-fn config(bed: &Testbed, traffic: Option<&Value>) -> Result<Config> {
-    let policies: Vec<_> = traffic.iter().map(|traffic| policy("web", traffic)).collect();
-    Ok(governance::config(bed, &policies)?.with("/capture/pin", json!(bed.pins())))
-}
-
-/// That packets are looked at.
-const LOOKS: &str = "its packets are checked at";
 
 #[test]
 fn who_is_on_no_list_gets_no_connection_and_no_datagram_through() {
     end_to_end(|bed| {
         let node = Node::start(bed, None)?;
-        let mut friend = Peer::start(bed, &node.network, "other", "friend")?;
-        let mut stranger = Peer::start(bed, &node.network, "other", "stranger")?;
-        let mut web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut friend = start(bed, &node.network, "other", "friend")?;
+        let mut stranger = start(bed, &node.network, "other", "stranger")?;
+        let mut web = start(bed, &node.network, "shop", "web")?;
         for host in web.hosts() {
             ensure!(stranger.ask(&format!("connect {host}"))? == "ok", "there is no policy yet");
         }
@@ -194,8 +141,8 @@ fn a_rate_of_connections_that_others_open_is_exact_and_probes_have_their_own_way
     end_to_end(|bed| {
         let limit = json!({ "limits": { "connectionsIn": { "perSecond": 50, "burst": 20 } } });
         let node = Node::start(bed, Some(&limit))?;
-        let mut client = Peer::start(bed, &node.network, "other", "client")?;
-        let web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut client = start(bed, &node.network, "other", "client")?;
+        let web = start(bed, &node.network, "shop", "web")?;
         wait_shown(&node.config, "gets 50 connections a second, 20 at once")?;
         wait_shown(&node.config, LOOKS)?;
         for host in web.hosts() {
@@ -223,10 +170,10 @@ fn a_rate_of_connections_that_others_open_is_exact_and_probes_have_their_own_way
 fn connections_that_were_there_before_are_judged_as_well() {
     end_to_end(|bed| {
         let node = Node::start(bed, None)?;
-        let mut friend = Peer::start(bed, &node.network, "other", "friend")?;
-        let mut stranger = Peer::start(bed, &node.network, "other", "stranger")?;
-        let mut web = Peer::start(bed, &node.network, "shop", "web")?;
-        let mut caller = Peer::start(bed, &node.network, "shop", "caller")?;
+        let mut friend = start(bed, &node.network, "other", "friend")?;
+        let mut stranger = start(bed, &node.network, "other", "stranger")?;
+        let mut web = start(bed, &node.network, "shop", "web")?;
+        let mut caller = start(bed, &node.network, "shop", "caller")?;
         for peer in [&mut friend, &mut stranger] {
             ensure!(peer.ask(&format!("open {}", web.addresses.four))? == "ok");
         }
@@ -263,7 +210,7 @@ fn connections_that_were_there_before_are_judged_as_well() {
 fn no_socket_gets_past_a_list() {
     end_to_end(|bed| {
         let node = Node::start(bed, None)?;
-        let mut web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut web = start(bed, &node.network, "shop", "web")?;
         let receiver = UdpSocket::bind((Network::NODE, 0))?;
         receiver.set_read_timeout(Some(Duration::from_millis(300)))?;
         let port = receiver.local_addr()?.port();
@@ -299,8 +246,8 @@ fn no_socket_gets_past_a_list() {
 fn datagrams_are_answered_in_both_directions() {
     end_to_end(|bed| {
         let node = Node::start(bed, None)?;
-        let mut client = Peer::start(bed, &node.network, "other", "client")?;
-        let mut web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut client = start(bed, &node.network, "other", "client")?;
+        let mut web = start(bed, &node.network, "shop", "web")?;
         node.change(bed, Some(&json!({ "allow": { "egress": [] } })), LOOKS)?;
         for host in web.hosts() {
             client.talker.wait(&format!("ask {host} 10"), "ok")?;
@@ -322,8 +269,8 @@ fn observe_lets_connections_through_and_counts_each_once() {
             "mode": "observe", "allow": { "ingress": [] }, "limits": { "connectionsIn": { "perSecond": 1, "burst": 1 } },
         });
         let node = Node::start(bed, Some(&traffic))?;
-        let mut client = Peer::start(bed, &node.network, "other", "client")?;
-        let web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut client = start(bed, &node.network, "other", "client")?;
+        let web = start(bed, &node.network, "shop", "web")?;
         wait_shown(&node.config, LOOKS)?;
         let begin = Instant::now();
         for number in 1..=20 {
@@ -344,9 +291,9 @@ fn observe_lets_connections_through_and_counts_each_once() {
 fn lists_hold_while_agents_are_killed() {
     end_to_end(|bed| {
         let node = Node::start(bed, None)?;
-        let mut friend = Peer::start(bed, &node.network, "other", "friend")?;
-        let mut stranger = Peer::start(bed, &node.network, "other", "stranger")?;
-        let web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut friend = start(bed, &node.network, "other", "friend")?;
+        let mut stranger = start(bed, &node.network, "other", "stranger")?;
+        let web = start(bed, &node.network, "shop", "web")?;
         let traffic = json!({ "allow": { "ingress": [{ "cidrs": friend.hosts() }] } });
         node.change(bed, Some(&traffic), LOOKS)?;
         let host = web.addresses.four;
@@ -374,9 +321,9 @@ fn requests_are_limited_beside_lists() {
         let requests = json!([{ "rate": { "perSecond": 1, "burst": 1 } }]);
         let limit = json!({ "limits": { "httpRequests": requests } });
         let node = Node::start(bed, Some(&limit))?;
-        let mut friend = Peer::start(bed, &node.network, "other", "friend")?;
-        let mut stranger = Peer::start(bed, &node.network, "other", "stranger")?;
-        let web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut friend = start(bed, &node.network, "other", "friend")?;
+        let mut stranger = start(bed, &node.network, "other", "stranger")?;
+        let web = start(bed, &node.network, "shop", "web")?;
         let host = web.addresses.six;
         wait_shown(&node.config, LOOKS)?;
         // It says again what it is asked: a request that is let through comes back.
@@ -406,9 +353,9 @@ fn each_client_has_a_limit_of_its_own() {
         let rate = json!({ "perSecond": 1, "burst": 5, "per": "Client" });
         let limits = json!({ "limits": { "connectionsIn": rate } });
         let node = Node::start(bed, None)?;
-        let mut web = Peer::start(bed, &node.network, "shop", "web")?;
+        let mut web = start(bed, &node.network, "shop", "web")?;
         let mut clients =
-            [Peer::start(bed, &node.network, "other", "one")?, Peer::start(bed, &node.network, "other", "two")?];
+            [start(bed, &node.network, "other", "one")?, start(bed, &node.network, "other", "two")?];
         for client in &mut clients {
             for host in web.hosts() {
                 // Later beginnings of connections would not get through while neighbours are looked for, and take tokens.

@@ -28,7 +28,7 @@ pub use patterns::{CgroupPattern, Globs, Slash};
 pub use raw::{Attach, Log, LogFormat, LogLevel, Policies, Raw, StartAt, WhenStopped};
 pub use report::{ConfigError, Problem, Report, render_warning};
 pub(crate) use tagged::Tagged;
-pub use units::Percent;
+pub use units::{Percent, byte_size};
 
 use crate::{
     assemble, attribute, kubernetes, policy,

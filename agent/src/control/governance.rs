@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sidestep_abi::govern::{
-    EGRESS, INGRESS, PER_CLIENT, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate, RefusedKey,
+    EGRESS, INGRESS, OUTCOME_MARKED, PER_CLIENT, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED,
+    REASON_PACKET_RATE, REASON_REQUEST_RATE, Rate, RefusedKey,
 };
 
 use crate::{
     pipeline::governor::Reading,
     policy::traffic::{
-        compile::{Plan, Refuser, Tier, burst, per_second},
+        compile::{Name, Plan, Refuser, Tier},
+        limit::{Limit, burst, per_second},
         requests::Rule,
         settings::{Direction, Mode},
     },
@@ -64,16 +66,17 @@ pub struct GovernedTier {
     /// The same of the peers who may talk to the Pod.
     #[serde(default)]
     pub ingress: Option<Vec<String>>,
-    /// The limit of new connections that it opens.
-    pub connections_out: Option<GovernedRate>,
-    /// The limit of new connections that others open to it.
+    /// Its other limits.
     #[serde(default)]
-    pub connections_in: Option<GovernedRate>,
+    pub limits: Vec<GovernedLimit>,
     /// The limits of HTTP requests that come to it.
     #[serde(default)]
     pub http_requests: Vec<GovernedRequests>,
     /// What was refused, or with `observe` would have been.
     pub refused: Vec<Refusals>,
+    /// Packets that were let through with a mark that tells who sends to send less (RFC 3168).
+    #[serde(default)]
+    pub marked: Vec<Refusals>,
 }
 
 /// A rate.
@@ -86,6 +89,23 @@ pub struct GovernedRate {
     /// Whether each client has it, and not all together.
     #[serde(default)]
     pub is_per_client: bool,
+    /// Whose limit it is.
+    pub policy: String,
+}
+
+/// A limit of connections, packets or bytes.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GovernedLimit {
+    /// Its field in the policy, as `connectionsOut`.
+    pub name: String,
+    /// How many in a second.
+    pub per_second: f64,
+    /// How many at once.
+    pub burst: f64,
+    /// Whether each client has it, and not all together.
+    pub is_per_client: bool,
+    /// What it lets the Pod do.
+    pub what: String,
     /// Whose limit it is.
     pub policy: String,
 }
@@ -106,7 +126,7 @@ pub struct GovernedRequests {
 /// How often something was refused.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Refusals {
-    /// `not_allowed`, `connection_rate` or `request_rate`.
+    /// `not_allowed`, `connection_rate`, `request_rate`, `packet_rate` or `byte_rate`.
     pub reason: String,
     /// `egress` or `ingress`.
     pub direction: String,
@@ -156,8 +176,8 @@ pub struct Recent {
 /// What tells a Pod's counts from each other.
 #[must_use]
 pub const fn kind(refused: &RefusedKey) -> u64 {
-    let [reason, direction, observed, tier] = [refused.reason, refused.direction, refused.observed, refused.tier];
-    (refused.limit as u64) << 32 | u32::from_be_bytes([reason, direction, observed, tier]) as u64
+    let [reason, direction, outcome, tier] = [refused.reason, refused.direction, refused.outcome, refused.tier];
+    (refused.limit as u64) << 32 | u32::from_be_bytes([reason, direction, outcome, tier]) as u64
 }
 
 /// The name of a reason in reports and metrics.
@@ -167,6 +187,8 @@ pub const fn reason(code: u8) -> &'static str {
         REASON_NOT_ALLOWED => "not_allowed",
         REASON_CONNECTION_RATE => "connection_rate",
         REASON_REQUEST_RATE => "request_rate",
+        REASON_PACKET_RATE => "packet_rate",
+        REASON_BYTE_RATE => "byte_rate",
         _ => "unknown",
     }
 }
@@ -201,6 +223,17 @@ fn rate(rate: Rate, policy: &impl ToString) -> GovernedRate {
         per_second: per_second(&rate),
         burst: burst(&rate),
         is_per_client: rate.per == PER_CLIENT,
+        policy: policy.to_string(),
+    }
+}
+
+fn limit((limit, (rate, policy)): (Limit, &(Rate, Name))) -> GovernedLimit {
+    GovernedLimit {
+        name: limit.field().to_owned(),
+        per_second: limit.per_second(rate),
+        burst: limit.burst(rate),
+        is_per_client: rate.per == PER_CLIENT,
+        what: limit.in_words(rate),
         policy: policy.to_string(),
     }
 }
@@ -242,19 +275,19 @@ impl GovernanceReport {
                 }
                 let names =
                     |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
-                let limit = |(limit, policy): &(Rate, _)| rate(*limit, policy);
+                let counted = refused.remove(&(held.cgroup, index as u8)).unwrap_or_default();
+                let (marked, refused): (Vec<_>, Vec<_>) =
+                    counted.into_iter().partition(|(key, _)| key.outcome == OUTCOME_MARKED);
+                let told = |counted: Vec<_>| counted.into_iter().map(|counted| refusals(counted, plan)).collect();
                 tiers.push(GovernedTier {
                     scope: scope(*tier).to_owned(),
                     mode: mode(tier.mode).to_owned(),
                     egress: plan.egress.as_ref().map(names),
                     ingress: plan.ingress.as_ref().map(names),
-                    connections_out: plan.connections_out.as_ref().map(limit),
-                    connections_in: plan.connections_in.as_ref().map(limit),
+                    limits: plan.limits().map(limit).collect(),
                     http_requests: plan.requests.iter().map(requests).collect(),
-                    refused: {
-                        let counted = refused.remove(&(held.cgroup, index as u8)).unwrap_or_default();
-                        counted.into_iter().map(|counted| refusals(counted, plan)).collect()
-                    },
+                    refused: told(refused),
+                    marked: told(marked),
                 });
             }
             let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().unwrap_or_default().to_owned();

@@ -8,8 +8,8 @@ use super::governance::{mode, scope};
 use crate::{
     pipeline::governor::{Held, Reading},
     policy::traffic::{
-        compile::rate_in_words,
         judge::{Act, Finding, TCP, judge},
+        limit::{Kind, rate_in_words},
         settings::{Direction, Mode},
     },
 };
@@ -125,7 +125,7 @@ impl Judgement {
             return judgement;
         };
         for (tier, finding) in judge(&act, plans, &reading.lists) {
-            let is_limit = matches!(finding, Finding::Connections(..) | Finding::Requests(_));
+            let is_limit = matches!(finding, Finding::Limited(..) | Finding::Requests(_));
             let names = |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
             let list = format!("allow.{}", act.direction.as_str());
             let (what, policies, verdict) = match finding {
@@ -140,11 +140,13 @@ impl Judgement {
                     names(policies),
                     Verdict::Unknown,
                 ),
-                Finding::Connections(rate, policy) => (
-                    format!("takes one of {} connections a second", rate_in_words(rate)),
-                    vec![policy.to_string()],
-                    Verdict::Allowed,
-                ),
+                Finding::Limited(limit, rate, policy) => {
+                    let what = match limit.kind {
+                        Kind::Connections => format!("takes one of {} connections a second", rate_in_words(rate)),
+                        Kind::Packets | Kind::Bytes => format!("the Pod {}", limit.in_words(rate)),
+                    };
+                    (what, vec![policy.to_string()], Verdict::Allowed)
+                }
                 Finding::Requests(rule) => {
                     let name = rule.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
                     let what =

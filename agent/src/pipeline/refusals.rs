@@ -10,7 +10,10 @@ use std::{
 };
 
 use serde_json::Value;
-use sidestep_abi::govern::{EGRESS, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Refusal};
+use sidestep_abi::govern::{
+    EGRESS, OUTCOME_REFUSED, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_PACKET_RATE,
+    REASON_REQUEST_RATE, Refusal,
+};
 
 use super::{
     governor::{self, Held},
@@ -22,6 +25,7 @@ use crate::{
     policy::traffic::{
         compile::{Refuser, Tier},
         judge::{TCP, UDP},
+        limit::Limit,
         settings::{Direction, Mode},
     },
     record::{Attributes, Batch, Class, Line, LineFlags, Origin, Resource, Severity, Stream},
@@ -218,7 +222,7 @@ impl<'a> Told<'a> {
         let tier = Tier::ALL[usize::from(refused.tier) % Tier::ALL.len()];
         let plan = held.and_then(|held| held.plans.as_ref()?.get(usize::from(refused.tier)));
         let refuser = plan.map(|plan| plan.refuser(refused)).unwrap_or_default();
-        let is_observed = refused.observed != 0;
+        let is_observed = refused.outcome != OUTCOME_REFUSED;
         Self { refusal, direction, is_observed, tier, refuser, request: Request::parse(request) }
     }
 
@@ -249,15 +253,15 @@ impl<'a> Told<'a> {
         let (verb, peer) = (if self.is_observed { "would be refused" } else { "refused" }, self.peer());
         let (peer_port, own_port) = (self.refusal.ends.client_port, self.refusal.ends.pod_port);
         let kind = if self.refusal.protocol == u32::from(TCP) { "connection" } else { "datagram" };
+        let limit = Limit::of(&self.refusal.refused);
+        let kind = if limit.is_some_and(Limit::is_volume) { "packet" } else { kind };
         let what = match (self.refusal.refused.reason, self.direction, &self.request) {
-            (REASON_NOT_ALLOWED | REASON_CONNECTION_RATE, Direction::Egress, _) => {
-                format!("{kind} to {}", end(peer, peer_port))
-            }
-            (REASON_NOT_ALLOWED | REASON_CONNECTION_RATE, ..) => {
-                format!("{kind} from {} to port {own_port}", end(peer, peer_port))
-            }
-            (.., Some(Request { method, path })) => format!("{method} {path} from {peer}"),
-            (.., None) => format!("request from {peer}"),
+            (REASON_REQUEST_RATE, _, Some(Request { method, path })) => format!("{method} {path} from {peer}"),
+            (REASON_REQUEST_RATE, ..) => format!("request from {peer}"),
+            (_, Direction::Egress, _) => format!("{kind} to {}", end(peer, peer_port)),
+            // Not of every protocol.
+            _ if own_port == 0 => format!("{kind} from {peer}"),
+            _ => format!("{kind} from {} to port {own_port}", end(peer, peer_port)),
         };
         let by = match self.refuser.rule.as_deref() {
             Some(rule) => format!("{}, {rule}", self.policies()),
@@ -266,6 +270,8 @@ impl<'a> Told<'a> {
         let why = match self.refusal.refused.reason {
             REASON_NOT_ALLOWED => format!("not on the list allow.{}", self.direction.as_str()),
             REASON_CONNECTION_RATE => "too many connections a second".to_owned(),
+            REASON_PACKET_RATE => "too many packets a second".to_owned(),
+            REASON_BYTE_RATE => "too many bytes a second".to_owned(),
             _ => "too many requests a second".to_owned(),
         };
         if by.is_empty() { format!("{verb}: {what}: {why}") } else { format!("{verb}: {what}: {why} ({by})") }
@@ -363,11 +369,11 @@ mod tests {
             interface: 2,
         };
         let header = sidestep_abi::Header { kind: 8, flags: 0, len: 0, time: 1, cgroup: 7, tgid: 0, tid: 0 };
-        let refused = |reason, direction, observed| sidestep_abi::govern::RefusedKey {
+        let refused = |reason, direction, outcome| sidestep_abi::govern::RefusedKey {
             cgroup: 7,
             reason,
             direction,
-            observed,
+            outcome,
             tier: 3,
             limit: 0,
         };

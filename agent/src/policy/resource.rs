@@ -296,7 +296,8 @@ mod tests {
 
     /// Paths of what a user may write without end.
     fn unbounded(path: &str, schema: &Value, found: &mut Vec<String>) {
-        let is_bounded = match schema["type"].as_str() {
+        let is_quantity = schema["x-kubernetes-int-or-string"] == true && !schema["maxLength"].is_null();
+        let is_bounded = is_quantity || match schema["type"].as_str() {
             Some("string") => !schema["maxLength"].is_null() || !schema["enum"].is_null(),
             Some("array") => !schema["maxItems"].is_null(),
             Some("object") => !schema["properties"].is_null() || !schema["maxProperties"].is_null(),

@@ -18,7 +18,8 @@ use super::{
     settings::Settings,
     traffic::{
         TrafficSettings,
-        compile::{Name, Plan, Tier, rate},
+        compile::{Name, Plan, Tier},
+        limit::Limit,
         requests,
     },
 };
@@ -360,12 +361,9 @@ impl Policies {
                 }
             }
             plan.requests.extend(requests::rules(&traffic.limits.http_requests, &name, tier));
-            for (given, limit) in [
-                (&traffic.limits.connections_out, &mut plan.connections_out),
-                (&traffic.limits.connections_in, &mut plan.connections_in),
-            ] {
-                if let (None, Some(given)) = (&limit, given) {
-                    *limit = Some((rate(given), name.clone()));
+            for (limit, slot) in Limit::ALL.into_iter().zip(&mut plan.limits) {
+                if let (None, Some(rate)) = (&slot, limit.declared(&traffic.limits)) {
+                    *slot = Some((rate, name.clone()));
                 }
             }
         }
@@ -404,6 +402,7 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use sidestep_abi::govern::CONNECTIONS_OUT;
 
     use super::*;
     use crate::policy::{annotations, settings::Field};
@@ -498,7 +497,7 @@ mod tests {
         let (labels, declared) = (BTreeMap::new(), Declared::default());
         let subject = Subject { namespace: "shop", namespace_labels: None, labels: &labels, declared: &declared };
         let plans = policies.plans(&subject, &Policies::default());
-        assert!(plans.iter().any(|plan| plan.connections_out.is_some()), "what it said of traffic goes on");
+        assert!(plans.iter().any(|plan| plan.limits[CONNECTIONS_OUT].is_some()), "what it said of traffic goes on");
         assert_eq!(uncertain(&policies, "shop", true), 0);
         policies.retain(true, &BTreeSet::new());
         assert!(policies.plans(&subject, &Policies::default()).iter().all(Plan::is_empty), "it is gone");

@@ -131,8 +131,12 @@ impl Families {
         self.single(&names::GOVERNANCE_PODS, number(report.pods.len() as u64));
         let tiers = report.pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
         // Containers without a Pod have the same labels.
-        let mut sums = BTreeMap::<_, u64>::new();
+        let (mut sums, mut marked) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());
         for (pod, tier) in tiers {
+            for of_direction in &tier.marked {
+                let labels = [&pod.namespace, &pod.pod, &tier.scope, &of_direction.direction].map(String::as_str);
+                *marked.entry(labels.map(sanitize)).or_default() += of_direction.count;
+            }
             for refused in &tier.refused {
                 // Of lists and limits of which a tier has one the policies change, and the count goes on.
                 let policy = refused.policies.first().filter(|_| refused.has_own_rule());
@@ -144,6 +148,7 @@ impl Families {
                 *sums.entry(labels.map(sanitize)).or_default() += refused.count;
             }
         }
+        self.push(&names::GOVERNANCE_MARKED, marked.into_iter().map(|(labels, count)| (labels, number(count))));
         self.push(&names::GOVERNANCE_REFUSED, sums.into_iter().map(|(labels, count)| (labels, number(count))));
     }
 

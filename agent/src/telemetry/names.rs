@@ -249,6 +249,9 @@ definitions! {
     GOVERNANCE_REFUSED: COUNTER "sidestep_governance_refused_total" ["namespace", "pod", "scope", "mode", "direction", "reason", "policy", "rule"]
         "What policies have refused (enforce), or would have (observe), since their kernel programs were loaded; `policy` and `rule` where a limit of requests is counted on its own.";
 
+    GOVERNANCE_MARKED: COUNTER "sidestep_governance_marked_total" ["namespace", "pod", "scope", "direction"]
+        "Packets that were let through with a mark that tells who sends to send less (ECN), as a limit of bytes was nearly used up.";
+
     IDENTITY_CACHE_ENTRIES: GAUGE "sidestep_identity_cache_entries" ["cache"]
         "Entries of the cache.";
 

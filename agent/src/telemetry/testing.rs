@@ -53,6 +53,7 @@ impl Observe for Made {
             scope: "namespace".to_owned(),
             mode: "enforce".to_owned(),
             egress: Some(vec!["SidestepPolicy shop/cart".to_owned()]),
+            marked: vec![Refusals { reason: "byte_rate".to_owned(), kind: 2, ..refusals.clone() }],
             refused: vec![refusals],
             ..GovernedTier::default()
         };

@@ -22,18 +22,49 @@ pub const REASON_NOT_ALLOWED: u8 = 1;
 pub const REASON_CONNECTION_RATE: u8 = 2;
 /// There were too many HTTP requests.
 pub const REASON_REQUEST_RATE: u8 = 3;
+/// There were too many packets.
+pub const REASON_PACKET_RATE: u8 = 4;
+/// There were too many bytes.
+pub const REASON_BYTE_RATE: u8 = 5;
+
+/// It was refused.
+pub const OUTCOME_REFUSED: u8 = 0;
+/// It was let through, as what is observed is.
+pub const OUTCOME_OBSERVED: u8 = 1;
+/// It was let through, and the other end is told to send less (RFC 3168).
+pub const OUTCOME_MARKED: u8 = 2;
 
 /// The Pod opens the connection, or sends.
 pub const EGRESS: u8 = 1;
 /// Somebody opens the connection to the Pod, or sends to it.
 pub const INGRESS: u8 = 2;
 
-/// New connections that a Pod opens, as a limit of [`BucketKey`]; the tier is added.
-pub const LIMIT_CONNECTIONS_OUT: u32 = 0x100;
-/// New connections that others open to it, in the same way.
-pub const LIMIT_CONNECTIONS_IN: u32 = 0x200;
+/// New TCP connections that a Pod opens; of [`Tier::limits`], as those that follow.
+pub const CONNECTIONS_OUT: usize = 0;
+/// New TCP connections that others open to it.
+pub const CONNECTIONS_IN: usize = 1;
+/// Packets that it sends.
+pub const PACKETS_OUT: usize = 2;
+/// Packets that come to it.
+pub const PACKETS_IN: usize = 3;
+/// Bytes of the packets that it sends; a [`Rate`] of these is one of [`BYTES`].
+pub const BYTES_OUT: usize = 4;
+/// Bytes of the packets that come to it.
+pub const BYTES_IN: usize = 5;
+/// Limits of which a tier has one each.
+pub const LIMITS: usize = 6;
+
+/// What a rate of bytes counts, so that a nanosecond is short enough.
+pub const BYTES: u64 = 1 << 16;
+
+/// The state of a limit of [`Tier::limits`], as [`BucketKey::limit`].
+#[must_use]
+pub const fn state_of(limit: usize, tier: usize) -> u32 {
+    (limit as u32 + 1) << 8 | tier as u32
+}
+
 /// Records of refusals ([`Refusal`]); direction and mode are added.
-pub const LIMIT_RECORDS: u32 = 0x300;
+pub const LIMIT_RECORDS: u32 = 1 << 16;
 /// This bit is that of rules of HTTP requests: [`crate::http::HttpRule::limit`].
 pub const LIMIT_REQUESTS: u32 = 1 << 31;
 
@@ -78,7 +109,7 @@ pub struct Governed {
     /// By tier.
     pub tiers: [Tier; TIERS],
 }
-assert_layout!(Governed, size 256);
+assert_layout!(Governed, size 640);
 
 /// What the policies of one tier say.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -92,12 +123,10 @@ pub struct Tier {
     pub ingress: u32,
     /// The set of rules for HTTP requests that come to it.
     pub requests: u32,
-    /// New connections that it opens.
-    pub connections_out: Rate,
-    /// New connections that others open to it.
-    pub connections_in: Rate,
+    /// Its limits, by their indices.
+    pub limits: [Rate; LIMITS],
 }
-assert_layout!(Tier, size 64);
+assert_layout!(Tier, size 160);
 
 /// A network of a list, behind a prefix length that counts from `list` on. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -230,8 +259,8 @@ pub struct RefusedKey {
     pub reason: u8,
     /// [`EGRESS`] or [`INGRESS`]
     pub direction: u8,
-    /// Whether it was let through.
-    pub observed: u8,
+    /// Whether it was refused, `OUTCOME_*`.
+    pub outcome: u8,
     /// Whose policies have refused it.
     pub tier: u8,
     /// The rule, [`crate::http::HttpRule::limit`]; 0 where a tier has one of a kind.

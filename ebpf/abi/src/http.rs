@@ -48,6 +48,10 @@ assert_layout!(Interface, size 32);
 pub const LOOKS_REQUESTS: u32 = 1;
 /// Connections and datagrams are judged.
 pub const LOOKS_FLOWS: u32 = 2;
+/// What goes to the Pod is measured: packets and bytes.
+pub const LOOKS_VOLUME_IN: u32 = 4;
+/// What comes from it is.
+pub const LOOKS_VOLUME_OUT: u32 = 8;
 
 /// Limits of requests. A request has to be within all that match it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -9,7 +9,7 @@ use crate::{
     event,
     file::{FileSeen, FileState, RetiredKey, Verdict},
     govern::{
-        Allowed, AllowedKey, AskerKey, BucketKey, ClientKey, Flow, FlowKey, Governed, GovernedKey, PortRange, Refusal,
+        Allowed, AllowedKey, AskerKey, BucketKey, ClientKey, Flow, FlowKey, Governed, GovernedKey, PortRange, Rate, Refusal,
         RefusedKey, Tier,
     },
     http::{Answer, Connection, ConnectionKey, HttpRule, HttpRules, Interface},
@@ -97,7 +97,7 @@ pub const RECORDS: [(u16, Shape); 8] = [
             refused.cgroup,
             refused.reason,
             refused.direction,
-            refused.observed,
+            refused.outcome,
             refused.tier,
             refused.limit,
             count,
@@ -122,7 +122,7 @@ const fn container(name: &'static str) -> Shape {
 }
 
 /// Keys and values of the maps that one set of programs can take over from another, by the map's name.
-pub const VALUES: [Shape; 26] = [
+pub const VALUES: [Shape; 27] = [
     shape!("CONTAINERS", Container, newer, older, mark, unasked, init),
     shape!("STDIO", Stdio, cgroup, registered, written, dropped, iostream),
     shape!("STDIO key", InodeKey, ino, dev),
@@ -139,13 +139,9 @@ pub const VALUES: [Shape; 26] = [
         egress,
         ingress,
         requests,
-        connections_out.interval,
-        connections_out.tolerance,
-        connections_out.per,
-        connections_in.interval,
-        connections_in.tolerance,
-        connections_in.per,
+        limits,
     ),
+    shape!("GOVERNED item item", Rate, interval, tolerance, per),
     shape!("GOVERNED key", GovernedKey, cgroup, generation),
     shape!("ALLOWED", Allowed, len, ranges),
     shape!("ALLOWED item", PortRange, first, last, protocol),
@@ -155,7 +151,7 @@ pub const VALUES: [Shape; 26] = [
     shape!("FLOWS", Flow, generation, flags, seen),
     shape!("FLOWS key", FlowKey, ends, protocol),
     shape!("ASKERS key", AskerKey, cgroup, address, port, protocol),
-    shape!("REFUSED key", RefusedKey, cgroup, reason, direction, observed, tier, limit),
+    shape!("REFUSED key", RefusedKey, cgroup, reason, direction, outcome, tier, limit),
     shape!("INTERFACES", Interface, cgroup, limited_at, network, pod_network, looks),
     shape!("REQUEST_RULES", HttpRules, len, rules),
     shape!(

@@ -1,7 +1,7 @@
 //! The Pod's interface on the node: what the node sends there goes to the Pod, and what it receives there comes from it.
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
-use sidestep_abi::http::{Interface, LOOKS_FLOWS, LOOKS_REQUESTS};
+use sidestep_abi::http::{Interface, LOOKS_FLOWS, LOOKS_REQUESTS, LOOKS_VOLUME_IN, LOOKS_VOLUME_OUT};
 
 use crate::{
     flows::Rules,
@@ -9,6 +9,7 @@ use crate::{
     maps::{INTERFACES, PACKET},
     packet::{self, DROP, PASS, Packet},
     requests,
+    volume::{self, Way},
 };
 
 /// The interface of a packet that is for this set of programs, and room to read the packet to.
@@ -44,16 +45,20 @@ fn unread(packet: &Packet, interface: &Interface) -> i32 {
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let Some((packet, interface)) = enter(skb) else { return PASS };
-    if packet.read(skb, 1) == 0 {
-        return unread(packet, interface);
-    }
     let mut verdict = PASS;
-    if interface.looks & LOOKS_FLOWS != 0 {
-        verdict = judge_to_pod(skb);
+    if packet.read(skb, 1) == 0 {
+        verdict = unread(packet, interface);
+    } else {
+        if interface.looks & LOOKS_FLOWS != 0 {
+            verdict = judge_to_pod(skb);
+        }
+        // Who was answered is stood in for when the limit has gone, too.
+        if verdict == PASS && (interface.looks & LOOKS_REQUESTS != 0 || requests::has_limited(interface)) {
+            verdict = limit_to_pod(skb);
+        }
     }
-    // Who was answered is stood in for when the limit has gone, too.
-    if verdict == PASS && (interface.looks & LOOKS_REQUESTS != 0 || requests::has_limited(interface)) {
-        verdict = limit_to_pod(skb);
+    if verdict == PASS && interface.looks & LOOKS_VOLUME_IN != 0 {
+        verdict = measure_to_pod(skb);
     }
     if packet.counted.is_any() {
         tell(skb);
@@ -66,18 +71,22 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let Some((packet, interface)) = enter(skb) else { return PASS };
     let has_limited = requests::has_limited(interface);
-    if interface.looks & LOOKS_FLOWS == 0 && !has_limited {
+    if interface.looks & (LOOKS_FLOWS | LOOKS_VOLUME_OUT) == 0 && !has_limited {
         return PASS;
     }
-    if packet.read(skb, 0) == 0 {
-        return unread(packet, interface);
-    }
     let mut verdict = PASS;
-    if interface.looks & LOOKS_FLOWS != 0 {
-        verdict = judge_from_pod(skb);
+    if packet.read(skb, 0) == 0 {
+        verdict = unread(packet, interface);
+    } else {
+        if interface.looks & LOOKS_FLOWS != 0 {
+            verdict = judge_from_pod(skb);
+        }
+        if verdict == PASS && has_limited {
+            verdict = requests::from_pod(skb, packet);
+        }
     }
-    if verdict == PASS && has_limited {
-        verdict = requests::from_pod(skb, packet);
+    if verdict == PASS && interface.looks & LOOKS_VOLUME_OUT != 0 {
+        verdict = measure_from_pod(skb);
     }
     if packet.counted.is_any() {
         tell(skb);
@@ -111,6 +120,22 @@ pub(crate) extern "C" fn judge_from_pod(skb: *mut __sk_buff) -> i32 {
     let Some((packet, interface)) = reenter(skb) else { return PASS };
     let Some(rules) = Rules::of(interface).filter(Rules::has_lists) else { return PASS };
     rules.from_pod(skb, packet)
+}
+
+/// Limits of packets and bytes, of a packet that all else has let through to the Pod.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn measure_to_pod(skb: *mut __sk_buff) -> i32 {
+    let Some((packet, interface)) = reenter(skb) else { return PASS };
+    volume::judge(skb, packet, interface, Way::ToPod)
+}
+
+/// The same of one that comes from it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn measure_from_pod(skb: *mut __sk_buff) -> i32 {
+    let Some((packet, interface)) = reenter(skb) else { return PASS };
+    volume::judge(skb, packet, interface, Way::FromPod)
 }
 
 /// Tells of what was refused of the packet that was read.

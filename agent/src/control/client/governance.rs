@@ -9,7 +9,7 @@ use super::{
     write_out,
 };
 use crate::control::{
-    governance::{GovernanceReport, GovernedPod, GovernedRate, GovernedRequests, GovernedTier, Refusals},
+    governance::{GovernanceReport, GovernedLimit, GovernedPod, GovernedRequests, GovernedTier, Refusals},
     protocol::{Ask, Frame},
 };
 
@@ -93,8 +93,7 @@ fn show(pod: &GovernedPod, text: &mut String) {
     if let Some(unmet) = &pod.unmet {
         let _ = writeln!(text, "  {unmet}");
     }
-    for GovernedTier { scope, mode, egress, ingress, connections_out, connections_in, http_requests, .. } in &pod.tiers
-    {
+    for GovernedTier { scope, mode, egress, ingress, limits, http_requests, .. } in &pod.tiers {
         let what = match mode.as_str() {
             "observe" => format!("{scope}, observed only"),
             _ => scope.clone(),
@@ -105,14 +104,8 @@ fn show(pod: &GovernedPod, text: &mut String) {
                 let _ = writeln!(text, "  {what}: {may} of {}", policies.join(", "));
             }
         }
-        for (may, limit) in [("may open", connections_out), ("gets", connections_in)] {
-            if let Some(GovernedRate { per_second, burst, is_per_client, policy }) = limit {
-                let each = each(*is_per_client);
-                let _ = writeln!(
-                    text,
-                    "  {what}: {may} {per_second:.0} connections a second{each}, {burst} at once    <- {policy}"
-                );
-            }
+        for GovernedLimit { what: may, policy, .. } in limits {
+            let _ = writeln!(text, "  {what}: {may}    <- {policy}");
         }
         for GovernedRequests { name, path_prefix, port, rate } in http_requests {
             let path = if path_prefix.is_empty() { String::new() } else { format!(" to {path_prefix}") };
@@ -137,20 +130,25 @@ const fn each(is_per_client: bool) -> &'static str {
 
 fn counters(pods: &[GovernedPod], screen: Screen, out: &mut Vec<u8>) {
     let tiers = pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
-    let row = |pod: &GovernedPod, tier: &GovernedTier, refused: &Refusals| Row {
+    let row = |(pod, tier): (&GovernedPod, &GovernedTier), refused: &Refusals, outcome: &'static str| Row {
         cells: vec![
             Cell::plain(escaped_word(&name(pod))),
             Cell::plain(tier.scope.as_str()),
             Cell::plain(refused.direction.as_str()),
             Cell::plain(refused.reason.as_str()),
-            Cell::plain(if tier.mode == "observe" { "would refuse" } else { "refused" }),
+            Cell::plain(outcome),
             Cell::plain(refused.count.to_string()),
             Cell::plain(escaped_word(&whose(refused))),
         ],
         details: Vec::new(),
     };
-    let rows: Vec<_> =
-        tiers.flat_map(|(pod, tier)| tier.refused.iter().map(move |refused| row(pod, tier, refused))).collect();
+    let rows: Vec<_> = tiers
+        .flat_map(|of @ (_, tier)| {
+            let outcome = if tier.mode == "observe" { "would refuse" } else { "refused" };
+            let refused = tier.refused.iter().map(move |refused| row(of, refused, outcome));
+            refused.chain(tier.marked.iter().map(move |marked| row(of, marked, "marked")))
+        })
+        .collect();
     if rows.is_empty() {
         out.extend_from_slice(if pods.is_empty() { b"" } else { b"Nothing was refused.\n" });
         return;

@@ -100,7 +100,7 @@ impl Layout {
     /// Whether a map's keys and values lie as in `other`.
     #[must_use]
     pub fn has_values_of(&self, other: &Self, map: &str) -> bool {
-        let names = [map.to_owned(), format!("{map} key"), format!("{map} item")];
+        let names = ["", " key", " item", " item item"].map(|part| format!("{map}{part}"));
         names.iter().all(|name| self.values.get(name) == other.values.get(name))
     }
 }

@@ -10,13 +10,13 @@ use std::{
 };
 
 use sidestep_abi::govern::{
-    EGRESS, MAX_RANGES, PER_CLIENT, PER_POD, PortRange, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED,
-    REASON_REQUEST_RATE, Rate, RefusedKey, TIERS,
+    EGRESS, LIMITS, MAX_RANGES, PortRange, REASON_NOT_ALLOWED, REASON_REQUEST_RATE, Rate, RefusedKey, TIERS,
 };
 
 use super::{
+    limit::Limit,
     requests::Rule,
-    settings::{Direction, Mode, Network, Peers, Per, Ports, RateLimit},
+    settings::{Direction, Mode, Network, Peers, Ports},
 };
 use crate::policy::precedence::Key;
 
@@ -61,10 +61,8 @@ pub struct Plan {
     pub egress: Option<BTreeSet<Name>>,
     /// The same of the peers who may talk to the Pod.
     pub ingress: Option<BTreeSet<Name>>,
-    /// New connections that it opens, and whose limit that is.
-    pub connections_out: Option<(Rate, Name)>,
-    /// New connections that others open to it, and whose limit that is.
-    pub connections_in: Option<(Rate, Name)>,
+    /// Its limits, by [`Limit::index`], and whose they are.
+    pub limits: [Option<(Rate, Name)>; LIMITS],
     /// Limits of HTTP requests that come to it, of all policies.
     pub requests: Vec<Rule>,
 }
@@ -72,45 +70,54 @@ pub struct Plan {
 impl Plan {
     /// Whether it says nothing.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.egress.is_none()
             && self.ingress.is_none()
-            && self.connections_out.is_none()
-            && self.connections_in.is_none()
+            && self.limits.iter().all(Option::is_none)
             && self.requests.is_empty()
     }
 
     /// Who has refused something in this tier, by what it says now.
     #[must_use]
     pub fn refuser(&self, refused: &RefusedKey) -> Refuser {
-        let is_egress = refused.direction == EGRESS;
-        let of = |name: &Name| Refuser { policies: vec![name.to_string()], rule: None };
-        let (list, limit) =
-            if is_egress { (&self.egress, &self.connections_out) } else { (&self.ingress, &self.connections_in) };
+        let list = if refused.direction == EGRESS { &self.egress } else { &self.ingress };
         let refuser = match refused.reason {
             REASON_NOT_ALLOWED => list
                 .as_ref()
                 .map(|list| Refuser { policies: list.iter().map(ToString::to_string).collect(), rule: None }),
-            REASON_CONNECTION_RATE => limit.as_ref().map(|(_, name)| of(name)),
             REASON_REQUEST_RATE => {
                 let rule = self.requests.iter().find(|rule| rule.kernel.limit == refused.limit);
                 rule.map(Rule::refuser)
             }
-            _ => None,
+            _ => {
+                let limit = Limit::of(refused).and_then(|limit| self.limit(limit));
+                limit.map(|(_, name)| Refuser { policies: vec![name.to_string()], rule: None })
+            }
         };
         refuser.unwrap_or_default()
     }
 
+    /// A limit, and whose it is.
+    #[must_use]
+    pub fn limit(&self, limit: Limit) -> Option<&(Rate, Name)> {
+        self.limits[limit.index()].as_ref()
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> impl Iterator<Item = (Limit, &(Rate, Name))> {
+        Limit::ALL.into_iter().zip(&self.limits).filter_map(|(limit, given)| Some((limit, given.as_ref()?)))
+    }
+
     /// All policies that say something.
     pub fn names(&self) -> impl Iterator<Item = &Name> {
-        let out = self.connections_out.iter().map(|(_, name)| name);
-        self.egress.iter().flatten().chain(out).chain(self.at_interface())
+        let elsewhere = self.limits().filter(|(limit, _)| !limit.is_at_interface()).map(|(_, (_, name))| name);
+        self.egress.iter().flatten().chain(elsewhere).chain(self.at_interface())
     }
 
     /// The policies that say something of what is decided at the Pod's interface alone.
     pub fn at_interface(&self) -> impl Iterator<Item = &Name> {
         let lists = self.ingress.iter().flatten();
-        let limits = self.connections_in.iter().map(|(_, name)| name);
+        let limits = self.limits().filter(|(limit, _)| limit.is_at_interface()).map(|(_, (_, name))| name);
         lists.chain(limits).chain(self.requests.iter().map(|rule| &rule.policy))
     }
 
@@ -151,25 +158,6 @@ pub struct Refuser {
     pub policies: Vec<String>,
     /// The name of the limit, where the policy gives it one.
     pub rule: Option<String>,
-}
-
-/// How many in a second.
-#[must_use]
-pub fn per_second(rate: &Rate) -> f64 {
-    1e9 / rate.interval as f64
-}
-
-/// How many at once.
-#[must_use]
-pub fn burst(rate: &Rate) -> u64 {
-    rate.tolerance / rate.interval.max(1) + 1
-}
-
-/// Both, in words.
-#[must_use]
-pub fn rate_in_words(rate: &Rate) -> String {
-    let per = if rate.per == PER_CLIENT { " for each client" } else { "" };
-    format!("{:.0} ({} at once{per})", per_second(rate), burst(rate))
 }
 
 /// Which list.
@@ -264,18 +252,6 @@ fn joined(ranges: &BTreeSet<PortRange>) -> BTreeSet<PortRange> {
     joined.into_iter().collect()
 }
 
-/// The rate as the kernel programs have it. The burst is what may come at once.
-#[must_use]
-pub fn rate(limit: &RateLimit) -> Rate {
-    let interval = 1_000_000_000 / u64::from(limit.per_second.max(1));
-    let burst = u64::from(limit.burst.unwrap_or(limit.per_second).max(1));
-    let per = match limit.per {
-        Per::Pod => PER_POD,
-        Per::Client => PER_CLIENT,
-    };
-    Rate { interval, tolerance: interval * (burst - 1), per }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -330,12 +306,6 @@ mod tests {
         let many: Vec<_> = (0..17).map(|index| (Protocol::Tcp, index * 10, index * 10)).collect();
         let error = list([&peers(&["10.0.0.0/8"], &many[..9]), &peers(&["10.1.0.0/16"], &many[9..])]);
         assert!(error.is_err_and(|error| error.to_string().starts_with("10.1.0.0/16 has 17 ranges")));
-    }
-
-    #[test]
-    fn a_rate_admits_its_burst_at_once() {
-        let rate = rate(&RateLimit { per_second: 100, burst: Some(5), per: Per::Pod });
-        assert_eq!((rate.interval, rate.tolerance), (10_000_000, 40_000_000));
     }
 
     proptest! {

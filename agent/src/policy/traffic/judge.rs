@@ -14,6 +14,7 @@ use sidestep_abi::{
 
 use super::{
     compile::{List, ListName, Name, Plan, Tier},
+    limit::Limit,
     requests::{Rule, method_bit},
     settings::{Direction, Network},
 };
@@ -60,8 +61,8 @@ pub enum Finding<'a> {
         /// Whose list it is.
         policies: &'a BTreeSet<Name>,
     },
-    /// It takes a token of a limit of connections.
-    Connections(&'a Rate, &'a Name),
+    /// It takes of a limit.
+    Limited(Limit, &'a Rate, &'a Name),
     /// It takes a token of a limit of requests.
     Requests(&'a Rule),
 }
@@ -88,12 +89,11 @@ pub fn judge<'a>(
         });
         findings.push((tier, finding));
     }
-    for (tier, plan) in tiers().filter(|_| act.protocol == TCP) {
-        let limit = match act.direction {
-            Direction::Egress => &plan.connections_out,
-            Direction::Ingress => &plan.connections_in,
-        };
-        findings.extend(limit.as_ref().map(|(rate, name)| (tier, Finding::Connections(rate, name))));
+    // The connection itself, and what goes to and fro.
+    let is_asked = |limit: &Limit| limit.is_volume() || act.protocol == TCP && limit.direction == act.direction;
+    for (tier, plan) in tiers() {
+        let limits = plan.limits().filter(|(limit, _)| is_asked(limit));
+        findings.extend(limits.map(|(limit, (rate, name))| (tier, Finding::Limited(limit, rate, name))));
     }
     if let (Direction::Ingress, Some((method, path))) = (act.direction, &act.request) {
         for (tier, plan) in tiers() {
@@ -131,6 +131,8 @@ fn matches(rule: &HttpRule, method: &str, path: &str, port: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use sidestep_abi::govern::CONNECTIONS_IN;
+
     use super::*;
     use crate::policy::{
         precedence::Key,
@@ -202,7 +204,7 @@ mod tests {
         let rate = Rate { interval: 1, tolerance: 0, per: 0 };
         let mut plans = <[Plan; TIERS]>::default();
         plans[0].ingress = Some(policies("base"));
-        plans[0].connections_in = policies("base").pop_first().map(|name| (rate, name));
+        plans[0].limits[CONNECTIONS_IN] = policies("base").pop_first().map(|name| (rate, name));
         plans[1].ingress = Some(policies("own"));
         plans[2].ingress = Some(policies("broken"));
         let list = Arc::new(compile::list(allowed.allow.ingress.iter().flatten()).expect("a list"));
@@ -216,7 +218,7 @@ mod tests {
                     Finding::Listed { .. } => "listed",
                     Finding::NotListed { .. } => "not listed",
                     Finding::NoList { .. } => "no list",
-                    Finding::Connections(..) => "connections",
+                    Finding::Limited(..) => "connections",
                     Finding::Requests(_) => "requests",
                 };
                 (Tier::ALL.iter().position(|other| other == tier).unwrap_or_default(), kind)

@@ -3,6 +3,7 @@
 
 pub mod compile;
 pub mod judge;
+pub mod limit;
 pub mod program;
 pub mod request_sets;
 pub mod requests;

@@ -9,20 +9,21 @@ use std::{
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
 use sidestep_abi::{
     govern::{
-        ALLOWED_BITS, Allowed, AllowedKey, BucketKey, Governed, GovernedKey, LISTS_EGRESS, LISTS_INGRESS, NOTHING,
-        OBSERVES, PortRange, RefusedKey, TIERS, Tier as KernelTier,
+        ALLOWED_BITS, Allowed, AllowedKey, BYTES_IN, BYTES_OUT, BucketKey, CONNECTIONS_IN, Governed, GovernedKey,
+        LISTS_EGRESS, LISTS_INGRESS, NOTHING, OBSERVES, PACKETS_IN, PACKETS_OUT, PortRange, RefusedKey, TIERS,
+        Tier as KernelTier,
     },
-    http::{LOOKS_FLOWS, LOOKS_REQUESTS, MAX_RULES, NO_RULES},
+    http::{LOOKS_FLOWS, LOOKS_REQUESTS, LOOKS_VOLUME_IN, LOOKS_VOLUME_OUT, MAX_RULES, NO_RULES},
 };
 
 use super::{
-    compile::{List, ListName, Name, Plan, Tier, Unmet},
+    compile::{List, ListName, Plan, Tier, Unmet},
     request_sets::{RequestMaps, RequestSets, Way},
     settings::{Direction, Mode, Network},
 };
 
 /// What the kernel programs could not count by its Pod.
-const UNCOUNTED: RefusedKey = RefusedKey { cgroup: 0, reason: 0, direction: 0, observed: 0, tier: 0, limit: 0 };
+const UNCOUNTED: RefusedKey = RefusedKey { cgroup: 0, reason: 0, direction: 0, outcome: 0, tier: 0, limit: 0 };
 
 /// For an update of a map: only an entry that is not there, `bpf(2)`.
 const BPF_NOEXIST: u64 = 1;
@@ -84,19 +85,26 @@ pub struct AtInterface {
     pub ingress: bool,
     /// What the Pod begins, which is asked for at its system calls before.
     pub egress: bool,
+    /// How much comes to the Pod.
+    pub volume_in: bool,
+    /// How much it sends.
+    pub volume_out: bool,
 }
 
 impl AtInterface {
     /// Whether something of it has no effect where no interface leads to the Pod.
     #[must_use]
     pub const fn is_needed(self) -> bool {
-        self.requests || self.ingress
+        self.requests || self.ingress || self.volume_in || self.volume_out
     }
 
     /// For the kernel programs.
     #[must_use]
     pub const fn looks(self) -> u32 {
-        (if self.requests { LOOKS_REQUESTS } else { 0 }) | (if self.ingress || self.egress { LOOKS_FLOWS } else { 0 })
+        (if self.requests { LOOKS_REQUESTS } else { 0 })
+            | (if self.ingress || self.egress { LOOKS_FLOWS } else { 0 })
+            | (if self.volume_in { LOOKS_VOLUME_IN } else { 0 })
+            | (if self.volume_out { LOOKS_VOLUME_OUT } else { 0 })
     }
 }
 
@@ -170,11 +178,13 @@ impl Programmer {
     /// Pods whose packets are looked at, and what for.
     pub fn pods_at_interfaces(&self) -> impl Iterator<Item = (u64, AtInterface)> + '_ {
         self.pods.iter().filter_map(|(cgroup, governed)| {
-            let any = |has: fn(&KernelTier) -> bool| governed.tiers.iter().any(has);
+            let any = |is: fn(&KernelTier) -> bool| governed.tiers.iter().any(is);
             let asked = AtInterface {
                 requests: any(|tier| tier.requests != NO_RULES),
-                ingress: any(|tier| tier.flags & LISTS_INGRESS != 0 || tier.connections_in.interval != 0),
+                ingress: any(|tier| tier.flags & LISTS_INGRESS != 0 || has(tier, CONNECTIONS_IN)),
                 egress: any(|tier| tier.flags & LISTS_EGRESS != 0),
+                volume_in: any(|tier| has(tier, PACKETS_IN) || has(tier, BYTES_IN)),
+                volume_out: any(|tier| has(tier, PACKETS_OUT) || has(tier, BYTES_OUT)),
             };
             (asked != AtInterface::default()).then_some((*cgroup, asked))
         })
@@ -374,6 +384,11 @@ impl Programmer {
     }
 }
 
+/// Whether a tier has a limit.
+const fn has(tier: &KernelTier, limit: usize) -> bool {
+    tier.limits[limit].interval != 0
+}
+
 const fn key(generation: u32, cgroup: u64) -> GovernedKey {
     GovernedKey { cgroup, generation, _pad: 0 }
 }
@@ -426,8 +441,7 @@ fn governed(
             (false, Some(number)) => number,
             (false, None) => held.map_or(NO_RULES, |held| held.requests),
         };
-        let rate = |limit: &Option<(_, Name)>| limit.as_ref().map_or_else(Default::default, |(rate, _)| *rate);
-        (slot.connections_out, slot.connections_in) = (rate(&plan.connections_out), rate(&plan.connections_in));
+        slot.limits = plan.limits.each_ref().map(|limit| limit.as_ref().map_or_else(Default::default, |(rate, _)| *rate));
     }
     governed
 }

@@ -16,7 +16,8 @@ use sidestep_abi::{
 };
 
 use super::{
-    compile::{Name, Refuser, Tier, rate},
+    compile::{Name, Refuser, Tier},
+    limit::rate,
     settings::{Header, Method, RequestLimit},
 };
 

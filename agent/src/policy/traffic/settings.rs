@@ -6,11 +6,12 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use sidestep_abi::http::{MAX_ANSWER, MAX_PATH, MAX_RULES};
 
-use super::{compile::list, requests};
+use super::{compile::list, limit::Limit, requests};
+use crate::config::byte_size;
 
 /// The most entries of a list, of networks and of ports of one policy.
 const MAX_ENTRIES: usize = 1024;
@@ -24,6 +25,13 @@ const MAX_HEADERS: usize = 16;
 const MAX_NAME: usize = 63;
 /// The most per second: beyond it a nanosecond is too long.
 const MAX_RATE: u32 = 1_000_000;
+/// The least and the most bytes in a second: 800 Gbit/s.
+const LEAST_BYTES: u64 = 1 << 10;
+const MOST_BYTES: u64 = 100_000_000_000;
+/// Four of the largest packets that there usually are (`GSO_LEGACY_MAX_SIZE`).
+const LEAST_BURST: u64 = 256 << 10;
+/// The longest text of a number of bytes.
+const MAX_BYTES_TEXT: usize = 32;
 
 /// What is declared for traffic.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -166,6 +174,18 @@ pub struct Limits {
     /// New TCP connections that others open to the Pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_in: Option<RateLimit>,
+    /// Packets that the Pod sends, as they pass its interface: segments that are sent together are one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets_out: Option<RateLimit>,
+    /// Packets that come to the Pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets_in: Option<RateLimit>,
+    /// Bytes of the packets that the Pod sends, with the headers of the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_out: Option<ByteLimit>,
+    /// Bytes of the packets that come to the Pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_in: Option<ByteLimit>,
     /// HTTP/1 requests that come to the Pod, without TLS. A request has to be within all that match it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RULES))]
@@ -175,8 +195,8 @@ pub struct Limits {
 impl Limits {
     /// Whether nothing is given.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.connections_out.is_none() && self.connections_in.is_none() && self.http_requests.is_empty()
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -292,6 +312,60 @@ pub struct RateLimit {
     pub per: Per,
 }
 
+/// A rate of bytes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ByteLimit {
+    /// How many in a second, in the long run: a number, or one with a unit, as `12.5MB`, `100Mi`.
+    #[serde(with = "byte_size")]
+    #[schemars(schema_with = "bytes_schema")]
+    pub per_second: u64,
+    /// How many at once, after a time without any; by default those of one second, and 256 KiB at least.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "byte_size::optional")]
+    #[schemars(schema_with = "bytes_schema")]
+    pub burst: Option<u64>,
+    /// Who has it: the Pod, for all of its clients together, or each of them.
+    #[serde(default, skip_serializing_if = "Per::is_pod")]
+    pub per: Per,
+}
+
+impl ByteLimit {
+    /// Bytes that may come at once.
+    #[must_use]
+    pub fn burst(&self) -> u64 {
+        self.burst.unwrap_or_else(|| self.per_second.max(LEAST_BURST))
+    }
+
+    fn problems(&self, path: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !(LEAST_BYTES..=MOST_BYTES).contains(&self.per_second) {
+            problems.push(format!(
+                "{path}.perSecond: is from {} to {}",
+                byte_size::format(LEAST_BYTES),
+                byte_size::format(MOST_BYTES)
+            ));
+        }
+        // The state of a limit is a time, of an hour at most.
+        let most = self.per_second.saturating_mul(3600).min(MOST_BYTES);
+        if self.burst.is_some_and(|burst| !(LEAST_BURST / 4..=most).contains(&burst)) {
+            problems.push(format!(
+                "{path}.burst: is from {}, the largest of usual packets, to what comes in an hour",
+                byte_size::format(LEAST_BURST / 4)
+            ));
+        }
+        problems
+    }
+}
+
+/// As quantities of Kubernetes are described.
+fn bytes_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [{ "type": "integer" }, { "type": "string" }],
+        "maxLength": MAX_BYTES_TEXT,
+        "x-kubernetes-int-or-string": true,
+    })
+}
+
 /// Who has a rate.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum Per {
@@ -399,21 +473,27 @@ impl TrafficSettings {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.allow.is_empty() && self.limits.is_empty() {
-            problems.push(
-                "declares nothing: give at least one of allow.egress, allow.ingress, limits.connectionsOut, \
-                 limits.connectionsIn, limits.httpRequests"
-                    .to_owned(),
-            );
+            problems.push(format!(
+                "declares nothing: give at least one of allow.egress, allow.ingress, limits.httpRequests, limits.{}",
+                Limit::ALL.map(Limit::field).join(", limits.")
+            ));
         }
         for direction in Direction::ALL {
             self.list_problems(direction, &mut problems);
         }
-        let limits = [("Out", &self.limits.connections_out), ("In", &self.limits.connections_in)];
-        for (name, limit) in limits {
-            let found = limit.iter().flat_map(|limit| limit.problems(&format!("limits.connections{name}")));
-            problems.extend(found);
+        let Limits { connections_out, connections_in, packets_out, packets_in, bytes_out, bytes_in, .. } = &self.limits;
+        for (field, limit) in [
+            ("connectionsOut", connections_out),
+            ("connectionsIn", connections_in),
+            ("packetsOut", packets_out),
+            ("packetsIn", packets_in),
+        ] {
+            problems.extend(limit.iter().flat_map(|limit| limit.problems(&format!("limits.{field}"))));
         }
-        if self.limits.connections_out.is_some_and(|limit| limit.per == Per::Client) {
+        for (field, limit) in [("bytesOut", bytes_out), ("bytesIn", bytes_in)] {
+            problems.extend(limit.iter().flat_map(|limit| limit.problems(&format!("limits.{field}"))));
+        }
+        if connections_out.is_some_and(|limit| limit.per == Per::Client) {
             problems.push("limits.connectionsOut.per: the one who opens them is the Pod: leave it out".to_owned());
         }
         self.request_problems(&mut problems);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sidestep_tests::{Agent, DEADLINE, Testbed, wait_until};
 
 use crate::{
+    bandwidth,
     report::{Figure, Target},
     requests,
     session::Session,
@@ -23,6 +24,8 @@ pub(crate) enum Governed {
     Connect,
     /// HTTP requests through a Pod below its limit, and those that the kernel answers with 429, beside nginx' `limit_req`.
     Requests,
+    /// 128 connections and one that asks, into a limit of 100 Mbit/s, beside netfilter's `hashlimit`.
+    Bandwidth,
 }
 
 /// Connections of a burst.
@@ -84,6 +87,7 @@ pub(crate) fn run(governed: Governed, session: &mut Session) -> Result<()> {
     match governed {
         Governed::Connect => connect(session),
         Governed::Requests => requests::run(session),
+        Governed::Bandwidth => bandwidth::run(session),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `agent/docs/benchmarks.md` says what each figure means and how it is taken.
 
+mod bandwidth;
 mod copier;
 mod cost;
 mod delivery;
