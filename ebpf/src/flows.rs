@@ -9,9 +9,9 @@ use aya_ebpf::{
 };
 use sidestep_abi::{
     govern::{
-        AskerKey, BucketKey, CONNECTIONS_IN, EGRESS, FLOW_EXEMPT, FLOW_FROM_POD, FLOW_OBSERVED, FLOW_REFUSED, FLOW_TO_POD, Flow,
-        FlowKey, Governed, INGRESS, LISTS_EGRESS, LISTS_INGRESS, OBSERVES,
-        REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, TIERS, state_of,
+        AskerKey, BucketKey, CONNECTIONS_IN, EGRESS, FLOW_EXEMPT, FLOW_FROM_POD, FLOW_OBSERVED, FLOW_REFUSED,
+        FLOW_TO_POD, Flow, FlowKey, Governed, INGRESS, LISTS_EGRESS, LISTS_INGRESS, OBSERVES, REASON_CONNECTION_RATE,
+        REASON_NOT_ALLOWED, TIERS, state_of,
     },
     http::Interface,
 };

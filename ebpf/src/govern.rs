@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use sidestep_abi::{
     govern::{
-        ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, CONNECTIONS_OUT, ClientKey, Governed, GovernedKey,
-        LISTS_EGRESS, MAX_RANGES, PER_CLIENT, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, TIERS, state_of,
+        ALLOWED_BITS, AllowedKey, AskerKey, BucketKey, CONNECTIONS_OUT, ClientKey, Governed, GovernedKey, LISTS_EGRESS,
+        MAX_RANGES, PER_CLIENT, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, Rate, TIERS, WORKLOADS, state_of,
     },
     http::ConnectionKey,
 };
@@ -228,11 +228,18 @@ pub(crate) fn bucket(key: &BucketKey, rate: &Rate, client: &[u8; 16]) -> Option<
         let _ = CLIENTS.insert(&key, &0, u64::from(BPF_NOEXIST));
         return CLIENTS.get_ptr_mut(&key);
     }
+    let key = &shared(key, rate);
     if let Some(bucket) = BUCKETS.get_ptr_mut(key) {
         return Some(bucket);
     }
     let _ = BUCKETS.insert(key, &0, u64::from(BPF_NOEXIST));
     BUCKETS.get_ptr_mut(key)
+}
+
+/// Whose state it is that a rate of a Pod has: the Pod's own, or its workload's.
+#[inline(always)]
+fn shared(key: &BucketKey, rate: &Rate) -> BucketKey {
+    BucketKey { cgroup: if rate.per >= WORKLOADS { rate.per } else { key.cgroup }, ..*key }
 }
 
 /// The state is one word, the theoretical arrival time of the next, so that it is exact whatever number of CPUs takes.
@@ -269,7 +276,7 @@ fn spend(bucket: *mut u64, rate: &Rate) -> u64 {
 pub(crate) fn give_back(key: &BucketKey, rate: &Rate, client: &[u8; 16], cost: u64) {
     let bucket = match rate.per {
         PER_CLIENT => CLIENTS.get_ptr_mut(&ClientKey { bucket: *key, client: *client }),
-        _ => BUCKETS.get_ptr_mut(key),
+        _ => BUCKETS.get_ptr_mut(&shared(key, rate)),
     };
     if let Some(bucket) = bucket {
         emit::add(bucket, cost.wrapping_neg());

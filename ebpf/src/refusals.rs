@@ -4,8 +4,8 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use sidestep_abi::{
     event,
     govern::{
-        BucketKey, EGRESS, INGRESS, LIMIT_RECORDS, OBSERVES, OUTCOME_MARKED, OUTCOME_OBSERVED, OUTCOME_REFUSED, PER_POD,
-        REASON_REQUEST_RATE, REQUEST_SPACE, Rate, Refusal, RefusedKey, Tier, ToldKey,
+        BucketKey, EGRESS, INGRESS, LIMIT_RECORDS, OBSERVES, OUTCOME_MARKED, OUTCOME_OBSERVED, OUTCOME_REFUSED,
+        PER_POD, REASON_REQUEST_RATE, REQUEST_SPACE, Rate, Refusal, RefusedKey, Tier, ToldKey,
     },
     http::ConnectionKey,
 };

@@ -18,7 +18,9 @@ use sidestep_abi::{
 use crate::{
     flows, govern,
     maps::{CONNECTIONS, REQUEST_RULES},
-    packet::{self, volatile, ACK, DROP, ESTABLISHED, FIN, HANDSHAKE, HEAD, IPPROTO_TCP, PASS, PSH, Packet, RST, SYN, Segment},
+    packet::{
+        self, ACK, DROP, ESTABLISHED, FIN, HANDSHAKE, HEAD, IPPROTO_TCP, PASS, PSH, Packet, RST, SYN, Segment, volatile,
+    },
     refusals::What,
 };
 

@@ -141,7 +141,10 @@ fn as_many_bytes_and_packets_come_as_the_policy_says() {
                     && record.attribute("sidestep.governance.reason") == "byte_rate"
             })?;
             let body = told[0].text("/body");
-            ensure!(body.starts_with("refused: packet from ") && body.contains(": too many bytes a second ("), "{body}");
+            ensure!(
+                body.starts_with("refused: packet from ") && body.contains(": too many bytes a second ("),
+                "{body}"
+            );
         }
         // Nor while no agent runs, and the next one goes on with it.
         let host = web.addresses.four.to_string();
@@ -194,7 +197,8 @@ fn tcp_goes_as_fast_as_it_may() {
         let marked = || -> Result<u64> {
             let output = governance::command(&node.config, &["policy", "counters", "--output", "json"])?;
             let report: Value = serde_json::from_slice(&output.stdout)?;
-            let tiers = report["pods"].as_array().into_iter().flatten().flat_map(|pod| pod["tiers"].as_array()).flatten();
+            let tiers =
+                report["pods"].as_array().into_iter().flatten().flat_map(|pod| pod["tiers"].as_array()).flatten();
             Ok(tiers.flat_map(|tier| tier["marked"].as_array()).flatten().filter_map(|of| of["count"].as_u64()).sum())
         };
         for has_ecn in [false, true] {
@@ -236,7 +240,7 @@ fn each_client_has_its_bytes_and_what_is_observed_is_let_through() {
         let mut flooder = start(bed, &node.network, "other", "flooder")?;
         let mut client = start(bed, &node.network, "other", "client")?;
         let mut web = start(bed, &node.network, "shop", "web")?;
-        wait_shown(&node.config, "gets 1 MB a second from each client, 256KiB at once")?;
+        wait_shown(&node.config, "gets 1 MB a second for each client, 256KiB at once")?;
         wait_shown(&node.config, LOOKS)?;
         let host = web.addresses.four.to_string();
         flood(&mut flooder, &mut web, &host, 1200)?.is_as_said(MEGABYTE, BURST, 1228.0)?;

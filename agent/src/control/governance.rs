@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sidestep_abi::govern::{
-    EGRESS, INGRESS, OUTCOME_MARKED, PER_CLIENT, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED,
-    REASON_PACKET_RATE, REASON_REQUEST_RATE, Rate, RefusedKey,
+    EGRESS, INGRESS, OUTCOME_MARKED, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_PACKET_RATE,
+    REASON_REQUEST_RATE, Rate, RefusedKey,
 };
 
 use crate::{
     pipeline::governor::Reading,
     policy::traffic::{
         compile::{Name, Plan, Refuser, Tier},
-        limit::{Limit, burst, per_second},
+        limit::{Limit, burst, per_of, per_second},
         requests::Rule,
-        settings::{Direction, Mode},
+        settings::{Direction, Mode, Per},
     },
 };
 
@@ -86,9 +86,9 @@ pub struct GovernedRate {
     pub per_second: f64,
     /// How many at once.
     pub burst: u64,
-    /// Whether each client has it, and not all together.
+    /// Who has it.
     #[serde(default)]
-    pub is_per_client: bool,
+    pub per: Per,
     /// Whose limit it is.
     pub policy: String,
 }
@@ -102,8 +102,8 @@ pub struct GovernedLimit {
     pub per_second: f64,
     /// How many at once.
     pub burst: f64,
-    /// Whether each client has it, and not all together.
-    pub is_per_client: bool,
+    /// Who has it.
+    pub per: Per,
     /// What it lets the Pod do.
     pub what: String,
     /// Whose limit it is.
@@ -219,12 +219,7 @@ pub const fn mode(mode: Mode) -> &'static str {
 }
 
 fn rate(rate: Rate, policy: &impl ToString) -> GovernedRate {
-    GovernedRate {
-        per_second: per_second(&rate),
-        burst: burst(&rate),
-        is_per_client: rate.per == PER_CLIENT,
-        policy: policy.to_string(),
-    }
+    GovernedRate { per_second: per_second(&rate), burst: burst(&rate), per: per_of(&rate), policy: policy.to_string() }
 }
 
 fn limit((limit, (rate, policy)): (Limit, &(Rate, Name))) -> GovernedLimit {
@@ -232,7 +227,7 @@ fn limit((limit, (rate, policy)): (Limit, &(Rate, Name))) -> GovernedLimit {
         name: limit.field().to_owned(),
         per_second: limit.per_second(rate),
         burst: limit.burst(rate),
-        is_per_client: rate.per == PER_CLIENT,
+        per: per_of(rate),
         what: limit.in_words(rate),
         policy: policy.to_string(),
     }

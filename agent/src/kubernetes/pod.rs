@@ -210,6 +210,7 @@ impl Pod {
             namespace_labels: (!self.namespace_labels.is_empty()).then_some(&*self.namespace_labels),
             labels: &self.labels,
             declared,
+            workload: self.workload().map(|owner| (&*owner.kind, &*owner.name)),
         }
     }
 }

@@ -406,12 +406,7 @@ impl Governor {
             let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup) && !is_certain;
             is_looking |= is_new && is_missed;
             if is_missed && !is_known && !is_new {
-                let what = match (wanted.requests, wanted.ingress) {
-                    (true, false) => "requests to",
-                    (false, _) => "connections to",
-                    (true, true) => "connections and requests to",
-                };
-                missed.insert(cgroup, (format!("{what} it are not governed: {error}"), error));
+                missed.insert(cgroup, (format!("{} are not governed: {error}", wanted.in_words()), error));
             }
         }
         self.unreached = unreached;
@@ -552,6 +547,7 @@ impl Governor {
                 namespace_labels: None,
                 labels: &no_labels,
                 declared: &nothing,
+                workload: None,
             },
         };
         Some(self.policies.plans(&subject, self.files.as_ref().unwrap_or(&no_files)))

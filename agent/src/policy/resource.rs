@@ -297,12 +297,13 @@ mod tests {
     /// Paths of what a user may write without end.
     fn unbounded(path: &str, schema: &Value, found: &mut Vec<String>) {
         let is_quantity = schema["x-kubernetes-int-or-string"] == true && !schema["maxLength"].is_null();
-        let is_bounded = is_quantity || match schema["type"].as_str() {
-            Some("string") => !schema["maxLength"].is_null() || !schema["enum"].is_null(),
-            Some("array") => !schema["maxItems"].is_null(),
-            Some("object") => !schema["properties"].is_null() || !schema["maxProperties"].is_null(),
-            kind => matches!(kind, Some("boolean" | "integer")),
-        };
+        let is_bounded = is_quantity
+            || match schema["type"].as_str() {
+                Some("string") => !schema["maxLength"].is_null() || !schema["enum"].is_null(),
+                Some("array") => !schema["maxItems"].is_null(),
+                Some("object") => !schema["properties"].is_null() || !schema["maxProperties"].is_null(),
+                kind => matches!(kind, Some("boolean" | "integer")),
+            };
         if !is_bounded {
             found.push(path.to_owned());
         }

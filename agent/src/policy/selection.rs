@@ -19,7 +19,7 @@ use super::{
     traffic::{
         TrafficSettings,
         compile::{Name, Plan, Tier},
-        limit::Limit,
+        limit::{self, Limit},
         requests,
     },
 };
@@ -73,6 +73,8 @@ pub struct Subject<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// What its annotations declare.
     pub declared: &'a Declared,
+    /// Kind and name of the workload that has made it.
+    pub workload: Option<(&'a str, &'a str)>,
 }
 
 /// All policies.
@@ -342,6 +344,7 @@ impl Policies {
     /// and their limits of requests; of their other limits holds that of the policy with the higher priority, then of the older
     /// one.
     pub fn plans<'a>(&'a self, subject: &Subject<'_>, files: &'a Self) -> [Plan; TIERS] {
+        let workload = subject.workload.map(|(kind, name)| limit::workload(subject.namespace, kind, name));
         let mut plans = <[Plan; TIERS]>::default();
         let before = self.before.values().filter(|policy| policy.selects(subject));
         let own = self.selecting(subject).chain(before).map(|policy| (false, policy));
@@ -360,9 +363,9 @@ impl Policies {
                     list.get_or_insert_default().insert(name.clone());
                 }
             }
-            plan.requests.extend(requests::rules(&traffic.limits.http_requests, &name, tier));
+            plan.requests.extend(requests::rules(&traffic.limits.http_requests, &name, tier, workload));
             for (limit, slot) in Limit::ALL.into_iter().zip(&mut plan.limits) {
-                if let (None, Some(rate)) = (&slot, limit.declared(&traffic.limits)) {
+                if let (None, Some(rate)) = (&slot, limit.declared(&traffic.limits, workload)) {
                     *slot = Some((rate, name.clone()));
                 }
             }
@@ -440,8 +443,13 @@ mod tests {
         ));
         let declared = annotations::parse(&labels(&[("sidestep.dev/parse", "json")]));
         let (web, team) = (labels(&[("app", "web")]), labels(&[("team", "x")]));
-        let subject =
-            |namespace, namespace_labels| Subject { namespace, namespace_labels, labels: &web, declared: &declared };
+        let subject = |namespace, namespace_labels| Subject {
+            namespace,
+            namespace_labels,
+            labels: &web,
+            declared: &declared,
+            workload: None,
+        };
         let told = |subject: Subject<'_>, container: &str| {
             let effective = policies.effective(None, Some(&subject), container);
             effective.decisions.iter().map(|decision| decision.field).collect::<Vec<_>>()
@@ -495,7 +503,8 @@ mod tests {
             "the old one is not in force any more"
         );
         let (labels, declared) = (BTreeMap::new(), Declared::default());
-        let subject = Subject { namespace: "shop", namespace_labels: None, labels: &labels, declared: &declared };
+        let subject =
+            Subject { namespace: "shop", namespace_labels: None, labels: &labels, declared: &declared, workload: None };
         let plans = policies.plans(&subject, &Policies::default());
         assert!(plans.iter().any(|plan| plan.limits[CONNECTIONS_OUT].is_some()), "what it said of traffic goes on");
         assert_eq!(uncertain(&policies, "shop", true), 0);

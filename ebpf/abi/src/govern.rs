@@ -92,7 +92,7 @@ pub struct Rate {
     pub interval: u64,
     /// Nanoseconds by which they may come too early: intervals of the burst but one.
     pub tolerance: u64,
-    /// [`PER_POD`] or [`PER_CLIENT`].
+    /// [`PER_POD`], [`PER_CLIENT`], or the number of a workload, from [`WORKLOADS`] on: all of its Pods of the node together have it.
     pub per: u64,
 }
 assert_layout!(Rate, size 24);
@@ -101,6 +101,8 @@ assert_layout!(Rate, size 24);
 pub const PER_POD: u64 = 0;
 /// Each address of the other end has it.
 pub const PER_CLIENT: u64 = 1;
+/// The numbers of workloads, which stand in the place of a Pod's cgroup in [`BucketKey::cgroup`]: more than there are cgroups.
+pub const WORKLOADS: u64 = 1 << 63;
 
 /// What holds for a Pod.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -175,7 +177,7 @@ const _: () = assert!(size_of::<PortRange>() == 8);
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(C, align(8))]
 pub struct BucketKey {
-    /// As [`GovernedKey::cgroup`].
+    /// As [`GovernedKey::cgroup`], or the number of a workload.
     pub cgroup: u64,
     /// `LIMIT_*`
     pub limit: u32,

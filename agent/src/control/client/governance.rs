@@ -115,17 +115,12 @@ fn show(pod: &GovernedPod, text: &mut String) {
                 text,
                 "  {what}: gets {:.0} HTTP requests a second{path}{port}{}, {} at once    <- {}{name}",
                 rate.per_second,
-                each(rate.is_per_client),
+                rate.per.in_words(),
                 rate.burst,
                 rate.policy
             );
         }
     }
-}
-
-/// Whose rate it is.
-const fn each(is_per_client: bool) -> &'static str {
-    if is_per_client { " from each client" } else { "" }
 }
 
 fn counters(pods: &[GovernedPod], screen: Screen, out: &mut Vec<u8>) {

@@ -177,7 +177,7 @@ mod tests {
         let key = Key { namespace: Some("shop".into()), name: "web".into() };
         let name = Name { key, is_file: false };
         let mut plans = <[Plan; TIERS]>::default();
-        plans[1].requests = requests::rules(&traffic.limits.http_requests, &name, Tier::ALL[1]).collect();
+        plans[1].requests = requests::rules(&traffic.limits.http_requests, &name, Tier::ALL[1], None).collect();
         let names = |method: &str, path: &str, port| {
             let act = act(Direction::Ingress, "10.0.0.1", port, Some((method, path)));
             let found = judge(&act, &plans, &BTreeMap::new()).into_iter();

@@ -1,8 +1,9 @@
 //! Limits of which a tier has one each.
 
+use sha2::{Digest, Sha256};
 use sidestep_abi::govern::{
     BYTES, BYTES_IN, BYTES_OUT, CONNECTIONS_IN, CONNECTIONS_OUT, EGRESS, LIMITS, PACKETS_IN, PACKETS_OUT, PER_CLIENT,
-    PER_POD, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_PACKET_RATE, Rate, RefusedKey,
+    PER_POD, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_PACKET_RATE, Rate, RefusedKey, WORKLOADS,
 };
 
 use super::settings::{ByteLimit, Direction, Limits, Per, RateLimit};
@@ -92,8 +93,8 @@ impl Limit {
             (_, Direction::Egress) => "may send",
             (_, Direction::Ingress) => "gets",
         };
-        let each = if rate.per == PER_CLIENT { " from each client" } else { "" };
-        format!("{verb} {}{each}, {} at once", self.per_second_in_words(rate), self.burst_in_words(rate))
+        let shared = per_of(rate).in_words();
+        format!("{verb} {}{shared}, {} at once", self.per_second_in_words(rate), self.burst_in_words(rate))
     }
 
     /// So many in a second: `100 connections a second`, `12MiB a second`.
@@ -134,7 +135,8 @@ impl Limit {
 
     /// What a policy says of it, as the kernel programs have it.
     #[must_use]
-    pub fn declared(self, limits: &Limits) -> Option<Rate> {
+    pub fn declared(self, limits: &Limits, workload: Option<u64>) -> Option<Rate> {
+        let (rate, byte_rate) = (|limit: &_| rate(limit, workload), |limit: &_| byte_rate(limit, workload));
         match (self.kind, self.direction) {
             (Kind::Connections, Direction::Egress) => limits.connections_out.as_ref().map(rate),
             (Kind::Connections, Direction::Ingress) => limits.connections_in.as_ref().map(rate),
@@ -169,33 +171,53 @@ pub fn burst(rate: &Rate) -> u64 {
 /// Both, in words.
 #[must_use]
 pub fn rate_in_words(rate: &Rate) -> String {
-    let per = if rate.per == PER_CLIENT { " for each client" } else { "" };
-    format!("{:.0} ({} at once{per})", per_second(rate), burst(rate))
+    let shared = per_of(rate).in_words();
+    format!("{:.0} ({} at once{shared})", per_second(rate), burst(rate))
 }
 
-/// The rate as the kernel programs have it. The burst is what may come at once.
+/// The rate of a Pod of this [`workload`] as the kernel programs have it. The burst is what may come at once.
 #[must_use]
-pub fn rate(limit: &RateLimit) -> Rate {
+pub fn rate(limit: &RateLimit, workload: Option<u64>) -> Rate {
     let interval = 1_000_000_000 / u64::from(limit.per_second.max(1));
     let burst = u64::from(limit.burst.unwrap_or(limit.per_second).max(1));
-    Rate { interval, tolerance: interval * (burst - 1), per: per(limit.per) }
+    Rate { interval, tolerance: interval * (burst - 1), per: per(limit.per, workload) }
 }
 
 /// The same of bytes: a rate of [`BYTES`].
 #[must_use]
-pub fn byte_rate(limit: &ByteLimit) -> Rate {
+pub fn byte_rate(limit: &ByteLimit, workload: Option<u64>) -> Rate {
     let nanoseconds_of = |bytes: u64| {
         let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(limit.per_second.max(1));
         u64::try_from(nanoseconds).unwrap_or(u64::MAX)
     };
-    Rate { interval: nanoseconds_of(BYTES), tolerance: nanoseconds_of(limit.burst()), per: per(limit.per) }
+    Rate { interval: nanoseconds_of(BYTES), tolerance: nanoseconds_of(limit.burst()), per: per(limit.per, workload) }
 }
 
-const fn per(per: Per) -> u64 {
+/// Of a Pod that no workload has made, or none that is known, it is its own.
+fn per(per: Per, workload: Option<u64>) -> u64 {
     match per {
         Per::Pod => PER_POD,
         Per::Client => PER_CLIENT,
+        Per::Workload => workload.unwrap_or(PER_POD),
     }
+}
+
+/// Who has a rate.
+#[must_use]
+pub const fn per_of(rate: &Rate) -> Per {
+    match rate.per {
+        PER_POD => Per::Pod,
+        PER_CLIENT => Per::Client,
+        _ => Per::Workload,
+    }
+}
+
+/// The number of a workload for the kernel programs: always the same, whatever agent.
+#[must_use]
+pub fn workload(namespace: &str, kind: &str, name: &str) -> u64 {
+    let hash = Sha256::digest(format!("{namespace}/{kind}/{name}"));
+    let number = hash.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    number | WORKLOADS
 }
 
 #[cfg(test)]
@@ -206,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_rate_admits_its_burst_at_once() {
-        let rate = rate(&RateLimit { per_second: 100, burst: Some(5), per: Per::Pod });
+        let rate = rate(&RateLimit { per_second: 100, burst: Some(5), per: Per::Pod }, None);
         assert_eq!((rate.interval, rate.tolerance), (10_000_000, 40_000_000));
     }
 
@@ -226,13 +248,19 @@ mod tests {
 
     #[test]
     fn limits_are_told_in_words() {
-        let bytes = |per_second| byte_rate(&ByteLimit { per_second, burst: None, per: Per::Pod });
+        let bytes = |per_second| byte_rate(&ByteLimit { per_second, burst: None, per: Per::Pod }, None);
         let limit = |place: usize| Limit::ALL[place];
         assert_eq!(limit(BYTES_IN).in_words(&bytes(16 << 20)), "gets 16MiB a second, 16MiB at once");
         assert_eq!(limit(BYTES_OUT).in_words(&bytes(12_500_000)), "may send 12.5 MB a second, 12.5 MB at once");
-        let rate = rate(&RateLimit { per_second: 10, burst: None, per: Per::Client });
-        assert_eq!(limit(CONNECTIONS_IN).in_words(&rate), "gets 10 connections a second from each client, 10 at once");
-        assert_eq!(limit(PACKETS_OUT).in_words(&rate), "may send 10 packets a second from each client, 10 at once");
+        let rate =
+            |per| rate(&RateLimit { per_second: 10, burst: None, per }, Some(workload("shop", "Deployment", "web")));
+        let connections = |per| limit(CONNECTIONS_IN).in_words(&rate(per));
+        assert_eq!(connections(Per::Client), "gets 10 connections a second for each client, 10 at once");
+        assert_eq!(
+            connections(Per::Workload),
+            "gets 10 connections a second with all Pods of its workload on this node, 10 at once"
+        );
+        assert_eq!(limit(PACKETS_OUT).in_words(&rate(Per::Pod)), "may send 10 packets a second, 10 at once");
     }
 
     proptest! {
@@ -240,7 +268,7 @@ mod tests {
         #[test]
         fn bytes_are_exact_enough(per_second in 1_000u64..=100_000_000_000) {
             let limit = ByteLimit { per_second, burst: None, per: Per::Pod };
-            let (rate, bytes_in) = (byte_rate(&limit), Limit::ALL[BYTES_IN]);
+            let (rate, bytes_in) = (byte_rate(&limit, None), Limit::ALL[BYTES_IN]);
             let is_near = |one: f64, two: f64| (one / two - 1.0).abs() < 2e-3;
             prop_assert!(is_near(bytes_in.per_second(&rate), per_second as f64), "{rate:?}");
             prop_assert!(is_near(bytes_in.burst(&rate), limit.burst() as f64), "{rate:?}");

@@ -11,7 +11,7 @@ use sidestep_abi::{
     govern::{
         ALLOWED_BITS, Allowed, AllowedKey, BYTES_IN, BYTES_OUT, BucketKey, CONNECTIONS_IN, Governed, GovernedKey,
         LISTS_EGRESS, LISTS_INGRESS, NOTHING, OBSERVES, PACKETS_IN, PACKETS_OUT, PortRange, RefusedKey, TIERS,
-        Tier as KernelTier,
+        Tier as KernelTier, WORKLOADS,
     },
     http::{LOOKS_FLOWS, LOOKS_REQUESTS, LOOKS_VOLUME_IN, LOOKS_VOLUME_OUT, MAX_RULES, NO_RULES},
 };
@@ -43,6 +43,15 @@ pub struct Maps {
 }
 
 impl Maps {
+    /// Forgets what the Pods of workloads have taken that are not among these.
+    fn forget_workloads(&mut self, used: &BTreeSet<u64>) {
+        let is_unused = |key: &BucketKey| key.cgroup >= WORKLOADS && !used.contains(&key.cgroup);
+        let buckets: Vec<_> = self.buckets.keys().flatten().filter(is_unused).collect();
+        for key in buckets {
+            let _ = self.buckets.remove(&key);
+        }
+    }
+
     /// Forgets what was counted and limited of a Pod.
     fn forget(&mut self, cgroup: u64) {
         let buckets: Vec<_> = self.buckets.keys().flatten().filter(|key| key.cgroup == cgroup).collect();
@@ -96,6 +105,18 @@ impl AtInterface {
     #[must_use]
     pub const fn is_needed(self) -> bool {
         self.requests || self.ingress || self.volume_in || self.volume_out
+    }
+
+    /// What of it has no effect where no interface leads to the Pod.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        let parts = [
+            (self.ingress, "connections to it"),
+            (self.requests, "requests to it"),
+            (self.volume_in || self.volume_out, "its packets and bytes"),
+        ];
+        let parts: Vec<_> = parts.into_iter().filter_map(|(is_asked, what)| is_asked.then_some(what)).collect();
+        parts.join(" and ")
     }
 
     /// For the kernel programs.
@@ -360,12 +381,24 @@ impl Programmer {
         }
     }
 
+    /// The numbers of workloads of which a limit is.
+    fn workloads(&self) -> BTreeSet<u64> {
+        let tiers = || self.pods.values().flat_map(|governed| &governed.tiers);
+        let limits = tiers().flat_map(|tier| tier.limits.map(|rate| rate.per));
+        let requests = tiers().flat_map(|tier| self.requests.rates(tier.requests)).map(|rate| rate.per);
+        limits.chain(requests).filter(|per| *per >= WORKLOADS).collect()
+    }
+
     fn remove_retired(&mut self, now: Instant) {
         let is_over = |since: Instant| now.saturating_duration_since(since) >= GRACE;
         for (key, _) in self.retired.pods.extract_if(.., |(_, since)| is_over(*since)) {
             let _ = self.maps.governed.remove(&key);
         }
         let states: Vec<_> = self.retired.states.extract_if(.., |(_, since)| is_over(*since)).collect();
+        if !states.is_empty() {
+            let used = self.workloads();
+            self.maps.forget_workloads(&used);
+        }
         for (cgroup, _) in states {
             if !self.pods.contains_key(&cgroup) {
                 self.maps.forget(cgroup);
@@ -441,7 +474,8 @@ fn governed(
             (false, Some(number)) => number,
             (false, None) => held.map_or(NO_RULES, |held| held.requests),
         };
-        slot.limits = plan.limits.each_ref().map(|limit| limit.as_ref().map_or_else(Default::default, |(rate, _)| *rate));
+        slot.limits =
+            plan.limits.each_ref().map(|limit| limit.as_ref().map_or_else(Default::default, |(rate, _)| *rate));
     }
     governed
 }

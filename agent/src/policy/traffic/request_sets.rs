@@ -106,6 +106,12 @@ impl RequestSets {
         Ok(number)
     }
 
+    /// The rates of a set.
+    pub(super) fn rates(&self, number: u32) -> impl Iterator<Item = Rate> + '_ {
+        let sets = self.sets.iter().filter(move |(_, known)| *known == number);
+        sets.flat_map(|(set, _)| set.iter().map(|(rule, _)| rule.rate))
+    }
+
     fn answer(&mut self, answer: &Arc<Answer>) -> Result<u32, MapError> {
         if let Some(number) = self.answers.get(answer) {
             return Ok(*number);

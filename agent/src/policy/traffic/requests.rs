@@ -52,11 +52,16 @@ impl Rule {
 }
 
 /// The limits of a policy, in its order.
-pub fn rules<'a>(limits: &'a [RequestLimit], policy: &'a Name, tier: Tier) -> impl Iterator<Item = Rule> + 'a {
+pub fn rules<'a>(
+    limits: &'a [RequestLimit],
+    policy: &'a Name,
+    tier: Tier,
+    workload: Option<u64>,
+) -> impl Iterator<Item = Rule> + 'a {
     // They were checked when the policy was read.
     limits.iter().filter_map(move |limit| {
         Some(Rule {
-            kernel: kernel(limit, state(limit.name.as_deref(), policy, tier)),
+            kernel: kernel(limit, state(limit.name.as_deref(), policy, tier), workload),
             answer: Arc::new(answer(limit).ok()?),
             name: limit.name.clone(),
             policy: policy.clone(),
@@ -75,14 +80,14 @@ fn state(name: Option<&str>, policy: &Name, tier: Tier) -> u32 {
 /// Where the tier stands in the number.
 const TIER_SHIFT: u32 = 29;
 
-fn kernel(limit: &RequestLimit, state: u32) -> HttpRule {
+fn kernel(limit: &RequestLimit, state: u32, workload: Option<u64>) -> HttpRule {
     let prefix = limit.matches.path_prefix.as_deref().unwrap_or_default().as_bytes();
     let (mut path, mut mask) = ([0; MAX_PATH], [0; MAX_PATH]);
     let len = prefix.len().min(MAX_PATH);
     path[..len].copy_from_slice(&prefix[..len]);
     mask[..len].fill(0xff);
     HttpRule {
-        rate: rate(&limit.rate),
+        rate: rate(&limit.rate, workload),
         limit: state,
         answer: 0,
         methods: limit.matches.methods.iter().map(|method| bit(*method)).fold(0, |all, bit| all | bit),
@@ -147,7 +152,8 @@ pub fn answer(limit: &RequestLimit) -> Result<Answer, String> {
         has_type |= parsed == header::CONTENT_TYPE;
         put(name, value);
     }
-    let seconds = settings.retry_after.unwrap_or_else(|| rate(&limit.rate).interval.div_ceil(1_000_000_000) as u32);
+    let seconds =
+        settings.retry_after.unwrap_or_else(|| rate(&limit.rate, None).interval.div_ceil(1_000_000_000) as u32);
     put("Retry-After", &seconds.to_string());
     if !has_type && !settings.body.is_empty() {
         put("Content-Type", "text/plain; charset=utf-8");

@@ -307,7 +307,7 @@ pub struct RateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_RATE))]
     pub burst: Option<u32>,
-    /// Who has it: the Pod, for all of its clients together, or each of them.
+    /// Who has it: the Pod, for all of its clients together, each of these, or all Pods of its workload on the node together.
     #[serde(default, skip_serializing_if = "Per::is_pod")]
     pub per: Per,
 }
@@ -324,7 +324,7 @@ pub struct ByteLimit {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "byte_size::optional")]
     #[schemars(schema_with = "bytes_schema")]
     pub burst: Option<u64>,
-    /// Who has it: the Pod, for all of its clients together, or each of them.
+    /// Who has it: the Pod, for all of its clients together, each of these, or all Pods of its workload on the node together.
     #[serde(default, skip_serializing_if = "Per::is_pod")]
     pub per: Per,
 }
@@ -372,14 +372,26 @@ pub enum Per {
     /// All together.
     #[default]
     Pod,
-    /// Each address that asks the Pod for something.
+    /// Each address of the other end.
     Client,
+    /// All Pods of the node together that the same workload has made; a Pod whose workload is not known has it alone.
+    Workload,
 }
 
 impl Per {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
     const fn is_pod(&self) -> bool {
         matches!(self, Self::Pod)
+    }
+
+    /// What stands behind a rate.
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Pod => "",
+            Self::Client => " for each client",
+            Self::Workload => " with all Pods of its workload on this node",
+        }
     }
 }
 

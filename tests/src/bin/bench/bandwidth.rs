@@ -140,7 +140,8 @@ fn bucket(host: Ipv4Addr) -> Result<()> {
 }
 
 pub(crate) fn run(session: &mut Session) -> Result<()> {
-    session.step("bandwidth: 128 connections and one that asks, into 100 Mbit/s, beside netfilter's hashlimit, in turns");
+    session
+        .step("bandwidth: 128 connections and one that asks, into 100 Mbit/s, beside netfilter's hashlimit, in turns");
     let network = Network::enter()?;
     let bed = Testbed::new()?;
     let limit = json!({ "limits": { "bytesIn": { "perSecond": format!("{LIMIT}KiB") } } });
