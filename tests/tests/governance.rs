@@ -141,6 +141,30 @@ fn a_list_lets_through_what_it_has_and_nothing_else() {
 }
 
 #[test]
+fn pods_that_nobody_tells_of_are_not_let_through() {
+    end_to_end(|bed| {
+        let allow = |port: u16| {
+            json!({ "egress": [
+                { "cidrs": ["127.0.0.0/8"], "ports": [{ "port": port }] },
+                { "pods": [{ "selector": {}, "namespaceSelector": {} }] },
+            ] })
+        };
+        let agent = Agent::start(bed, &config(bed, &[])?)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let [allowed, other, six] = web.ports;
+        let config = config(bed, &[policy("shop", &json!({ "allow": allow(allowed) }))])?;
+        agent.reload()?;
+        web.wait(&format!("connect 127.0.0.1 {other}"), "EPERM")?;
+        ensure!(web.ask(&format!("connect 127.0.0.1 {allowed}"))? == "ok", "what else is on the list holds");
+        ensure!(web.ask(&format!("connect ::1 {six}"))? == "EPERM");
+        wait_shown(&config, "the API server is not asked, so the Pods that it names are not known")?;
+        wait_shown(&config, "of SidestepPolicy shop/shop (file), with 0 addresses of Pods")?;
+        ensure!(agent.metrics()?.sum("sidestep_governance_in_force") == 0.0);
+        agent.stop()
+    });
+}
+
+#[test]
 fn a_rate_of_connections_is_exact() {
     end_to_end(|bed| {
         let limits = json!({ "limits": { "connectionsOut": { "perSecond": 50, "burst": 20 } } });

@@ -69,7 +69,10 @@ mod on_cluster {
                     "metadata": { "name": "client", "namespace": shop.name() },
                     "spec": {
                         "selector": { "matchLabels": { "app": "client" } },
-                        "traffic": { "allow": { "egress": [{ "cidrs": [address], "ports": [{ "port": 8080 }] }] } },
+                        "traffic": { "allow": { "egress": [{
+                            "pods": [{ "selector": { "matchLabels": { "app": "server" } } }],
+                            "ports": [{ "port": 8080 }],
+                        }] } },
                     },
                 });
                 cluster.apply(&policy.to_string())?;
@@ -87,6 +90,7 @@ mod on_cluster {
                 daemonset.roll()?;
                 let answer = connect(cluster, &shop, address, 8081)?;
                 ensure!(answer.contains(REFUSED), "{answer}");
+                ensure!(connect(cluster, &shop, address, 8080)?.contains("hello"));
                 let counters = daemonset.exec(&["policy", "counters"])?;
                 ensure!(counters.contains("shop/client") && counters.contains("not_allowed"), "{counters}");
 
@@ -126,8 +130,12 @@ mod on_cluster {
 
     /// Requests of one Pod to another, as busybox' `wget` sees them.
     fn get(cluster: &Cluster, shop: &Namespace<'_>, url: &str) -> Result<String> {
+        get_as("client", cluster, shop, url)
+    }
+
+    fn get_as(pod: &str, cluster: &Cluster, shop: &Namespace<'_>, url: &str) -> Result<String> {
         let command = format!("wget -S -O - {url} 2>&1; true");
-        cluster.kubectl(&["--namespace", shop.name(), "exec", "client", "--", "sh", "-c", &command])
+        cluster.kubectl(&["--namespace", shop.name(), "exec", pod, "--", "sh", "-c", &command])
     }
 
     #[test]
@@ -205,6 +213,36 @@ mod on_cluster {
                 is_alive("a list")?;
                 let counters = daemonset.exec(&["policy", "counters"])?;
                 ensure!(counters.contains("not_allowed"), "{counters}");
+
+                // Who is let in by labels is let in for as long as it has them, and from the moment that it has them.
+                let friends =
+                    json!({ "matchExpressions": [{ "key": "app", "operator": "In", "values": ["client", "friend"] }] });
+                apply(
+                    json!({ "allow": { "ingress": [{ "pods": [{ "selector": friends }], "ports": [{ "port": 8080 }] }] } }),
+                )?;
+                wait_until("an answer to who has the label", PATIENCE, || {
+                    Ok(get(cluster, &shop, &url)?.contains("hello").then_some(()))
+                })?;
+                wait_programmed(cluster, &shop, "server", "True", "in force on ")?;
+                let client = cluster.get(&["--namespace", shop.name(), "pod", "client"])?;
+                let client = client["status"]["podIP"].as_str().context("the client's address")?.to_owned();
+                let explained =
+                    daemonset.exec(&["policy", "explain", "shop/server", "--from", &client, "--port", "8080"])?;
+                let who = format!("{client}/32 TCP 8080, one of the Pods app in (client,friend) of namespace shop by");
+                ensure!(explained.contains(&who), "{explained}");
+                let shown = daemonset.exec(&["policy", "show"])?;
+                ensure!(shown.contains("SidestepPolicy shop/server, with 1 addresses of Pods"), "{shown}");
+                cluster.kubectl(&["--namespace", shop.name(), "label", "pod", "client", "app=other", "--overwrite"])?;
+                wait_until("a refusal of who has lost the label", PATIENCE, || {
+                    Ok(get(cluster, &shop, &url)?.contains("Connection refused").then_some(()))
+                })?;
+                shop.create_pod("friend", &pod(&[Writer::new("friend", 1)]))?;
+                running("friend")?;
+                wait_until("an answer to the new Pod", PATIENCE, || {
+                    Ok(get_as("friend", cluster, &shop, &url)?.contains("hello").then_some(()))
+                })?;
+                let answer = get(cluster, &shop, &url)?;
+                ensure!(answer.contains("Connection refused"), "{answer}");
 
                 // For a Pod in the node's network it can't be, which is the policy's to say and no alarm.
                 let mut of_node = pod(&[Writer::new("of-node", 1)]);

@@ -270,7 +270,23 @@ mod on_cluster {
             let columns = server.kubectl(&["get", "ssp", "-n", "shop", "wrong", "--no-headers"], "")?;
             ensure!(columns.split_whitespace().take(4).eq(["wrong", "False", "False", "0/1"]), "{columns}");
 
+            // The Pods of all nodes are asked for only while a policy names Pods as peers.
+            let watch_of_all = || {
+                let watches = status(&config)?["kubernetes"]["watches"].as_array().cloned().unwrap_or_default();
+                Ok::<_, anyhow::Error>(watches.into_iter().find(|watch| watch["resource"] == "pods of all nodes"))
+            };
+            ensure!(watch_of_all()?.is_none());
+            let peers = json!([{ "pods": [{ "selector": selector }] }]);
+            server.apply(&policy(
+                "peers",
+                &json!({ "selector": selector, "traffic": { "allow": { "ingress": peers } } }),
+            ))?;
+            wait_until("the watch of all Pods", DEADLINE, || {
+                Ok(watch_of_all()?.is_some_and(|watch| watch["state"] == "live").then_some(()))
+            })?;
+
             server.kubectl(&["delete", "ssp", "--all", "-n", "shop"], "")?;
+            wait_until("the end of that watch", DEADLINE, || Ok(watch_of_all()?.is_none().then_some(())))?;
             say_until(&agent, &mut web, "deleted", of(""))?;
             agent.wait_ledger(web.id(), web.stdout().len() as u64).map(drop)
         });

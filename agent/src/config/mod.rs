@@ -178,6 +178,7 @@ impl Config {
     pub fn needs_namespaces(&self) -> bool {
         !self.kubernetes.namespace_labels.is_empty()
             || self.policies.resources
+            || !self.policies.files.is_empty()
             || self.selectors().any(|selector| selector.namespace_labels.is_some())
     }
 

@@ -66,6 +66,12 @@ pub struct GovernedTier {
     /// The same of the peers who may talk to the Pod.
     #[serde(default)]
     pub ingress: Option<Vec<String>>,
+    /// How many addresses of Pods are on the list of those that the Pod may talk to, where it names Pods.
+    #[serde(default)]
+    pub egress_pods: Option<usize>,
+    /// The same of those who may talk to the Pod.
+    #[serde(default)]
+    pub ingress_pods: Option<usize>,
     /// Its other limits.
     #[serde(default)]
     pub limits: Vec<GovernedLimit>,
@@ -259,6 +265,7 @@ impl GovernanceReport {
             let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
             Refusals { reason, direction, policies, rule, kind: kind(key), count: *count }
         };
+        let counts: BTreeMap<_, _> = reading.pods_of_lists.iter().map(|(name, pods)| (name, pods.count())).collect();
         let mut pods = Vec::new();
         for held in &reading.pods {
             let mut tiers = Vec::new();
@@ -274,11 +281,17 @@ impl GovernanceReport {
                 let (marked, refused): (Vec<_>, Vec<_>) =
                     counted.into_iter().partition(|(key, _)| key.outcome == OUTCOME_MARKED);
                 let told = |counted: Vec<_>| counted.into_iter().map(|counted| refusals(counted, plan)).collect();
+                let pods = |direction| {
+                    let name = plan.lists().find(|list| list.direction == direction)?;
+                    counts.get(&name).copied()
+                };
                 tiers.push(GovernedTier {
                     scope: scope(*tier).to_owned(),
                     mode: mode(tier.mode).to_owned(),
                     egress: plan.egress.as_ref().map(names),
                     ingress: plan.ingress.as_ref().map(names),
+                    egress_pods: pods(Direction::Egress),
+                    ingress_pods: pods(Direction::Ingress),
                     limits: plan.limits().map(limit).collect(),
                     http_requests: plan.requests.iter().map(requests).collect(),
                     refused: told(refused),

@@ -8,6 +8,7 @@ use super::governance::{mode, scope};
 use crate::{
     pipeline::governor::{Held, Reading},
     policy::traffic::{
+        compile::ListName,
         judge::{Act, Finding, TCP, judge},
         limit::{Kind, rate_in_words},
         settings::{Direction, Mode},
@@ -130,7 +131,16 @@ impl Judgement {
             let list = format!("allow.{}", act.direction.as_str());
             let (what, policies, verdict) = match finding {
                 Finding::Listed { policies, network, ports } => {
-                    (format!("is on the list {list}: {network}{}", words(ports)), names(policies), Verdict::Allowed)
+                    let name = ListName { policies: policies.clone(), direction: act.direction };
+                    let pods = reading.pods_of_lists.get(&name);
+                    let who = pods.map(|pods| pods.who_lets(act.peer, act.protocol, act.port)).unwrap_or_default();
+                    let who = if who.is_empty() {
+                        String::new()
+                    } else {
+                        format!(", one of the {}", who.join(" and of the "))
+                    };
+                    let what = format!("is on the list {list}: {network}{}{who}", words(ports));
+                    (what, names(policies), Verdict::Allowed)
                 }
                 Finding::NotListed { policies } => {
                     (format!("is not on the list {list}"), names(policies), Verdict::Refused)

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use super::peer_pods::PEERS;
 use crate::events::Event;
 
 /// A watch that fails is logged, and counted, at most this often.
@@ -114,6 +115,11 @@ impl Health {
         self.watches().entry(resource).or_default().saved = saved;
     }
 
+    /// A watch is there no more.
+    pub(super) fn forget(&self, resource: &str) {
+        self.watches().remove(resource);
+    }
+
     /// The API server has begun to tell of changes.
     pub(super) fn live(&self, resource: &'static str, now: Instant) {
         let mut watches = self.watches();
@@ -199,10 +205,17 @@ impl Health {
     }
 
     /// Whether something is known of everything that is watched: the API server has answered once, if only that there is no such
-    /// resource, or an agent before has saved it.
+    /// resource, or an agent before has saved it. Pods of other nodes are not meant: what needs them waits for itself.
     #[must_use]
     pub fn has_told_all(&self) -> bool {
-        self.watches().values().all(|watch| watch.since.is_some() || watch.saved.is_some())
+        let is_told = |watch: &Watch| watch.since.is_some() || watch.saved.is_some();
+        self.watches().iter().all(|(resource, watch)| *resource == PEERS || is_told(watch))
+    }
+
+    /// Whether everything was listed once at least.
+    #[must_use]
+    pub fn has_listed(&self, resource: &str) -> bool {
+        self.watches().get(resource).is_some_and(|watch| watch.lists > 0)
     }
 
     /// Whether a watch that is to be there has neither answered nor failed yet.

@@ -13,7 +13,11 @@ use hyper::{Method, Response, StatusCode, header::RETRY_AFTER};
 use kube::client::Body;
 use tower::{BoxError, Layer, Service};
 
-use super::health::{Health, Request, outcome};
+use super::{
+    health::{Health, Request, outcome},
+    peer_pods::PEERS,
+    watch,
+};
 use crate::events::Event;
 
 /// What an API server that asks for more patience than this gets.
@@ -91,6 +95,7 @@ where
 
     fn call(&mut self, request: hyper::Request<Body>) -> Self::Future {
         let (verb, resource) = asked(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
+        let watched = watched(&resource, request.uri().query().unwrap_or_default()).to_owned();
         let (health, refusals) = (Arc::clone(&self.health), Arc::clone(&self.refusals));
         let answer = self.service.call(request);
         Box::pin(async move {
@@ -113,7 +118,7 @@ where
                 Err(_) => outcome::UNREACHABLE,
             };
             if verb == "watch" && outcome == outcome::OK {
-                health.watch_began(&resource, now);
+                health.watch_began(&watched, now);
             }
             health.count(Request { verb, resource, outcome });
             answer
@@ -164,6 +169,12 @@ fn asked(method: &Method, path: &str, query: &str) -> (&'static str, String) {
     (verb, resource)
 }
 
+/// What [`Health`] calls what is watched: there are two watches of Pods.
+fn watched<'a>(resource: &'a str, query: &str) -> &'a str {
+    let is_of_all_nodes = resource == watch::PODS && !query.contains("spec.nodeName");
+    if is_of_all_nodes { PEERS } else { resource }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +192,13 @@ mod tests {
         ] {
             assert_eq!(asked(&method, path, query), (verb, resource.to_owned()), "{path}");
         }
+    }
+
+    #[test]
+    fn the_watches_of_pods_are_told_apart() {
+        assert_eq!(watched("pods", "&watch=true&fieldSelector=spec.nodeName%3Da"), "pods");
+        assert_eq!(watched("pods", "&watch=true&fieldSelector=status.phase%21%3DFailed"), PEERS);
+        assert_eq!(watched("namespaces", "&watch=true"), "namespaces");
     }
 
     #[test]

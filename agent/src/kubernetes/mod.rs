@@ -11,6 +11,7 @@ mod meter;
 mod metric_labels;
 mod node_report;
 mod owners;
+mod peer_pods;
 mod pod;
 mod pod_events;
 mod pods;
@@ -36,6 +37,7 @@ pub use self::{
     conditions::InForce,
     health::{Freshness, Health},
     metric_labels::MetricLabels,
+    peer_pods::{Knowledge, PeerPods},
     pod::{ANNOTATION_PREFIX, Labels, Oversized, Owner, Pod},
     pod_events::PodEvents,
     pods::Pods,
@@ -58,6 +60,7 @@ pub struct Kubernetes {
     is_on: bool,
     watches_namespaces: bool,
     pods: Arc<Pods>,
+    peer_pods: Arc<PeerPods>,
     policies: Arc<SharedPolicies>,
     watches_policies: bool,
     pod_events: Arc<PodEvents>,
@@ -89,6 +92,7 @@ impl Kubernetes {
                 health.expect(policies::CLUSTER, saved);
             }
         }
+        let peer_pods = PeerPods::new(is_on, watches_namespaces, Arc::clone(&pods), Arc::clone(&health));
         Ok(Self {
             settings: config.kubernetes.clone(),
             node: Arc::clone(&config.node_name),
@@ -96,6 +100,7 @@ impl Kubernetes {
             is_on,
             watches_namespaces,
             pods,
+            peer_pods: Arc::new(peer_pods),
             policies,
             watches_policies: config.policies.resources,
             pod_events: Arc::default(),
@@ -109,6 +114,12 @@ impl Kubernetes {
     #[must_use]
     pub const fn pods(&self) -> &Arc<Pods> {
         &self.pods
+    }
+
+    /// The Pods of all nodes, for policies that name them as peers.
+    #[must_use]
+    pub const fn peer_pods(&self) -> &Arc<PeerPods> {
+        &self.peer_pods
     }
 
     /// The policies of the cluster.
@@ -214,6 +225,7 @@ impl Kubernetes {
         tokio::spawn(pods::forget(Arc::clone(&pods)));
         tokio::spawn(saved::keep_pods(self.state_dir.clone(), Arc::clone(&pods), self.end.subscribe()));
         tokio::spawn(owners::answer(client.clone(), questions, Arc::clone(&pods), Arc::clone(&health)));
+        tokio::spawn(peer_pods::follow(client.clone(), self.peer_pods));
         if self.watches_namespaces {
             tokio::spawn(watch::namespaces(client.clone(), Arc::clone(&pods), Arc::clone(&health)));
         }

@@ -26,6 +26,8 @@ pub struct Pods {
     table: Mutex<Table>,
     /// Raised with every change, so that who asks for news rarely takes the lock.
     version: AtomicU64,
+    /// The same with every change of labels of namespaces.
+    namespaces_version: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -164,6 +166,7 @@ impl Pods {
     /// There are these namespaces and no others.
     pub(super) fn retain_namespaces(&self, names: &HashSet<String>) {
         self.lock().namespaces.retain(|name, _| names.contains(&**name));
+        self.namespaces_version.fetch_add(1, Relaxed);
     }
 
     /// The labels of a namespace; `None` when it is gone.
@@ -171,6 +174,7 @@ impl Pods {
         let mut table = self.lock();
         let Some(labels) = labels else {
             table.namespaces.remove(namespace);
+            self.namespaces_version.fetch_add(1, Relaxed);
             return;
         };
         let labels = Arc::new(labels);
@@ -178,12 +182,23 @@ impl Pods {
             return;
         }
         table.namespaces.insert(namespace.into(), Arc::clone(&labels));
+        self.namespaces_version.fetch_add(1, Relaxed);
         for entry in table.pods.values_mut() {
             if &*entry.pod.namespace == namespace && entry.pod.namespace_labels != labels {
                 let pod = Pod { namespace_labels: Arc::clone(&labels), ..Pod::clone(&entry.pod) };
                 *entry = Entry { pod: Arc::new(pod), version: self.next_version(), deleted: entry.deleted };
             }
         }
+    }
+
+    /// The labels of all namespaces, as far as they are known.
+    pub(super) fn namespaces(&self) -> HashMap<Arc<str>, Arc<Labels>> {
+        self.lock().namespaces.clone()
+    }
+
+    /// Raised with every change of them.
+    pub(super) fn namespaces_version(&self) -> u64 {
+        self.namespaces_version.load(Relaxed)
     }
 
     /// Forgets what was deleted long ago.

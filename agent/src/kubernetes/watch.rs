@@ -94,7 +94,7 @@ pub(super) async fn namespaces(client: Client, pods: Arc<Pods>, health: Arc<Heal
 
 /// As [`follow`], for ever: every API server knows the resource. What answers that it does not stands in front of one, or
 /// has not come up yet.
-async fn follow_always<K, S: Stream<Item = watcher::Result<Event<K>>>>(
+pub(super) async fn follow_always<K, S: Stream<Item = watcher::Result<Event<K>>>>(
     watch: impl Fn() -> S,
     resource: &'static str,
     health: &Health,

@@ -5,7 +5,7 @@
 
 use std::{
     array,
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -22,11 +22,15 @@ use std::{
 
 use sidestep_abi::govern::{RefusedKey, TIERS};
 
-use super::{container::Profile, known::Known};
+use super::{
+    container::Profile,
+    known::Known,
+    lists::{self, Lists},
+};
 use crate::{
     attribute, clock,
     control::governance::Recent,
-    kubernetes::Kubernetes,
+    kubernetes::{Knowledge, Kubernetes},
     load::{
         Governors, RootPattern, cgroups,
         interfaces::{self, NoInterface, Ways},
@@ -37,7 +41,8 @@ use crate::{
         precedence::Key,
         selection::Refused,
         traffic::{
-            compile::{self, List, ListName, Name, Plan, Refuser, Tier, Unmet},
+            compile::{List, ListName, Name, Plan, Refuser, Tier, Unmet},
+            pod_peers::PodsOfList,
             program::{AtInterface, Desired, Maps, Planned, Programmer},
             request_sets::{RequestMaps, Way},
         },
@@ -101,6 +106,8 @@ pub struct Reading {
     pub pods: Vec<Held>,
     /// The lists of their plans; one that could not be made is not in it.
     pub lists: BTreeMap<ListName, Arc<List>>,
+    /// The Pods that they name, of those that do.
+    pub pods_of_lists: BTreeMap<ListName, Arc<PodsOfList>>,
     /// Limits of requests by their numbers, with those that have gone and were refused by.
     pub limits: BTreeMap<u32, Refuser>,
     /// Counts of the kernel programs.
@@ -197,8 +204,7 @@ pub struct Governor {
     roots: Vec<RootPattern>,
     /// Policies of files; `None` as long as they could not be read.
     files: Option<Arc<Policies>>,
-    /// Lists by their policies, as long as these are the same; or why there is none.
-    lists: HashMap<ListName, Result<Arc<List>, String>>,
+    lists: Lists,
     policies: Arc<Policies>,
     reading: Arc<Mutex<Arc<Reading>>>,
     told: Option<String>,
@@ -249,7 +255,7 @@ impl Governor {
             mount: mount.to_owned(),
             roots: roots.to_vec(),
             files,
-            lists: HashMap::new(),
+            lists: Lists::default(),
             reading,
             told: None,
             unreached: BTreeSet::new(),
@@ -304,13 +310,16 @@ impl Governor {
             self.policies = policies;
             self.lists.clear();
         }
+        let files_name_pods = self.files.as_ref().is_some_and(|files| files.name_pods());
+        self.kubernetes.peer_pods().want(files_name_pods || self.policies.name_pods());
         let refused = self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some());
         // Of the policy itself its status says so.
         let name = |refused: &Refused| Name { key: refused.key.clone(), is_file: false };
         unmet.extend(
             refused.map(|refused| Unmet::of(&[name(refused)], format!("{refused}; what it said before goes on"))),
         );
-        let (desired, mut pods) = self.desired(&mut unmet);
+        let (mut desired, mut pods) = self.desired(&mut unmet);
+        let pods_of_lists = self.lists(&mut desired, &mut unmet);
         // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
         unmet.extend(self.programs.refresh(is_needed).err().map(Unmet::from));
@@ -351,6 +360,7 @@ impl Governor {
         let reading = Arc::new(Reading {
             pods,
             lists: desired.lists,
+            pods_of_lists,
             limits,
             refused,
             counted_unix_nano: clock::unix_nano(),
@@ -519,18 +529,78 @@ impl Governor {
             let text = format!("{key} {why}");
             Unmet::of(held_back.iter().chain(&[Name { key, is_file: false }]), text)
         }));
+        (desired, pods.into_values().collect())
+    }
+
+    /// Makes the lists that shall hold, and returns the Pods that they name.
+    fn lists(&mut self, desired: &mut Desired, unmet: &mut Vec<Unmet>) -> BTreeMap<ListName, Arc<PodsOfList>> {
         let plans = desired.pods.values().flat_map(|planned| &planned.plans);
         let names: BTreeSet<_> = plans.flat_map(Plan::lists).collect();
-        self.lists.retain(|name, _| names.contains(name));
+        self.lists.retain(&names);
+        let (there, now) = (Arc::clone(self.kubernetes.peer_pods()), Instant::now());
+        let (mut knowledge, mut pods) = (there.knowledge(), BTreeMap::new());
         for name in names {
-            match self.list(&name) {
-                Ok(list) => {
-                    desired.lists.insert(name, list);
+            let of = |policy: &Name| match policy.is_file {
+                true => self.files.as_ref()?.traffic(&policy.key),
+                false => self.policies.traffic(&policy.key),
+            };
+            let entries = || {
+                let traffic = name.policies.iter().filter_map(|policy| Some((policy, of(policy)?)));
+                let entries = traffic.flat_map(|(policy, traffic)| {
+                    let peers = traffic.allow.peers(name.direction).into_iter().flatten();
+                    peers.map(|peers| (policy.clone(), peers))
+                });
+                entries.collect()
+            };
+            let made = self.lists.get(&name, &entries, &there, now);
+            let list = match &made.list {
+                Ok(list) => Arc::clone(list),
+                Err(problem) => {
+                    unmet.push(Unmet::of(&name.policies, problem.clone()));
+                    continue;
                 }
-                Err(problem) => unmet.push(Unmet::of(&name.policies, problem)),
+            };
+            let mut is_used = true;
+            if let Some(of_list) = &made.pods {
+                pods.insert(name.clone(), Arc::clone(of_list));
+                // What has been told meanwhile is the next turn's.
+                if !made.knows_pods() && knowledge == Knowledge::Listed {
+                    knowledge = Knowledge::Starting;
+                }
+                let unknown = lists::unknown_pods(&name, &knowledge);
+                let left_out = Some(there.left_out()).filter(|count| *count > 0).map(|count| {
+                    format!("{name}: there is no room for {count} of the cluster's Pods, which are not let through by their labels")
+                });
+                let problems = [unknown, made.problem.clone(), left_out].into_iter().flatten();
+                unmet.extend(problems.map(|problem| Unmet::of(&name.policies, problem)));
+                is_used = self.hold_back(&name, desired, &knowledge);
+            }
+            if is_used {
+                desired.lists.insert(name, list);
             }
         }
-        (desired, pods.into_values().collect())
+        pods
+    }
+
+    /// Where it is not known yet which Pods a list names, lets go on what held in its tier; whether the list shall hold for some Pod
+    /// all the same. Where nothing held nothing does, while it can be told at any moment, and then what is known of the list.
+    fn hold_back(&self, name: &ListName, desired: &mut Desired, knowledge: &Knowledge) -> bool {
+        let held: BTreeSet<u64> = self.programmer.pods().collect();
+        let mut is_used = false;
+        for (cgroup, planned) in &mut desired.pods {
+            let waits = match knowledge {
+                Knowledge::Listed | Knowledge::Off => false,
+                Knowledge::Starting => true,
+                Knowledge::Failed(_) => held.contains(cgroup),
+            };
+            for (plan, keeps) in planned.plans.iter().zip(&mut planned.keeps) {
+                if plan.lists().any(|list| list == *name) {
+                    *keeps |= waits;
+                    is_used |= !*keeps;
+                }
+            }
+        }
+        is_used
     }
 
     /// What is said of a Pod; `None` while too little of it is known.
@@ -551,21 +621,6 @@ impl Governor {
             },
         };
         Some(self.policies.plans(&subject, self.files.as_ref().unwrap_or(&no_files)))
-    }
-
-    fn list(&mut self, name: &ListName) -> Result<Arc<List>, String> {
-        if let Some(list) = self.lists.get(name) {
-            return list.clone();
-        }
-        let of = |policy: &Name| match policy.is_file {
-            true => self.files.as_ref()?.traffic(&policy.key),
-            false => self.policies.traffic(&policy.key),
-        };
-        let traffic = name.policies.iter().filter_map(of);
-        let list = compile::list(traffic.flat_map(|traffic| traffic.allow.peers(name.direction).into_iter().flatten()));
-        let list = list.map(Arc::new).map_err(|error| format!("{name}: {error}"));
-        self.lists.insert(name.clone(), list.clone());
-        list
     }
 }
 

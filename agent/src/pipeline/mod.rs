@@ -10,6 +10,7 @@ pub mod engine;
 pub mod governor;
 pub mod journal;
 pub mod known;
+mod lists;
 pub mod outlet;
 pub mod pod_join;
 pub mod policies_in_force;

@@ -257,7 +257,7 @@ impl NodePolicy {
 }
 
 /// Bounds what Kubernetes does not: a selector costs every agent memory, and each Pod the time to hold it against that.
-fn bound_selector(schema: &mut Schema) {
+pub(super) fn bound_selector(schema: &mut Schema) {
     let mut set = |pointer: &str, keyword: &str, value: serde_json::Value| {
         if let Some(part) = schema.pointer_mut(pointer).and_then(|part| part.as_object_mut()) {
             part.insert(keyword.to_owned(), value);
@@ -325,6 +325,11 @@ mod tests {
             let selector = &spec["properties"]["selector"]["properties"];
             assert_eq!(selector["matchLabels"]["maxProperties"], json!(MAX_LABELS));
             assert_eq!(selector["matchExpressions"]["items"]["properties"]["values"]["maxItems"], json!(MAX_LABELS));
+            let peers = &spec["properties"]["traffic"]["properties"]["allow"]["properties"]["ingress"]["items"];
+            let peer = &peers["properties"]["pods"]["items"]["properties"];
+            for selector in ["selector", "namespaceSelector"] {
+                assert_eq!(peer[selector]["properties"]["matchLabels"]["maxProperties"], json!(MAX_LABELS));
+            }
             let mut found = Vec::new();
             unbounded("spec", spec, &mut found);
             assert!(found.is_empty(), "{found:#?}");

@@ -327,6 +327,13 @@ impl Policies {
         self.get(key).or_else(|| self.before.get(key))?.traffic.as_ref()
     }
 
+    /// Whether one names Pods as peers.
+    #[must_use]
+    pub fn name_pods(&self) -> bool {
+        let traffic = self.all().chain(self.before.values()).filter_map(|policy| policy.traffic.as_ref());
+        traffic.into_iter().any(|traffic| traffic.allow.names_pods())
+    }
+
     /// Policies for Pods of a namespace that are refused, and of which nobody knows what they said before: of the cluster, or of
     /// the namespace. One that never was anything else has said nothing.
     pub fn uncertain(&self, namespace: &str, is_namespaced: bool) -> impl Iterator<Item = &Refused> {

@@ -93,15 +93,20 @@ fn show(pod: &GovernedPod, text: &mut String) {
     if let Some(unmet) = &pod.unmet {
         let _ = writeln!(text, "  {unmet}");
     }
-    for GovernedTier { scope, mode, egress, ingress, limits, http_requests, .. } in &pod.tiers {
+    for tier in &pod.tiers {
+        let GovernedTier { scope, mode, egress, ingress, egress_pods, ingress_pods, limits, http_requests, .. } = tier;
         let what = match mode.as_str() {
             "observe" => format!("{scope}, observed only"),
             _ => scope.clone(),
         };
-        let lists = [("may open connections to the list", egress), ("may be connected to by the list", ingress)];
-        for (may, policies) in lists {
+        let lists = [
+            ("may open connections to the list", egress, egress_pods),
+            ("may be connected to by the list", ingress, ingress_pods),
+        ];
+        for (may, policies, pods) in lists {
             if let Some(policies) = policies {
-                let _ = writeln!(text, "  {what}: {may} of {}", policies.join(", "));
+                let pods = pods.map(|count| format!(", with {count} addresses of Pods")).unwrap_or_default();
+                let _ = writeln!(text, "  {what}: {may} of {}{pods}", policies.join(", "));
             }
         }
         for GovernedLimit { what: may, policy, .. } in limits {

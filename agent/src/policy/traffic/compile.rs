@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
 };
 
 use sidestep_abi::govern::{
@@ -190,16 +191,33 @@ pub struct TooManyRanges {
     count: usize,
 }
 
-/// Puts the entries of several policies together.
+/// Puts the entries of several policies together, without the Pods that they name.
 ///
 /// # Errors
 /// A network with too many ranges of ports.
 pub fn list<'a>(entries: impl IntoIterator<Item = &'a Peers>) -> Result<List, TooManyRanges> {
-    let mut list = List::new();
-    for peers in entries {
+    list_with_pods(entries.into_iter().map(|peers| (peers, [])), &mut None)
+}
+
+/// Puts the entries of several policies together, each with the addresses of the Pods that it names. A Pod that has too many
+/// ranges of ports has the first of them, and one of those is `cut`: labels come and go, and must not hold up the others.
+///
+/// # Errors
+/// A network of the entries themselves with too many ranges of ports.
+pub fn list_with_pods<'a, P: IntoIterator<Item = IpAddr>>(
+    entries: impl IntoIterator<Item = (&'a Peers, P)>,
+    cut: &mut Option<TooManyRanges>,
+) -> Result<List, TooManyRanges> {
+    let (mut list, mut of_pods) = (List::new(), BTreeSet::new());
+    for (peers, pods) in entries {
+        let ranges = ranges(peers.ports.as_deref());
         // They were checked when they were read.
-        for network in peers.cidrs.iter().filter_map(|cidr| Network::parse(cidr).ok()) {
-            list.entry(network).or_default().extend(ranges(peers.ports.as_deref()));
+        for network in peers.cidrs.iter().flatten().filter_map(|cidr| Network::parse(cidr).ok()) {
+            list.entry(network).or_default().extend(&ranges);
+        }
+        for network in pods.into_iter().map(Network::of) {
+            list.entry(network).or_default().extend(&ranges);
+            of_pods.insert(network);
         }
     }
     // In this order a network comes behind those that it lies in.
@@ -213,7 +231,12 @@ pub fn list<'a>(entries: impl IntoIterator<Item = &'a Peers>) -> Result<List, To
         }
         *own = joined(own);
         if own.len() > MAX_RANGES {
-            return Err(TooManyRanges { network: *network, count: own.len() });
+            let error = TooManyRanges { network: *network, count: own.len() };
+            if !of_pods.contains(network) {
+                return Err(error);
+            }
+            *own = own.iter().take(MAX_RANGES).copied().collect();
+            *cut = Some(error);
         }
         wider.push((*network, own.clone()));
     }
@@ -222,7 +245,7 @@ pub fn list<'a>(entries: impl IntoIterator<Item = &'a Peers>) -> Result<List, To
 
 const ALL_PORTS: PortRange = PortRange { first: 0, last: u16::MAX, protocol: 0, _pad: [0; 3] };
 
-fn ranges(ports: Option<&[Ports]>) -> Vec<PortRange> {
+pub(super) fn ranges(ports: Option<&[Ports]>) -> Vec<PortRange> {
     let Some(ports) = ports else { return vec![ALL_PORTS] };
     let range = |ports: &Ports| PortRange {
         first: ports.port.unwrap_or_default(),
@@ -266,7 +289,8 @@ mod tests {
             end_port: Some(*last),
         };
         Peers {
-            cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect(),
+            cidrs: Some(cidrs.iter().map(|cidr| (*cidr).to_owned()).collect()),
+            pods: None,
             ports: (!ports.is_empty()).then(|| ports.iter().map(port).collect()),
         }
     }
@@ -308,6 +332,19 @@ mod tests {
         assert!(error.is_err_and(|error| error.to_string().starts_with("10.1.0.0/16 has 17 ranges")));
     }
 
+    #[test]
+    fn a_pod_with_too_many_ranges_has_the_first_of_them() {
+        let ports: Vec<_> = (0..17).map(|index| (Protocol::Tcp, index * 10, index * 10)).collect();
+        let (one, other) = (peers(&["192.0.2.0/24"], &ports[..9]), peers(&[], &ports[9..]));
+        let (pod, elsewhere): (IpAddr, IpAddr) = ([192, 0, 2, 1].into(), [10, 0, 0, 1].into());
+        let mut cut = None;
+        let list = list_with_pods([(&one, vec![]), (&other, vec![pod, elsewhere])], &mut cut).expect("a list");
+        assert_eq!(list[&Network::of(pod)].len(), MAX_RANGES);
+        assert!(allows(&list, "192.0.2.1", Protocol::Tcp, 80) && !allows(&list, "192.0.2.1", Protocol::Tcp, 160));
+        assert!(allows(&list, "10.0.0.1", Protocol::Tcp, 160) && !allows(&list, "10.0.0.1", Protocol::Tcp, 80));
+        assert!(cut.is_some_and(|cut| cut.to_string().starts_with("192.0.2.1/32 has 17 ranges")));
+    }
+
     proptest! {
         /// One look at the longest network tells the same as a look at all entries.
         #[test]
@@ -327,7 +364,7 @@ mod tests {
                 let network = Network::parse(&peer).expect("an address");
                 let expected = entries.iter().any(|entry| {
                     let ports = entry.ports.as_ref().expect("ports")[0];
-                    Network::parse(&entry.cidrs[0]).expect("a network").contains(&network)
+                    Network::parse(&entry.cidrs.as_ref().expect("networks")[0]).expect("a network").contains(&network)
                         && ports.protocol == protocol(is_udp)
                         && (ports.port..=ports.end_port).contains(&Some(port))
                 });

@@ -70,7 +70,7 @@ impl Maps {
 pub struct Planned {
     /// What each tier says.
     pub plans: [Plan; TIERS],
-    /// Tiers of which too little is known: of these what held goes on.
+    /// Tiers of which too little is known: of these what held goes on, and nothing where nothing held.
     pub keeps: [bool; TIERS],
 }
 
@@ -446,8 +446,8 @@ fn governed(
 ) -> Governed {
     let mut governed = Governed::default();
     for (index, ((slot, plan), tier)) in governed.tiers.iter_mut().zip(&planned.plans).zip(Tier::ALL).enumerate() {
-        if let (true, Some(held)) = (planned.keeps[index], held) {
-            *slot = held.tiers[index];
+        if planned.keeps[index] {
+            *slot = held.map(|held| held.tiers[index]).unwrap_or_default();
             continue;
         }
         if plan.is_empty() {

@@ -6,17 +6,21 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use sidestep_abi::http::{MAX_ANSWER, MAX_PATH, MAX_RULES};
 
-use super::{compile::list, limit::Limit, requests};
-use crate::config::byte_size;
+use super::{compile::list, limit::Limit, pod_peers, requests};
+use crate::{config::byte_size, policy::resource::bound_selector};
 
 /// The most entries of a list, of networks and of ports of one policy.
 const MAX_ENTRIES: usize = 1024;
 const MAX_CIDRS: usize = 100_000;
 const MAX_PORTS: usize = 16;
+/// The most selectors of Pods of one entry, and of one list of a policy: each is held against the Pods of the cluster.
+const MAX_PODS: usize = 16;
+const MAX_PODS_OF_LIST: usize = 256;
 /// The longest text of a network: an IPv6 address, `/` and three digits.
 const MAX_CIDR: usize = 49;
 /// The most headers of an answer.
@@ -34,7 +38,7 @@ const LEAST_BURST: u64 = 256 << 10;
 const MAX_BYTES_TEXT: usize = 32;
 
 /// What is declared for traffic.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct TrafficSettings {
     /// Whether what is not allowed, or too much, is refused, or only counted and reported.
@@ -59,7 +63,7 @@ pub enum Mode {
 }
 
 /// Who may be talked to. What is not given is not restricted.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Allow {
     /// Peers of connections that the Pod opens, and of datagrams that it sends; an empty list lets nothing through.
@@ -103,6 +107,13 @@ impl Allow {
         self.egress.is_none() && self.ingress.is_none()
     }
 
+    /// Whether it names Pods.
+    #[must_use]
+    pub fn names_pods(&self) -> bool {
+        let entries = Direction::ALL.iter().filter_map(|direction| self.peers(*direction)).flatten();
+        entries.into_iter().any(|peers| peers.pods.is_some())
+    }
+
     /// The peers of one direction; `None` when it is not restricted.
     #[must_use]
     pub const fn peers(&self, direction: Direction) -> Option<&Vec<Peers>> {
@@ -113,17 +124,45 @@ impl Allow {
     }
 }
 
-/// Some peers.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+/// Some peers: those of `cidrs` and those of `pods`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.cidrs) || has(self.pods)", "message": "names no peers: give cidrs, pods or both",
+}]))]
 pub struct Peers {
     /// Networks of the other end, as `10.0.0.0/8` and `2001:db8::/32`; an address alone is a network of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_CIDRS), inner(length(min = 2, max = MAX_CIDR)))]
-    pub cidrs: Vec<String>,
+    pub cidrs: Option<Vec<String>>,
+    /// Pods at the other end, by labels: the addresses that they have, as they come and go. Those with `hostNetwork` are left
+    /// out, as their address is the node's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_PODS))]
+    pub pods: Option<Vec<PodPeers>>,
     /// Protocols and ports; all of them when not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_PORTS))]
     pub ports: Option<Vec<Ports>>,
+}
+
+/// Some Pods.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.selector) || has(self.namespaceSelector)",
+    "message": "names no Pods: give selector, namespaceSelector or both",
+}]))]
+pub struct PodPeers {
+    /// Which Pods, by their labels; all of the namespaces when not given.
+    #[serde(deserialize_with = "pod_peers::selector", skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = bound_selector)]
+    pub selector: Option<LabelSelector>,
+    /// Pods of which namespaces, by their labels. When not given: of the policy's own, and of all with a
+    /// `ClusterSidestepPolicy`.
+    #[serde(deserialize_with = "pod_peers::selector", skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = bound_selector)]
+    pub namespace_selector: Option<LabelSelector>,
 }
 
 /// Ports of a protocol.
@@ -517,13 +556,22 @@ impl TrafficSettings {
         let (list_path, before) = (format!("allow.{}", direction.as_str()), problems.len());
         for (index, peers) in entries.iter().enumerate() {
             let path = format!("{list_path}[{index}]");
-            if peers.cidrs.is_empty() {
+            if peers.cidrs.is_none() && peers.pods.is_none() {
+                problems.push(format!("{path}: names no peers: give cidrs, pods or both"));
+            }
+            if peers.cidrs.as_ref().is_some_and(Vec::is_empty) {
                 problems.push(format!("{path}.cidrs: is empty; `0.0.0.0/0` and `::/0` are all peers"));
             }
-            for (number, cidr) in peers.cidrs.iter().enumerate() {
+            for (number, cidr) in peers.cidrs.iter().flatten().enumerate() {
                 if let Err(error) = Network::parse(cidr) {
                     problems.push(format!("{path}.cidrs[{number}]: {error}"));
                 }
+            }
+            if peers.pods.as_ref().is_some_and(Vec::is_empty) {
+                problems.push(format!("{path}.pods: is empty; `selector: {{}}` is all Pods of the namespace"));
+            }
+            for (number, pods) in peers.pods.iter().flatten().enumerate() {
+                problems.extend(pods.problems().map(|problem| format!("{path}.pods[{number}]{problem}")));
             }
             if peers.ports.as_ref().is_some_and(Vec::is_empty) {
                 problems.push(format!("{path}.ports: is empty; leave it out for all ports"));
@@ -537,6 +585,10 @@ impl TrafficSettings {
                 };
                 problems.extend(wrong.map(|wrong| format!("{path}.ports[{number}]: {wrong}")));
             }
+        }
+        let selectors: usize = entries.iter().map(|peers| peers.pods.as_ref().map_or(0, Vec::len)).sum();
+        if selectors > MAX_PODS_OF_LIST {
+            problems.push(format!("{list_path}: has {selectors} selectors of Pods; at most {MAX_PODS_OF_LIST}"));
         }
         if problems.len() == before
             && let Err(error) = list(entries)
@@ -631,5 +683,27 @@ mod tests {
         assert!(problems[2].starts_with("allow.ingress[0].cidrs: is empty"), "{problems:?}");
         assert!(problems[3].starts_with("limits.connectionsOut.perSecond: "), "{problems:?}");
         assert!(problems[4].starts_with("limits.connectionsIn.burst: "), "{problems:?}");
+    }
+
+    #[test]
+    fn peers_are_networks_or_pods() {
+        let pods = |count: usize| serde_json::json!(vec![serde_json::json!({ "selector": {} }); count]);
+        let wrong = serde_json::json!({ "allow": { "ingress": [
+            {}, { "pods": [] }, { "pods": [{}] },
+            { "pods": [{ "selector": { "matchExpressions": [{ "key": "a", "operator": "Is" }] } }] },
+        ], "egress": [{ "pods": pods(MAX_PODS_OF_LIST) }, { "cidrs": ["10.0.0.0/8"], "pods": pods(1) }] } });
+        let settings: TrafficSettings = serde_json::from_value(wrong).expect("settings");
+        assert!(settings.allow.names_pods());
+        let problems = settings.problems();
+        assert_eq!(
+            problems[..4],
+            [
+                "allow.egress: has 257 selectors of Pods; at most 256",
+                "allow.ingress[0]: names no peers: give cidrs, pods or both",
+                "allow.ingress[1].pods: is empty; `selector: {}` is all Pods of the namespace",
+                "allow.ingress[2].pods[0]: names no Pods: give selector, namespaceSelector or both",
+            ]
+        );
+        assert!(problems[4].starts_with("allow.ingress[3].pods[0].selector: ") && problems.len() == 5, "{problems:?}");
     }
 }
