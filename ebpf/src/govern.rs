@@ -199,10 +199,16 @@ fn is_mapped(address: &[u8; 16]) -> bool {
 }
 
 /// Takes one from a limit; 0 when none is left.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn take(key: &BucketKey, rate: &Rate, client: &[u8; 16]) -> u64 {
+    take_some(key, rate, client, 1, 1)
+}
+
+/// Takes several where there is one left; no more than the `largest` number at once that there is.
+#[inline(never)]
+pub(crate) fn take_some(key: &BucketKey, rate: &Rate, client: &[u8; 16], count: u64, largest: u64) -> u64 {
     match bucket(key, rate, client) {
-        Some(bucket) => spend(bucket, rate),
+        Some(bucket) => spend(bucket, rate, count, largest),
         None => unlimited(rate),
     }
 }
@@ -244,14 +250,14 @@ fn shared(key: &BucketKey, rate: &Rate) -> BucketKey {
 
 /// The state is one word, the theoretical arrival time of the next, so that it is exact whatever number of CPUs takes.
 #[inline(always)]
-fn spend(bucket: *mut u64, rate: &Rate) -> u64 {
+fn spend(bucket: *mut u64, rate: &Rate, count: u64, largest: u64) -> u64 {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a map value of one word.
     let mut known = unsafe { bucket.read_volatile() };
     for _ in 0..MAX_TRIES {
         // Debts of a rate that was lower, or of a burst that was larger, are no more than this one could have.
-        let most = now + rate.tolerance + rate.interval;
+        let most = now + rate.tolerance + largest * rate.interval;
         if known > most + MAX_SKEW {
             // When another CPU was first, it has done this or more.
             let _ = emit::exchange(bucket, known, most);
@@ -261,7 +267,7 @@ fn spend(bucket: *mut u64, rate: &Rate) -> u64 {
         if arrival - now > rate.tolerance {
             return 0;
         }
-        let (before, changed) = emit::exchange(bucket, known, arrival + rate.interval);
+        let (before, changed) = emit::exchange(bucket, known, arrival + count * rate.interval);
         if changed {
             return 1;
         }

@@ -3,7 +3,10 @@
 //! The network header stays as it is, but for addresses, length and time to live: so the sum that a device computes later
 //! (`CHECKSUM_PARTIAL`) begins where it did, whatever options or extension headers there are.
 
-use core::ffi::c_void;
+use core::{
+    ffi::c_void,
+    ptr::{addr_of, read_volatile},
+};
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -25,6 +28,7 @@ use crate::{
 /// `include/uapi/linux/if_ether.h`
 const ETH_HLEN: u32 = 14;
 const ETH_P_IP: u16 = 0x0800;
+const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
@@ -50,6 +54,8 @@ const OPTION_NOP: u8 = 1;
 /// RFC 7323
 const OPTION_TIMESTAMPS: u8 = 8;
 const HOP_LIMIT: u8 = 64;
+/// Types of ICMPv6 that find neighbours and routers (RFC 4861, 4).
+const ND: core::ops::RangeInclusive<u8> = 133..=137;
 /// Who sends it understands marks, or has one already (RFC 3168, 5).
 const ECN: u8 = 3;
 
@@ -87,8 +93,9 @@ const RAW: usize = 40;
 const SLACK: usize = 64;
 
 /// Tells the programs of the other direction of the same interface that a packet is one of ours. It is on a packet for that moment
-/// alone, so that it meets nobody else's marks.
-const MARK: u32 = 0x51de_57e9;
+/// alone, so that it meets nobody else's marks. Set by the agent before load, to what nobody can guess who may set a mark.
+#[unsafe(no_mangle)]
+static MARK: u32 = 0;
 
 /// A packet, in either direction.
 #[repr(C)]
@@ -125,8 +132,8 @@ pub(crate) struct Packet {
     macs: [u8; 12],
     /// It could not be read as far as its ends, and is none that has no ends.
     pub(crate) is_broken: u8,
-    /// It is one of IPv4 or IPv6, and has addresses.
-    pub(crate) is_ip: u8,
+    /// It finds neighbours: nothing comes without it.
+    pub(crate) is_vital: u8,
     /// It may be marked in place of being dropped (RFC 3168).
     pub(crate) is_ecn: u8,
     /// Of a request: `METHOD_*`, where its path begins, and whether the segment ends before. Here and not in registers: the verifier
@@ -140,8 +147,11 @@ pub(crate) struct Packet {
     pub(crate) state: u32,
     pub(crate) rcv_nxt: u32,
     pub(crate) snd_nxt: u32,
-    /// Bytes from the network's header on; segments that are sent together are one packet. See [`Packet::measure`].
+    /// Bytes from the network's header on, of all segments that are sent together, and how many these are. See [`Packet::measure`].
     pub(crate) len: u32,
+    pub(crate) segments: u32,
+    /// These programs have written it.
+    pub(crate) is_made: u32,
     /// What of it was refused.
     pub(crate) counted: Counted,
     /// What is read of a header, and what is written of one.
@@ -164,12 +174,18 @@ pub(crate) struct Segment {
     pub(crate) is_head: bool,
 }
 
+#[inline(always)]
+fn own_mark() -> u32 {
+    // SAFETY: a load from a static of this object.
+    unsafe { read_volatile(addr_of!(MARK)) }
+}
+
 /// Whether the packet is one that these programs have made; the mark is taken off.
 #[inline(always)]
 pub(crate) fn is_ours(skb: *mut __sk_buff) -> bool {
     // SAFETY: the context of the program.
     unsafe {
-        let is_ours = (*skb).mark == MARK;
+        let is_ours = (*skb).mark == own_mark();
         if is_ours {
             (*skb).mark = 0;
         }
@@ -202,7 +218,9 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn measure(&mut self, skb: *mut __sk_buff) {
         // SAFETY: the context of the program.
-        self.len = unsafe { (*skb).len }.saturating_sub(self.l3);
+        let (len, segments) = unsafe { ((*skb).len, (*skb).gso_segs) };
+        self.len = len.saturating_sub(self.l3);
+        self.segments = if segments == 0 { 1 } else { segments };
     }
 
     /// Forgets which limits have given a token.
@@ -248,7 +266,8 @@ impl Packet {
 
     #[inline(always)]
     fn parse(&mut self, skb: *mut __sk_buff, to_pod: bool) -> Option<()> {
-        (self.is_broken, self.is_ip) = (0, 0);
+        (self.is_broken, self.is_vital, self.is_made, self.is_ecn) = (0, 0, 0, 0);
+        self.set_addresses([0; 16], [0; 16]);
         self.fetch(skb, 0, ETH_HLEN)?;
         self.macs = self.at(0);
         let mut kind = u16::from_be_bytes(self.at(12));
@@ -261,14 +280,22 @@ impl Packet {
         match kind {
             ETH_P_IP => self.parse_ipv4(skb)?,
             ETH_P_IPV6 => self.parse_ipv6(skb)?,
-            _ => return None,
+            _ => {
+                (self.protocol, self.is_vital) = (0, u8::from(kind == ETH_P_ARP));
+                return None;
+            }
         }
         // SAFETY: the context of the program.
         self.key.interface = unsafe { (*skb).ifindex };
         let header = match self.protocol {
             IPPROTO_TCP => 20,
             IPPROTO_UDP | IPPROTO_UDPLITE | IPPROTO_SCTP | IPPROTO_DCCP => 4,
-            IPPROTO_ICMP | IPPROTO_IGMP | IPPROTO_ICMPV6 => return None,
+            IPPROTO_ICMPV6 => {
+                let is_read = self.fetch(skb, self.l4, 1).is_some();
+                self.is_vital = u8::from(is_read && ND.contains(&self.raw[0]));
+                return None;
+            }
+            IPPROTO_ICMP | IPPROTO_IGMP => return None,
             _ => return Some(()),
         };
         self.is_broken = 1;
@@ -305,7 +332,7 @@ impl Packet {
     #[inline(always)]
     fn set_addresses(&mut self, from: [u8; 16], to: [u8; 16]) {
         (self.key.client, self.key.pod) = if self.from_client == 0 { (to, from) } else { (from, to) };
-        (self.key.client_port, self.key.pod_port, self.is_ip) = (0, 0, 1);
+        (self.key.client_port, self.key.pod_port) = (0, 0);
     }
 
     #[inline(always)]
@@ -468,6 +495,7 @@ impl Packet {
 
     #[inline(always)]
     fn overwrite(&mut self, skb: *mut __sk_buff, segment: &Segment) -> Option<()> {
+        self.is_made = 1;
         self.read_partial(skb)?;
         let answer = match segment.answer {
             0 => None,
@@ -673,7 +701,7 @@ pub(crate) fn send_copy(skb: *mut __sk_buff, was_to_pod: bool) -> bool {
     // SAFETY: the context of the program.
     unsafe {
         let mark = (*skb).mark;
-        (*skb).mark = MARK;
+        (*skb).mark = own_mark();
         let flags = if was_to_pod { BPF_F_INGRESS } else { 0 };
         let failed = bpf_clone_redirect(skb, (*skb).ifindex, u64::from(flags));
         (*skb).mark = mark;
@@ -686,7 +714,7 @@ pub(crate) fn send_copy(skb: *mut __sk_buff, was_to_pod: bool) -> bool {
 pub(crate) fn turn_round(skb: *mut __sk_buff, was_to_pod: bool) -> i32 {
     // SAFETY: the context of the program.
     unsafe {
-        (*skb).mark = MARK;
+        (*skb).mark = own_mark();
         let flags = if was_to_pod { BPF_F_INGRESS } else { 0 };
         bpf_redirect((*skb).ifindex, u64::from(flags)) as i32
     }

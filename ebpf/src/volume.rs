@@ -1,7 +1,7 @@
 //! Limits of packets and of bytes, kept at the Pod's interface on the node.
 //!
 //! A limit of bytes that drops what is too much, and nothing before, drops many packets in a row, of all who send: those who
-//! send much slow down late, and who sends little waits for its time-out. So large packets are dropped more and more often
+//! send much slow down late, and who asks for little waits for a time-out. So large packets are dropped more and more often
 //! before the limit is used up (random early detection: Floyd and Jacobson, 1993), or marked where both ends understand that
 //! (RFC 3168), and the last of it is left to small packets: requests, answers of names, acknowledgements.
 
@@ -32,11 +32,17 @@ const SMALL: u32 = 1024;
 /// The largest packet is not larger than so many times [`BYTES`] (`GSO_MAX_SIZE`, `include/linux/netdevice.h`).
 const LARGEST: u64 = 8;
 
+/// Nor has it more segments, of the usual size.
+const MOST_SEGMENTS: u64 = 512;
+
 /// What a limit says of a packet.
 const REFUSED: u64 = 0;
 const WITHIN: u64 = 1;
 /// It is within, and who sends is to be told to send less.
 const CROWDED: u64 = 2;
+
+/// Behind the bits of all limits, those of the tiers for which a packet is to be marked.
+const CROWDED_BIT: usize = 2 * TIERS;
 
 /// A packet goes to the Pod, or comes from it.
 #[derive(Clone, Copy)]
@@ -57,7 +63,8 @@ struct Taking<'a> {
 /// A packet that all else has let through.
 #[inline(always)]
 pub(crate) fn judge(skb: *mut __sk_buff, packet: &mut Packet, interface: &Interface, way: Way) -> i32 {
-    if packet.is_ip == 0 {
+    // What finds neighbours is nothing that comes again, and what these programs have made is in the place of what was refused.
+    if packet.is_vital != 0 || packet.is_made != 0 {
         return PASS;
     }
     let cgroup = interface.cgroup;
@@ -71,7 +78,13 @@ pub(crate) fn judge(skb: *mut __sk_buff, packet: &mut Packet, interface: &Interf
             let said = if of_bytes {
                 take_bytes(&taking.key, taking.rate, packet, taking.cost)
             } else {
-                govern::take(&taking.key, taking.rate, &packet.key.client)
+                govern::take_some(
+                    &taking.key,
+                    taking.rate,
+                    &packet.key.client,
+                    u64::from(packet.segments),
+                    MOST_SEGMENTS,
+                )
             };
             if said == REFUSED {
                 let is_exempt = matches!(way, Way::ToPod) && flows::is_from_node(skb) != 0;
@@ -82,13 +95,36 @@ pub(crate) fn judge(skb: *mut __sk_buff, packet: &mut Packet, interface: &Interf
                 return DROP;
             }
             packet.note_taken(number(index, of_bytes));
-            // SAFETY: the context of the program.
-            if said == CROWDED && tier.flags & OBSERVES == 0 && unsafe { bpf_skb_ecn_set_ce(skb) } != 0 {
-                refusals::mark(cgroup, index, taking.what);
+            if said == CROWDED && tier.flags & OBSERVES == 0 {
+                packet.note_taken(CROWDED_BIT + index);
             }
         }
     }
+    mark(skb, packet, cgroup, way);
     PASS
+}
+
+/// Marks a packet that is let through by all, for those limits of bytes that are nearly used up.
+#[inline(always)]
+fn mark(skb: *mut __sk_buff, packet: &Packet, cgroup: u64, way: Way) {
+    // SAFETY: the context of the program.
+    if packet.taken >> CROWDED_BIT == 0 || unsafe { bpf_skb_ecn_set_ce(skb) } == 0 {
+        return;
+    }
+    for index in 0..TIERS {
+        if packet.taken >> (CROWDED_BIT + index) & 1 != 0 {
+            refusals::mark(cgroup, index, what(way, REASON_BYTE_RATE));
+        }
+    }
+}
+
+/// As [`What`] has it.
+#[inline(always)]
+fn what(way: Way, reason: u8) -> What {
+    match way {
+        Way::ToPod => What::ingress(reason),
+        Way::FromPod => What::egress(reason),
+    }
 }
 
 /// What the packet takes of a tier's limit; `None` when there is none.
@@ -110,13 +146,13 @@ fn taking<'a>(
     if rate.interval == 0 {
         return None;
     }
-    let what = match way {
-        Way::ToPod => What::ingress(reason),
-        Way::FromPod => What::egress(reason),
-    };
     let key = BucketKey { cgroup, limit: state_of(limit, index), _pad: 0 };
-    let cost = if of_bytes { u64::from(packet.len) * rate.interval / BYTES } else { rate.interval };
-    Some(Taking { key, rate, what, cost })
+    let cost = if of_bytes {
+        (u64::from(packet.len) * rate.interval + BYTES - 1) / BYTES
+    } else {
+        u64::from(packet.segments) * rate.interval
+    };
+    Some(Taking { key, rate, what: what(way, reason), cost })
 }
 
 /// A limit among those of all tiers, as a bit of what was taken.
@@ -163,7 +199,7 @@ fn take_bytes(key: &BucketKey, rate: &Rate, packet: &Packet, cost: u64) -> u64 {
         if owed > most && arrival != now {
             return REFUSED;
         }
-        let is_crowded = !is_small && is_crowded(owed, rate.tolerance, u64::from(chance));
+        let is_crowded = !is_small && arrival != now && is_crowded(owed, rate.tolerance, u64::from(chance));
         if is_crowded && packet.is_ecn == 0 {
             return REFUSED;
         }

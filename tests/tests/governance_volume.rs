@@ -1,7 +1,7 @@
 //! How many packets and bytes a Pod gets and sends in a second: what comes is what the policy says, those who send little are not
 //! held up by those who send much, and who understands marks is marked and loses nothing.
 
-use std::{process::Command, thread, time::Instant};
+use std::{net::TcpStream, process::Command, thread};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -15,13 +15,13 @@ use sidestep_tests::{
 /// gets many bytes by TCP (`pull`), each of which is what it was.
 const PEER: &str = r"
 PORT = 7000
-LINE = bytes(range(256)) * 256
+LINE = bytes(range(256)) * 257
 seen = [0, 0]
-def flood(host, size, seconds):
+def flood(host, size, seconds, at_once=20):
     with socket.socket(family(host), socket.SOCK_DGRAM) as s:
         begin, count, data = time.monotonic(), 0, b'x' * int(size)
         while time.monotonic() - begin < float(seconds):
-            for _ in range(20):
+            for _ in range(int(at_once)):
                 try: s.sendto(data, (host, PORT)); count += 1
                 except OSError: pass
             time.sleep(0.001)
@@ -30,11 +30,12 @@ def counted():
     count, size = seen
     seen[:] = [0, 0]
     return f'count={count} bytes={size}'
-def chat(host, times):
+def chat(host, times, pause='0'):
     with socket.socket(family(host), socket.SOCK_DGRAM) as s:
         s.settimeout(1)
         answered = 0
         for number in range(int(times)):
+            time.sleep(float(pause))
             s.sendto(b'?%d' % number, (host, PORT))
             try: answered += s.recvfrom(100)[0] == b'?%d' % number
             except TimeoutError: pass
@@ -45,7 +46,7 @@ def pull(host, size):
         s.send(struct.pack('!Q', size))
         while got < size:
             data = s.recv(65536)
-            if not data or data[0] != got % 256 or data[-1] != (got + len(data) - 1) % 256: return f'broken at {got}'
+            if not data or data != LINE[got % 256:][:len(data)]: return f'broken at {got}'
             got += len(data)
     return f'seconds={time.monotonic() - begin} bytes={got}'
 def give(connection):
@@ -65,7 +66,8 @@ server = socket.create_server(('::', PORT), family=socket.AF_INET6, dualstack_ip
 threading.Thread(target=serve, args=[server], daemon=True).start()
 server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+SO_RCVBUFFORCE = 33
+server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
 server.bind(('::', PORT))
 threading.Thread(target=count, args=[server], daemon=True).start()
 print('ready')
@@ -74,6 +76,8 @@ for number, line in enumerate(sys.stdin):
     print(number, globals()[what](*rest))
 ";
 
+/// The port at which all of them listen.
+const PORT: u16 = 7000;
 const MEGABYTE: f64 = 1e6;
 /// What may come at once.
 const BURST: f64 = 262_144.0;
@@ -96,13 +100,16 @@ struct Flood {
 
 /// Floods for a while, and waits until what has come of it has been read.
 fn flood(from: &mut Peer, to: &mut Peer, host: &str, size: usize) -> Result<Flood> {
+    // So that both know the way, on which nothing of a flood waits then.
+    from.talker.wait(&format!("chat {host} 1"), "answered=1")?;
     to.ask("counted")?;
     let answer = from.ask(&format!("flood {host} {size} 3"))?;
-    let mut came = 0.0;
+    let (mut came, mut quiet) = (0.0, 0);
     wait_until("the end of what has come", DEADLINE, || {
         let more = figure(&to.ask("counted")?, "count")?;
         came += more;
-        Ok((more == 0.0).then_some(()))
+        quiet = if more == 0.0 { quiet + 1 } else { 0 };
+        Ok((quiet == 5).then_some(()))
     })?;
     Ok(Flood { seconds: figure(&answer, "seconds")?, sent: figure(&answer, "count")?, came })
 }
@@ -133,8 +140,9 @@ fn as_many_bytes_and_packets_come_as_the_policy_says() {
             let come = flood(&mut client, &mut web, &host.to_string(), 1200)?;
             come.is_as_said(MEGABYTE, BURST, 1200.0 + header)?;
             wait_until("the counts", DEADLINE, || {
-                let counted = refused(&node.config, "web", "ingress", "byte_rate")? - before;
-                Ok((counted == (come.sent - come.came) as u64).then_some(()))
+                let counted = (refused(&node.config, "web", "ingress", "byte_rate")? - before) as f64;
+                let lost = come.sent - come.came;
+                Ok((counted <= lost && counted >= 0.99 * lost).then_some(()))
             })?;
             let told = wait_told(&node.agent, 1, |record| {
                 record.attribute("network.local.address") == host.to_string()
@@ -176,13 +184,20 @@ fn a_flood_does_not_hold_up_those_who_send_little() {
         let mut web = start(bed, &node.network, "shop", "web")?;
         wait_shown(&node.config, LOOKS)?;
         let host = web.addresses.four;
+        let full = || refused(&node.config, "web", "ingress", "byte_rate");
         let (come, answered) = thread::scope(|scope| {
             let flood = scope.spawn(|| flood(&mut flooder, &mut web, &host.to_string(), 1200));
-            let answered = client.ask(&format!("chat {host} 300"));
-            Ok::<_, anyhow::Error>((flood.join().ok().context("a flood")??, figure(&answered?, "answered")?))
+            wait_until("a limit that is used up", DEADLINE, || Ok((full()? > 0).then_some(())))?;
+            let before = full()?;
+            let answered = client.ask(&format!("chat {host} 200 0.005"))?;
+            for _ in 0..50 {
+                TcpStream::connect_timeout(&(host, PORT).into(), DEADLINE).context("a probe")?;
+            }
+            ensure!(full()? > before, "the flood was over");
+            Ok((flood.join().ok().context("a flood")??, figure(&answered, "answered")?))
         })?;
         come.is_as_said(MEGABYTE, BURST, 1228.0)?;
-        ensure!(answered >= 297.0, "{answered} of 300 were answered");
+        ensure!(answered >= 198.0, "{answered} of 200 were answered");
         node.agent.stop()
     });
 }
@@ -217,10 +232,9 @@ fn tcp_goes_as_fast_as_it_may() {
                 // Of `bytesOut` the Pod is who gives.
                 let (getter, giver) = if limit == "bytesOut" { (&mut client, &web) } else { (&mut web, &client) };
                 for host in giver.hosts() {
-                    let begin = Instant::now();
                     let answer = getter.ask(&format!("pull {host} 20000000"))?;
                     let (seconds, bytes) = (figure(&answer, "seconds")?, figure(&answer, "bytes")?);
-                    ensure!(bytes == 20e6 && begin.elapsed().as_secs_f64() >= seconds, "{answer}");
+                    ensure!(bytes == 20e6, "{answer}");
                     ensure!(bytes <= 1e7 * seconds + 1e7 + 65536.0, "{limit} {has_ecn}: {answer}");
                     ensure!(bytes >= 1e7 * seconds * 0.5, "{limit} {has_ecn}: {answer}");
                 }

@@ -178,32 +178,6 @@ pub mod byte_size {
         }
         deserializer.deserialize_any(SizeVisitor)
     }
-
-    /// The same where it may be left out, or be null.
-    pub mod optional {
-        use serde::{Deserialize, Serialize};
-
-        use super::{Deserializer, Serializer};
-
-        #[derive(Deserialize, Serialize)]
-        struct Size(#[serde(with = "super")] u64);
-
-        /// Writes `16MiB`, or nothing.
-        ///
-        /// # Errors
-        /// Those of the serializer.
-        pub fn serialize<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-            value.map(Size).serialize(serializer)
-        }
-
-        /// Reads `16MiB`, or nothing.
-        ///
-        /// # Errors
-        /// What is not a size.
-        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-            Ok(Option::<Size>::deserialize(deserializer)?.map(|Size(bytes)| bytes))
-        }
-    }
 }
 
 /// [`byte_size`] for settings that hold a [`bytesize::ByteSize`], whose own form rounds.

@@ -11,7 +11,10 @@ pub mod probes;
 pub mod report;
 pub mod running;
 
-use std::path::{Path, PathBuf};
+use std::{
+    hash::{BuildHasher, RandomState},
+    path::{Path, PathBuf},
+};
 
 use aya::{EbpfLoader, maps::Array, programs::links::FdLink};
 use sha2::{Digest, Sha256};
@@ -198,12 +201,15 @@ impl Loaded {
         let layout = layout::kernel_layout(Path::new(layout::BTF_PATH))?;
         let numbers = layout::syscall_numbers();
         let generation = making.map_or(1, pins::Making::generation);
+        // What nobody else marks packets with.
+        let mark = RandomState::new().hash_one(generation) as u32 | 1;
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
             .override_global("KERNEL_LAYOUT", &layout, true)
             .override_global("SYSCALL_NUMBERS", &numbers, true)
             .override_global("GENERATION", &generation, true)
+            .override_global("MARK", &mark, true)
             .map_max_entries("RING", settings.ring_size);
         if let Some(making) = making {
             for name in maps::NAMES {

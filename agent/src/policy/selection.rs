@@ -351,7 +351,6 @@ impl Policies {
     /// and their limits of requests; of their other limits holds that of the policy with the higher priority, then of the older
     /// one.
     pub fn plans<'a>(&'a self, subject: &Subject<'_>, files: &'a Self) -> [Plan; TIERS] {
-        let workload = subject.workload.map(|(kind, name)| limit::workload(subject.namespace, kind, name));
         let mut plans = <[Plan; TIERS]>::default();
         let before = self.before.values().filter(|policy| policy.selects(subject));
         let own = self.selecting(subject).chain(before).map(|policy| (false, policy));
@@ -360,6 +359,7 @@ impl Policies {
         for (is_file, policy) in selecting {
             let name = Name { key: policy.key.clone(), is_file };
             let Some(traffic) = &policy.traffic else { continue };
+            let workload = subject.workload.map(|workload| limit::workload(&name, subject.namespace, workload));
             let tier = Tier { is_namespaced: policy.key.namespace.is_some(), mode: traffic.mode };
             let Some((_, plan)) = Tier::ALL.iter().zip(&mut plans).find(|(other, _)| **other == tier) else { continue };
             for (is_given, list) in [

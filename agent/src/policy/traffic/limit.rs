@@ -6,7 +6,10 @@ use sidestep_abi::govern::{
     PER_POD, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_PACKET_RATE, Rate, RefusedKey, WORKLOADS,
 };
 
-use super::settings::{ByteLimit, Direction, Limits, Per, RateLimit};
+use super::{
+    compile::Name,
+    settings::{ByteLimit, Direction, Limits, Per, RateLimit},
+};
 use crate::config::byte_size;
 
 /// What is limited.
@@ -212,10 +215,11 @@ pub const fn per_of(rate: &Rate) -> Per {
     }
 }
 
-/// The number of a workload for the kernel programs: always the same, whatever agent.
+/// The number of a workload for the kernel programs, as far as a policy says something of it: always the same, whatever agent. Pods of
+/// which another policy says something share nothing with those.
 #[must_use]
-pub fn workload(namespace: &str, kind: &str, name: &str) -> u64 {
-    let hash = Sha256::digest(format!("{namespace}/{kind}/{name}"));
+pub fn workload(policy: &Name, namespace: &str, (kind, name): (&str, &str)) -> u64 {
+    let hash = Sha256::digest(format!("{policy} {namespace}/{kind}/{name}"));
     let number = hash.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     number | WORKLOADS
 }
@@ -225,6 +229,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::precedence::Key;
 
     #[test]
     fn a_rate_admits_its_burst_at_once() {
@@ -252,8 +257,13 @@ mod tests {
         let limit = |place: usize| Limit::ALL[place];
         assert_eq!(limit(BYTES_IN).in_words(&bytes(16 << 20)), "gets 16MiB a second, 16MiB at once");
         assert_eq!(limit(BYTES_OUT).in_words(&bytes(12_500_000)), "may send 12.5 MB a second, 12.5 MB at once");
-        let rate =
-            |per| rate(&RateLimit { per_second: 10, burst: None, per }, Some(workload("shop", "Deployment", "web")));
+        let policy = Name { key: Key { namespace: Some("shop".into()), name: "web".into() }, is_file: false };
+        let rate = |per| {
+            rate(
+                &RateLimit { per_second: 10, burst: None, per },
+                Some(workload(&policy, "shop", ("Deployment", "web"))),
+            )
+        };
         let connections = |per| limit(CONNECTIONS_IN).in_words(&rate(per));
         assert_eq!(connections(Per::Client), "gets 10 connections a second for each client, 10 at once");
         assert_eq!(
@@ -266,7 +276,7 @@ mod tests {
     proptest! {
         /// What the kernel programs have is what was declared, within a tenth of a percent.
         #[test]
-        fn bytes_are_exact_enough(per_second in 1_000u64..=100_000_000_000) {
+        fn bytes_are_exact_enough(per_second in 1_024u64..=12_500_000_000) {
             let limit = ByteLimit { per_second, burst: None, per: Per::Pod };
             let (rate, bytes_in) = (byte_rate(&limit, None), Limit::ALL[BYTES_IN]);
             let is_near = |one: f64, two: f64| (one / two - 1.0).abs() < 2e-3;
