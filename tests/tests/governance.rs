@@ -1,12 +1,16 @@
 //! What a Pod may reach, and how often: decided in the kernel, at the system call, with no proxy.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, DEADLINE, Testbed, agent, end_to_end,
-    governance::{TALK, Talker, command, config, figure, policy, refused, wait_shown, wait_told},
+    governance::{self, TALK, Talker, command, config, figure, policy, refused, wait_shown, wait_told},
     records::Record,
     wait_until,
 };
@@ -136,6 +140,43 @@ fn a_list_lets_through_what_it_has_and_nothing_else() {
         })?;
         wait_shown(&config, "Pod shop/web\n")?;
         wait_shown(&config, "the list of SidestepPolicy shop/shop")?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_policy_ends_at_its_date_and_begins_at_it() {
+    end_to_end(|bed| {
+        let config = config(bed, &[])?;
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
+        ensure!(web.ask(&connect)? == "ok", "there is no policy yet");
+        let end = SystemTime::now() + Duration::from_secs(2);
+        let date = |time: SystemTime| -> Result<String> {
+            Ok(jiff::Timestamp::from_nanosecond(time.duration_since(UNIX_EPOCH)?.as_nanos().try_into()?)?.to_string())
+        };
+        let dated = |name: &str, field: &str| -> Result<Value> {
+            Ok(policy(name, &json!({ field: date(end)?, "allow": { "egress": [] } })))
+        };
+        governance::config(bed, &[dated("old", "notAfter")?])?;
+        agent.reload()?;
+        web.wait(&connect, "EPERM")?;
+        wait_shown(&config, "SidestepPolicy shop/old (file) holds until ")?;
+        web.wait(&connect, "ok")?;
+        ensure!(SystemTime::now() >= end, "it has ended before its time");
+        wait_shown(&config, "SidestepPolicy shop/old (file) ended at ")?;
+        let explained = ["policy", "explain", "shop/web", "--to", "127.0.0.1", "--port", "1"];
+        let said = String::from_utf8(command(&config, &explained)?.stdout)?;
+        ensure!(said.contains("ended at ") && said.contains("It is let through."), "{said}");
+
+        let begin = SystemTime::now() + Duration::from_secs(2);
+        let new = json!({ "notBefore": date(begin)?, "allow": { "egress": [] } });
+        governance::config(bed, &[policy("new", &new)])?;
+        agent.reload()?;
+        wait_shown(&config, "SidestepPolicy shop/new (file) begins at ")?;
+        web.wait(&connect, "EPERM")?;
+        ensure!(SystemTime::now() >= begin, "it has begun before its time");
         agent.stop()
     });
 }

@@ -4,6 +4,8 @@ use std::{io, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
+use jiff::Timestamp;
+
 use super::{Format, ask_agent, colors, explain::namespaced, socket::SocketArgs, status::interval};
 use crate::{
     config::policy_files,
@@ -203,8 +205,11 @@ impl CheckArgs {
     fn execute(&self) -> ExitCode {
         match policy_files::read(&self.paths) {
             Ok(policies) => {
+                let now = Timestamp::now();
                 for policy in policies.all() {
-                    println!("{}: ok", policy.key);
+                    let dates = policy.window().and_then(|window| window.in_words(now));
+                    let dates = dates.map(|dates| format!("; its traffic part {dates}")).unwrap_or_default();
+                    println!("{}: ok{dates}", policy.key);
                 }
                 if policies.all().next().is_none() {
                     println!("no policies");

@@ -269,6 +269,13 @@ spec:
         assert!(error.contains("shop.yaml:20:") && error.contains("from 1 to"), "{error}");
         let error = told(&GOOD.replace("egress", "egres"));
         assert!(error.contains("shop.yaml:9:") && error.contains("unknown option `egres`"), "{error}");
+        let dated =
+            |date: &str| GOOD.replace("  traffic:\n    allow", &format!("  traffic:\n    notAfter: {date}\n    allow"));
+        parse("shop.yaml", &dated("2026-03-01T00:00:00+01:00"), &mut Policies::default()).expect("a time");
+        for wrong in ["tomorrow", "2026-03-01", "2026-03-01T00:00:00"] {
+            let error = told(&dated(wrong));
+            assert!(error.contains("shop.yaml:8:15: spec.traffic.notAfter: ") && error.contains("RFC 3339"), "{error}");
+        }
         assert!(told("kind: Pod\n").contains("no policy of Sidestep"));
         let error = told(&GOOD.replace("kind: SidestepPolicy", "kind: Policy"));
         assert!(error.contains("shop.yaml:3:7: kind: `Policy` is no kind of policy"), "{error}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sidestep_abi::govern::{
     EGRESS, INGRESS, OUTCOME_MARKED, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_PACKET_RATE,
@@ -15,6 +16,7 @@ use crate::{
         limit::{Limit, burst, per_of, per_second},
         requests::Rule,
         settings::{Direction, Mode, Per},
+        window::Window,
     },
 };
 
@@ -28,7 +30,7 @@ pub struct GovernanceReport {
     pub counted_unix_nano: u64,
     /// Why not all is in force that was declared.
     pub problem: Option<String>,
-    /// The Pods for which something holds.
+    /// The Pods for which something holds, or does at other times.
     pub pods: Vec<GovernedPod>,
 }
 
@@ -50,8 +52,34 @@ pub struct GovernedPod {
     /// What is not decided there as no interface leads to it, and why.
     #[serde(default)]
     pub unmet: Option<String>,
+    /// Policies for it that have a beginning or an end.
+    #[serde(default)]
+    pub dated: Vec<GovernedDates>,
     /// What is said by the policies of each tier.
     pub tiers: Vec<GovernedTier>,
+}
+
+impl GovernedPod {
+    /// Whether something holds for it now.
+    #[must_use]
+    pub const fn is_governed(&self) -> bool {
+        self.unknown || !self.tiers.is_empty()
+    }
+}
+
+/// From when until when a policy says something.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GovernedDates {
+    /// The policy.
+    pub policy: String,
+    /// From when on, by RFC 3339.
+    pub not_before: Option<String>,
+    /// Until when, by RFC 3339.
+    pub not_after: Option<String>,
+    /// Whether it says something now.
+    pub is_open: bool,
+    /// What is to be known of that, in words.
+    pub what: String,
 }
 
 /// What the policies of one tier say.
@@ -259,6 +287,14 @@ impl GovernanceReport {
             let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
             Refusals { reason, direction, policies, rule, kind: kind(key), count: *count }
         };
+        let now = Timestamp::from_nanosecond(reading.counted_unix_nano.into()).unwrap_or_default();
+        let dates = |(name, window): &(Name, Window)| GovernedDates {
+            policy: name.to_string(),
+            not_before: window.not_before.map(|date| date.to_string()),
+            not_after: window.not_after.map(|date| date.to_string()),
+            is_open: window.is_open(now),
+            what: window.in_words(now).unwrap_or_default(),
+        };
         let mut pods = Vec::new();
         for held in &reading.pods {
             let mut tiers = Vec::new();
@@ -293,6 +329,7 @@ impl GovernanceReport {
                 unknown,
                 interfaces: held.interfaces.clone(),
                 unmet: held.unmet.clone(),
+                dated: held.dated.iter().map(dates).collect(),
                 tiers,
             });
         }

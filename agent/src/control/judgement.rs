@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::governance::{mode, scope};
@@ -124,6 +125,10 @@ impl Judgement {
             judgement.notes.push("too little is known of the Pod yet: what held goes on".to_owned());
             return judgement;
         };
+        let now = Timestamp::from_nanosecond(reading.counted_unix_nano.into()).unwrap_or_default();
+        for (name, window) in held.dated.iter().filter(|(_, window)| !window.is_open(now)) {
+            judgement.notes.extend(window.in_words(now).map(|what| format!("{name} {what}")));
+        }
         for (tier, finding) in judge(&act, plans, &reading.lists) {
             let is_limit = matches!(finding, Finding::Limited(..) | Finding::Requests(_));
             let names = |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();

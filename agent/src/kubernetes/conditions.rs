@@ -30,6 +30,7 @@ use super::{
 use crate::{
     events,
     policy::{
+        Policy,
         precedence::Key,
         resource::{ClusterSidestepPolicy, NodeStatus, SidestepNode, SidestepPolicy, Status},
         status::{Reports, status},
@@ -278,12 +279,14 @@ fn insert(nodes: &mut Reports, node: SidestepNode, now: Instant) {
 async fn write_changed(client: &Client, kubernetes: &Kubernetes, nodes: &Reports) -> kube::Result<()> {
     let (policies, clock) = (kubernetes.policies.get(), Timestamp::now());
     let nodes = nodes.at(Instant::now());
-    let accepted = policies.all().map(|policy| (&policy.key, &policy.uid, policy.generation, None));
+    let accepted =
+        policies.all().map(|policy| (&policy.key, &policy.uid, policy.generation, Ok(outside(policy, clock))));
     let refused =
-        policies.refused().map(|refused| (&refused.key, &refused.uid, refused.generation, Some(&refused.problems[..])));
-    for (key, uid, generation, problems) in accepted.chain(refused) {
+        policies.refused().map(|refused| (&refused.key, &refused.uid, refused.generation, Err(&refused.problems[..])));
+    for (key, uid, generation, accepted) in accepted.chain(refused) {
         let before = kubernetes.policies.status(key);
-        let status = status(key, uid.as_deref(), generation, problems, &nodes, before.as_ref(), clock);
+        let accepted = accepted.as_ref().map(Option::as_deref).map_err(|problems| *problems);
+        let status = status(key, uid.as_deref(), generation, accepted, &nodes, before.as_ref(), clock);
         if before.as_ref() == Some(&status) {
             continue;
         }
@@ -298,6 +301,12 @@ async fn write_changed(client: &Client, kubernetes: &Kubernetes, nodes: &Reports
         }
     }
     Ok(())
+}
+
+/// That a policy says nothing of traffic at the time `now`, where it does at others.
+fn outside(policy: &Policy, now: Timestamp) -> Option<String> {
+    let window = policy.window().filter(|window| !window.is_open(now))?;
+    Some(format!("its traffic part {}", window.in_words(now)?))
 }
 
 /// Whether an answer is about the policy alone: it was deleted meanwhile, or its user has left no room for a status, or made it

@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use sidestep_abi::govern::{RefusedKey, TIERS};
 
 use super::{container::Profile, known::Known};
@@ -37,9 +38,11 @@ use crate::{
         precedence::Key,
         selection::Refused,
         traffic::{
+            TrafficSettings,
             compile::{self, List, ListName, Name, Plan, Refuser, Tier, Unmet},
             program::{AtInterface, Desired, Maps, Planned, Programmer},
             request_sets::{RequestMaps, Way},
+            window::Window,
         },
     },
     record::Resource,
@@ -78,6 +81,8 @@ pub struct Held {
     pub unmet: Option<String>,
     /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
     pub plans: Option<[Plan; TIERS]>,
+    /// The policies for it that have a beginning or an end.
+    pub dated: Vec<(Name, Window)>,
 }
 
 impl Held {
@@ -279,7 +284,7 @@ impl Governor {
             if now >= next || version != seen {
                 seen = version;
                 self.turn(version);
-                next = now + self.programmer.put_off().unwrap_or(ALL);
+                next = now + self.programmer.put_off().unwrap_or(ALL).min(self.until_next_date());
             }
             match news.recv_timeout(NAP) {
                 Ok(News::Files(policies)) => {
@@ -297,20 +302,31 @@ impl Governor {
         }
     }
 
+    /// How long until a policy begins or ends, by the wall clock. One that is set later shows in the next turn.
+    fn until_next_date(&self) -> Duration {
+        let now = Timestamp::now();
+        let policies = [Some(&self.policies), self.files.as_ref()].into_iter().flatten();
+        let next = policies.filter_map(|policies| policies.next_change(now)).min();
+        next.map_or(Duration::MAX, |next| next.duration_since(now).unsigned_abs())
+    }
+
     fn turn(&mut self, version: u64) {
+        let now = Timestamp::now();
         let mut unmet = Vec::new();
         let policies = self.kubernetes.policies().get();
         if !Arc::ptr_eq(&policies, &self.policies) {
             self.policies = policies;
             self.lists.clear();
         }
-        let refused = self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some());
+        let is_open = |traffic: &TrafficSettings| traffic.window().is_open(now);
+        let refused =
+            self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some_and(is_open));
         // Of the policy itself its status says so.
         let name = |refused: &Refused| Name { key: refused.key.clone(), is_file: false };
         unmet.extend(
             refused.map(|refused| Unmet::of(&[name(refused)], format!("{refused}; what it said before goes on"))),
         );
-        let (desired, mut pods) = self.desired(&mut unmet);
+        let (desired, mut pods) = self.desired(now, &mut unmet);
         // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
         unmet.extend(self.programs.refresh(is_needed).err().map(Unmet::from));
@@ -439,8 +455,8 @@ impl Governor {
         is_looking
     }
 
-    /// What shall hold for the Pods that there are.
-    fn desired(&mut self, unmet: &mut Vec<Unmet>) -> (Desired, Vec<Held>) {
+    /// What shall hold at the time `now` for the Pods that there are.
+    fn desired(&mut self, now: Timestamp, unmet: &mut Vec<Unmet>) -> (Desired, Vec<Held>) {
         let mut desired = Desired::default();
         let mut pods: BTreeMap<u64, Held> = BTreeMap::new();
         let mut met = BTreeSet::new();
@@ -455,7 +471,7 @@ impl Governor {
             }
             let resource = &profile.identity.resource;
             let is_held = held.contains(&cgroup);
-            let plans = self.plans(&profile).filter(|_| !is_held || is_all_known);
+            let said = self.said(&profile, now).filter(|_| !is_held || is_all_known);
             let mut held = Held {
                 cgroup,
                 namespace: resource.namespace.clone(),
@@ -465,8 +481,9 @@ impl Governor {
                 interfaces: Vec::new(),
                 unmet: None,
                 plans: None,
+                dated: Vec::new(),
             };
-            let Some(plans) = plans else {
+            let Some(Said { plans, dated }) = said else {
                 desired.unknown.insert(cgroup);
                 if is_held {
                     pods.insert(cgroup, held);
@@ -486,8 +503,8 @@ impl Governor {
             if is_held || !plans.iter().all(Plan::is_empty) {
                 desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
             }
-            if !plans.iter().all(Plan::is_empty) {
-                held.plans = Some(plans);
+            if !plans.iter().all(Plan::is_empty) || !dated.is_empty() {
+                (held.plans, held.dated) = (Some(plans), dated);
                 pods.insert(cgroup, held);
             }
         }
@@ -506,6 +523,7 @@ impl Governor {
                     interfaces: Vec::new(),
                     unmet: None,
                     plans: None,
+                    dated: Vec::new(),
                 };
                 pods.insert(cgroup, nothing);
             }
@@ -533,8 +551,8 @@ impl Governor {
         (desired, pods.into_values().collect())
     }
 
-    /// What is said of a Pod; `None` while too little of it is known.
-    fn plans(&self, profile: &Profile) -> Option<[Plan; TIERS]> {
+    /// What is said of a Pod at the time `now`; `None` while too little of it is known.
+    fn said(&self, profile: &Profile, now: Timestamp) -> Option<Said> {
         let resource = &profile.identity.resource;
         let pod = resource.pod_uid.as_ref().and_then(|uid| self.kubernetes.pods().get(uid));
         let nothing = Arc::<Declared>::default();
@@ -550,7 +568,8 @@ impl Governor {
                 workload: None,
             },
         };
-        Some(self.policies.plans(&subject, self.files.as_ref().unwrap_or(&no_files)))
+        let files = self.files.as_ref().unwrap_or(&no_files);
+        Some(Said { plans: self.policies.plans(&subject, files, now), dated: self.policies.dated(&subject, files) })
     }
 
     fn list(&mut self, name: &ListName) -> Result<Arc<List>, String> {
@@ -567,6 +586,13 @@ impl Governor {
         self.lists.insert(name.clone(), list.clone());
         list
     }
+}
+
+/// What policies say of a Pod.
+struct Said {
+    plans: [Plan; TIERS],
+    /// Those that say it at some times only.
+    dated: Vec<(Name, Window)>,
 }
 
 /// What records of a Pod have, where those of its containers have more.

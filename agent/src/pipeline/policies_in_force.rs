@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::{governor, known::Known};
+use jiff::Timestamp;
+
 use crate::{
     kubernetes::{InForce, Kubernetes},
-    policy::{precedence::Key, traffic::compile::Name},
+    policy::{Policy, precedence::Key, traffic::compile::Name},
 };
 
 /// Asks all who carry out what policies say.
@@ -40,7 +42,9 @@ impl InForce for PoliciesInForce {
             let of = |key: Key| (key, unmet.text.clone());
             let Some(named) = &unmet.policies else {
                 let policies = self.kubernetes.policies().get();
-                let with_traffic = policies.all().filter(|policy| policies.traffic(&policy.key).is_some());
+                let now = Timestamp::now();
+                let says_something = |policy: &&Arc<Policy>| policy.window().is_some_and(|window| window.is_open(now));
+                let with_traffic = policies.all().filter(says_something);
                 problems.extend(with_traffic.map(|policy| of(policy.key.clone())));
                 continue;
             };

@@ -9,7 +9,9 @@ use super::{
     write_out,
 };
 use crate::control::{
-    governance::{GovernanceReport, GovernedLimit, GovernedPod, GovernedRequests, GovernedTier, Refusals},
+    governance::{
+        GovernanceReport, GovernedDates, GovernedLimit, GovernedPod, GovernedRequests, GovernedTier, Refusals,
+    },
     protocol::{Ask, Frame},
 };
 
@@ -92,6 +94,9 @@ fn show(pod: &GovernedPod, text: &mut String) {
     }
     if let Some(unmet) = &pod.unmet {
         let _ = writeln!(text, "  {unmet}");
+    }
+    for GovernedDates { policy, what, .. } in &pod.dated {
+        let _ = writeln!(text, "  {policy} {what}");
     }
     for GovernedTier { scope, mode, egress, ingress, limits, http_requests, .. } in &pod.tiers {
         let what = match mode.as_str() {
