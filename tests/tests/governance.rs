@@ -182,6 +182,88 @@ fn a_policy_ends_at_its_date_and_begins_at_it() {
 }
 
 #[test]
+fn apply_ends_when_it_is_in_force_and_says_for_whom() {
+    end_to_end(|bed| {
+        let directory = bed.path("policies")?;
+        fs::create_dir(&directory)?;
+        let config = bed.config().with("/policies/files", json!([directory]));
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
+        let file = bed.path("shop.yaml")?;
+        let file = file.to_str().context("UTF-8")?;
+        let policies = |allow: Value| {
+            let list = policy("web", &json!({ "allow": { "egress": allow } }));
+            let limit = policy("limit", &json!({ "limits": { "connectionsOut": { "perSecond": 1000 } } }));
+            fs::write(file, format!("# What the shop may reach.\n{list}\n---\n{limit}\n"))
+        };
+        let run = |arguments: &[&str], code: i32, told: &[&str]| {
+            let output = command(&config, arguments)?;
+            let [said, wrong] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+            let all = format!("{said}{wrong}");
+            ensure!(output.status.code() == Some(code) && told.iter().all(|told| all.contains(told)), "{output:?}");
+            Ok(())
+        };
+        policies(json!([]))?;
+        run(&["policy", "apply", "--dry-run", file], 0, &["SidestepPolicy shop/web: created (dry run)"])?;
+        ensure!(fs::read_dir(&directory)?.next().is_none() && web.ask(&connect)? == "ok");
+        // Before the Pod is known it would be in force for nobody.
+        wait_until("the Pod", DEADLINE, || {
+            Ok(command(&config, &["explain", "pod", "shop/web"])?.status.success().then_some(()))
+        })?;
+        let told = [
+            "SidestepPolicy shop/web: created",
+            "SidestepPolicy shop/limit: created",
+            "Pod shop/web\n",
+            "  + namespace: may open connections to the list of SidestepPolicy shop/web (file)",
+        ];
+        run(&["policy", "apply", file], 0, &told)?;
+        ensure!(web.ask(&connect)? == "EPERM", "it has ended before it was in force");
+        let written = fs::read_to_string(directory.join("SidestepPolicy.shop.web.yaml"))?;
+        ensure!(written.starts_with("# What the shop may reach.\n"), "{written}");
+
+        policies(json!([{ "cidrs": ["127.0.0.0/8"] }]))?;
+        run(
+            &["policy", "apply", file],
+            0,
+            &["shop/web: configured", "shop/limit: unchanged", "  ~ namespace: may open"],
+        )?;
+        ensure!(web.ask(&connect)? == "ok", "it has ended before it was in force");
+
+        // What is wrong changes nothing, and what others have written is theirs.
+        policies(json!([{ "cidrs": ["127.0.0.1/8"] }]))?;
+        run(&["policy", "apply", file], 1, &["shop.yaml:2:", "write 127.0.0.0/8"])?;
+        let other = directory.join("by-hand.yaml");
+        fs::write(&other, policy("other", &json!({ "allow": { "ingress": [] } })).to_string())?;
+        run(&["policy", "delete", "shop/other"], 1, &["by-hand.yaml"])?;
+        fs::write(&other, "kind: what\n")?;
+        policies(json!([]))?;
+        run(&["policy", "apply", file], 1, &["by-hand.yaml:1"])?;
+        ensure!(web.ask(&connect)? == "ok");
+        fs::remove_file(&other)?;
+
+        run(&["policy", "delete", "shop/web", "shop/limit"], 0, &["shop/web: deleted", "  - namespace: may open"])?;
+        ensure!(fs::read_dir(&directory)?.next().is_none());
+        run(&["policy", "delete", "shop/web"], 1, &["stands in none of the files"])?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn without_a_directory_apply_says_what_to_set() {
+    end_to_end(|bed| {
+        let config = config(bed, &[policy("shop", &json!({ "allow": { "ingress": [] } }))])?;
+        let agent = Agent::start(bed, &config)?;
+        let file = bed.path("policies.yaml")?;
+        let output = command(&config, &["policy", "apply", file.to_str().context("UTF-8")?])?;
+        let error = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(1) && error.contains("`policies.files` of its configuration"), "{error}");
+        ensure!(error.lines().count() == 1, "{error}");
+        agent.stop()
+    });
+}
+
+#[test]
 fn a_rate_of_connections_is_exact() {
     end_to_end(|bed| {
         let limits = json!({ "limits": { "connectionsOut": { "perSecond": 50, "burst": 20 } } });

@@ -11,6 +11,7 @@ use crate::{
     config::policy_files,
     control::{
         client::{
+            apply::{ApplyOptions, apply, delete},
             governance::{View, governance},
             judgement::judgement,
             terminal::{Color, Screen},
@@ -18,7 +19,7 @@ use crate::{
         },
         judgement::JudgeRequest,
     },
-    policy::traffic::judge,
+    policy::{precedence::Key, traffic::judge},
 };
 
 /// Check policies, and show what they do on this node
@@ -34,6 +35,10 @@ pub struct PolicyArgs {
 pub enum What {
     /// Say what is wrong with files of policies, without an agent
     Check(CheckArgs),
+    /// Bring policies of files into force on this node: into the directory that its agent reads
+    Apply(ApplyArgs),
+    /// Take policies out of that directory
+    Delete(DeleteArgs),
     /// Show which policies hold for the traffic of the Pods of this node
     Show(ShowArgs),
     /// Show what was refused, or with `mode: observe` would have been
@@ -55,6 +60,80 @@ pub struct CheckArgs {
     /// Files, directories of them (*.yaml, *.yml, *.json), or - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+}
+
+/// Which files, and how.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Each policy gets a file of its own in the first directory of `policies.files` of the agent's configuration. The command ends when
+the kernel goes by it, and says for which Pods what has changed. Policies of the API server are not touched: kubectl applies those.
+
+Examples:
+  sidestep policy apply shop.yaml
+  sidestep policy apply --dry-run policies/")]
+pub struct ApplyArgs {
+    /// Files, directories of them (*.yaml, *.yml, *.json), or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// How it is brought into force.
+    #[command(flatten)]
+    pub how: ApplyOptionArgs,
+}
+
+/// Which policies, and how.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sidestep policy delete shop/web
+  sidestep policy delete every-pod        a ClusterSidestepPolicy")]
+pub struct DeleteArgs {
+    /// The policies; without a namespace those of the cluster
+    #[arg(required = true, value_name = "[NAMESPACE/]NAME", value_parser = policy_key)]
+    pub policies: Vec<Key>,
+    /// How it is brought into force.
+    #[command(flatten)]
+    pub how: ApplyOptionArgs,
+}
+
+/// How a change is brought into force.
+#[derive(Args, Clone, Debug)]
+pub struct ApplyOptionArgs {
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long it may take until it is in force
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = interval)]
+    pub timeout: Duration,
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+impl ApplyOptionArgs {
+    const fn options(&self) -> ApplyOptions {
+        ApplyOptions { timeout: self.timeout, is_dry_run: self.dry_run }
+    }
+}
+
+fn policy_key(text: &str) -> Result<Key, String> {
+    if !text.contains('/') && !text.is_empty() {
+        return Ok(Key { namespace: None, name: text.into() });
+    }
+    let (namespace, name) = namespaced(text).map_err(|_| "must be NAMESPACE/NAME, or NAME".to_owned())?;
+    Ok(Key { namespace: Some(namespace.into()), name: name.into() })
+}
+
+impl ApplyArgs {
+    fn execute(&self) -> ExitCode {
+        let Self { paths, how } = self;
+        match policy_files::documents_of(paths) {
+            Ok(documents) => ask_agent(&how.socket, |path| apply(path, &documents, how.options(), &mut io::stdout())),
+            Err(error) => {
+                eprintln!("{}", error.render(colors(&io::stderr())));
+                ExitCode::FAILURE
+            }
+        }
+    }
 }
 
 /// Of which Pods.
@@ -187,12 +266,16 @@ impl TopArgs {
 }
 
 impl PolicyArgs {
-    /// Does it; returns the exit code: 0, 1 when a file can't be read or is wrong, or the agent refuses, 2 for a bad
+    /// Does it; returns the exit code: 0, 1 when a file can't be read or is wrong, the agent refuses, or not all is in force, 2 for a bad
     /// configuration, 3 when no agent runs, 4 without permission.
     #[must_use]
     pub fn execute(self) -> ExitCode {
         match self.what {
             What::Check(check) => check.execute(),
+            What::Apply(apply) => apply.execute(),
+            What::Delete(DeleteArgs { policies, how }) => {
+                ask_agent(&how.socket, |path| delete(path, &policies, how.options(), &mut io::stdout()))
+            }
             What::Show(show) => show.execute(View::Show),
             What::Counters(show) => show.execute(View::Counters),
             What::Explain(explain) => explain.execute(),

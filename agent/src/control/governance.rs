@@ -1,6 +1,6 @@
 //! What holds for the traffic of Pods, and what was refused.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use sidestep_abi::govern::{
 use crate::{
     pipeline::governor::Reading,
     policy::traffic::{
-        compile::{Name, Plan, Refuser, Tier},
+        compile::{Name, Plan, Refuser, Tier, Unmet},
         limit::{Limit, burst, per_of, per_second},
         requests::Rule,
         settings::{Direction, Mode, Per},
@@ -30,8 +30,32 @@ pub struct GovernanceReport {
     pub counted_unix_nano: u64,
     /// Why not all is in force that was declared.
     pub problem: Option<String>,
+    /// The same by policies.
+    #[serde(default)]
+    pub unmet: Vec<UnmetPolicies>,
+    /// Raised with each reading of the policies of files; that which is in force.
+    #[serde(default)]
+    pub files_version: u64,
     /// The Pods for which something holds, or does at other times.
     pub pods: Vec<GovernedPod>,
+}
+
+/// Something that does not hold as it was declared.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct UnmetPolicies {
+    /// What, and why.
+    pub text: String,
+    /// Of which policies; `None` for all.
+    pub policies: Option<Vec<String>>,
+}
+
+/// From where the agent has its policies.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PolicySources {
+    /// `policies.files` of its configuration.
+    pub files: Vec<PathBuf>,
+    /// Whether it asks the API server.
+    pub api_server: bool,
 }
 
 /// What holds for a Pod.
@@ -287,6 +311,10 @@ impl GovernanceReport {
             let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
             Refusals { reason, direction, policies, rule, kind: kind(key), count: *count }
         };
+        let unmet = |Unmet { text, policies }: &Unmet| UnmetPolicies {
+            text: text.clone(),
+            policies: policies.as_ref().map(|policies| policies.iter().map(ToString::to_string).collect()),
+        };
         let now = Timestamp::from_nanosecond(reading.counted_unix_nano.into()).unwrap_or_default();
         let dates = |(name, window): &(Name, Window)| GovernedDates {
             policy: name.to_string(),
@@ -338,6 +366,8 @@ impl GovernanceReport {
             node: node.to_owned(),
             counted_unix_nano: reading.counted_unix_nano,
             problem: reading.problem.clone(),
+            unmet: reading.unmet.iter().map(unmet).collect(),
+            files_version: reading.files_version,
             pods,
         }
     }

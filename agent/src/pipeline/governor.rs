@@ -12,8 +12,8 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
-            AtomicBool,
-            Ordering::{AcqRel, Release},
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Relaxed, Release},
         },
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -118,6 +118,8 @@ pub struct Reading {
     pub unmet: Vec<Unmet>,
     /// The version of the API server's policies that is in the kernel.
     pub policies_version: u64,
+    /// The version of the policies of files that is.
+    pub files_version: u64,
 }
 
 impl Reading {
@@ -135,13 +137,15 @@ pub struct Handle {
     reading: Arc<Mutex<Arc<Reading>>>,
     recent: Arc<Mutex<BTreeMap<u64, VecDeque<Recent>>>>,
     news: Sender<News>,
+    /// That of the files that were read last, or are being read.
+    files_version: Arc<AtomicU64>,
 }
 
 /// What makes the thread look.
 #[derive(Debug)]
 enum News {
-    /// Other policies of files.
-    Files(Arc<Policies>),
+    /// Policies of files, and their version.
+    Files(u64, Arc<Policies>),
     /// A container.
     Container,
     /// The agent's.
@@ -180,10 +184,16 @@ impl Handle {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect()
     }
 
-    /// Takes over other policies of files.
-    pub fn set_files(&self, policies: Arc<Policies>) {
+    /// The version of policies of files that are read from now on.
+    #[must_use]
+    pub fn next_files(&self) -> u64 {
+        self.files_version.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Takes over other policies of files, unless some are there that were read later.
+    pub fn set_files(&self, version: u64, policies: Arc<Policies>) {
         // Without programs nobody takes them.
-        let _ = self.news.send(News::Files(policies));
+        let _ = self.news.send(News::Files(version, policies));
     }
 
     /// Ends the thread: what holds goes on, as far as the programs are pinned.
@@ -202,6 +212,7 @@ pub struct Governor {
     roots: Vec<RootPattern>,
     /// Policies of files; `None` as long as they could not be read.
     files: Option<Arc<Policies>>,
+    files_version: u64,
     /// Lists by their policies, as long as these are the same; or why there is none.
     lists: HashMap<ListName, Result<Arc<List>, String>>,
     policies: Arc<Policies>,
@@ -233,14 +244,21 @@ impl Governor {
     ) -> io::Result<Handle> {
         let (sender, receiver) = channel();
         let reading = Arc::<Mutex<Arc<Reading>>>::default();
-        let handle = Handle { reading: Arc::clone(&reading), recent: Arc::default(), news: sender.clone() };
+        let handle = Handle {
+            reading: Arc::clone(&reading),
+            recent: Arc::default(),
+            news: sender.clone(),
+            files_version: Arc::default(),
+        };
         let programs = match programs {
             Ok(programs) => programs,
             Err(error) => {
                 tracing::warn!(error, "this kernel takes no programs that govern: policies for traffic have no effect");
                 let unmet = vec![error.clone().into()];
                 // There is nothing to wait for.
-                let nothing = Reading { problem: Some(error), unmet, policies_version: u64::MAX, ..Reading::default() };
+                let (policies_version, files_version) = (u64::MAX, u64::MAX);
+                let nothing =
+                    Reading { problem: Some(error), unmet, policies_version, files_version, ..Reading::default() };
                 *reading.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(nothing);
                 return Ok(handle);
             }
@@ -254,6 +272,7 @@ impl Governor {
             mount: mount.to_owned(),
             roots: roots.to_vec(),
             files,
+            files_version: 0,
             lists: HashMap::new(),
             reading,
             told: None,
@@ -287,8 +306,8 @@ impl Governor {
                 next = now + self.programmer.put_off().unwrap_or(ALL).min(self.until_next_date());
             }
             match news.recv_timeout(NAP) {
-                Ok(News::Files(policies)) => {
-                    self.files = Some(policies);
+                Ok(News::Files(version, policies)) if version > self.files_version => {
+                    (self.files, self.files_version) = (Some(policies), version);
                     self.lists.clear();
                     next = Instant::now();
                 }
@@ -296,7 +315,7 @@ impl Governor {
                     self.is_woken.store(false, Release);
                     next = Instant::now();
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(News::Files(..)) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(News::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -363,7 +382,8 @@ impl Governor {
         // come all the time others do not wait for that.
         self.looks = if is_looking { self.looks + 1 } else { 0 };
         let is_done = self.programmer.put_off().is_none() && (!is_looking || self.looks > MOST_LOOKS);
-        let policies_version = if is_done { version } else { last.policies_version };
+        let (policies_version, files_version) =
+            if is_done { (version, self.files_version) } else { (last.policies_version, last.files_version) };
         let reading = Arc::new(Reading {
             pods,
             lists: desired.lists,
@@ -373,6 +393,7 @@ impl Governor {
             problem,
             unmet,
             policies_version,
+            files_version,
         });
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }

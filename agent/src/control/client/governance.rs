@@ -84,6 +84,13 @@ pub(super) fn name(pod: &GovernedPod) -> String {
     }
 }
 
+/// What is shown of a Pod, its name first.
+pub(super) fn lines(pod: &GovernedPod) -> Vec<String> {
+    let mut text = String::new();
+    show(pod, &mut text);
+    text.lines().map(|line| line.trim_start().to_owned()).collect()
+}
+
 fn show(pod: &GovernedPod, text: &mut String) {
     let _ = writeln!(text, "Pod {}", name(pod));
     if pod.unknown {
