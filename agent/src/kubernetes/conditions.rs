@@ -30,7 +30,7 @@ use super::{
 use crate::{
     events,
     policy::{
-        Policy,
+        Policies, Policy,
         precedence::Key,
         resource::{ClusterSidestepPolicy, NodeStatus, SidestepNode, SidestepPolicy, Status},
         status::{Reports, status},
@@ -58,8 +58,8 @@ const MAX_FAILED: Duration = Duration::from_secs(960);
 
 /// What is in force on this node: told by who applies it.
 pub trait InForce: Send + Sync {
-    /// Which version of the policies holds for all containers.
-    fn policies_version(&self) -> u64;
+    /// The policies that hold for all containers, and their version: some that were changed a moment ago may be newer.
+    fn policies(&self) -> (u64, Arc<Policies>);
 
     /// Of which policy another one decides a field, and for which Pod: a sentence for each.
     fn conflicts(&self) -> Vec<(Key, String)>;
@@ -86,10 +86,10 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
     let mut allowance = Allowance::new(Instant::now());
     loop {
         tokio::time::sleep(TICK).await;
-        let version = kubernetes.policies.version();
-        // Not before the pipeline has them: what is reported is in force. Nor while the API server tells of none: it may not
-        // know this resource either.
-        if version == 0 || in_force.policies_version() != version || !kubernetes.policies.is_any_live() {
+        // Those that the pipeline has: what is reported is in force, and one that is edited all the time does not keep the others from
+        // being told of. Nothing while the API server tells of none: it may not know this resource either.
+        let (version, policies) = in_force.policies();
+        if version == 0 || !kubernetes.policies.is_any_live() {
             continue;
         }
         // Every policy is held against every Pod.
@@ -101,7 +101,7 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
             continue;
         }
         looked = Some((versions, Instant::now()));
-        let report = of_node(&kubernetes.policies.get(), &kubernetes.pods, in_force);
+        let report = of_node(&policies, &kubernetes.pods, in_force);
         if report.is_cut() && !std::mem::replace(&mut is_cut_told, true) {
             let (policies, texts) = (report.left_out, report.texts_left_out);
             events::Event::PolicyReportCut { policies, texts }.report();

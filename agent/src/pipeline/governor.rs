@@ -116,8 +116,8 @@ pub struct Reading {
     pub problem: Option<String>,
     /// The same by policies.
     pub unmet: Vec<Unmet>,
-    /// The version of the API server's policies that is in the kernel.
-    pub policies_version: u64,
+    /// The API server's policies that are in the kernel, and their version.
+    pub policies: (u64, Arc<Policies>),
     /// The version of the policies of files that is.
     pub files_version: u64,
 }
@@ -256,9 +256,8 @@ impl Governor {
                 tracing::warn!(error, "this kernel takes no programs that govern: policies for traffic have no effect");
                 let unmet = vec![error.clone().into()];
                 // There is nothing to wait for.
-                let (policies_version, files_version) = (u64::MAX, u64::MAX);
-                let nothing =
-                    Reading { problem: Some(error), unmet, policies_version, files_version, ..Reading::default() };
+                let (policies, files_version) = ((u64::MAX, Arc::default()), u64::MAX);
+                let nothing = Reading { problem: Some(error), unmet, policies, files_version, ..Reading::default() };
                 *reading.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(nothing);
                 return Ok(handle);
             }
@@ -302,7 +301,7 @@ impl Governor {
             let version = self.kubernetes.policies().version();
             if now >= next || version != seen {
                 seen = version;
-                self.turn(version);
+                self.turn();
                 next = now + self.programmer.put_off().unwrap_or(ALL).min(self.until_next_date());
             }
             match news.recv_timeout(NAP) {
@@ -329,10 +328,10 @@ impl Governor {
         next.map_or(Duration::MAX, |next| next.duration_since(now).unsigned_abs())
     }
 
-    fn turn(&mut self, version: u64) {
+    fn turn(&mut self) {
         let now = Timestamp::now();
         let mut unmet = Vec::new();
-        let policies = self.kubernetes.policies().get();
+        let (version, policies) = self.kubernetes.policies().versioned();
         if !Arc::ptr_eq(&policies, &self.policies) {
             self.policies = policies;
             self.lists.clear();
@@ -382,8 +381,11 @@ impl Governor {
         // come all the time others do not wait for that.
         self.looks = if is_looking { self.looks + 1 } else { 0 };
         let is_done = self.programmer.put_off().is_none() && (!is_looking || self.looks > MOST_LOOKS);
-        let (policies_version, files_version) =
-            if is_done { (version, self.files_version) } else { (last.policies_version, last.files_version) };
+        let (policies, files_version) = if is_done {
+            ((version, Arc::clone(&self.policies)), self.files_version)
+        } else {
+            (last.policies.clone(), last.files_version)
+        };
         let reading = Arc::new(Reading {
             pods,
             lists: desired.lists,
@@ -392,7 +394,7 @@ impl Governor {
             counted_unix_nano: clock::unix_nano(),
             problem,
             unmet,
-            policies_version,
+            policies,
             files_version,
         });
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     kubernetes::{InForce, Kubernetes},
-    policy::{Policy, precedence::Key, traffic::compile::Name},
+    policy::{Policies, Policy, precedence::Key, traffic::compile::Name},
 };
 
 /// Asks all who carry out what policies say.
@@ -26,8 +26,11 @@ impl PoliciesInForce {
 }
 
 impl InForce for PoliciesInForce {
-    fn policies_version(&self) -> u64 {
-        self.containers.policies_version().min(self.governor.reading().policies_version)
+    fn policies(&self) -> (u64, Arc<Policies>) {
+        // What the one who is behind goes by holds for both, but for policies that were changed since: of these it tells an older
+        // generation, which nobody counts.
+        let (logs, traffic) = (self.containers.policies(), self.governor.reading().policies.clone());
+        if traffic.0 < logs.0 { traffic } else { logs }
     }
 
     fn conflicts(&self) -> Vec<(Key, String)> {

@@ -129,8 +129,10 @@ pub fn status(
     let reports: Vec<_> = reports.iter().filter(|policy| policy.is_about(uid, generation)).collect();
     let programmed = reports.iter().filter(|policy| policy.state == NodeState::Programmed).count();
     let pods: i32 = reports.iter().map(|policy| policy.pods).sum();
-    let conflict = reports.iter().find_map(|policy| policy.conflicts.first());
-    let problem = reports.iter().find_map(|policy| policy.problems.first());
+    let conflict = reports.iter().find_map(|policy| policy.conflicts.first().cloned());
+    let conflict = conflict.or_else(|| left_out("conflicts", reports.iter().map(|policy| policy.conflicts_left_out)));
+    let problem = reports.iter().find_map(|policy| policy.problems.first().cloned());
+    let problem = problem.or_else(|| left_out("problems", reports.iter().map(|policy| policy.problems_left_out)));
     let note = accepted.ok().flatten().map(|note| format!("; {note}")).unwrap_or_default();
     let is_accepted = match accepted {
         Ok(_) => ("True", "Valid", "it can be in force".to_owned()),
@@ -150,7 +152,7 @@ pub fn status(
     };
     let conflicted = match conflict {
         None => ("False", "NoConflict", "no policy of the same kind and priority decides a field of it".to_owned()),
-        Some(conflict) => ("True", "Outranked", conflict.clone()),
+        Some(conflict) => ("True", "Outranked", conflict),
     };
     let condition = |type_: &str, (status, reason, message): (&str, &str, String)| {
         let known = before.and_then(|before| before.conditions.iter().find(|condition| condition.type_ == type_));
@@ -179,6 +181,14 @@ pub fn status(
     }
 }
 
+/// What stands in the place of texts for which the reports have no room, if there are any.
+fn left_out(what: &str, counts: impl Iterator<Item = Option<i32>>) -> Option<String> {
+    let count: i32 = counts.flatten().fold(0, i32::saturating_add);
+    let told =
+        "for which nodes' reports have no room: `sidestep policy show` and `sidestep explain` on the nodes tell them";
+    (count > 0).then(|| format!("{count} {what}, {told}"))
+}
+
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
@@ -195,6 +205,8 @@ mod tests {
             pods,
             conflicts: conflicts.iter().map(ToString::to_string).collect(),
             problems: Vec::new(),
+            conflicts_left_out: None,
+            problems_left_out: None,
         }];
         NodeStatus { policies, ..NodeStatus::default() }
     }
@@ -245,6 +257,11 @@ mod tests {
         let refused = status(1, Ok(None), &refused, None, 6);
         assert_eq!(told(&refused)[1], ("False", "NotAllowed"));
         assert!(refused.conditions[1].message.contains("no sink"));
+        let mut untold = report(1, 1, &[]);
+        (untold.policies[0].problems_left_out, untold.policies[0].conflicts_left_out) = (Some(2), Some(1));
+        let untold = status(1, Ok(None), &reports([("a", untold)]), None, 6);
+        assert_eq!(told(&untold)[1..], [("False", "NotAllowed"), ("True", "Outranked")]);
+        assert!(untold.conditions[1].message.contains("but for 2 problems, for which"), "{untold:?}");
     }
 
     #[test]
