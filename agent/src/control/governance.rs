@@ -12,7 +12,7 @@ use sidestep_abi::govern::{
 use crate::{
     pipeline::governor::Reading,
     policy::traffic::{
-        compile::{Name, Plan, Refuser, Tier, Unmet},
+        compile::{Name, Refuser, Tier, Unmet},
         limit::{Limit, burst, per_of, per_second},
         requests::Rule,
         settings::{Direction, Mode, Per},
@@ -70,6 +70,12 @@ pub struct GovernedPod {
     /// Whether too little is known of it yet, and what held goes on.
     #[serde(default)]
     pub unknown: bool,
+    /// What is not known of it yet, and what comes of that.
+    #[serde(default)]
+    pub waits: Option<String>,
+    /// Why what holds is older than what is declared, where it is.
+    #[serde(default)]
+    pub older: Vec<String>,
     /// The interfaces of the node at which its packets are looked at.
     #[serde(default)]
     pub interfaces: Vec<String>,
@@ -87,7 +93,7 @@ impl GovernedPod {
     /// Whether something holds for it now.
     #[must_use]
     pub const fn is_governed(&self) -> bool {
-        self.unknown || !self.tiers.is_empty()
+        self.unknown || !self.tiers.is_empty() || !self.older.is_empty()
     }
 }
 
@@ -303,15 +309,12 @@ impl GovernanceReport {
         for counted in &reading.refused {
             refused.entry((counted.0.cgroup, counted.0.tier)).or_default().push(counted);
         }
-        let refusals = |(key, count): &(RefusedKey, u64), plan: &Plan| {
-            let Refuser { policies, rule } = match plan.refuser(key) {
-                unknown if unknown == Refuser::default() => reading.limits.get(&key.limit).cloned().unwrap_or_default(),
-                refuser => refuser,
-            };
+        let refusals = |(key, count): &(RefusedKey, u64)| {
+            let Refuser { policies, rule } = reading.refuser(key);
             let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
             Refusals { reason, direction, policies, rule, kind: kind(key), count: *count }
         };
-        let unmet = |Unmet { text, policies }: &Unmet| UnmetPolicies {
+        let unmet = |Unmet { text, policies, .. }: &Unmet| UnmetPolicies {
             text: text.clone(),
             policies: policies.as_ref().map(|policies| policies.iter().map(ToString::to_string).collect()),
         };
@@ -326,7 +329,7 @@ impl GovernanceReport {
         let mut pods = Vec::new();
         for held in &reading.pods {
             let mut tiers = Vec::new();
-            let unknown = held.plans.is_none();
+            let unknown = held.plans.is_none() && held.is_held;
             let plans = held.plans.clone().unwrap_or_default();
             for (index, (tier, plan)) in Tier::ALL.iter().zip(&plans).enumerate() {
                 if plan.is_empty() {
@@ -337,7 +340,7 @@ impl GovernanceReport {
                 let counted = refused.remove(&(held.cgroup, index as u8)).unwrap_or_default();
                 let (marked, refused): (Vec<_>, Vec<_>) =
                     counted.into_iter().partition(|(key, _)| key.outcome == OUTCOME_MARKED);
-                let told = |counted: Vec<_>| counted.into_iter().map(|counted| refusals(counted, plan)).collect();
+                let told = |counted: Vec<_>| counted.into_iter().map(refusals).collect();
                 tiers.push(GovernedTier {
                     scope: scope(*tier).to_owned(),
                     mode: mode(tier.mode).to_owned(),
@@ -355,6 +358,8 @@ impl GovernanceReport {
                 pod: text(&held.pod),
                 cgroup: held.cgroup,
                 unknown,
+                waits: held.waits_in_words(),
+                older: held.older.clone(),
                 interfaces: held.interfaces.clone(),
                 unmet: held.unmet.clone(),
                 dated: held.dated.iter().map(dates).collect(),

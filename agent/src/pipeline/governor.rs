@@ -62,6 +62,10 @@ const MOST_LOOKS: u32 = 3;
 /// How long after the last of what a full map of the kernel programs had no room for that is told.
 const FULL: Duration = Duration::from_secs(60);
 
+/// Why a Pod waits, and why what holds for one is older than what is declared, in words.
+const WAITS: &str = "not all is known yet that policies go by";
+const UNCERTAIN: &str = "is refused, and what it said before is not known: what policies of its kind said goes on";
+
 /// What holds for a Pod.
 #[derive(Clone, Debug)]
 pub struct Held {
@@ -79,13 +83,26 @@ pub struct Held {
     pub interfaces: Vec<String>,
     /// What is not decided there as no interface leads to it, and why.
     pub unmet: Option<String>,
-    /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
+    /// What each tier says; `None` while too little is known of the Pod.
     pub plans: Option<[Plan; TIERS]>,
+    /// What is not known then.
+    pub waits: Option<&'static str>,
+    /// Whether something held for it before, which goes on as long as it waits.
+    pub is_held: bool,
+    /// Why what holds is older than what is declared, where it is.
+    pub older: Vec<String>,
     /// The policies for it that have a beginning or an end.
     pub dated: Vec<(Name, Window)>,
 }
 
 impl Held {
+    /// What becomes of a Pod of which too little is known, and why, in words.
+    #[must_use]
+    pub fn waits_in_words(&self) -> Option<String> {
+        let so = if self.is_held { "what held goes on" } else { "no policy holds for it yet" };
+        self.waits.map(|waits| format!("{waits}: {so}"))
+    }
+
     /// The policies that say something of what is decided at its interface alone.
     pub(super) fn at_interface(&self) -> impl Iterator<Item = &Name> {
         self.plans.iter().flatten().flat_map(Plan::at_interface)
@@ -128,6 +145,14 @@ impl Reading {
     pub fn pod(&self, cgroup: u64) -> Option<&Held> {
         let index = self.pods.binary_search_by_key(&cgroup, |held| held.cgroup).ok()?;
         self.pods.get(index)
+    }
+
+    /// Who has refused something: by what is said now, or of a limit of requests that has gone since, by what it was.
+    #[must_use]
+    pub fn refuser(&self, refused: &RefusedKey) -> Refuser {
+        let plans = self.pod(refused.cgroup).and_then(|held| held.plans.as_ref());
+        let refuser = plans.and_then(|plans| plans.get(usize::from(refused.tier))?.refuser(refused));
+        refuser.or_else(|| self.limits.get(&refused.limit).cloned()).unwrap_or_default()
     }
 }
 
@@ -349,6 +374,11 @@ impl Governor {
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
         unmet.extend(self.programs.refresh(is_needed).err().map(Unmet::from));
         unmet.extend(self.programmer.apply(&desired, Instant::now()));
+        for held in &mut pods {
+            let names = || held.plans.iter().flatten().flat_map(Plan::names);
+            let older = unmet.iter().filter(|unmet| unmet.is_older && unmet.concerns(names()));
+            held.older.extend(older.map(|unmet| unmet.text.clone()).collect::<Vec<_>>());
+        }
         let is_looking = self.govern_interfaces(&mut pods, &mut unmet);
         let uncounted = self.programmer.uncounted();
         if uncounted != self.uncounted.0 {
@@ -445,7 +475,9 @@ impl Governor {
             let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup) && !is_certain;
             is_looking |= is_new && is_missed;
             if is_missed && !is_known && !is_new {
-                missed.insert(cgroup, (format!("{} are not governed: {error}", wanted.in_words()), error));
+                // One in the node's network has none by its nature, which its policies' status says and no alarm.
+                let is_alarming = !matches!(error, NoInterface::HostNetwork);
+                missed.insert(cgroup, (format!("{} are not governed: {error}", wanted.in_words()), is_alarming));
             }
         }
         self.unreached = unreached;
@@ -455,19 +487,29 @@ impl Governor {
         for way in interfaces.values_mut() {
             way.looks = looked_at.get(&way.cgroup).copied().unwrap_or_default().looks();
         }
-        let (whole, result) = self.programs.refresh_interfaces(&interfaces.keys().copied().collect());
-        // What the Pods themselves begin is asked for at their system calls as well.
-        let is_needed = looked_at.values().any(|asked| asked.is_needed());
-        let named = || pods.iter().flat_map(Held::at_interface);
-        unmet.extend(result.err().filter(|_| is_needed).map(|text| Unmet::of(named(), text)));
-        interfaces.retain(|index, _| whole.contains(index));
+        match self.programs.refresh_interfaces(&interfaces.keys().copied().collect()) {
+            Ok(failed) => {
+                for (index, error) in failed {
+                    let Some(Way { cgroup, .. }) = interfaces.remove(&index) else { continue };
+                    // What the Pods themselves begin is asked for at their system calls as well.
+                    if looked_at.get(&cgroup).is_some_and(|asked| asked.is_needed()) {
+                        missed.insert(cgroup, (error, true));
+                    }
+                }
+            }
+            Err(error) => {
+                let is_needed = looked_at.values().any(|asked| asked.is_needed());
+                let named = || pods.iter().flat_map(Held::at_interface);
+                unmet.extend(is_needed.then(|| Unmet::of(named(), error)));
+                interfaces.clear();
+            }
+        }
         if let Err(error) = self.programmer.set_interfaces(network, &interfaces) {
             unmet.push(format!("map INTERFACES: {error}").into());
         }
         for held in pods {
-            if let Some((text, error)) = missed.remove(&held.cgroup) {
-                // One in the node's network has none by its nature, which its policies' status says and no alarm.
-                if !matches!(error, NoInterface::HostNetwork) {
+            if let Some((text, is_alarming)) = missed.remove(&held.cgroup) {
+                if is_alarming {
                     unmet.push(Unmet::of(held.at_interface(), format!("{}: {text}", held.name())));
                 }
                 held.unmet = Some(text);
@@ -487,6 +529,8 @@ impl Governor {
         let held: BTreeSet<u64> = self.programmer.pods().collect();
         // Until all is known that can be, what held goes on.
         let is_all_known = self.kubernetes.has_told_all() && self.files.is_some();
+        let all = self.policies.all().chain(self.files.iter().flat_map(|files| files.all()));
+        let is_anything_said = all.into_iter().any(|policy| policy.window().is_some());
         for profile in self.containers.all() {
             let Some((cgroup, path)) = pod_cgroup(&self.mount, &profile) else { continue };
             if !met.insert(cgroup) {
@@ -494,7 +538,8 @@ impl Governor {
             }
             let resource = &profile.identity.resource;
             let is_held = held.contains(&cgroup);
-            let said = self.said(&profile, now).filter(|_| !is_held || is_all_known);
+            let said = self.said(&profile, now);
+            let waits = if said.is_none() { "the API server has not told of it" } else { WAITS };
             let mut held = Held {
                 cgroup,
                 namespace: resource.namespace.clone(),
@@ -504,11 +549,15 @@ impl Governor {
                 interfaces: Vec::new(),
                 unmet: None,
                 plans: None,
+                waits: None,
+                is_held,
+                older: Vec::new(),
                 dated: Vec::new(),
             };
-            let Some(Said { plans, dated }) = said else {
+            let Some(Said { plans, dated }) = said.filter(|_| !is_held || is_all_known) else {
                 desired.unknown.insert(cgroup);
-                if is_held {
+                if is_held || is_anything_said {
+                    held.waits = Some(waits);
                     pods.insert(cgroup, held);
                 }
                 continue;
@@ -519,6 +568,7 @@ impl Governor {
                     self.policies.uncertain(resource.namespace.as_deref().unwrap_or_default(), tier.is_namespaced);
                 let refused = refused.next().filter(|_| is_held);
                 if let Some(refused) = refused {
+                    held.older.push(format!("{} {UNCERTAIN}", refused.key));
                     uncertain.entry(refused.key.clone()).or_default().extend(plan.names().cloned());
                 }
                 refused.is_some()
@@ -526,7 +576,7 @@ impl Governor {
             if is_held || !plans.iter().all(Plan::is_empty) {
                 desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
             }
-            if !plans.iter().all(Plan::is_empty) || !dated.is_empty() {
+            if !plans.iter().all(Plan::is_empty) || !dated.is_empty() || !held.older.is_empty() {
                 (held.plans, held.dated) = (Some(plans), dated);
                 pods.insert(cgroup, held);
             }
@@ -546,18 +596,19 @@ impl Governor {
                     interfaces: Vec::new(),
                     unmet: None,
                     plans: None,
+                    waits: Some("no container of it is known"),
+                    is_held: true,
+                    older: Vec::new(),
                     dated: Vec::new(),
                 };
                 pods.insert(cgroup, nothing);
             }
         }
         if !desired.unknown.is_empty() && !is_all_known {
-            let text = "not all is known yet that policies go by: for Pods for which something held that goes on";
-            unmet.push(text.to_owned().into());
+            unmet.push(format!("{WAITS}: for Pods for which something held that goes on").into());
         }
         unmet.extend(uncertain.into_iter().map(|(key, held_back)| {
-            let why = "is refused, and what it said before is not known: what policies of its kind said goes on";
-            let text = format!("{key} {why}");
+            let text = format!("{key} {UNCERTAIN}");
             Unmet::of(held_back.iter().chain(&[Name { key, is_file: false }]), text)
         }));
         let plans = desired.pods.values().flat_map(|planned| &planned.plans);
@@ -568,7 +619,7 @@ impl Governor {
                 Ok(list) => {
                     desired.lists.insert(name, list);
                 }
-                Err(problem) => unmet.push(Unmet::of(&name.policies, problem)),
+                Err(problem) => unmet.push(Unmet::of(&name.policies, problem).by_older()),
             }
         }
         (desired, pods.into_values().collect())

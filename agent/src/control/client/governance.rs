@@ -93,8 +93,11 @@ pub(super) fn lines(pod: &GovernedPod) -> Vec<String> {
 
 fn show(pod: &GovernedPod, text: &mut String) {
     let _ = writeln!(text, "Pod {}", name(pod));
-    if pod.unknown {
-        text.push_str("  too little is known of it yet: what held goes on\n");
+    if let Some(waits) = &pod.waits {
+        let _ = writeln!(text, "  {waits}");
+    }
+    for older in &pod.older {
+        let _ = writeln!(text, "  what holds is older: {older}");
     }
     if !pod.interfaces.is_empty() {
         let _ = writeln!(text, "  its packets are checked at the node's interface {}", pod.interfaces.join(", "));
