@@ -250,6 +250,41 @@ fn apply_ends_when_it_is_in_force_and_says_for_whom() {
 }
 
 #[test]
+fn a_list_without_dns_is_warned_of() {
+    end_to_end(|bed| {
+        let with = |ports: Value| json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.0/8"], "ports": ports }] } });
+        let config = config(bed, &[policy("shop", &with(json!([{ "port": 443 }])))])?;
+        let file = bed.path("policies.yaml")?;
+        let file = file.to_str().context("UTF-8")?;
+        let check = |arguments: &[&str]| -> Result<_> {
+            let output = Command::new(agent::binary()?).args(["policy", "check", file]).args(arguments).output()?;
+            Ok((output.status.code(), String::from_utf8(output.stderr)?))
+        };
+        let (code, warning) = check(&[])?;
+        ensure!(
+            code == Some(0)
+                && warning.contains("warning: SidestepPolicy shop/shop: spec.traffic.allow.egress: lets no DNS"),
+            "{warning}"
+        );
+        ensure!(check(&["--strict"])?.0 == Some(1));
+
+        let agent = Agent::start(bed, &config)?;
+        let _web = Client::start(bed, "shop", "web")?;
+        let shown = "warning: the list of SidestepPolicy shop/shop (file) (allow.egress) lets no DNS through";
+        wait_shown(&config, shown)?;
+        ensure!(agent.log().contains("lets no DNS through"), "the log has it");
+        // Another policy for the same Pods is enough.
+        let dns = with(json!([{ "protocol": "UDP", "port": 53 }]));
+        governance::config(bed, &[policy("shop", &with(json!([{ "port": 443 }]))), policy("dns", &dns)])?;
+        agent.reload()?;
+        wait_shown(&config, "SidestepPolicy shop/dns (file), SidestepPolicy shop/shop (file)")?;
+        let shown = String::from_utf8(command(&config, &["policy", "show"])?.stdout)?;
+        ensure!(!shown.contains("warning"), "{shown}");
+        agent.stop()
+    });
+}
+
+#[test]
 fn without_a_directory_apply_says_what_to_set() {
     end_to_end(|bed| {
         let config = config(bed, &[policy("shop", &json!({ "allow": { "ingress": [] } }))])?;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{Format, ask_agent, colors, explain::namespaced, socket::SocketArgs, status::interval};
 use crate::{
-    config::policy_files,
+    config::{policy_files, render_warning},
     control::{
         client::{
             apply::{ApplyOptions, apply, delete},
@@ -19,7 +19,7 @@ use crate::{
         },
         judgement::JudgeRequest,
     },
-    policy::{precedence::Key, traffic::judge},
+    policy::{Policies, precedence::Key, traffic::judge},
 };
 
 /// Check policies, and show what they do on this node
@@ -55,8 +55,12 @@ pub enum What {
 Examples:
   sidestep policy check shop.yaml
   sidestep policy check /etc/sidestep/policies
+  sidestep policy check --strict shop.yaml      in a pipeline
   kubectl get sidesteppolicies -A -o yaml | sidestep policy check -")]
 pub struct CheckArgs {
+    /// Exit with 1 also where there are only warnings
+    #[arg(long)]
+    pub strict: bool,
     /// Files, directories of them (*.yaml, *.yml, *.json), or - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
@@ -127,7 +131,10 @@ impl ApplyArgs {
     fn execute(&self) -> ExitCode {
         let Self { paths, how } = self;
         match policy_files::documents_of(paths) {
-            Ok(documents) => ask_agent(&how.socket, |path| apply(path, &documents, how.options(), &mut io::stdout())),
+            Ok((policies, documents)) => {
+                warn(&policies);
+                ask_agent(&how.socket, |path| apply(path, &documents, how.options(), &mut io::stdout()))
+            }
             Err(error) => {
                 eprintln!("{}", error.render(colors(&io::stderr())));
                 ExitCode::FAILURE
@@ -284,6 +291,14 @@ impl PolicyArgs {
     }
 }
 
+/// Says what is right and may not be meant; whether there was something.
+fn warn(policies: &Policies) -> bool {
+    let colors = colors(&io::stderr());
+    let warnings: Vec<_> = policies.all().flat_map(|policy| policy.warnings()).collect();
+    warnings.iter().for_each(|warning| eprintln!("{}", render_warning(warning, colors)));
+    !warnings.is_empty()
+}
+
 impl CheckArgs {
     fn execute(&self) -> ExitCode {
         match policy_files::read(&self.paths) {
@@ -297,7 +312,8 @@ impl CheckArgs {
                 if policies.all().next().is_none() {
                     println!("no policies");
                 }
-                ExitCode::SUCCESS
+                let has_warnings = warn(&policies);
+                if self.strict && has_warnings { ExitCode::FAILURE } else { ExitCode::SUCCESS }
             }
             Err(error) => {
                 eprintln!("{}", error.render(colors(&io::stderr())));

@@ -92,14 +92,14 @@ pub struct Document {
     pub origin: PathBuf,
 }
 
-/// The policies of files, and of the files of directories, each on its own.
+/// The policies of files, and of the files of directories, and each on its own.
 ///
 /// # Errors
 /// As those of [`read`]; several policies in one document are no document of one.
-pub fn documents_of(paths: &[PathBuf]) -> Result<Vec<Document>, ConfigError> {
+pub fn documents_of(paths: &[PathBuf]) -> Result<(Policies, Vec<Document>), ConfigError> {
     let files = files_of(paths)?;
     let texts: Vec<_> = files.iter().map(|(file, text)| (display_name(file), text.clone())).collect();
-    parse_all(&texts)?;
+    let policies = parse_all(&texts)?;
     let mut all = Vec::new();
     for ((file, text), (name, _)) in files.iter().zip(&texts) {
         let mut start = 0;
@@ -123,7 +123,7 @@ pub fn documents_of(paths: &[PathBuf]) -> Result<Vec<Document>, ConfigError> {
             }
         }
     }
-    Ok(all)
+    Ok((policies, all))
 }
 
 /// The policies of all these texts.

@@ -1,6 +1,9 @@
 //! What holds for the traffic of Pods, and what was refused.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,7 +15,8 @@ use sidestep_abi::govern::{
 use crate::{
     pipeline::governor::Reading,
     policy::traffic::{
-        compile::{Name, Refuser, Tier, Unmet},
+        compile::{ListName, Name, Refuser, Tier, Unmet},
+        judge::lets_dns_through,
         limit::{Limit, burst, per_of, per_second},
         requests::Rule,
         settings::{Direction, Mode, Per},
@@ -85,6 +89,9 @@ pub struct GovernedPod {
     /// Policies for it that have a beginning or an end.
     #[serde(default)]
     pub dated: Vec<GovernedDates>,
+    /// What holds as declared, and may not be meant.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What is said by the policies of each tier.
     pub tiers: Vec<GovernedTier>,
 }
@@ -326,17 +333,26 @@ impl GovernanceReport {
             is_open: window.is_open(now),
             what: window.in_words(now).unwrap_or_default(),
         };
+        // Lists may be long, and those of many Pods are the same.
+        let without_dns: BTreeSet<&ListName> = reading
+            .lists
+            .iter()
+            .filter(|(name, list)| name.direction == Direction::Egress && !list.is_empty() && !lets_dns_through(list))
+            .map(|(name, _)| name)
+            .collect();
         let mut pods = Vec::new();
         for held in &reading.pods {
             let mut tiers = Vec::new();
             let unknown = held.plans.is_none() && held.is_held;
             let plans = held.plans.clone().unwrap_or_default();
+            let mut warnings = Vec::new();
             for (index, (tier, plan)) in Tier::ALL.iter().zip(&plans).enumerate() {
                 if plan.is_empty() {
                     continue;
                 }
-                let names =
-                    |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
+                let lists = plan.lists().filter(|list| tier.mode == Mode::Enforce && without_dns.contains(list));
+                warnings.extend(lists.map(|list| format!("the list of {list} lets no DNS through (UDP port 53)")));
+                let names = |policies: &BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
                 let counted = refused.remove(&(held.cgroup, index as u8)).unwrap_or_default();
                 let (marked, refused): (Vec<_>, Vec<_>) =
                     counted.into_iter().partition(|(key, _)| key.outcome == OUTCOME_MARKED);
@@ -363,6 +379,7 @@ impl GovernanceReport {
                 interfaces: held.interfaces.clone(),
                 unmet: held.unmet.clone(),
                 dated: held.dated.iter().map(dates).collect(),
+                warnings,
                 tiers,
             });
         }

@@ -243,6 +243,8 @@ pub struct Governor {
     policies: Arc<Policies>,
     reading: Arc<Mutex<Arc<Reading>>>,
     told: Option<String>,
+    /// What may not be meant, as far as it was told.
+    warned: BTreeSet<String>,
     /// Pods whose packets shall be looked at, and to which no interface led when it was looked for last: while a Pod is made it has
     /// none yet.
     unreached: BTreeSet<u64>,
@@ -300,11 +302,13 @@ impl Governor {
             lists: HashMap::new(),
             reading,
             told: None,
+            warned: BTreeSet::new(),
             unreached: BTreeSet::new(),
             looks: 0,
             uncounted: (0, None),
             is_woken: Arc::default(),
         };
+        governor.warn();
         // What was missed before is told of no more.
         governor.uncounted.0 = governor.programmer.uncounted();
         let is_woken = Arc::clone(&governor.is_woken);
@@ -333,6 +337,7 @@ impl Governor {
                 Ok(News::Files(version, policies)) if version > self.files_version => {
                     (self.files, self.files_version) = (Some(policies), version);
                     self.lists.clear();
+                    self.warn();
                     next = Instant::now();
                 }
                 Ok(News::Container) => {
@@ -353,6 +358,16 @@ impl Governor {
         next.map_or(Duration::MAX, |next| next.duration_since(now).unsigned_abs())
     }
 
+    /// Tells once what of policies may not be meant.
+    fn warn(&mut self) {
+        let policies = [Some(&self.policies), self.files.as_ref()].into_iter().flatten();
+        let warnings = policies.flat_map(|policies| policies.all()).flat_map(|policy| policy.warnings()).collect();
+        for warning in BTreeSet::difference(&warnings, &self.warned) {
+            tracing::warn!(warning, "a policy may not do what is meant");
+        }
+        self.warned = warnings;
+    }
+
     fn turn(&mut self) {
         let now = Timestamp::now();
         let mut unmet = Vec::new();
@@ -360,6 +375,7 @@ impl Governor {
         if !Arc::ptr_eq(&policies, &self.policies) {
             self.policies = policies;
             self.lists.clear();
+            self.warn();
         }
         let is_open = |traffic: &TrafficSettings| traffic.window().is_open(now);
         let refused =

@@ -207,6 +207,12 @@ impl Policy {
         self.traffic.as_ref().map(TrafficSettings::window)
     }
 
+    /// What is right and may not be meant.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let warnings = self.traffic.iter().flat_map(TrafficSettings::warnings);
+        warnings.map(|warning| format!("{}: spec.traffic.{warning}", self.key))
+    }
+
     fn selects_container(&self, container: &str) -> bool {
         self.containers.as_ref().is_none_or(|globs| globs.is_match(container))
     }

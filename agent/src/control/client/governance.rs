@@ -105,6 +105,9 @@ fn show(pod: &GovernedPod, text: &mut String) {
     if let Some(unmet) = &pod.unmet {
         let _ = writeln!(text, "  {unmet}");
     }
+    for warning in &pod.warnings {
+        let _ = writeln!(text, "  warning: {warning}");
+    }
     for GovernedDates { policy, what, .. } in &pod.dated {
         let _ = writeln!(text, "  {policy} {what}");
     }

@@ -24,6 +24,8 @@ const MAX_CIDR: usize = 49;
 const MAX_HEADERS: usize = 16;
 /// The longest name of a limit.
 const MAX_NAME: usize = 63;
+/// The port of name servers (RFC 1035, 4.2.1).
+pub const DNS: u16 = 53;
 /// The longest text of a time: with nanoseconds and an offset.
 const MAX_TIME: usize = 35;
 /// The most per second: beyond it a nanosecond is too long.
@@ -144,6 +146,16 @@ pub struct Peers {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_PORTS))]
     pub ports: Option<Vec<Ports>>,
+}
+
+impl Peers {
+    fn let_dns_through(&self) -> bool {
+        let lets = |Ports { protocol, port, end_port }: &Ports| {
+            let first = port.unwrap_or(0);
+            *protocol == Protocol::Udp && (first..=end_port.or(*port).unwrap_or(u16::MAX)).contains(&DNS)
+        };
+        self.ports.as_ref().is_none_or(|ports| ports.iter().any(lets))
+    }
 }
 
 /// Ports of a protocol.
@@ -544,6 +556,17 @@ impl TrafficSettings {
         problems
     }
 
+    /// What is right and may not be meant, each with the field's path: an enforced list that lets no DNS through. An empty one says
+    /// so itself.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let enforced = self.allow.egress.iter().filter(|_| self.mode == Mode::Enforce);
+        let without_dns = enforced.filter(|entries| !entries.is_empty() && !entries.iter().any(Peers::let_dns_through));
+        let warning = "allow.egress: lets no DNS through (UDP port 53), so names are not resolved, unless another policy for the \
+                       same Pods does";
+        without_dns.map(|_| warning.to_owned()).collect()
+    }
+
     fn list_problems(&self, direction: Direction, problems: &mut Vec<String>) {
         let Some(entries) = self.allow.peers(direction) else { return };
         let (list_path, before) = (format!("allow.{}", direction.as_str()), problems.len());
@@ -646,6 +669,44 @@ mod tests {
         ] {
             assert_eq!(Network::parse(text), Err(error.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_list_that_cuts_off_dns_is_warned_of() {
+        let is_warned_of = |traffic: serde_json::Value| {
+            let settings: TrafficSettings = serde_json::from_value(traffic).expect("settings");
+            let warnings = settings.warnings();
+            assert!(warnings.iter().all(|warning| warning.starts_with("allow.egress: ")), "{warnings:?}");
+            !warnings.is_empty()
+        };
+        let egress = |ports: serde_json::Value| {
+            serde_json::json!({ "allow": { "egress": [
+                { "cidrs": ["10.0.0.0/8"], "ports": [{ "port": 443 }] }, { "cidrs": ["10.0.0.1"], "ports": ports },
+            ] } })
+        };
+        for ports in [
+            serde_json::json!([{ "protocol": "UDP", "port": 53 }]),
+            serde_json::json!([{ "port": 53 }, { "protocol": "UDP", "port": 1, "endPort": 1023 }]),
+            serde_json::json!([{ "protocol": "UDP" }]),
+            serde_json::json!(null),
+        ] {
+            assert!(!is_warned_of(egress(ports.clone())), "{ports}");
+        }
+        for ports in [
+            serde_json::json!([{ "port": 53 }]),
+            serde_json::json!([{ "protocol": "UDP", "port": 54, "endPort": 1023 }]),
+            serde_json::json!([{ "protocol": "UDP", "port": 5353 }]),
+        ] {
+            assert!(is_warned_of(egress(ports.clone())), "{ports}");
+            let mut observed = egress(ports);
+            observed["mode"] = "observe".into();
+            assert!(!is_warned_of(observed));
+        }
+        assert!(
+            !is_warned_of(serde_json::json!({ "allow": { "egress": [] } })),
+            "it says itself that nothing is let through"
+        );
+        assert!(!is_warned_of(serde_json::json!({ "allow": { "ingress": [{ "cidrs": ["10.0.0.0/8"] }] } })));
     }
 
     #[test]
