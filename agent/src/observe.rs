@@ -218,7 +218,7 @@ impl Observe for Agent {
     }
 
     fn refusals(&self) -> RefusalsReport {
-        RefusalsReport { governance: self.governance(), recent: self.governor.recent() }
+        RefusalsReport { governance: self.governance(), recent: self.governor.recent().all() }
     }
 
     fn judge(&self, request: &JudgeRequest) -> Judgement {

@@ -13,7 +13,7 @@ use sidestep_abi::govern::{
 };
 
 use crate::{
-    pipeline::governor::Reading,
+    pipeline::governed::Reading,
     policy::traffic::{
         compile::{ListName, Name, Refuser, Tier, Unmet},
         judge::lets_dns_through,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::governance::{mode, scope};
 use crate::{
-    pipeline::governor::{Held, Reading},
+    pipeline::governed::{Held, Reading},
     policy::traffic::{
         judge::{Act, Finding, TCP, judge},
         limit::{Kind, rate_in_words},

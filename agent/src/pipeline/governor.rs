@@ -5,7 +5,7 @@
 
 use std::{
     array,
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -21,12 +21,15 @@ use std::{
 };
 
 use jiff::Timestamp;
-use sidestep_abi::govern::{RefusedKey, TIERS};
+use sidestep_abi::govern::TIERS;
 
-use super::{container::Profile, known::Known};
+use super::{
+    container::Profile,
+    governed::{Held, Reading, RecentRefusals},
+    known::Known,
+};
 use crate::{
     attribute, clock,
-    control::governance::Recent,
     kubernetes::Kubernetes,
     load::{
         Governors, RootPattern, cgroups,
@@ -39,7 +42,7 @@ use crate::{
         selection::Refused,
         traffic::{
             TrafficSettings,
-            compile::{self, List, ListName, Name, Plan, Refuser, Tier, Unmet},
+            compile::{self, List, ListName, Name, Plan, Tier, Unmet},
             program::{AtInterface, Desired, Maps, Planned, Programmer},
             request_sets::{RequestMaps, Way},
             window::Window,
@@ -53,10 +56,6 @@ const NAP: Duration = Duration::from_millis(50);
 /// Pause between looks at everything, whether anything is new or not.
 const ALL: Duration = Duration::from_secs(1);
 
-/// Refusals of one Pod that are kept for who asks, and Pods.
-const RECENT: usize = 64;
-const MOST_RECENT: usize = 1024;
-
 /// Turns for which the version of policies that holds waits for interfaces.
 const MOST_LOOKS: u32 = 3;
 /// How long after the last of what a full map of the kernel programs had no room for that is told.
@@ -66,101 +65,11 @@ const FULL: Duration = Duration::from_secs(60);
 const WAITS: &str = "not all is known yet that policies go by";
 const UNCERTAIN: &str = "is refused, and what it said before is not known: what policies of its kind said goes on";
 
-/// What holds for a Pod.
-#[derive(Clone, Debug)]
-pub struct Held {
-    /// Its cgroup.
-    pub cgroup: u64,
-    /// Its namespace.
-    pub namespace: Option<Arc<str>>,
-    /// Its name.
-    pub pod: Option<Arc<str>>,
-    /// What goes into records of it.
-    pub resource: Arc<Resource>,
-    /// The directory of its cgroup, once a container of it is known.
-    pub path: Option<PathBuf>,
-    /// The interfaces of the node at which its packets are looked at.
-    pub interfaces: Vec<String>,
-    /// What is not decided there as no interface leads to it, and why.
-    pub unmet: Option<String>,
-    /// What each tier says; `None` while too little is known of the Pod.
-    pub plans: Option<[Plan; TIERS]>,
-    /// What is not known then.
-    pub waits: Option<&'static str>,
-    /// Whether something held for it before, which goes on as long as it waits.
-    pub is_held: bool,
-    /// Why what holds is older than what is declared, where it is.
-    pub older: Vec<String>,
-    /// The policies for it that have a beginning or an end.
-    pub dated: Vec<(Name, Window)>,
-}
-
-impl Held {
-    /// What becomes of a Pod of which too little is known, and why, in words.
-    #[must_use]
-    pub fn waits_in_words(&self) -> Option<String> {
-        let so = if self.is_held { "what held goes on" } else { "no policy holds for it yet" };
-        self.waits.map(|waits| format!("{waits}: {so}"))
-    }
-
-    /// The policies that say something of what is decided at its interface alone.
-    pub(super) fn at_interface(&self) -> impl Iterator<Item = &Name> {
-        self.plans.iter().flatten().flat_map(Plan::at_interface)
-    }
-
-    pub(super) fn name(&self) -> String {
-        match (&self.namespace, &self.pod) {
-            (Some(namespace), Some(pod)) => format!("Pod {namespace}/{pod}"),
-            _ => format!("cgroup {}", self.cgroup),
-        }
-    }
-}
-
-/// What holds, and what was refused.
-#[derive(Clone, Debug, Default)]
-pub struct Reading {
-    /// By the Pod's cgroup.
-    pub pods: Vec<Held>,
-    /// The lists of their plans; one that could not be made is not in it.
-    pub lists: BTreeMap<ListName, Arc<List>>,
-    /// Limits of requests by their numbers, with those that have gone and were refused by.
-    pub limits: BTreeMap<u32, Refuser>,
-    /// Counts of the kernel programs.
-    pub refused: Vec<(RefusedKey, u64)>,
-    /// When they were read: nanoseconds since the Unix epoch.
-    pub counted_unix_nano: u64,
-    /// Why what shall hold does not, or that there are no programs.
-    pub problem: Option<String>,
-    /// The same by policies.
-    pub unmet: Vec<Unmet>,
-    /// The API server's policies that are in the kernel, and their version.
-    pub policies: (u64, Arc<Policies>),
-    /// The version of the policies of files that is.
-    pub files_version: u64,
-}
-
-impl Reading {
-    /// What holds for a Pod.
-    #[must_use]
-    pub fn pod(&self, cgroup: u64) -> Option<&Held> {
-        let index = self.pods.binary_search_by_key(&cgroup, |held| held.cgroup).ok()?;
-        self.pods.get(index)
-    }
-
-    /// Who has refused something: by what is said now, or of a limit of requests that has gone since, by what it was.
-    #[must_use]
-    pub fn refuser(&self, refused: &RefusedKey) -> Refuser {
-        let plans = self.pod(refused.cgroup).and_then(|held| held.plans.as_ref());
-        let refuser = plans.and_then(|plans| plans.get(usize::from(refused.tier))?.refuser(refused));
-        refuser.or_else(|| self.limits.get(&refused.limit).cloned()).unwrap_or_default()
-    }
-}
-
 /// For who asks, and who has new policies.
 #[derive(Clone, Debug)]
 pub struct Handle {
     reading: Arc<Mutex<Arc<Reading>>>,
-    recent: Arc<Mutex<BTreeMap<u64, VecDeque<Recent>>>>,
+    recent: Arc<RecentRefusals>,
     news: Sender<News>,
     /// That of the files that were read last, or are being read.
     files_version: Arc<AtomicU64>,
@@ -184,29 +93,10 @@ impl Handle {
         Arc::clone(&self.reading.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Keeps a refusal for who asks.
-    pub fn note_refusal(&self, refusal: Recent) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() >= MOST_RECENT && !recent.contains_key(&refusal.cgroup) {
-            // That which nothing was refused to for the longest time.
-            let last = |(cgroup, refusals): (&u64, &VecDeque<Recent>)| {
-                (refusals.back().map(|last| last.time_unix_nano), *cgroup)
-            };
-            if let Some((_, oldest)) = recent.iter().map(last).min() {
-                recent.remove(&oldest);
-            }
-        }
-        let of_pod = recent.entry(refusal.cgroup).or_default();
-        if of_pod.len() >= RECENT {
-            of_pod.pop_front();
-        }
-        of_pod.push_back(refusal);
-    }
-
-    /// What was refused last, as far as it was told of.
+    /// The refusals that are kept for who asks.
     #[must_use]
-    pub fn recent(&self) -> Vec<Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect()
+    pub fn recent(&self) -> &RecentRefusals {
+        &self.recent
     }
 
     /// The version of policies of files that are read from now on.

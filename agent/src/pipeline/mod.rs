@@ -7,6 +7,7 @@
 
 pub mod container;
 pub mod engine;
+pub mod governed;
 pub mod governor;
 pub mod journal;
 pub mod known;

@@ -15,10 +15,7 @@ use sidestep_abi::govern::{
     REASON_REQUEST_RATE, Refusal,
 };
 
-use super::{
-    governor::{self, Reading},
-    streams::Deliver,
-};
+use super::{governed::Reading, governor, streams::Deliver};
 use crate::{
     control::governance,
     ledger::Account,
@@ -144,7 +141,7 @@ impl Refusals {
                 ..Line::default()
             });
             data.extend_from_slice(body.as_bytes());
-            self.governor.note_refusal(told.recent(*time));
+            self.governor.recent().note(told.recent(*time));
         }
         // Of a Pod that is gone meanwhile is known what was.
         let known = self.streams.get(&cgroup);
