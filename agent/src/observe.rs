@@ -2,15 +2,16 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
-    config::Config,
+    config::{Config, policy_files},
     control::{
         explain::{ExplainReport, ExplainRequest},
-        governance::{GovernanceReport, RefusalsReport},
+        governance::{GovernanceReport, PolicySources, RefusalsReport},
         judgement::{JudgeRequest, Judgement},
     },
     events, files,
@@ -24,8 +25,8 @@ use crate::{
     telemetry::{
         Observe, Snapshot, Whereabouts,
         snapshot::{
-            AccountReading, Build, KubernetesReading, PolicyReading, ProbeReading, ProgramsReading, RepairReading,
-            RootReading, SinkReading, StreamReading, StreamRepairReading,
+            AccountReading, Build, KubernetesReading, PoliciesRead, PolicyReading, ProbeReading, ProgramsReading,
+            RepairReading, RootReading, SinkReading, StreamReading, StreamRepairReading,
         },
     },
 };
@@ -38,6 +39,8 @@ pub struct Agent {
     containers: Arc<Known>,
     node: Arc<str>,
     governor: governor::Handle,
+    /// `policies.files` of the configuration, which a reload does not change.
+    policy_files: Arc<[PathBuf]>,
     files: Arc<files::Readings>,
     outlet: Arc<Outlet>,
     programs: Option<ProgramsReading>,
@@ -69,6 +72,7 @@ impl Agent {
             containers: pipeline.containers(),
             node: Arc::clone(&config.node_name),
             governor: pipeline.governor(),
+            policy_files: config.policies.files.as_slice().into(),
             files: pipeline.file_readings(),
             outlet: pipeline.outlet(),
             programs: programs.pinned.as_ref().map(pinned),
@@ -214,7 +218,7 @@ impl Observe for Agent {
     }
 
     fn refusals(&self) -> RefusalsReport {
-        RefusalsReport { governance: self.governance(), recent: self.governor.recent() }
+        RefusalsReport { governance: self.governance(), recent: self.governor.recent().all() }
     }
 
     fn judge(&self, request: &JudgeRequest) -> Judgement {
@@ -223,6 +227,21 @@ impl Observe for Agent {
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, String> {
         ExplainReport::of(&self.containers, &self.kubernetes, &self.node, request)
+    }
+
+    fn policy_sources(&self) -> PolicySources {
+        PolicySources { files: self.policy_files.to_vec(), api_server: self.kubernetes.watches_policies() }
+    }
+
+    fn read_policies(&self) -> PoliciesRead<'_> {
+        let (governor, files) = (self.governor.clone(), Arc::clone(&self.policy_files));
+        let read = move || {
+            let version = governor.next_files();
+            let policies = policy_files::read_at_rest(&files)?;
+            governor.set_files(version, Arc::new(policies));
+            Ok(version)
+        };
+        Box::pin(async { tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())? })
     }
 
     fn whereabouts<'a>(&'a self, request: &'a ExplainRequest) -> Whereabouts<'a> {

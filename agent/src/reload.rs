@@ -3,13 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
-    time::Duration,
 };
 
 use crate::{
     cli::run::effective_path,
-    config::{self, Config, Environment, display_name, policy_files},
+    config::{self, Config, Environment, at_rest::at_rest, display_name, policy_files},
     events::Event,
     observe::Agent,
     own_log::OwnLog,
@@ -60,20 +58,17 @@ impl Reload {
             tracing::warn!(option = part.as_str(), "reload: this option needs a restart of the agent");
         }
         let next = config.with_in_place_changes(&new);
-        let texts = || policy_files::texts(&next.policies.files).map_err(|error| error.to_string());
-        let texts = at_rest(texts, |_| true)?.ok_or("the files of policies do not come to rest")?;
-        let policies = policy_files::parse_all(&texts).map_err(|error| error.to_string())?;
+        let governor = self.pipeline.governor();
+        let version = governor.next_files();
+        let policies = policy_files::read_at_rest(&next.policies.files)?;
         self.pipeline.reload(config, &next).map_err(|error| error.to_string())?;
-        self.pipeline.set_policies(Arc::new(policies));
+        governor.set_files(version, Arc::new(policies));
         self.own_log.set_level(&next);
         self.agent.set_sinks(&next);
         Event::ReloadDone { changes: &changes }.report();
         Ok(next)
     }
 }
-
-/// Pause between two looks at the file, and how many there are at most.
-const LOOKS: (Duration, u32) = (Duration::from_millis(100), 20);
 
 /// The text of a file that nobody is writing: a part of a configuration may be a valid one, with defaults for the rest.
 fn whole_text(file: &Path) -> Result<String, String> {
@@ -85,28 +80,12 @@ fn whole_text(file: &Path) -> Result<String, String> {
     }
 }
 
-/// What is read twice the same, and may be all.
-fn at_rest<T: PartialEq>(
-    read: impl Fn() -> Result<T, String>,
-    may_be_all: impl Fn(&T) -> bool,
-) -> Result<Option<T>, String> {
-    let mut before = read()?;
-    for _ in 0..LOOKS.1 {
-        thread::sleep(LOOKS.0);
-        let now = read()?;
-        if now == before && may_be_all(&now) {
-            return Ok(Some(now));
-        }
-        before = now;
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _};
+    use std::{fs, io::Write as _, thread};
 
     use super::*;
+    use crate::config::at_rest::LOOKS;
 
     #[test]
     fn a_file_that_is_being_written_is_waited_for() {

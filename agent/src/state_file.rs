@@ -1,8 +1,9 @@
 //! What the agent keeps in its state directory: small files of JSON with a version and a checksum.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -93,17 +94,24 @@ pub(crate) fn replace<T: Serialize + ?Sized>(path: &Path, version: u32, content:
     let content = serde_json::value::to_raw_value(content)?;
     let checksum = crc32fast::hash(content.get().as_bytes());
     let text = serde_json::to_vec(&Written { version, checksum, content: &content })?;
-    let temporary = path.with_extension("json.new");
+    replace_text(path, &path.with_extension("json.new"), &text, 0o666)
+}
+
+/// Writes the file at `path` by way of a temporary one beside it: after a crash there is the old one or the new one.
+///
+/// # Errors
+/// It can't be written.
+pub(crate) fn replace_text(path: &Path, temporary: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(&text)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(temporary)?;
+        file.write_all(text)?;
         file.sync_data()?;
-        fs::rename(&temporary, path)
+        fs::rename(temporary, path)
     })();
     if written.is_err() {
         // It takes space that there may not be.
-        let _ = fs::remove_file(&temporary);
+        let _ = fs::remove_file(temporary);
     }
     written?;
-    File::open(directory)?.sync_all()
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -182,7 +182,10 @@ impl Peer {
     /// # Errors
     /// It does not start.
     pub fn start(bed: &Testbed, network: &Network, (namespace, name): (&str, &str), program: &str) -> Result<Self> {
-        let container = bed.container("app").pod(namespace, name).capabilities(&["CAP_NET_RAW", "CAP_NET_ADMIN"].map(str::to_owned));
+        let container = bed
+            .container("app")
+            .pod(namespace, name)
+            .capabilities(&["CAP_NET_RAW", "CAP_NET_ADMIN"].map(str::to_owned));
         let container = container.python(&format!("{TALK}{program}")).start()?;
         container.wait_stdout("ready\n")?;
         let addresses = network.connect(&container)?;

@@ -1,12 +1,16 @@
 //! What a Pod may reach, and how often: decided in the kernel, at the system call, with no proxy.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sidestep_tests::{
     Agent, DEADLINE, Testbed, agent, end_to_end,
-    governance::{TALK, Talker, command, config, figure, policy, refused, wait_shown, wait_told},
+    governance::{self, TALK, Talker, command, config, figure, policy, refused, wait_shown, wait_told},
     records::Record,
     wait_until,
 };
@@ -160,6 +164,160 @@ fn pods_that_nobody_tells_of_are_not_let_through() {
         wait_shown(&config, "the API server is not asked, so the Pods that it names are not known")?;
         wait_shown(&config, "of SidestepPolicy shop/shop (file), with 0 addresses of Pods")?;
         ensure!(agent.metrics()?.sum("sidestep_governance_in_force") == 0.0);
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_policy_ends_at_its_date_and_begins_at_it() {
+    end_to_end(|bed| {
+        let config = config(bed, &[])?;
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
+        ensure!(web.ask(&connect)? == "ok", "there is no policy yet");
+        let end = SystemTime::now() + Duration::from_secs(2);
+        let date = |time: SystemTime| -> Result<String> {
+            Ok(jiff::Timestamp::from_nanosecond(time.duration_since(UNIX_EPOCH)?.as_nanos().try_into()?)?.to_string())
+        };
+        let dated = |name: &str, field: &str| -> Result<Value> {
+            Ok(policy(name, &json!({ field: date(end)?, "allow": { "egress": [] } })))
+        };
+        governance::config(bed, &[dated("old", "notAfter")?])?;
+        agent.reload()?;
+        web.wait(&connect, "EPERM")?;
+        wait_shown(&config, "SidestepPolicy shop/old (file) holds until ")?;
+        web.wait(&connect, "ok")?;
+        ensure!(SystemTime::now() >= end, "it has ended before its time");
+        wait_shown(&config, "SidestepPolicy shop/old (file) ended at ")?;
+        let explained = ["policy", "explain", "shop/web", "--to", "127.0.0.1", "--port", "1"];
+        let said = String::from_utf8(command(&config, &explained)?.stdout)?;
+        ensure!(said.contains("ended at ") && said.contains("It is let through."), "{said}");
+
+        let begin = SystemTime::now() + Duration::from_secs(2);
+        let new = json!({ "notBefore": date(begin)?, "allow": { "egress": [] } });
+        governance::config(bed, &[policy("new", &new)])?;
+        agent.reload()?;
+        wait_shown(&config, "SidestepPolicy shop/new (file) begins at ")?;
+        web.wait(&connect, "EPERM")?;
+        ensure!(SystemTime::now() >= begin, "it has begun before its time");
+        agent.stop()
+    });
+}
+
+#[test]
+fn apply_ends_when_it_is_in_force_and_says_for_whom() {
+    end_to_end(|bed| {
+        let directory = bed.path("policies")?;
+        fs::create_dir(&directory)?;
+        let config = bed.config().with("/policies/files", json!([directory]));
+        let agent = Agent::start(bed, &config)?;
+        let mut web = Client::start(bed, "shop", "web")?;
+        let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
+        let file = bed.path("shop.yaml")?;
+        let file = file.to_str().context("UTF-8")?;
+        let policies = |allow: Value| {
+            let list = policy("web", &json!({ "allow": { "egress": allow } }));
+            let limit = policy("limit", &json!({ "limits": { "connectionsOut": { "perSecond": 1000 } } }));
+            fs::write(file, format!("# What the shop may reach.\n{list}\n---\n{limit}\n"))
+        };
+        let run = |arguments: &[&str], code: i32, told: &[&str]| {
+            let output = command(&config, arguments)?;
+            let [said, wrong] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+            let all = format!("{said}{wrong}");
+            ensure!(output.status.code() == Some(code) && told.iter().all(|told| all.contains(told)), "{output:?}");
+            Ok(())
+        };
+        policies(json!([]))?;
+        run(&["policy", "apply", "--dry-run", file], 0, &["SidestepPolicy shop/web: created (dry run)"])?;
+        ensure!(fs::read_dir(&directory)?.next().is_none() && web.ask(&connect)? == "ok");
+        // Before the Pod is known it would be in force for nobody.
+        wait_until("the Pod", DEADLINE, || {
+            Ok(command(&config, &["explain", "pod", "shop/web"])?.status.success().then_some(()))
+        })?;
+        let told = [
+            "SidestepPolicy shop/web: created",
+            "SidestepPolicy shop/limit: created",
+            "Pod shop/web\n",
+            "  + namespace: may open connections to the list of SidestepPolicy shop/web (file)",
+        ];
+        run(&["policy", "apply", file], 0, &told)?;
+        ensure!(web.ask(&connect)? == "EPERM", "it has ended before it was in force");
+        let written = fs::read_to_string(directory.join("SidestepPolicy.shop.web.yaml"))?;
+        ensure!(written.starts_with("# What the shop may reach.\n"), "{written}");
+
+        policies(json!([{ "cidrs": ["127.0.0.0/8"] }]))?;
+        run(
+            &["policy", "apply", file],
+            0,
+            &["shop/web: configured", "shop/limit: unchanged", "  ~ namespace: may open"],
+        )?;
+        ensure!(web.ask(&connect)? == "ok", "it has ended before it was in force");
+
+        // What is wrong changes nothing, and what others have written is theirs.
+        policies(json!([{ "cidrs": ["127.0.0.1/8"] }]))?;
+        run(&["policy", "apply", file], 1, &["shop.yaml:2:", "write 127.0.0.0/8"])?;
+        let other = directory.join("by-hand.yaml");
+        fs::write(&other, policy("other", &json!({ "allow": { "ingress": [] } })).to_string())?;
+        run(&["policy", "delete", "shop/other"], 1, &["by-hand.yaml"])?;
+        fs::write(&other, "kind: what\n")?;
+        policies(json!([]))?;
+        run(&["policy", "apply", file], 1, &["by-hand.yaml:1"])?;
+        ensure!(web.ask(&connect)? == "ok");
+        fs::remove_file(&other)?;
+
+        run(&["policy", "delete", "shop/web", "shop/limit"], 0, &["shop/web: deleted", "  - namespace: may open"])?;
+        ensure!(fs::read_dir(&directory)?.next().is_none());
+        run(&["policy", "delete", "shop/web"], 1, &["stands in none of the files"])?;
+        agent.stop()
+    });
+}
+
+#[test]
+fn a_list_without_dns_is_warned_of() {
+    end_to_end(|bed| {
+        let with = |ports: Value| json!({ "allow": { "egress": [{ "cidrs": ["127.0.0.0/8"], "ports": ports }] } });
+        let config = config(bed, &[policy("shop", &with(json!([{ "port": 443 }])))])?;
+        let file = bed.path("policies.yaml")?;
+        let file = file.to_str().context("UTF-8")?;
+        let check = |arguments: &[&str]| -> Result<_> {
+            let output = Command::new(agent::binary()?).args(["policy", "check", file]).args(arguments).output()?;
+            Ok((output.status.code(), String::from_utf8(output.stderr)?))
+        };
+        let (code, warning) = check(&[])?;
+        ensure!(
+            code == Some(0)
+                && warning.contains("warning: SidestepPolicy shop/shop: spec.traffic.allow.egress: lets no DNS"),
+            "{warning}"
+        );
+        ensure!(check(&["--strict"])?.0 == Some(1));
+
+        let agent = Agent::start(bed, &config)?;
+        let _web = Client::start(bed, "shop", "web")?;
+        let shown = "warning: the list of SidestepPolicy shop/shop (file) (allow.egress) lets no DNS through";
+        wait_shown(&config, shown)?;
+        ensure!(agent.log().contains("lets no DNS through"), "the log has it");
+        // Another policy for the same Pods is enough.
+        let dns = with(json!([{ "protocol": "UDP", "port": 53 }]));
+        governance::config(bed, &[policy("shop", &with(json!([{ "port": 443 }]))), policy("dns", &dns)])?;
+        agent.reload()?;
+        wait_shown(&config, "SidestepPolicy shop/dns (file), SidestepPolicy shop/shop (file)")?;
+        let shown = String::from_utf8(command(&config, &["policy", "show"])?.stdout)?;
+        ensure!(!shown.contains("warning"), "{shown}");
+        agent.stop()
+    });
+}
+
+#[test]
+fn without_a_directory_apply_says_what_to_set() {
+    end_to_end(|bed| {
+        let config = config(bed, &[policy("shop", &json!({ "allow": { "ingress": [] } }))])?;
+        let agent = Agent::start(bed, &config)?;
+        let file = bed.path("policies.yaml")?;
+        let output = command(&config, &["policy", "apply", file.to_str().context("UTF-8")?])?;
+        let error = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(1) && error.contains("`policies.files` of its configuration"), "{error}");
+        ensure!(error.lines().count() == 1, "{error}");
         agent.stop()
     });
 }

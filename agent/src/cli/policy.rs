@@ -4,11 +4,14 @@ use std::{io, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
+use jiff::Timestamp;
+
 use super::{Format, ask_agent, colors, explain::namespaced, socket::SocketArgs, status::interval};
 use crate::{
-    config::policy_files,
+    config::{policy_files, render_warning},
     control::{
         client::{
+            apply::{ApplyOptions, apply, delete},
             governance::{View, governance},
             judgement::judgement,
             terminal::{Color, Screen},
@@ -16,7 +19,7 @@ use crate::{
         },
         judgement::JudgeRequest,
     },
-    policy::traffic::judge,
+    policy::{Policies, precedence::Key, traffic::judge},
 };
 
 /// Check policies, and show what they do on this node
@@ -32,6 +35,10 @@ pub struct PolicyArgs {
 pub enum What {
     /// Say what is wrong with files of policies, without an agent
     Check(CheckArgs),
+    /// Bring policies of files into force on this node: into the directory that its agent reads
+    Apply(ApplyArgs),
+    /// Take policies out of that directory
+    Delete(DeleteArgs),
     /// Show which policies hold for the traffic of the Pods of this node
     Show(ShowArgs),
     /// Show what was refused, or with `mode: observe` would have been
@@ -48,11 +55,92 @@ pub enum What {
 Examples:
   sidestep policy check shop.yaml
   sidestep policy check /etc/sidestep/policies
+  sidestep policy check --strict shop.yaml      in a pipeline
   kubectl get sidesteppolicies -A -o yaml | sidestep policy check -")]
 pub struct CheckArgs {
+    /// Exit with 1 also where there are only warnings
+    #[arg(long)]
+    pub strict: bool,
     /// Files, directories of them (*.yaml, *.yml, *.json), or - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+}
+
+/// Which files, and how.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Each policy gets a file of its own in the first directory of `policies.files` of the agent's configuration. The command ends when
+the kernel goes by it, and says for which Pods what has changed. Policies of the API server are not touched: kubectl applies those.
+
+Examples:
+  sidestep policy apply shop.yaml
+  sidestep policy apply --dry-run policies/")]
+pub struct ApplyArgs {
+    /// Files, directories of them (*.yaml, *.yml, *.json), or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// How it is brought into force.
+    #[command(flatten)]
+    pub how: ApplyOptionArgs,
+}
+
+/// Which policies, and how.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sidestep policy delete shop/web
+  sidestep policy delete every-pod        a ClusterSidestepPolicy")]
+pub struct DeleteArgs {
+    /// The policies; without a namespace those of the cluster
+    #[arg(required = true, value_name = "[NAMESPACE/]NAME", value_parser = policy_key)]
+    pub policies: Vec<Key>,
+    /// How it is brought into force.
+    #[command(flatten)]
+    pub how: ApplyOptionArgs,
+}
+
+/// How a change is brought into force.
+#[derive(Args, Clone, Debug)]
+pub struct ApplyOptionArgs {
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long it may take until it is in force
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = interval)]
+    pub timeout: Duration,
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+impl ApplyOptionArgs {
+    const fn options(&self) -> ApplyOptions {
+        ApplyOptions { timeout: self.timeout, is_dry_run: self.dry_run }
+    }
+}
+
+fn policy_key(text: &str) -> Result<Key, String> {
+    if !text.contains('/') && !text.is_empty() {
+        return Ok(Key { namespace: None, name: text.into() });
+    }
+    let (namespace, name) = namespaced(text).map_err(|_| "must be NAMESPACE/NAME, or NAME".to_owned())?;
+    Ok(Key { namespace: Some(namespace.into()), name: name.into() })
+}
+
+impl ApplyArgs {
+    fn execute(&self) -> ExitCode {
+        let Self { paths, how } = self;
+        match policy_files::documents_of(paths) {
+            Ok((policies, documents)) => {
+                warn(&policies);
+                ask_agent(&how.socket, |path| apply(path, &documents, how.options(), &mut io::stdout()))
+            }
+            Err(error) => {
+                eprintln!("{}", error.render(colors(&io::stderr())));
+                ExitCode::FAILURE
+            }
+        }
+    }
 }
 
 /// Of which Pods.
@@ -185,12 +273,16 @@ impl TopArgs {
 }
 
 impl PolicyArgs {
-    /// Does it; returns the exit code: 0, 1 when a file can't be read or is wrong, or the agent refuses, 2 for a bad
+    /// Does it; returns the exit code: 0, 1 when a file can't be read or is wrong, the agent refuses, or not all is in force, 2 for a bad
     /// configuration, 3 when no agent runs, 4 without permission.
     #[must_use]
     pub fn execute(self) -> ExitCode {
         match self.what {
             What::Check(check) => check.execute(),
+            What::Apply(apply) => apply.execute(),
+            What::Delete(DeleteArgs { policies, how }) => {
+                ask_agent(&how.socket, |path| delete(path, &policies, how.options(), &mut io::stdout()))
+            }
             What::Show(show) => show.execute(View::Show),
             What::Counters(show) => show.execute(View::Counters),
             What::Explain(explain) => explain.execute(),
@@ -199,17 +291,29 @@ impl PolicyArgs {
     }
 }
 
+/// Says what is right and may not be meant; whether there was something.
+fn warn(policies: &Policies) -> bool {
+    let colors = colors(&io::stderr());
+    let warnings: Vec<_> = policies.all().flat_map(|policy| policy.warnings()).collect();
+    warnings.iter().for_each(|warning| eprintln!("{}", render_warning(warning, colors)));
+    !warnings.is_empty()
+}
+
 impl CheckArgs {
     fn execute(&self) -> ExitCode {
         match policy_files::read(&self.paths) {
             Ok(policies) => {
+                let now = Timestamp::now();
                 for policy in policies.all() {
-                    println!("{}: ok", policy.key);
+                    let dates = policy.window().and_then(|window| window.in_words(now));
+                    let dates = dates.map(|dates| format!("; its traffic part {dates}")).unwrap_or_default();
+                    println!("{}: ok{dates}", policy.key);
                 }
                 if policies.all().next().is_none() {
                     println!("no policies");
                 }
-                ExitCode::SUCCESS
+                let has_warnings = warn(&policies);
+                if self.strict && has_warnings { ExitCode::FAILURE } else { ExitCode::SUCCESS }
             }
             Err(error) => {
                 eprintln!("{}", error.render(colors(&io::stderr())));

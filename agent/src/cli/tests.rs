@@ -42,6 +42,24 @@ fn logs_takes_conditions_typed() {
 }
 
 #[test]
+fn policies_are_named_with_or_without_their_namespace() {
+    use super::policy::{DeleteArgs, PolicyArgs, What};
+    let Ok(Command::Policy(PolicyArgs { what: What::Delete(DeleteArgs { policies, how }) })) =
+        parse("policy delete shop/web every-pod --timeout 3s --dry-run")
+    else {
+        panic!("delete")
+    };
+    let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["SidestepPolicy shop/web", "ClusterSidestepPolicy every-pod"]);
+    assert_eq!((how.timeout, how.dry_run), (Duration::from_secs(3), true));
+    for wrong in
+        ["policy delete", "policy delete shop/", "policy delete a/b/c", "policy apply", "policy apply x --timeout 1"]
+    {
+        assert!(parse(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn since_is_a_duration_or_a_time() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     let at = |text: &str| text.parse::<Since>().map(|since| since.resolve(now));

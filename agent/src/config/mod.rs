@@ -3,11 +3,13 @@
 //!
 //! Every error is reported, each with file, line, column, option and what is allowed.
 
+pub mod at_rest;
 mod changes;
 mod failure;
 mod interpret;
 mod load;
 mod patterns;
+pub mod policy_directory;
 pub mod policy_files;
 mod raw;
 mod reader;

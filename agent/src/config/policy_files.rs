@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use super::{
     ConfigError, Report,
+    at_rest::at_rest,
+    display_name,
     interpret::interpret,
     load::read_text_of,
     report::{MAX_PROBLEMS, Problem},
@@ -16,6 +18,7 @@ use super::{
 };
 use crate::policy::{
     Policies, Policy,
+    precedence::Key,
     resource::{ClusterSidestepPolicy, SidestepPolicy},
 };
 
@@ -45,18 +48,82 @@ pub fn read(paths: &[PathBuf]) -> Result<Policies, ConfigError> {
     parse_all(&texts(paths)?)
 }
 
+/// As [`read`], when nobody is writing them.
+///
+/// # Errors
+/// As those of [`read`], or the files do not come to rest.
+pub fn read_at_rest(paths: &[PathBuf]) -> Result<Policies, String> {
+    let texts = || texts(paths).map_err(|error| error.to_string());
+    let texts = at_rest(texts, |_| true)?.ok_or("the files of policies do not come to rest")?;
+    parse_all(&texts).map_err(|error| error.to_string())
+}
+
 /// The names and texts of all files.
 ///
 /// # Errors
 /// The first file that can't be read.
 pub fn texts(paths: &[PathBuf]) -> Result<Vec<(String, String)>, ConfigError> {
+    Ok(files_of(paths)?.into_iter().map(|(file, text)| (display_name(&file), text)).collect())
+}
+
+/// All files, with their texts.
+///
+/// # Errors
+/// The first file that can't be read.
+pub fn files_of(paths: &[PathBuf]) -> Result<Vec<(PathBuf, String)>, ConfigError> {
     let mut texts = Vec::new();
     for path in paths {
         for file in files(path)? {
-            texts.push(read_text_of(&file, MAX_BYTES)?);
+            let (_, text) = read_text_of(&file, MAX_BYTES)?;
+            texts.push((file, text));
         }
     }
     Ok(texts)
+}
+
+/// A policy as it was written.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Its name.
+    pub key: Key,
+    /// Its text, with the comments.
+    pub text: String,
+    /// The file that it comes from; `-` for standard input.
+    pub origin: PathBuf,
+}
+
+/// The policies of files, and of the files of directories, and each on its own.
+///
+/// # Errors
+/// As those of [`read`]; several policies in one document are no document of one.
+pub fn documents_of(paths: &[PathBuf]) -> Result<(Policies, Vec<Document>), ConfigError> {
+    let files = files_of(paths)?;
+    let texts: Vec<_> = files.iter().map(|(file, text)| (display_name(file), text.clone())).collect();
+    let policies = parse_all(&texts)?;
+    let mut all = Vec::new();
+    for ((file, text), (name, _)) in files.iter().zip(&texts) {
+        let mut start = 0;
+        for document in documents(text) {
+            let (span, mut policies) = (start..start + document.len(), Policies::default());
+            start = span.end;
+            parse(name, document, &mut policies)?;
+            let keys: Vec<_> = policies.all().map(|policy| policy.key.clone()).collect();
+            match &keys[..] {
+                [] => {}
+                [key] => {
+                    let text = document.strip_prefix("---\n").unwrap_or(document).to_owned();
+                    all.push(Document { key: key.clone(), text, origin: file.clone() });
+                }
+                _ => {
+                    let message = "a List is no policy: give its items, with a line `---` between them".to_owned();
+                    let problem = Problem { path: "kind".to_owned(), span: Some(span), message, help: None };
+                    let report = Report { file: name.clone(), text: text.clone(), problems: vec![problem] };
+                    return Err(ConfigError::Invalid(Box::new(report)));
+                }
+            }
+        }
+    }
+    Ok((policies, all))
 }
 
 /// The policies of all these texts.
@@ -269,6 +336,13 @@ spec:
         assert!(error.contains("shop.yaml:20:") && error.contains("from 1 to"), "{error}");
         let error = told(&GOOD.replace("egress", "egres"));
         assert!(error.contains("shop.yaml:9:") && error.contains("unknown option `egres`"), "{error}");
+        let dated =
+            |date: &str| GOOD.replace("  traffic:\n    allow", &format!("  traffic:\n    notAfter: {date}\n    allow"));
+        parse("shop.yaml", &dated("2026-03-01T00:00:00+01:00"), &mut Policies::default()).expect("a time");
+        for wrong in ["tomorrow", "2026-03-01", "2026-03-01T00:00:00"] {
+            let error = told(&dated(wrong));
+            assert!(error.contains("shop.yaml:8:15: spec.traffic.notAfter: ") && error.contains("RFC 3339"), "{error}");
+        }
         assert!(told("kind: Pod\n").contains("no policy of Sidestep"));
         let error = told(&GOOD.replace("kind: SidestepPolicy", "kind: Policy"));
         assert!(error.contains("shop.yaml:3:7: kind: `Policy` is no kind of policy"), "{error}");

@@ -1,7 +1,11 @@
 //! What holds for the traffic of Pods, and what was refused.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sidestep_abi::govern::{
     EGRESS, INGRESS, OUTCOME_MARKED, REASON_BYTE_RATE, REASON_CONNECTION_RATE, REASON_NOT_ALLOWED, REASON_PACKET_RATE,
@@ -9,12 +13,14 @@ use sidestep_abi::govern::{
 };
 
 use crate::{
-    pipeline::governor::Reading,
+    pipeline::governed::Reading,
     policy::traffic::{
-        compile::{Name, Plan, Refuser, Tier},
+        compile::{ListName, Name, Refuser, Tier, Unmet},
+        judge::lets_dns_through,
         limit::{Limit, burst, per_of, per_second},
         requests::Rule,
         settings::{Direction, Mode, Per},
+        window::Window,
     },
 };
 
@@ -28,8 +34,32 @@ pub struct GovernanceReport {
     pub counted_unix_nano: u64,
     /// Why not all is in force that was declared.
     pub problem: Option<String>,
-    /// The Pods for which something holds.
+    /// The same by policies.
+    #[serde(default)]
+    pub unmet: Vec<UnmetPolicies>,
+    /// Raised with each reading of the policies of files; that which is in force.
+    #[serde(default)]
+    pub files_version: u64,
+    /// The Pods for which something holds, or does at other times.
     pub pods: Vec<GovernedPod>,
+}
+
+/// Something that does not hold as it was declared.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct UnmetPolicies {
+    /// What, and why.
+    pub text: String,
+    /// Of which policies; `None` for all.
+    pub policies: Option<Vec<String>>,
+}
+
+/// From where the agent has its policies.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PolicySources {
+    /// `policies.files` of its configuration.
+    pub files: Vec<PathBuf>,
+    /// Whether it asks the API server.
+    pub api_server: bool,
 }
 
 /// What holds for a Pod.
@@ -44,14 +74,49 @@ pub struct GovernedPod {
     /// Whether too little is known of it yet, and what held goes on.
     #[serde(default)]
     pub unknown: bool,
+    /// What is not known of it yet, and what comes of that.
+    #[serde(default)]
+    pub waits: Option<String>,
+    /// Why what holds is older than what is declared, where it is.
+    #[serde(default)]
+    pub older: Vec<String>,
     /// The interfaces of the node at which its packets are looked at.
     #[serde(default)]
     pub interfaces: Vec<String>,
     /// What is not decided there as no interface leads to it, and why.
     #[serde(default)]
     pub unmet: Option<String>,
+    /// Policies for it that have a beginning or an end.
+    #[serde(default)]
+    pub dated: Vec<GovernedDates>,
+    /// What holds as declared, and may not be meant.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What is said by the policies of each tier.
     pub tiers: Vec<GovernedTier>,
+}
+
+impl GovernedPod {
+    /// Whether something holds for it now.
+    #[must_use]
+    pub const fn is_governed(&self) -> bool {
+        self.unknown || !self.tiers.is_empty() || !self.older.is_empty()
+    }
+}
+
+/// From when until when a policy says something.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GovernedDates {
+    /// The policy.
+    pub policy: String,
+    /// From when on, by RFC 3339.
+    pub not_before: Option<String>,
+    /// Until when, by RFC 3339.
+    pub not_after: Option<String>,
+    /// Whether it says something now.
+    pub is_open: bool,
+    /// What is to be known of that, in words.
+    pub what: String,
 }
 
 /// What the policies of one tier say.
@@ -257,30 +322,48 @@ impl GovernanceReport {
         for counted in &reading.refused {
             refused.entry((counted.0.cgroup, counted.0.tier)).or_default().push(counted);
         }
-        let refusals = |(key, count): &(RefusedKey, u64), plan: &Plan| {
-            let Refuser { policies, rule } = match plan.refuser(key) {
-                unknown if unknown == Refuser::default() => reading.limits.get(&key.limit).cloned().unwrap_or_default(),
-                refuser => refuser,
-            };
+        let refusals = |(key, count): &(RefusedKey, u64)| {
+            let Refuser { policies, rule } = reading.refuser(key);
             let (reason, direction) = (reason(key.reason).to_owned(), direction(key.direction).to_owned());
             Refusals { reason, direction, policies, rule, kind: kind(key), count: *count }
         };
         let counts: BTreeMap<_, _> = reading.pods_of_lists.iter().map(|(name, pods)| (name, pods.count())).collect();
+        let unmet = |Unmet { text, policies, .. }: &Unmet| UnmetPolicies {
+            text: text.clone(),
+            policies: policies.as_ref().map(|policies| policies.iter().map(ToString::to_string).collect()),
+        };
+        let now = Timestamp::from_nanosecond(reading.counted_unix_nano.into()).unwrap_or_default();
+        let dates = |(name, window): &(Name, Window)| GovernedDates {
+            policy: name.to_string(),
+            not_before: window.not_before.map(|date| date.to_string()),
+            not_after: window.not_after.map(|date| date.to_string()),
+            is_open: window.is_open(now),
+            what: window.in_words(now).unwrap_or_default(),
+        };
+        // Lists may be long, and those of many Pods are the same.
+        let without_dns: BTreeSet<&ListName> = reading
+            .lists
+            .iter()
+            .filter(|(name, list)| name.direction == Direction::Egress && !list.is_empty() && !lets_dns_through(list))
+            .map(|(name, _)| name)
+            .collect();
         let mut pods = Vec::new();
         for held in &reading.pods {
             let mut tiers = Vec::new();
-            let unknown = held.plans.is_none();
+            let unknown = held.plans.is_none() && held.is_held;
             let plans = held.plans.clone().unwrap_or_default();
+            let mut warnings = Vec::new();
             for (index, (tier, plan)) in Tier::ALL.iter().zip(&plans).enumerate() {
                 if plan.is_empty() {
                     continue;
                 }
-                let names =
-                    |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
+                let lists = plan.lists().filter(|list| tier.mode == Mode::Enforce && without_dns.contains(list));
+                warnings.extend(lists.map(|list| format!("the list of {list} lets no DNS through (UDP port 53)")));
+                let names = |policies: &BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
                 let counted = refused.remove(&(held.cgroup, index as u8)).unwrap_or_default();
                 let (marked, refused): (Vec<_>, Vec<_>) =
                     counted.into_iter().partition(|(key, _)| key.outcome == OUTCOME_MARKED);
-                let told = |counted: Vec<_>| counted.into_iter().map(|counted| refusals(counted, plan)).collect();
+                let told = |counted: Vec<_>| counted.into_iter().map(refusals).collect();
                 let pods = |direction| {
                     let name = plan.lists().find(|list| list.direction == direction)?;
                     counts.get(&name).copied()
@@ -304,8 +387,12 @@ impl GovernanceReport {
                 pod: text(&held.pod),
                 cgroup: held.cgroup,
                 unknown,
+                waits: held.waits_in_words(),
+                older: held.older.clone(),
                 interfaces: held.interfaces.clone(),
                 unmet: held.unmet.clone(),
+                dated: held.dated.iter().map(dates).collect(),
+                warnings,
                 tiers,
             });
         }
@@ -314,6 +401,8 @@ impl GovernanceReport {
             node: node.to_owned(),
             counted_unix_nano: reading.counted_unix_nano,
             problem: reading.problem.clone(),
+            unmet: reading.unmet.iter().map(unmet).collect(),
+            files_version: reading.files_version,
             pods,
         }
     }

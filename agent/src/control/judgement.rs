@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::governance::{mode, scope};
 use crate::{
-    pipeline::governor::{Held, Reading},
+    pipeline::governed::{Held, Reading},
     policy::traffic::{
         compile::ListName,
         judge::{Act, Finding, TCP, judge},
@@ -115,16 +116,23 @@ impl Judgement {
             what: request.what(),
             ..Self::default()
         };
-        judgement.notes.extend(reading.problem.iter().map(|problem| format!("not all is in force: {problem}")));
+        let older = held.map(|held| &held.older[..]).unwrap_or_default();
+        judgement.notes.extend(older.iter().map(|older| format!("what holds is older: {older}")));
+        let problem = reading.problem.iter().filter(|_| older.is_empty());
+        judgement.notes.extend(problem.map(|problem| format!("not all is in force: {problem}")));
         let Some(held) = held else {
             judgement.notes.push("no policy that holds says anything of the Pod's traffic".to_owned());
             return judgement;
         };
         let Some(plans) = &held.plans else {
             judgement.verdict = Verdict::Unknown;
-            judgement.notes.push("too little is known of the Pod yet: what held goes on".to_owned());
+            judgement.notes.extend(held.waits_in_words());
             return judgement;
         };
+        let now = Timestamp::from_nanosecond(reading.counted_unix_nano.into()).unwrap_or_default();
+        for (name, window) in held.dated.iter().filter(|(_, window)| !window.is_open(now)) {
+            judgement.notes.extend(window.in_words(now).map(|what| format!("{name} {what}")));
+        }
         for (tier, finding) in judge(&act, plans, &reading.lists) {
             let is_limit = matches!(finding, Finding::Limited(..) | Finding::Requests(_));
             let names = |policies: &std::collections::BTreeSet<_>| policies.iter().map(ToString::to_string).collect();
@@ -176,6 +184,10 @@ impl Judgement {
                 policies,
             });
         }
+        // The findings are of what is declared.
+        if !held.older.is_empty() {
+            judgement.verdict = Verdict::Unknown;
+        }
         if judgement.findings.is_empty() {
             judgement.notes.push("no policy says anything of it".to_owned());
         } else if act.direction == Direction::Ingress && held.interfaces.is_empty() {
@@ -202,5 +214,65 @@ fn words(ports: sidestep_abi::govern::PortRange) -> String {
         (0, u16::MAX) => format!(" {protocol}"),
         (first, last) if first == last => format!(" {protocol} {first}"),
         (first, last) => format!(" {protocol} {first} to {last}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held() -> Held {
+        Held {
+            cgroup: 7,
+            namespace: Some("shop".into()),
+            pod: Some("web".into()),
+            resource: Default::default(),
+            path: None,
+            interfaces: Vec::new(),
+            unmet: None,
+            plans: Some(Default::default()),
+            waits: None,
+            is_held: true,
+            older: Vec::new(),
+            dated: Vec::new(),
+        }
+    }
+
+    fn judged(held: Held) -> Judgement {
+        let request = JudgeRequest {
+            namespace: "shop".to_owned(),
+            pod: "web".to_owned(),
+            is_egress: true,
+            peer: [10, 0, 0, 1].into(),
+            port: 80,
+            protocol: TCP,
+            request: None,
+        };
+        let problem = Some("something else".to_owned());
+        Judgement::of(&Reading { pods: vec![held], problem, ..Reading::default() }, &request, "node")
+    }
+
+    #[test]
+    fn what_holds_in_the_place_of_what_is_declared_is_told() {
+        let as_declared = judged(held());
+        assert_eq!(as_declared.verdict, Verdict::Allowed);
+        assert_eq!(as_declared.notes, ["not all is in force: something else", "no policy says anything of it"]);
+        let older = judged(Held { older: vec!["the list of web: too long".to_owned()], ..held() });
+        assert_eq!(older.verdict, Verdict::Unknown, "it was judged by what is declared");
+        assert_eq!(older.notes[0], "what holds is older: the list of web: too long");
+        for (is_held, so) in [(true, "what held goes on"), (false, "no policy holds for it yet")] {
+            let waits = Some("the API server has not told of it");
+            let waiting = judged(Held { plans: None, waits, is_held, ..held() });
+            assert_eq!(waiting.verdict, Verdict::Unknown);
+            assert_eq!(waiting.notes[1], format!("the API server has not told of it: {so}"));
+        }
+        let end = Timestamp::UNIX_EPOCH;
+        let name = crate::policy::traffic::compile::Name {
+            key: crate::policy::precedence::Key { namespace: Some("shop".into()), name: "old".into() },
+            is_file: false,
+        };
+        let window = crate::policy::traffic::window::Window { not_before: None, not_after: Some(end) };
+        let over = judged(Held { dated: vec![(name, window)], ..held() });
+        assert_eq!(over.notes[1], "SidestepPolicy shop/old ended at 1970-01-01T00:00:00Z");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     explain::{ExplainReport, ExplainRequest},
     filter::Filter,
-    governance::{GovernanceReport, RefusalsReport},
+    governance::{GovernanceReport, PolicySources, RefusalsReport},
     judgement::{JudgeRequest, Judgement},
     status::StatusReport,
 };
@@ -44,6 +44,10 @@ pub enum Ask {
     Refusals,
     /// One [`Frame::Judgement`].
     Judge(JudgeRequest),
+    /// One [`Frame::PolicySources`].
+    PolicySources,
+    /// Reads the policies of files again; one [`Frame::PoliciesRead`].
+    ReadPolicies,
 }
 
 /// Which lines, and for how long.
@@ -80,6 +84,13 @@ pub enum Frame<'a> {
     Refusals(Box<RefusalsReport>),
     /// The answer to [`Ask::Judge`].
     Judgement(Box<Judgement>),
+    /// The answer to [`Ask::PolicySources`].
+    PolicySources(PolicySources),
+    /// The answer to [`Ask::ReadPolicies`]: they were read, and are in force when [`GovernanceReport::files_version`] is this.
+    PoliciesRead {
+        /// Raised with each reading.
+        version: u64,
+    },
     /// The request cannot be answered.
     Error {
         /// Why, in one line.

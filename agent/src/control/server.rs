@@ -138,6 +138,16 @@ async fn answer(
             };
             send(writer, &[frame, Frame::End {}]).await
         }
+        Ask::PolicySources => {
+            send(writer, &[Frame::PolicySources(agent.observe.policy_sources()), Frame::End {}]).await
+        }
+        Ask::ReadPolicies => {
+            let frame = match agent.observe.read_policies().await {
+                Ok(version) => Frame::PoliciesRead { version },
+                Err(message) => Frame::Error { message },
+            };
+            send(writer, &[frame, Frame::End {}]).await
+        }
         Ask::Refusals => {
             let report = Box::new(agent.observe.refusals());
             send(writer, &[Frame::Refusals(report), Frame::End {}]).await

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     events,
     policy::{
+        Policies, Policy,
         precedence::Key,
         resource::{ClusterSidestepPolicy, NodeStatus, SidestepNode, SidestepPolicy, Status},
         status::{Reports, status},
@@ -57,8 +58,8 @@ const MAX_FAILED: Duration = Duration::from_secs(960);
 
 /// What is in force on this node: told by who applies it.
 pub trait InForce: Send + Sync {
-    /// Which version of the policies holds for all containers.
-    fn policies_version(&self) -> u64;
+    /// The policies that hold for all containers, and their version: some that were changed a moment ago may be newer.
+    fn policies(&self) -> (u64, Arc<Policies>);
 
     /// Of which policy another one decides a field, and for which Pod: a sentence for each.
     fn conflicts(&self) -> Vec<(Key, String)>;
@@ -85,10 +86,10 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
     let mut allowance = Allowance::new(Instant::now());
     loop {
         tokio::time::sleep(TICK).await;
-        let version = kubernetes.policies.version();
-        // Not before the pipeline has them: what is reported is in force. Nor while the API server tells of none: it may not
-        // know this resource either.
-        if version == 0 || in_force.policies_version() != version || !kubernetes.policies.is_any_live() {
+        // Those that the pipeline has: what is reported is in force, and one that is edited all the time does not keep the others from
+        // being told of. Nothing while the API server tells of none: it may not know this resource either.
+        let (version, policies) = in_force.policies();
+        if version == 0 || !kubernetes.policies.is_any_live() {
             continue;
         }
         // Every policy is held against every Pod.
@@ -100,7 +101,7 @@ async fn report_node(client: Client, kubernetes: &Kubernetes, in_force: &dyn InF
             continue;
         }
         looked = Some((versions, Instant::now()));
-        let report = of_node(&kubernetes.policies.get(), &kubernetes.pods, in_force);
+        let report = of_node(&policies, &kubernetes.pods, in_force);
         if report.is_cut() && !std::mem::replace(&mut is_cut_told, true) {
             let (policies, texts) = (report.left_out, report.texts_left_out);
             events::Event::PolicyReportCut { policies, texts }.report();
@@ -278,12 +279,14 @@ fn insert(nodes: &mut Reports, node: SidestepNode, now: Instant) {
 async fn write_changed(client: &Client, kubernetes: &Kubernetes, nodes: &Reports) -> kube::Result<()> {
     let (policies, clock) = (kubernetes.policies.get(), Timestamp::now());
     let nodes = nodes.at(Instant::now());
-    let accepted = policies.all().map(|policy| (&policy.key, &policy.uid, policy.generation, None));
+    let accepted =
+        policies.all().map(|policy| (&policy.key, &policy.uid, policy.generation, Ok(outside(policy, clock))));
     let refused =
-        policies.refused().map(|refused| (&refused.key, &refused.uid, refused.generation, Some(&refused.problems[..])));
-    for (key, uid, generation, problems) in accepted.chain(refused) {
+        policies.refused().map(|refused| (&refused.key, &refused.uid, refused.generation, Err(&refused.problems[..])));
+    for (key, uid, generation, accepted) in accepted.chain(refused) {
         let before = kubernetes.policies.status(key);
-        let status = status(key, uid.as_deref(), generation, problems, &nodes, before.as_ref(), clock);
+        let accepted = accepted.as_ref().map(Option::as_deref).map_err(|problems| *problems);
+        let status = status(key, uid.as_deref(), generation, accepted, &nodes, before.as_ref(), clock);
         if before.as_ref() == Some(&status) {
             continue;
         }
@@ -298,6 +301,12 @@ async fn write_changed(client: &Client, kubernetes: &Kubernetes, nodes: &Reports
         }
     }
     Ok(())
+}
+
+/// That a policy says nothing of traffic at the time `now`, where it does at others.
+fn outside(policy: &Policy, now: Timestamp) -> Option<String> {
+    let window = policy.window().filter(|window| !window.is_open(now))?;
+    Some(format!("its traffic part {}", window.in_words(now)?))
 }
 
 /// Whether an answer is about the policy alone: it was deleted meanwhile, or its user has left no room for a status, or made it

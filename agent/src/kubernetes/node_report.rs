@@ -53,10 +53,14 @@ pub(super) fn of_node(policies: &Policies, pods: &Pods, in_force: &dyn InForce) 
         Known::Refused(refused) => NodePolicy::new(key, refused.uid.as_deref(), refused.generation, NodeState::Refused),
         Known::InForce(policy) => {
             let selected = pods.iter().filter(|pod| policy.selects(&pod.subject(&declared)));
+            let (conflicts, conflicts_left_out) = room.fitting(conflicts.take(key));
+            let (problems, problems_left_out) = room.fitting(problems.take(key));
             NodePolicy {
                 pods: i32::try_from(selected.count()).unwrap_or(i32::MAX),
-                conflicts: room.fitting(conflicts.take(key)),
-                problems: room.fitting(problems.take(key)),
+                conflicts,
+                problems,
+                conflicts_left_out,
+                problems_left_out,
                 ..NodePolicy::new(key, policy.uid.as_deref(), policy.generation, NodeState::Programmed)
             }
         }
@@ -88,9 +92,9 @@ impl Texts {
         Self(by_policy)
     }
 
-    /// The first of a policy.
-    fn take(&mut self, policy: &Key) -> impl Iterator<Item = String> {
-        self.0.remove(policy).unwrap_or_default().into_iter().take(MAX_TOLD)
+    /// Those of a policy.
+    fn take(&mut self, policy: &Key) -> BTreeSet<String> {
+        self.0.remove(policy).unwrap_or_default()
     }
 }
 
@@ -102,10 +106,11 @@ struct Room {
 }
 
 impl Room {
-    /// Those that fit. After the first that does not there is no room for any: who comes later must not win by being short.
-    fn fitting(&mut self, texts: impl Iterator<Item = String>) -> Vec<String> {
-        let mut fitting = Vec::new();
-        for text in texts {
+    /// The first few that fit, and how many there are beside them. After the first that does not fit there is no room for any: who
+    /// comes later must not win by being short.
+    fn fitting(&mut self, texts: BTreeSet<String>) -> (Vec<String>, Option<i32>) {
+        let (mut fitting, count) = (Vec::new(), texts.len());
+        for text in texts.into_iter().take(MAX_TOLD) {
             let text = shortened(text);
             self.taken = self.taken.saturating_add(text.len());
             if self.taken <= MAX_TEXTS {
@@ -114,7 +119,8 @@ impl Room {
                 (self.taken, self.left_out) = (usize::MAX, self.left_out + 1);
             }
         }
-        fitting
+        let left_out = count - fitting.len();
+        (fitting, (left_out > 0).then(|| i32::try_from(left_out).unwrap_or(i32::MAX)))
     }
 }
 
@@ -130,6 +136,8 @@ fn shortened(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
@@ -149,8 +157,8 @@ mod tests {
     }
 
     impl InForce for Told {
-        fn policies_version(&self) -> u64 {
-            1
+        fn policies(&self) -> (u64, Arc<Policies>) {
+            (1, Arc::default())
         }
 
         fn conflicts(&self) -> Vec<(Key, String)> {
@@ -222,6 +230,9 @@ mod tests {
             let last = report.policies.iter().rposition(|policy| !is_silent(policy)).expect("one that has texts");
             let full = report.policies[..last].iter().filter(|policy| policy.state == NodeState::Programmed);
             assert!(full.into_iter().all(|policy| texts(policy).count() == 6), "the first have all of theirs");
+            let untold = report.policies[last + 1..].iter().filter(|policy| policy.state == NodeState::Programmed);
+            let counts = untold.map(|policy| (policy.conflicts_left_out, policy.problems_left_out));
+            assert!(counts.into_iter().all(|counts| counts == (Some(3), Some(3))), "that there are some is told");
             let status = report.status();
             assert_eq!(status.left_out, Some(501));
             let bytes = serde_json::to_string(&status).expect("JSON").len();

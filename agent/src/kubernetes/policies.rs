@@ -87,6 +87,14 @@ impl SharedPolicies {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The same, with their version.
+    #[must_use]
+    pub fn versioned(&self) -> (u64, Arc<Policies>) {
+        // Both are changed together.
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (self.version(), Arc::clone(&current))
+    }
+
     /// Raised with every change; 0 before the first.
     #[must_use]
     pub fn version(&self) -> u64 {

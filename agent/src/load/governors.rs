@@ -229,12 +229,12 @@ impl Governors {
         has_links_at_interfaces()
     }
 
-    /// The same at interfaces of the node, by their index. Returns those that have all programs: one without the other would
-    /// answer requests and let the Pod's own segments pass.
+    /// The same at interfaces of the node, by their index. Returns those that have not all programs, and why: one without the other
+    /// would answer requests and let the Pod's own segments pass.
     ///
     /// # Errors
-    /// As of [`Governors::refresh`], beside them.
-    pub fn refresh_interfaces(&mut self, there: &BTreeSet<u32>) -> (BTreeSet<u32>, Result<(), String>) {
+    /// The kernel takes them at none.
+    pub fn refresh_interfaces(&mut self, there: &BTreeSet<u32>) -> Result<BTreeMap<u32, String>, String> {
         let attached = self.attached();
         for link in &attached {
             if place_of(link, AT_INTERFACE).is_some_and(|index| !there.contains(&(index as u32))) {
@@ -242,9 +242,9 @@ impl Governors {
             }
         }
         if !there.is_empty() && !has_links_at_interfaces() {
-            return (BTreeSet::new(), Err("what comes to Pods is governed from Linux 6.6 on (TCX)".to_owned()));
+            return Err("what comes to Pods is governed from Linux 6.6 on (TCX)".to_owned());
         }
-        let (mut whole, mut result) = (there.clone(), Ok(()));
+        let mut failed = BTreeMap::new();
         for interface in there {
             for (index, (name, point)) in AT_INTERFACES.into_iter().enumerate() {
                 let link = format!("{name}{AT_INTERFACE}{interface}");
@@ -252,12 +252,11 @@ impl Governors {
                     continue;
                 }
                 if let Err(error) = self.attach_at_interface(index, (name, point), link, *interface) {
-                    whole.remove(interface);
-                    result = result.and(Err(format!("{name} at interface {interface}: {error}")));
+                    failed.entry(*interface).or_insert(format!("{name} at interface {interface}: {error}"));
                 }
             }
         }
-        (whole, result)
+        Ok(failed)
     }
 
     fn attach_at_interface(

@@ -5,31 +5,32 @@
 
 use std::{
     array,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
-            AtomicBool,
-            Ordering::{AcqRel, Release},
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Relaxed, Release},
         },
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
 };
 
-use sidestep_abi::govern::{RefusedKey, TIERS};
+use jiff::Timestamp;
+use sidestep_abi::govern::TIERS;
 
 use super::{
     container::Profile,
+    governed::{Held, Reading, RecentRefusals},
     known::Known,
     lists::{self, Lists},
 };
 use crate::{
     attribute, clock,
-    control::governance::Recent,
     kubernetes::{Knowledge, Kubernetes},
     load::{
         Governors, RootPattern, cgroups,
@@ -41,10 +42,12 @@ use crate::{
         precedence::Key,
         selection::Refused,
         traffic::{
-            compile::{List, ListName, Name, Plan, Refuser, Tier, Unmet},
+            TrafficSettings,
+            compile::{ListName, Name, Plan, Tier, Unmet},
             pod_peers::PodsOfList,
             program::{AtInterface, Desired, Maps, Planned, Programmer},
             request_sets::{RequestMaps, Way},
+            window::Window,
         },
     },
     record::Resource,
@@ -55,95 +58,30 @@ const NAP: Duration = Duration::from_millis(50);
 /// Pause between looks at everything, whether anything is new or not.
 const ALL: Duration = Duration::from_secs(1);
 
-/// Refusals of one Pod that are kept for who asks, and Pods.
-const RECENT: usize = 64;
-const MOST_RECENT: usize = 1024;
-
 /// Turns for which the version of policies that holds waits for interfaces.
 const MOST_LOOKS: u32 = 3;
 /// How long after the last of what a full map of the kernel programs had no room for that is told.
 const FULL: Duration = Duration::from_secs(60);
 
-/// What holds for a Pod.
-#[derive(Clone, Debug)]
-pub struct Held {
-    /// Its cgroup.
-    pub cgroup: u64,
-    /// Its namespace.
-    pub namespace: Option<Arc<str>>,
-    /// Its name.
-    pub pod: Option<Arc<str>>,
-    /// What goes into records of it.
-    pub resource: Arc<Resource>,
-    /// The directory of its cgroup, once a container of it is known.
-    pub path: Option<PathBuf>,
-    /// The interfaces of the node at which its packets are looked at.
-    pub interfaces: Vec<String>,
-    /// What is not decided there as no interface leads to it, and why.
-    pub unmet: Option<String>,
-    /// What each tier says; `None` while too little is known of the Pod, and what held goes on.
-    pub plans: Option<[Plan; TIERS]>,
-}
-
-impl Held {
-    /// The policies that say something of what is decided at its interface alone.
-    pub(super) fn at_interface(&self) -> impl Iterator<Item = &Name> {
-        self.plans.iter().flatten().flat_map(Plan::at_interface)
-    }
-
-    pub(super) fn name(&self) -> String {
-        match (&self.namespace, &self.pod) {
-            (Some(namespace), Some(pod)) => format!("Pod {namespace}/{pod}"),
-            _ => format!("cgroup {}", self.cgroup),
-        }
-    }
-}
-
-/// What holds, and what was refused.
-#[derive(Clone, Debug, Default)]
-pub struct Reading {
-    /// By the Pod's cgroup.
-    pub pods: Vec<Held>,
-    /// The lists of their plans; one that could not be made is not in it.
-    pub lists: BTreeMap<ListName, Arc<List>>,
-    /// The Pods that they name, of those that do.
-    pub pods_of_lists: BTreeMap<ListName, Arc<PodsOfList>>,
-    /// Limits of requests by their numbers, with those that have gone and were refused by.
-    pub limits: BTreeMap<u32, Refuser>,
-    /// Counts of the kernel programs.
-    pub refused: Vec<(RefusedKey, u64)>,
-    /// When they were read: nanoseconds since the Unix epoch.
-    pub counted_unix_nano: u64,
-    /// Why what shall hold does not, or that there are no programs.
-    pub problem: Option<String>,
-    /// The same by policies.
-    pub unmet: Vec<Unmet>,
-    /// The version of the API server's policies that is in the kernel.
-    pub policies_version: u64,
-}
-
-impl Reading {
-    /// What holds for a Pod.
-    #[must_use]
-    pub fn pod(&self, cgroup: u64) -> Option<&Held> {
-        let index = self.pods.binary_search_by_key(&cgroup, |held| held.cgroup).ok()?;
-        self.pods.get(index)
-    }
-}
+/// Why a Pod waits, and why what holds for one is older than what is declared, in words.
+const WAITS: &str = "not all is known yet that policies go by";
+const UNCERTAIN: &str = "is refused, and what it said before is not known: what policies of its kind said goes on";
 
 /// For who asks, and who has new policies.
 #[derive(Clone, Debug)]
 pub struct Handle {
     reading: Arc<Mutex<Arc<Reading>>>,
-    recent: Arc<Mutex<BTreeMap<u64, VecDeque<Recent>>>>,
+    recent: Arc<RecentRefusals>,
     news: Sender<News>,
+    /// That of the files that were read last, or are being read.
+    files_version: Arc<AtomicU64>,
 }
 
 /// What makes the thread look.
 #[derive(Debug)]
 enum News {
-    /// Other policies of files.
-    Files(Arc<Policies>),
+    /// Policies of files, and their version.
+    Files(u64, Arc<Policies>),
     /// A container.
     Container,
     /// The agent's.
@@ -157,35 +95,22 @@ impl Handle {
         Arc::clone(&self.reading.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Keeps a refusal for who asks.
-    pub fn note_refusal(&self, refusal: Recent) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() >= MOST_RECENT && !recent.contains_key(&refusal.cgroup) {
-            // That which nothing was refused to for the longest time.
-            let last = |(cgroup, refusals): (&u64, &VecDeque<Recent>)| {
-                (refusals.back().map(|last| last.time_unix_nano), *cgroup)
-            };
-            if let Some((_, oldest)) = recent.iter().map(last).min() {
-                recent.remove(&oldest);
-            }
-        }
-        let of_pod = recent.entry(refusal.cgroup).or_default();
-        if of_pod.len() >= RECENT {
-            of_pod.pop_front();
-        }
-        of_pod.push_back(refusal);
-    }
-
-    /// What was refused last, as far as it was told of.
+    /// The refusals that are kept for who asks.
     #[must_use]
-    pub fn recent(&self) -> Vec<Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect()
+    pub fn recent(&self) -> &RecentRefusals {
+        &self.recent
     }
 
-    /// Takes over other policies of files.
-    pub fn set_files(&self, policies: Arc<Policies>) {
+    /// The version of policies of files that are read from now on.
+    #[must_use]
+    pub fn next_files(&self) -> u64 {
+        self.files_version.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Takes over other policies of files, unless some are there that were read later.
+    pub fn set_files(&self, version: u64, policies: Arc<Policies>) {
         // Without programs nobody takes them.
-        let _ = self.news.send(News::Files(policies));
+        let _ = self.news.send(News::Files(version, policies));
     }
 
     /// Ends the thread: what holds goes on, as far as the programs are pinned.
@@ -204,10 +129,13 @@ pub struct Governor {
     roots: Vec<RootPattern>,
     /// Policies of files; `None` as long as they could not be read.
     files: Option<Arc<Policies>>,
+    files_version: u64,
     lists: Lists,
     policies: Arc<Policies>,
     reading: Arc<Mutex<Arc<Reading>>>,
     told: Option<String>,
+    /// What may not be meant, as far as it was told.
+    warned: BTreeSet<String>,
     /// Pods whose packets shall be looked at, and to which no interface led when it was looked for last: while a Pod is made it has
     /// none yet.
     unreached: BTreeSet<u64>,
@@ -234,14 +162,20 @@ impl Governor {
     ) -> io::Result<Handle> {
         let (sender, receiver) = channel();
         let reading = Arc::<Mutex<Arc<Reading>>>::default();
-        let handle = Handle { reading: Arc::clone(&reading), recent: Arc::default(), news: sender.clone() };
+        let handle = Handle {
+            reading: Arc::clone(&reading),
+            recent: Arc::default(),
+            news: sender.clone(),
+            files_version: Arc::default(),
+        };
         let programs = match programs {
             Ok(programs) => programs,
             Err(error) => {
                 tracing::warn!(error, "this kernel takes no programs that govern: policies for traffic have no effect");
                 let unmet = vec![error.clone().into()];
                 // There is nothing to wait for.
-                let nothing = Reading { problem: Some(error), unmet, policies_version: u64::MAX, ..Reading::default() };
+                let (policies, files_version) = ((u64::MAX, Arc::default()), u64::MAX);
+                let nothing = Reading { problem: Some(error), unmet, policies, files_version, ..Reading::default() };
                 *reading.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(nothing);
                 return Ok(handle);
             }
@@ -255,14 +189,17 @@ impl Governor {
             mount: mount.to_owned(),
             roots: roots.to_vec(),
             files,
+            files_version: 0,
             lists: Lists::default(),
             reading,
             told: None,
+            warned: BTreeSet::new(),
             unreached: BTreeSet::new(),
             looks: 0,
             uncounted: (0, None),
             is_woken: Arc::default(),
         };
+        governor.warn();
         // What was missed before is told of no more.
         governor.uncounted.0 = governor.programmer.uncounted();
         let is_woken = Arc::clone(&governor.is_woken);
@@ -284,46 +221,74 @@ impl Governor {
             let version = self.kubernetes.policies().version();
             if now >= next || version != seen {
                 seen = version;
-                self.turn(version);
-                next = now + self.programmer.put_off().unwrap_or(ALL);
+                self.turn();
+                next = now + self.programmer.put_off().unwrap_or(ALL).min(self.until_next_date());
             }
             match news.recv_timeout(NAP) {
-                Ok(News::Files(policies)) => {
-                    self.files = Some(policies);
+                Ok(News::Files(version, policies)) if version > self.files_version => {
+                    (self.files, self.files_version) = (Some(policies), version);
                     self.lists.clear();
+                    self.warn();
                     next = Instant::now();
                 }
                 Ok(News::Container) => {
                     self.is_woken.store(false, Release);
                     next = Instant::now();
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(News::Files(..)) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(News::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn turn(&mut self, version: u64) {
+    /// How long until a policy begins or ends, by the wall clock. One that is set later shows in the next turn.
+    fn until_next_date(&self) -> Duration {
+        let now = Timestamp::now();
+        let policies = [Some(&self.policies), self.files.as_ref()].into_iter().flatten();
+        let next = policies.filter_map(|policies| policies.next_change(now)).min();
+        next.map_or(Duration::MAX, |next| next.duration_since(now).unsigned_abs())
+    }
+
+    /// Tells once what of policies may not be meant.
+    fn warn(&mut self) {
+        let policies = [Some(&self.policies), self.files.as_ref()].into_iter().flatten();
+        let warnings = policies.flat_map(|policies| policies.all()).flat_map(|policy| policy.warnings()).collect();
+        for warning in BTreeSet::difference(&warnings, &self.warned) {
+            tracing::warn!(warning, "a policy may not do what is meant");
+        }
+        self.warned = warnings;
+    }
+
+    fn turn(&mut self) {
+        let now = Timestamp::now();
         let mut unmet = Vec::new();
-        let policies = self.kubernetes.policies().get();
+        let (version, policies) = self.kubernetes.policies().versioned();
         if !Arc::ptr_eq(&policies, &self.policies) {
             self.policies = policies;
             self.lists.clear();
+            self.warn();
         }
         let files_name_pods = self.files.as_ref().is_some_and(|files| files.name_pods());
         self.kubernetes.peer_pods().want(files_name_pods || self.policies.name_pods());
-        let refused = self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some());
+        let is_open = |traffic: &TrafficSettings| traffic.window().is_open(now);
+        let refused =
+            self.policies.refused().filter(|refused| self.policies.traffic(&refused.key).is_some_and(is_open));
         // Of the policy itself its status says so.
         let name = |refused: &Refused| Name { key: refused.key.clone(), is_file: false };
         unmet.extend(
             refused.map(|refused| Unmet::of(&[name(refused)], format!("{refused}; what it said before goes on"))),
         );
-        let (mut desired, mut pods) = self.desired(&mut unmet);
+        let (mut desired, mut pods) = self.desired(now, &mut unmet);
         let pods_of_lists = self.lists(&mut desired, &mut unmet);
         // Where no policy says anything no program is attached: the kernel asks for each datagram otherwise.
         let is_needed = !desired.pods.is_empty() || self.programmer.pods().next().is_some();
         unmet.extend(self.programs.refresh(is_needed).err().map(Unmet::from));
         unmet.extend(self.programmer.apply(&desired, Instant::now()));
+        for held in &mut pods {
+            let names = || held.plans.iter().flatten().flat_map(Plan::names);
+            let older = unmet.iter().filter(|unmet| unmet.is_older && unmet.concerns(names()));
+            held.older.extend(older.map(|unmet| unmet.text.clone()).collect::<Vec<_>>());
+        }
         let is_looking = self.govern_interfaces(&mut pods, &mut unmet);
         let uncounted = self.programmer.uncounted();
         if uncounted != self.uncounted.0 {
@@ -356,7 +321,11 @@ impl Governor {
         // come all the time others do not wait for that.
         self.looks = if is_looking { self.looks + 1 } else { 0 };
         let is_done = self.programmer.put_off().is_none() && (!is_looking || self.looks > MOST_LOOKS);
-        let policies_version = if is_done { version } else { last.policies_version };
+        let (policies, files_version) = if is_done {
+            ((version, Arc::clone(&self.policies)), self.files_version)
+        } else {
+            (last.policies.clone(), last.files_version)
+        };
         let reading = Arc::new(Reading {
             pods,
             lists: desired.lists,
@@ -366,7 +335,8 @@ impl Governor {
             counted_unix_nano: clock::unix_nano(),
             problem,
             unmet,
-            policies_version,
+            policies,
+            files_version,
         });
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }
@@ -416,7 +386,9 @@ impl Governor {
             let is_new = unreached.insert(cgroup) && !self.unreached.contains(&cgroup) && !is_certain;
             is_looking |= is_new && is_missed;
             if is_missed && !is_known && !is_new {
-                missed.insert(cgroup, (format!("{} are not governed: {error}", wanted.in_words()), error));
+                // One in the node's network has none by its nature, which its policies' status says and no alarm.
+                let is_alarming = !matches!(error, NoInterface::HostNetwork);
+                missed.insert(cgroup, (format!("{} are not governed: {error}", wanted.in_words()), is_alarming));
             }
         }
         self.unreached = unreached;
@@ -426,19 +398,29 @@ impl Governor {
         for way in interfaces.values_mut() {
             way.looks = looked_at.get(&way.cgroup).copied().unwrap_or_default().looks();
         }
-        let (whole, result) = self.programs.refresh_interfaces(&interfaces.keys().copied().collect());
-        // What the Pods themselves begin is asked for at their system calls as well.
-        let is_needed = looked_at.values().any(|asked| asked.is_needed());
-        let named = || pods.iter().flat_map(Held::at_interface);
-        unmet.extend(result.err().filter(|_| is_needed).map(|text| Unmet::of(named(), text)));
-        interfaces.retain(|index, _| whole.contains(index));
+        match self.programs.refresh_interfaces(&interfaces.keys().copied().collect()) {
+            Ok(failed) => {
+                for (index, error) in failed {
+                    let Some(Way { cgroup, .. }) = interfaces.remove(&index) else { continue };
+                    // What the Pods themselves begin is asked for at their system calls as well.
+                    if looked_at.get(&cgroup).is_some_and(|asked| asked.is_needed()) {
+                        missed.insert(cgroup, (error, true));
+                    }
+                }
+            }
+            Err(error) => {
+                let is_needed = looked_at.values().any(|asked| asked.is_needed());
+                let named = || pods.iter().flat_map(Held::at_interface);
+                unmet.extend(is_needed.then(|| Unmet::of(named(), error)));
+                interfaces.clear();
+            }
+        }
         if let Err(error) = self.programmer.set_interfaces(network, &interfaces) {
             unmet.push(format!("map INTERFACES: {error}").into());
         }
         for held in pods {
-            if let Some((text, error)) = missed.remove(&held.cgroup) {
-                // One in the node's network has none by its nature, which its policies' status says and no alarm.
-                if !matches!(error, NoInterface::HostNetwork) {
+            if let Some((text, is_alarming)) = missed.remove(&held.cgroup) {
+                if is_alarming {
                     unmet.push(Unmet::of(held.at_interface(), format!("{}: {text}", held.name())));
                 }
                 held.unmet = Some(text);
@@ -449,8 +431,8 @@ impl Governor {
         is_looking
     }
 
-    /// What shall hold for the Pods that there are.
-    fn desired(&mut self, unmet: &mut Vec<Unmet>) -> (Desired, Vec<Held>) {
+    /// What shall hold at the time `now` for the Pods that there are.
+    fn desired(&mut self, now: Timestamp, unmet: &mut Vec<Unmet>) -> (Desired, Vec<Held>) {
         let mut desired = Desired::default();
         let mut pods: BTreeMap<u64, Held> = BTreeMap::new();
         let mut met = BTreeSet::new();
@@ -458,6 +440,8 @@ impl Governor {
         let held: BTreeSet<u64> = self.programmer.pods().collect();
         // Until all is known that can be, what held goes on.
         let is_all_known = self.kubernetes.has_told_all() && self.files.is_some();
+        let all = self.policies.all().chain(self.files.iter().flat_map(|files| files.all()));
+        let is_anything_said = all.into_iter().any(|policy| policy.window().is_some());
         for profile in self.containers.all() {
             let Some((cgroup, path)) = pod_cgroup(&self.mount, &profile) else { continue };
             if !met.insert(cgroup) {
@@ -465,7 +449,8 @@ impl Governor {
             }
             let resource = &profile.identity.resource;
             let is_held = held.contains(&cgroup);
-            let plans = self.plans(&profile).filter(|_| !is_held || is_all_known);
+            let said = self.said(&profile, now);
+            let waits = if said.is_none() { "the API server has not told of it" } else { WAITS };
             let mut held = Held {
                 cgroup,
                 namespace: resource.namespace.clone(),
@@ -475,10 +460,15 @@ impl Governor {
                 interfaces: Vec::new(),
                 unmet: None,
                 plans: None,
+                waits: None,
+                is_held,
+                older: Vec::new(),
+                dated: Vec::new(),
             };
-            let Some(plans) = plans else {
+            let Some(Said { plans, dated }) = said.filter(|_| !is_held || is_all_known) else {
                 desired.unknown.insert(cgroup);
-                if is_held {
+                if is_held || is_anything_said {
+                    held.waits = Some(waits);
                     pods.insert(cgroup, held);
                 }
                 continue;
@@ -489,6 +479,7 @@ impl Governor {
                     self.policies.uncertain(resource.namespace.as_deref().unwrap_or_default(), tier.is_namespaced);
                 let refused = refused.next().filter(|_| is_held);
                 if let Some(refused) = refused {
+                    held.older.push(format!("{} {UNCERTAIN}", refused.key));
                     uncertain.entry(refused.key.clone()).or_default().extend(plan.names().cloned());
                 }
                 refused.is_some()
@@ -496,8 +487,8 @@ impl Governor {
             if is_held || !plans.iter().all(Plan::is_empty) {
                 desired.pods.insert(cgroup, Planned { plans: plans.clone(), keeps });
             }
-            if !plans.iter().all(Plan::is_empty) {
-                held.plans = Some(plans);
+            if !plans.iter().all(Plan::is_empty) || !dated.is_empty() || !held.older.is_empty() {
+                (held.plans, held.dated) = (Some(plans), dated);
                 pods.insert(cgroup, held);
             }
         }
@@ -516,17 +507,19 @@ impl Governor {
                     interfaces: Vec::new(),
                     unmet: None,
                     plans: None,
+                    waits: Some("no container of it is known"),
+                    is_held: true,
+                    older: Vec::new(),
+                    dated: Vec::new(),
                 };
                 pods.insert(cgroup, nothing);
             }
         }
         if !desired.unknown.is_empty() && !is_all_known {
-            let text = "not all is known yet that policies go by: for Pods for which something held that goes on";
-            unmet.push(text.to_owned().into());
+            unmet.push(format!("{WAITS}: for Pods for which something held that goes on").into());
         }
         unmet.extend(uncertain.into_iter().map(|(key, held_back)| {
-            let why = "is refused, and what it said before is not known: what policies of its kind said goes on";
-            let text = format!("{key} {why}");
+            let text = format!("{key} {UNCERTAIN}");
             Unmet::of(held_back.iter().chain(&[Name { key, is_file: false }]), text)
         }));
         (desired, pods.into_values().collect())
@@ -556,7 +549,7 @@ impl Governor {
             let list = match &made.list {
                 Ok(list) => Arc::clone(list),
                 Err(problem) => {
-                    unmet.push(Unmet::of(&name.policies, problem.clone()));
+                    unmet.push(Unmet::of(&name.policies, problem.clone()).by_older());
                     continue;
                 }
             };
@@ -571,8 +564,12 @@ impl Governor {
                 let left_out = Some(there.left_out()).filter(|count| *count > 0).map(|count| {
                     format!("{name}: there is no room for {count} of the cluster's Pods, which are not let through by their labels")
                 });
-                let problems = [unknown, made.problem.clone(), left_out].into_iter().flatten();
-                unmet.extend(problems.map(|problem| Unmet::of(&name.policies, problem)));
+                let of = |problem| Unmet::of(&name.policies, problem);
+                let unknown = unknown.map(of).map(|unmet| match knowledge {
+                    Knowledge::Off => unmet,
+                    Knowledge::Starting | Knowledge::Failed(_) | Knowledge::Listed => unmet.by_older(),
+                });
+                unmet.extend(unknown.into_iter().chain([made.problem.clone(), left_out].into_iter().flatten().map(of)));
                 is_used = self.hold_back(&name, desired, &knowledge);
             }
             if is_used {
@@ -603,8 +600,8 @@ impl Governor {
         is_used
     }
 
-    /// What is said of a Pod; `None` while too little of it is known.
-    fn plans(&self, profile: &Profile) -> Option<[Plan; TIERS]> {
+    /// What is said of a Pod at the time `now`; `None` while too little of it is known.
+    fn said(&self, profile: &Profile, now: Timestamp) -> Option<Said> {
         let resource = &profile.identity.resource;
         let pod = resource.pod_uid.as_ref().and_then(|uid| self.kubernetes.pods().get(uid));
         let nothing = Arc::<Declared>::default();
@@ -620,8 +617,16 @@ impl Governor {
                 workload: None,
             },
         };
-        Some(self.policies.plans(&subject, self.files.as_ref().unwrap_or(&no_files)))
+        let files = self.files.as_ref().unwrap_or(&no_files);
+        Some(Said { plans: self.policies.plans(&subject, files, now), dated: self.policies.dated(&subject, files) })
     }
+}
+
+/// What policies say of a Pod.
+struct Said {
+    plans: [Plan; TIERS],
+    /// Those that say it at some times only.
+    dated: Vec<(Name, Window)>,
 }
 
 /// What records of a Pod have, where those of its containers have more.

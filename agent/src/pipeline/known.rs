@@ -2,23 +2,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use super::container::{Container, Profile};
 use crate::{
     kubernetes::InForce,
-    policy::{Field, annotations::Problem, precedence::Key},
+    policy::{Field, Policies, annotations::Problem, precedence::Key},
 };
 
 /// All containers whose identity is settled.
 #[derive(Default)]
 pub struct Known {
     containers: Mutex<HashMap<u64, Weak<Container>>>,
-    policies_version: AtomicU64,
+    /// Those that are in force for all containers, and their version.
+    policies: Mutex<(u64, Arc<Policies>)>,
     /// Told of every container that is new.
     watcher: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -29,9 +27,9 @@ impl Known {
         let _ = self.watcher.set(Box::new(watcher));
     }
 
-    /// This version of the policies is in force for all containers.
-    pub(super) fn set_policies_version(&self, version: u64) {
-        self.policies_version.store(version, Relaxed);
+    /// These policies are in force for all containers.
+    pub(super) fn set_policies(&self, policies: (u64, Arc<Policies>)) {
+        *self.policies.lock().unwrap_or_else(PoisonError::into_inner) = policies;
     }
 
     /// A container is settled.
@@ -59,8 +57,8 @@ impl Known {
 }
 
 impl InForce for Known {
-    fn policies_version(&self) -> u64 {
-        self.policies_version.load(Relaxed)
+    fn policies(&self) -> (u64, Arc<Policies>) {
+        self.policies.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn conflicts(&self) -> Vec<(Key, String)> {

@@ -7,6 +7,7 @@
 
 pub mod container;
 pub mod engine;
+pub mod governed;
 pub mod governor;
 pub mod journal;
 pub mod known;
@@ -377,9 +378,10 @@ impl Pipeline {
 }
 
 impl Reloader {
-    /// Takes over the policies of files.
-    pub fn set_policies(&self, policies: Arc<Policies>) {
-        self.governor.set_files(policies);
+    /// Who takes over the policies of files.
+    #[must_use]
+    pub const fn governor(&self) -> &governor::Handle {
+        &self.governor
     }
 
     /// Takes over what changed and can be changed under way. Waits for sinks that are replaced.

@@ -89,19 +89,18 @@ impl PodJoin {
         Joined { resource: pod.map(with_metadata), awaits, effective, problems }
     }
 
-    /// The version of the policies that are in force.
-    pub(super) const fn policies_version(&self) -> u64 {
-        self.policies_version
+    /// The policies that are in force, and their version.
+    pub(super) fn policies(&self) -> (u64, Arc<Policies>) {
+        (self.policies_version, Arc::clone(&self.policies))
     }
 
     /// Whether policies have changed; from now on the new ones are in force.
     pub(super) fn take_policies(&mut self) -> bool {
         let shared = self.kubernetes.policies();
-        let version = shared.version();
-        if std::mem::replace(&mut self.policies_version, version) == version {
+        if shared.version() == self.policies_version {
             return false;
         }
-        self.policies = shared.get();
+        (self.policies_version, self.policies) = shared.versioned();
         true
     }
 

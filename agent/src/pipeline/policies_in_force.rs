@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::{governor, known::Known};
+use jiff::Timestamp;
+
 use crate::{
     kubernetes::{InForce, Kubernetes},
-    policy::{precedence::Key, traffic::compile::Name},
+    policy::{Policies, Policy, precedence::Key, traffic::compile::Name},
 };
 
 /// Asks all who carry out what policies say.
@@ -24,8 +26,11 @@ impl PoliciesInForce {
 }
 
 impl InForce for PoliciesInForce {
-    fn policies_version(&self) -> u64 {
-        self.containers.policies_version().min(self.governor.reading().policies_version)
+    fn policies(&self) -> (u64, Arc<Policies>) {
+        // What the one who is behind goes by holds for both, but for policies that were changed since: of these it tells an older
+        // generation, which nobody counts.
+        let (logs, traffic) = (self.containers.policies(), self.governor.reading().policies.clone());
+        if traffic.0 < logs.0 { traffic } else { logs }
     }
 
     fn conflicts(&self) -> Vec<(Key, String)> {
@@ -40,7 +45,9 @@ impl InForce for PoliciesInForce {
             let of = |key: Key| (key, unmet.text.clone());
             let Some(named) = &unmet.policies else {
                 let policies = self.kubernetes.policies().get();
-                let with_traffic = policies.all().filter(|policy| policies.traffic(&policy.key).is_some());
+                let now = Timestamp::now();
+                let says_something = |policy: &&Arc<Policy>| policy.window().is_some_and(|window| window.is_open(now));
+                let with_traffic = policies.all().filter(says_something);
                 problems.extend(with_traffic.map(|policy| of(policy.key.clone())));
                 continue;
             };

@@ -15,10 +15,7 @@ use sidestep_abi::govern::{
     REASON_REQUEST_RATE, Refusal,
 };
 
-use super::{
-    governor::{self, Held},
-    streams::Deliver,
-};
+use super::{governed::Reading, governor, streams::Deliver};
 use crate::{
     control::governance,
     ledger::Account,
@@ -102,7 +99,8 @@ impl Refusals {
         for waiting in mem::take(&mut self.waiting) {
             let cgroup = waiting.refusal.header.cgroup;
             let waited = now.saturating_duration_since(waiting.since);
-            let is_known = reading.pod(cgroup).is_some_and(|held| held.plans.is_some() || !is_beginning);
+            let is_known =
+                reading.pod(cgroup).is_some_and(|held| held.plans.is_some() || held.is_held && !is_beginning);
             if is_known || is_crowded || is_full || !is_beginning && waited >= PATIENCE {
                 ready.entry(cgroup).or_default().push(waiting);
             } else {
@@ -110,7 +108,7 @@ impl Refusals {
             }
         }
         for (cgroup, told) in ready {
-            self.tell(cgroup, reading.pod(cgroup), told, is_crowded);
+            self.tell(cgroup, &reading, told, is_crowded);
         }
     }
 
@@ -121,13 +119,14 @@ impl Refusals {
         self.waiting.drain(..).for_each(|waiting| mem::forget(waiting.hold));
     }
 
-    fn tell(&mut self, cgroup: u64, held: Option<&Held>, mut waiting: Vec<Waiting>, is_crowded: bool) {
+    fn tell(&mut self, cgroup: u64, reading: &Reading, mut waiting: Vec<Waiting>, is_crowded: bool) {
         // CPUs do not write in the order of their clocks.
         waiting.sort_by_key(|waiting| waiting.refusal.header.time);
+        let held = reading.pod(cgroup);
         let mut data = Vec::new();
         let mut lines: Vec<Line> = Vec::with_capacity(waiting.len());
         for Waiting { refusal, request, time, .. } in &waiting {
-            let told = Told::new(refusal, request, held);
+            let told = Told::new(refusal, request, reading);
             let body = told.body();
             // Two CPUs may have the same time, and no two records the same place. It is the same for a refusal that comes once more.
             let after = lines.last().map_or(0, |last| last.position + 1);
@@ -142,7 +141,7 @@ impl Refusals {
                 ..Line::default()
             });
             data.extend_from_slice(body.as_bytes());
-            self.governor.note_refusal(told.recent(*time));
+            self.governor.recent().note(told.recent(*time));
         }
         // Of a Pod that is gone meanwhile is known what was.
         let known = self.streams.get(&cgroup);
@@ -216,12 +215,11 @@ impl<'a> Request<'a> {
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 impl<'a> Told<'a> {
-    fn new(refusal: &'a Refusal, request: &'a [u8], held: Option<&Held>) -> Self {
+    fn new(refusal: &'a Refusal, request: &'a [u8], reading: &Reading) -> Self {
         let refused = &refusal.refused;
         let direction = if refused.direction == EGRESS { Direction::Egress } else { Direction::Ingress };
         let tier = Tier::ALL[usize::from(refused.tier) % Tier::ALL.len()];
-        let plan = held.and_then(|held| held.plans.as_ref()?.get(usize::from(refused.tier)));
-        let refuser = plan.map(|plan| plan.refuser(refused)).unwrap_or_default();
+        let refuser = reading.refuser(refused);
         let is_observed = refused.outcome != OUTCOME_REFUSED;
         Self { refusal, direction, is_observed, tier, refuser, request: Request::parse(request) }
     }
@@ -377,9 +375,12 @@ mod tests {
             tier: 3,
             limit: 0,
         };
+        // A limit that has gone since.
+        let gone = Refuser { policies: vec!["SidestepPolicy shop/web".to_owned()], rule: Some("search".to_owned()) };
+        let reading = Reading { limits: BTreeMap::from([(4, gone)]), ..Reading::default() };
         let told = |refused, protocol, request: &str| {
             let refusal = Refusal { header, refused, count: 9, ends, protocol, _pad: 0 };
-            let told = Told::new(&refusal, request.as_bytes(), None);
+            let told = Told::new(&refusal, request.as_bytes(), &reading);
             (told.body(), told.attributes())
         };
         let (body, attributes) = told(refused(REASON_NOT_ALLOWED, EGRESS, 0), 17, "");
@@ -395,5 +396,9 @@ mod tests {
         let (body, attributes) = told(refused(3, 2, 0), 6, "POST /x HTTP/1.1");
         assert_eq!(body, "refused: POST /x from ::1: too many requests a second");
         assert_eq!((&attributes["http.request.method"], &attributes["url.path"]), (&"POST".into(), &"/x".into()));
+        let limited = sidestep_abi::govern::RefusedKey { limit: 4, ..refused(3, 2, 0) };
+        let (body, attributes) = told(limited, 6, "GET /y HTTP/1.1");
+        assert_eq!(body, "refused: GET /y from ::1: too many requests a second (SidestepPolicy shop/web, search)");
+        assert_eq!(attributes["sidestep.governance.rule"], "search");
     }
 }

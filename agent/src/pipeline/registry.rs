@@ -126,7 +126,7 @@ impl Registry {
             }
         }
         if has_policies {
-            self.known.set_policies_version(self.pod_join.policies_version());
+            self.known.set_policies(self.pod_join.policies());
         }
         for (cgroup, since) in std::mem::take(&mut self.awaiting) {
             let Some(container) = self.own(cgroup).filter(|container| container.awaits()) else { continue };

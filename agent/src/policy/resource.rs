@@ -222,6 +222,12 @@ pub struct NodePolicy {
     /// Fields that do not hold for a Pod: what they name is not there, or may not be chosen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// How many more fields another policy has decided, for which the report has no room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicts_left_out: Option<i32>,
+    /// How many more fields do not hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problems_left_out: Option<i32>,
 }
 
 /// What has become of a policy on a node.
@@ -239,7 +245,18 @@ impl NodePolicy {
     pub fn new(key: &Key, uid: Option<&str>, generation: i64, state: NodeState) -> Self {
         let (namespace, name) = (key.namespace.as_deref().map(str::to_owned), key.name.to_string());
         let uid = uid.map(str::to_owned);
-        Self { namespace, name, uid, generation, state, pods: 0, conflicts: Vec::new(), problems: Vec::new() }
+        Self {
+            namespace,
+            name,
+            uid,
+            generation,
+            state,
+            pods: 0,
+            conflicts: Vec::new(),
+            problems: Vec::new(),
+            conflicts_left_out: None,
+            problems_left_out: None,
+        }
     }
 
     /// Whether it is about this generation of the policy with this UID, as far as both are known.

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::core::{Selector, SelectorExt};
 
@@ -21,6 +22,7 @@ use super::{
         compile::{Name, Plan, Tier},
         limit::{self, Limit},
         requests,
+        window::Window,
     },
 };
 use crate::{
@@ -199,6 +201,18 @@ impl Policy {
         in_namespace && self.pods.matches(subject.labels)
     }
 
+    /// From when until when it says something of traffic, if it ever does.
+    #[must_use]
+    pub fn window(&self) -> Option<Window> {
+        self.traffic.as_ref().map(TrafficSettings::window)
+    }
+
+    /// What is right and may not be meant.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let warnings = self.traffic.iter().flat_map(TrafficSettings::warnings);
+        warnings.map(|warning| format!("{}: spec.traffic.{warning}", self.key))
+    }
+
     fn selects_container(&self, container: &str) -> bool {
         self.containers.as_ref().is_none_or(|globs| globs.is_match(container))
     }
@@ -347,20 +361,41 @@ impl Policies {
         })
     }
 
-    /// What those that select the Pod say of its traffic, by tier: see [`Plan`]. Among policies of one tier their lists add up,
-    /// and their limits of requests; of their other limits holds that of the policy with the higher priority, then of the older
-    /// one.
-    pub fn plans<'a>(&'a self, subject: &Subject<'_>, files: &'a Self) -> [Plan; TIERS] {
-        let mut plans = <[Plan; TIERS]>::default();
+    /// When the next policy begins or ends to say something of traffic.
+    #[must_use]
+    pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
+        let windows = self.all().chain(self.before.values()).filter_map(|policy| policy.window());
+        windows.filter_map(|window| window.next_change(now)).min()
+    }
+
+    /// Those that select the Pod and say something of its traffic, now or at other times: the one with the higher priority first,
+    /// then the older one.
+    fn governing<'a>(&'a self, subject: &Subject<'_>, files: &'a Self) -> Vec<(Name, &'a TrafficSettings)> {
         let before = self.before.values().filter(|policy| policy.selects(subject));
         let own = self.selecting(subject).chain(before).map(|policy| (false, policy));
         let mut selecting: Vec<_> = own.chain(files.selecting(subject).map(|policy| (true, policy))).collect();
         selecting.sort_by(|(_, one), (_, two)| two.standing.cmp(&one.standing));
-        for (is_file, policy) in selecting {
-            let name = Name { key: policy.key.clone(), is_file };
-            let Some(traffic) = &policy.traffic else { continue };
+        let named = |(is_file, policy): (bool, &'a Arc<Policy>)| {
+            Some((Name { key: policy.key.clone(), is_file }, policy.traffic.as_ref()?))
+        };
+        selecting.into_iter().filter_map(named).collect()
+    }
+
+    /// Those that say something of the Pod's traffic and have a beginning or an end.
+    pub fn dated(&self, subject: &Subject<'_>, files: &Self) -> Vec<(Name, Window)> {
+        let governing = self.governing(subject, files).into_iter().map(|(name, traffic)| (name, traffic.window()));
+        governing.filter(|(_, window)| !window.is_always()).collect()
+    }
+
+    /// What those that select the Pod say of its traffic at the time `now`, by tier: see [`Plan`]. Among policies of one tier their
+    /// lists add up, and their limits of requests; of their other limits holds that of the policy with the higher priority, then of
+    /// the older one.
+    pub fn plans(&self, subject: &Subject<'_>, files: &Self, now: Timestamp) -> [Plan; TIERS] {
+        let mut plans = <[Plan; TIERS]>::default();
+        let governing = self.governing(subject, files).into_iter();
+        for (name, traffic) in governing.filter(|(_, traffic)| traffic.window().is_open(now)) {
             let workload = subject.workload.map(|workload| limit::workload(&name, subject.namespace, workload));
-            let tier = Tier { is_namespaced: policy.key.namespace.is_some(), mode: traffic.mode };
+            let tier = Tier { is_namespaced: name.key.namespace.is_some(), mode: traffic.mode };
             let Some((_, plan)) = Tier::ALL.iter().zip(&mut plans).find(|(other, _)| **other == tier) else { continue };
             for (is_given, list) in [
                 (traffic.allow.egress.is_some(), &mut plan.egress),
@@ -412,7 +447,7 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use sidestep_abi::govern::CONNECTIONS_OUT;
+    use sidestep_abi::govern::{CONNECTIONS_IN, CONNECTIONS_OUT};
 
     use super::*;
     use crate::policy::{annotations, settings::Field};
@@ -512,10 +547,53 @@ mod tests {
         let (labels, declared) = (BTreeMap::new(), Declared::default());
         let subject =
             Subject { namespace: "shop", namespace_labels: None, labels: &labels, declared: &declared, workload: None };
-        let plans = policies.plans(&subject, &Policies::default());
+        let plans = policies.plans(&subject, &Policies::default(), Timestamp::UNIX_EPOCH);
         assert!(plans.iter().any(|plan| plan.limits[CONNECTIONS_OUT].is_some()), "what it said of traffic goes on");
         assert_eq!(uncertain(&policies, "shop", true), 0);
         policies.retain(true, &BTreeSet::new());
-        assert!(policies.plans(&subject, &Policies::default()).iter().all(Plan::is_empty), "it is gone");
+        let plans = policies.plans(&subject, &Policies::default(), Timestamp::UNIX_EPOCH);
+        assert!(plans.iter().all(Plan::is_empty), "it is gone");
+    }
+
+    #[test]
+    fn a_policy_says_nothing_of_traffic_outside_of_its_dates() {
+        let time = |text: &str| text.parse::<Timestamp>().expect("a time");
+        let policy = |name: &str, dates: &Value, limit: &str| {
+            let mut traffic = json!({ "limits": { limit: { "perSecond": 1 } } });
+            traffic.as_object_mut().expect("an object").extend(dates.as_object().cloned().unwrap_or_default());
+            namespaced(name, &json!({ "selector": {}, "logs": { "topic": "t" }, "traffic": traffic }))
+        };
+        let (begin, end) = (time("2026-03-01T00:00:00Z"), time("2026-04-01T00:00:00Z"));
+        let (mut policies, mut files) = (Policies::default(), Policies::default());
+        policies.insert(policy(
+            "march",
+            &json!({ "notBefore": begin.to_string(), "notAfter": end.to_string() }),
+            "connectionsOut",
+        ));
+        files.insert(policy("spring", &json!({ "notBefore": end.to_string() }), "connectionsIn"));
+        files.insert(policy("always", &json!({}), "connectionsIn"));
+        let (labels, declared) = (BTreeMap::new(), Declared::default());
+        let subject =
+            Subject { namespace: "shop", namespace_labels: None, labels: &labels, declared: &declared, workload: None };
+        let said = |now: Timestamp| {
+            let [_, plan, ..] = policies.plans(&subject, &files, now);
+            let name = |limit: &Option<(_, Name)>| limit.as_ref().map(|(_, name)| name.key.name.to_string());
+            (name(&plan.limits[CONNECTIONS_OUT]), name(&plan.limits[CONNECTIONS_IN]))
+        };
+        let (march, spring, always) = (Some("march".to_owned()), Some("spring".to_owned()), Some("always".to_owned()));
+        assert_eq!(said(time("2026-02-28T23:59:59Z")), (None, always.clone()));
+        assert_eq!(said(begin), (march, always.clone()));
+        // Of the same age the first by name decides.
+        assert_eq!(said(end), (None, always));
+        files.remove(&Key { namespace: Some("shop".into()), name: "always".into() });
+        let [_, plan, ..] = policies.plans(&subject, &files, end);
+        let limit = plan.limits[CONNECTIONS_IN].as_ref();
+        assert_eq!(limit.map(|(_, name)| name.key.name.to_string()), spring);
+        let dated: Vec<_> = policies.dated(&subject, &files).into_iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(dated.len(), 2, "{dated:?}");
+        assert_eq!(policies.next_change(time("2026-01-01T00:00:00Z")), Some(begin));
+        assert_eq!((policies.next_change(begin), policies.next_change(end)), (Some(end), None));
+        let effective = policies.effective(None, Some(&subject), "app");
+        assert_eq!(effective.settings.topic.as_deref(), Some("t"), "logs have no dates");
     }
 }

@@ -112,14 +112,15 @@ impl Counted<'_> {
     }
 }
 
-/// The status of the policy `key`, of which `uid` and `generation` are there. `refused` says why it can't be in force; `nodes` is what each node reports of all
+/// The status of the policy `key`, of which `uid` and `generation` are there. `accepted` is what else is to
+/// be known of it, or why it can't be in force; `nodes` is what each node reports of all
 /// policies; `before` is the status that it has, for the times of its conditions.
 #[must_use]
 pub fn status(
     key: &Key,
     uid: Option<&str>,
     generation: i64,
-    refused: Option<&[String]>,
+    accepted: Result<Option<&str>, &[String]>,
     nodes: &Counted<'_>,
     before: Option<&Status>,
     now: Timestamp,
@@ -128,27 +129,30 @@ pub fn status(
     let reports: Vec<_> = reports.iter().filter(|policy| policy.is_about(uid, generation)).collect();
     let programmed = reports.iter().filter(|policy| policy.state == NodeState::Programmed).count();
     let pods: i32 = reports.iter().map(|policy| policy.pods).sum();
-    let conflict = reports.iter().find_map(|policy| policy.conflicts.first());
-    let problem = reports.iter().find_map(|policy| policy.problems.first());
-    let accepted = match refused {
-        None => ("True", "Valid", "it can be in force".to_owned()),
-        Some(problems) => ("False", "Invalid", problems.join("; ")),
+    let conflict = reports.iter().find_map(|policy| policy.conflicts.first().cloned());
+    let conflict = conflict.or_else(|| left_out("conflicts", reports.iter().map(|policy| policy.conflicts_left_out)));
+    let problem = reports.iter().find_map(|policy| policy.problems.first().cloned());
+    let problem = problem.or_else(|| left_out("problems", reports.iter().map(|policy| policy.problems_left_out)));
+    let note = accepted.ok().flatten().map(|note| format!("; {note}")).unwrap_or_default();
+    let is_accepted = match accepted {
+        Ok(_) => ("True", "Valid", "it can be in force".to_owned()),
+        Err(problems) => ("False", "Invalid", problems.join("; ")),
     };
     let (count, without) = (nodes.nodes, nodes.without());
     let of_nodes = format!("in force on {programmed} of {count} nodes");
-    let is_programmed = match (refused, programmed) {
-        (Some(_), _) => ("False", "Invalid", "it is not in force anywhere".to_owned()),
-        (None, _) if count == 0 => ("False", "NoNode", format!("no agent reports{without}")),
-        (None, programmed) if programmed < count => {
+    let is_programmed = match (accepted, programmed) {
+        (Err(_), _) => ("False", "Invalid", "it is not in force anywhere".to_owned()),
+        (Ok(_), _) if count == 0 => ("False", "NoNode", format!("no agent reports{without}")),
+        (Ok(_), programmed) if programmed < count => {
             ("False", "Pending", format!("{of_nodes}{}{without}", nodes.unreported()))
         }
         _ if let Some(problem) = problem => ("False", "NotAllowed", format!("{of_nodes}, but for {problem}")),
-        _ if pods == 0 => ("True", "Programmed", format!("{of_nodes}; it selects no Pod{without}")),
-        _ => ("True", "Programmed", format!("{of_nodes}{without}")),
+        _ if pods == 0 => ("True", "Programmed", format!("{of_nodes}; it selects no Pod{note}{without}")),
+        _ => ("True", "Programmed", format!("{of_nodes}{note}{without}")),
     };
     let conflicted = match conflict {
         None => ("False", "NoConflict", "no policy of the same kind and priority decides a field of it".to_owned()),
-        Some(conflict) => ("True", "Outranked", conflict.clone()),
+        Some(conflict) => ("True", "Outranked", conflict),
     };
     let condition = |type_: &str, (status, reason, message): (&str, &str, String)| {
         let known = before.and_then(|before| before.conditions.iter().find(|condition| condition.type_ == type_));
@@ -170,11 +174,19 @@ pub fn status(
         programmed_nodes: Some(number(programmed)),
         programmed: Some(format!("{programmed}/{count}")),
         conditions: vec![
-            condition("Accepted", accepted),
+            condition("Accepted", is_accepted),
             condition("Programmed", is_programmed),
             condition("Conflicted", conflicted),
         ],
     }
+}
+
+/// What stands in the place of texts for which the reports have no room, if there are any.
+fn left_out(what: &str, counts: impl Iterator<Item = Option<i32>>) -> Option<String> {
+    let count: i32 = counts.flatten().fold(0, i32::saturating_add);
+    let told =
+        "for which nodes' reports have no room: `sidestep policy show` and `sidestep explain` on the nodes tell them";
+    (count > 0).then(|| format!("{count} {what}, {told}"))
 }
 
 #[cfg(test)]
@@ -193,6 +205,8 @@ mod tests {
             pods,
             conflicts: conflicts.iter().map(ToString::to_string).collect(),
             problems: Vec::new(),
+            conflicts_left_out: None,
+            problems_left_out: None,
         }];
         NodeStatus { policies, ..NodeStatus::default() }
     }
@@ -215,31 +229,39 @@ mod tests {
             status(&key, None, generation, refused, &nodes.at(Instant::now()), before, now(second))
         };
         let mut nodes = reports([("a", report(2, 3, &[])), ("b", report(1, 5, &[]))]);
-        let first = status(2, None, &nodes, None, 1);
+        let first = status(2, Ok(None), &nodes, None, 1);
         assert_eq!(told(&first), [("True", "Valid"), ("False", "Pending"), ("False", "NoConflict")]);
         assert_eq!((first.programmed.as_deref(), first.selected_pods), (Some("1/2"), Some(3)));
         nodes.insert("b".to_owned(), report(2, 4, &["topic of Pod shop/x"]), None, Instant::now());
-        let second = status(2, None, &nodes, Some(&first), 2);
+        let second = status(2, Ok(None), &nodes, Some(&first), 2);
         assert_eq!(told(&second), [("True", "Valid"), ("True", "Programmed"), ("True", "Outranked")]);
         assert_eq!((second.programmed.as_deref(), second.selected_pods), (Some("2/2"), Some(7)));
         let times: Vec<_> = second.conditions.iter().map(|condition| condition.last_transition_time.0).collect();
         assert_eq!(times, [now(1), now(2), now(2)]);
         let problems = ["spec.logs.topic: no".to_owned()];
-        let refused = status(3, Some(&problems), &nodes, Some(&second), 3);
+        let refused = status(3, Err(&problems[..]), &nodes, Some(&second), 3);
         assert_eq!(told(&refused), [("False", "Invalid"), ("False", "Invalid"), ("False", "NoConflict")]);
         assert!(refused.conditions[0].message.contains("spec.logs.topic"));
         let nobody = Reports::default();
-        let nowhere = status(1, None, &nobody, None, 4);
+        let nowhere = status(1, Ok(None), &nobody, None, 4);
         assert_eq!(told(&nowhere)[1], ("False", "NoNode"));
         let alone = reports([("a", report(1, 0, &[]))]);
-        let idle = status(1, None, &alone, None, 5);
+        let idle = status(1, Ok(None), &alone, None, 5);
         assert!(idle.conditions[1].message.contains("selects no Pod"));
+        let over = status(2, Ok(Some("its traffic part ended at X")), &nodes, None, 5);
+        assert_eq!(told(&over)[1], ("True", "Programmed"));
+        assert!(over.conditions[1].message.ends_with("2 of 2 nodes; its traffic part ended at X"), "{over:?}");
         let mut refused = report(1, 1, &[]);
         refused.policies[0].problems.push("Pod shop/a: there is no sink \"x\"".to_owned());
         let refused = reports([("a", refused)]);
-        let refused = status(1, None, &refused, None, 6);
+        let refused = status(1, Ok(None), &refused, None, 6);
         assert_eq!(told(&refused)[1], ("False", "NotAllowed"));
         assert!(refused.conditions[1].message.contains("no sink"));
+        let mut untold = report(1, 1, &[]);
+        (untold.policies[0].problems_left_out, untold.policies[0].conflicts_left_out) = (Some(2), Some(1));
+        let untold = status(1, Ok(None), &reports([("a", untold)]), None, 6);
+        assert_eq!(told(&untold)[1..], [("False", "NotAllowed"), ("True", "Outranked")]);
+        assert!(untold.conditions[1].message.contains("but for 2 problems, for which"), "{untold:?}");
     }
 
     #[test]
@@ -253,7 +275,7 @@ mod tests {
         };
         let nodes = reports([("same", of(Some("new"))), ("away", of(Some("old"))), ("older-agent", of(None))]);
         let programmed = |uid| {
-            let status = status(&key, uid, 1, None, &nodes.at(Instant::now()), None, now);
+            let status = status(&key, uid, 1, Ok(None), &nodes.at(Instant::now()), None, now);
             (status.programmed.expect("told"), status.selected_pods.expect("told"))
         };
         assert_eq!(programmed(Some("new")), ("2/3".to_owned(), 2));
@@ -268,7 +290,7 @@ mod tests {
         let nodes = reports([("a", partial), ("b", report(1, 1, &[]))]);
         let message = |name: &str| {
             let key = Key { namespace: Some("shop".into()), name: name.into() };
-            let status = status(&key, None, 1, None, &nodes.at(Instant::now()), None, now);
+            let status = status(&key, None, 1, Ok(None), &nodes.at(Instant::now()), None, now);
             status.conditions[1].message.clone()
         };
         assert_eq!(message("web"), "in force on 2 of 2 nodes");
@@ -295,7 +317,7 @@ mod tests {
         // Of an agent of long ago, by a clock that was ahead.
         report_at(&mut nodes, "old", -30, 5, start);
         let told = |nodes: &Reports, now| {
-            let status = status(&key, None, 2, None, &nodes.at(now), None, time);
+            let status = status(&key, None, 2, Ok(None), &nodes.at(now), None, time);
             (status.programmed.expect("told"), status.conditions[1].message.clone())
         };
         let (programmed, message) = told(&nodes, start);
@@ -328,7 +350,7 @@ mod tests {
         nodes.insert("here".to_owned(), at(clock), Some(clock), start);
         let now = |step: u32| start + step * beat;
         let told = |nodes: &Reports, step, clock, before: Option<&Status>| {
-            status(&key, None, 1, None, &nodes.at(now(step)), before, clock)
+            status(&key, None, 1, Ok(None), &nodes.at(now(step)), before, clock)
         };
         let before = told(&nodes, 0, clock, None);
         // The clock of one node goes back by an hour: what it reports is news as before.

@@ -128,7 +128,7 @@ impl Families {
 
     fn governance(&mut self, report: &GovernanceReport) {
         self.single(&names::GOVERNANCE_IN_FORCE, f64::from(u8::from(report.problem.is_none())));
-        self.single(&names::GOVERNANCE_PODS, number(report.pods.len() as u64));
+        self.single(&names::GOVERNANCE_PODS, number(report.pods.iter().filter(|pod| pod.is_governed()).count() as u64));
         let tiers = report.pods.iter().flat_map(|pod| pod.tiers.iter().map(move |tier| (pod, tier)));
         // Containers without a Pod have the same labels.
         let (mut sums, mut marked) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
-        governance::{GovernanceReport, RefusalsReport},
+        governance::{GovernanceReport, PolicySources, RefusalsReport},
         judgement::{JudgeRequest, Judgement},
     },
     kubernetes::health::{Request, WatchReading},
@@ -54,12 +54,21 @@ pub trait Observe: Send + Sync + 'static {
     /// What policies say of a connection, datagram or request of a Pod.
     fn judge(&self, request: &JudgeRequest) -> Judgement;
 
+    /// From where it has policies.
+    fn policy_sources(&self) -> PolicySources;
+
+    /// Reads the policies of files again; the version of what was read, or why nothing has changed.
+    fn read_policies(&self) -> PoliciesRead<'_>;
+
     /// Where that Pod is when no container of it is known here, and whom to ask; `None` when that can't be known.
     fn whereabouts<'a>(&'a self, request: &'a ExplainRequest) -> Whereabouts<'a>;
 }
 
 /// The answer to [`Observe::whereabouts`], which may take a while.
 pub type Whereabouts<'a> = Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
+
+/// The answer to [`Observe::read_policies`], which takes as long as the files need to come to rest.
+pub type PoliciesRead<'a> = Pin<Box<dyn Future<Output = Result<u64, String>> + Send + 'a>>;
 
 /// One reading of the agent.
 #[derive(Clone, Debug)]

@@ -8,14 +8,15 @@ use std::{
 use super::{
     names,
     snapshot::{
-        AccountReading, Build, Health, KubernetesReading, Observe, PolicyReading, ProbeReading, RepairReading,
-        RingReading, RootReading, SinkReading, Snapshot, StreamReading, StreamRepairReading, Whereabouts,
+        AccountReading, Build, Health, KubernetesReading, Observe, PoliciesRead, PolicyReading, ProbeReading,
+        RepairReading, RingReading, RootReading, SinkReading, Snapshot, StreamReading, StreamRepairReading,
+        Whereabouts,
     },
 };
 use crate::{
     control::{
         explain::{ExplainReport, ExplainRequest},
-        governance::{GovernanceReport, GovernedPod, GovernedTier, Refusals, RefusalsReport},
+        governance::{GovernanceReport, GovernedPod, GovernedTier, PolicySources, Refusals, RefusalsReport},
         judgement::{JudgeRequest, Judgement},
     },
     kubernetes::health::{Freshness, Request, WatchReading},
@@ -59,7 +60,7 @@ impl Observe for Made {
         };
         let (namespace, pod) = ("shop".to_owned(), "cart-1".to_owned());
         let pods = vec![GovernedPod { namespace, pod, cgroup: 41, tiers: vec![tier], ..GovernedPod::default() }];
-        GovernanceReport { node: "node-1".to_owned(), counted_unix_nano: 0, problem: None, pods }
+        GovernanceReport { node: "node-1".to_owned(), pods, ..GovernanceReport::default() }
     }
 
     fn judge(&self, _: &JudgeRequest) -> Judgement {
@@ -76,6 +77,14 @@ impl Observe for Made {
 
     fn whereabouts<'a>(&'a self, _: &'a ExplainRequest) -> Whereabouts<'a> {
         Box::pin(std::future::ready(None))
+    }
+
+    fn policy_sources(&self) -> PolicySources {
+        PolicySources::default()
+    }
+
+    fn read_policies(&self) -> PoliciesRead<'_> {
+        Box::pin(std::future::ready(Err("there are none".to_owned())))
     }
 
     fn roots(&self) -> Vec<RootReading> {

@@ -9,7 +9,9 @@ use super::{
     write_out,
 };
 use crate::control::{
-    governance::{GovernanceReport, GovernedLimit, GovernedPod, GovernedRequests, GovernedTier, Refusals},
+    governance::{
+        GovernanceReport, GovernedDates, GovernedLimit, GovernedPod, GovernedRequests, GovernedTier, Refusals,
+    },
     protocol::{Ask, Frame},
 };
 
@@ -82,16 +84,32 @@ pub(super) fn name(pod: &GovernedPod) -> String {
     }
 }
 
+/// What is shown of a Pod, its name first.
+pub(super) fn lines(pod: &GovernedPod) -> Vec<String> {
+    let mut text = String::new();
+    show(pod, &mut text);
+    text.lines().map(|line| line.trim_start().to_owned()).collect()
+}
+
 fn show(pod: &GovernedPod, text: &mut String) {
     let _ = writeln!(text, "Pod {}", name(pod));
-    if pod.unknown {
-        text.push_str("  too little is known of it yet: what held goes on\n");
+    if let Some(waits) = &pod.waits {
+        let _ = writeln!(text, "  {waits}");
+    }
+    for older in &pod.older {
+        let _ = writeln!(text, "  what holds is older: {older}");
     }
     if !pod.interfaces.is_empty() {
         let _ = writeln!(text, "  its packets are checked at the node's interface {}", pod.interfaces.join(", "));
     }
     if let Some(unmet) = &pod.unmet {
         let _ = writeln!(text, "  {unmet}");
+    }
+    for warning in &pod.warnings {
+        let _ = writeln!(text, "  warning: {warning}");
+    }
+    for GovernedDates { policy, what, .. } in &pod.dated {
+        let _ = writeln!(text, "  {policy} {what}");
     }
     for tier in &pod.tiers {
         let GovernedTier { scope, mode, egress, ingress, egress_pods, ingress_pods, limits, http_requests, .. } = tier;

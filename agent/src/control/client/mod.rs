@@ -1,5 +1,6 @@
 //! The other end of the socket: what `sidestep logs`, `sidestep status` and `sidestep explain` do.
 
+pub mod apply;
 pub mod explain;
 pub mod governance;
 pub mod judgement;
@@ -20,6 +21,7 @@ use super::{
     filter::FilterError,
     protocol::{Ask, Frame, Request, VERSION},
 };
+use crate::config::policy_directory::DirectoryError;
 
 /// A command that talks to the agent cannot do its work.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,18 @@ pub enum ClientError {
     /// The agent refuses the request.
     #[error("the agent answers: {0}")]
     Refused(String),
+    /// Policies can't be put where the agent reads them, or taken away.
+    #[error(transparent)]
+    Policies(#[from] DirectoryError),
+    /// Policies are the API server's.
+    #[error(
+        "the agent has its policies from the API server: use `kubectl apply -f FILE` and `kubectl delete`; for policies of this node \
+         alone name a directory in `policies.files` of its configuration, and restart it"
+    )]
+    OfApiServer,
+    /// What policies say does not hold.
+    #[error("not all of it is in force: {0}")]
+    NotInForce(String),
     /// The agent went away in the middle.
     #[error("the agent has closed the connection; see its own log, and whether it still runs")]
     Closed,

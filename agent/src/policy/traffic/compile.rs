@@ -78,11 +78,11 @@ impl Plan {
             && self.requests.is_empty()
     }
 
-    /// Who has refused something in this tier, by what it says now.
+    /// Who has refused something in this tier, by what it says now; `None` when it says nothing of it.
     #[must_use]
-    pub fn refuser(&self, refused: &RefusedKey) -> Refuser {
+    pub fn refuser(&self, refused: &RefusedKey) -> Option<Refuser> {
         let list = if refused.direction == EGRESS { &self.egress } else { &self.ingress };
-        let refuser = match refused.reason {
+        match refused.reason {
             REASON_NOT_ALLOWED => list
                 .as_ref()
                 .map(|list| Refuser { policies: list.iter().map(ToString::to_string).collect(), rule: None }),
@@ -94,8 +94,7 @@ impl Plan {
                 let limit = Limit::of(refused).and_then(|limit| self.limit(limit));
                 limit.map(|(_, name)| Refuser { policies: vec![name.to_string()], rule: None })
             }
-        };
-        refuser.unwrap_or_default()
+        }
     }
 
     /// A limit, and whose it is.
@@ -136,19 +135,32 @@ pub struct Unmet {
     pub text: String,
     /// Of which policies; `None` for all.
     pub policies: Option<BTreeSet<Name>>,
+    /// Whether what was declared before goes on in its place.
+    pub is_older: bool,
 }
 
 impl Unmet {
     /// Of these policies.
     pub fn of<'a>(policies: impl IntoIterator<Item = &'a Name>, text: String) -> Self {
-        Self { text, policies: Some(policies.into_iter().cloned().collect()) }
+        Self { text, policies: Some(policies.into_iter().cloned().collect()), is_older: false }
+    }
+
+    /// The same, and what was declared before goes on.
+    #[must_use]
+    pub fn by_older(self) -> Self {
+        Self { is_older: true, ..self }
+    }
+
+    /// Whether it is of one of these policies.
+    pub fn concerns<'a>(&self, mut policies: impl Iterator<Item = &'a Name>) -> bool {
+        self.policies.as_ref().is_none_or(|of| policies.any(|name| of.contains(name)))
     }
 }
 
 impl From<String> for Unmet {
     /// Of all policies.
     fn from(text: String) -> Self {
-        Self { text, policies: None }
+        Self { text, policies: None, is_older: false }
     }
 }
 

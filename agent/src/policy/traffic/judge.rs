@@ -16,7 +16,7 @@ use super::{
     compile::{List, ListName, Name, Plan, Tier},
     limit::Limit,
     requests::{Rule, method_bit},
-    settings::{Direction, Network},
+    settings::{DNS, Direction, Network},
 };
 
 /// `IPPROTO_TCP`
@@ -103,6 +103,14 @@ pub fn judge<'a>(
         }
     }
     findings
+}
+
+/// Whether some name server may be asked by it.
+#[must_use]
+pub fn lets_dns_through(list: &List) -> bool {
+    let is_it =
+        |range: &PortRange| (range.protocol == 0 || range.protocol == UDP) && (range.first..=range.last).contains(&DNS);
+    list.values().flatten().any(is_it)
 }
 
 /// The entry of a list that lets something through: the narrowest network has what is allowed to wider ones, too.

@@ -9,5 +9,6 @@ pub mod program;
 pub mod request_sets;
 pub mod requests;
 pub mod settings;
+pub mod window;
 
 pub use settings::TrafficSettings;

@@ -258,7 +258,9 @@ impl Programmer {
                 Ok(number) => {
                     numbers.insert(name.clone(), number);
                 }
-                Err(problem) => problems.push(Unmet::of(&name.policies, format!("the list of {name}: {problem}"))),
+                Err(problem) => {
+                    problems.push(Unmet::of(&name.policies, format!("the list of {name}: {problem}")).by_older());
+                }
             }
         }
         let kept = self.pods.iter().filter(|(cgroup, _)| desired.unknown.contains(cgroup));
@@ -270,7 +272,7 @@ impl Programmer {
                     Ok(number) => *set = Some(number),
                     Err(error) => {
                         let text = format!("map REQUEST_RULES: {error}; what held before goes on");
-                        problems.push(Unmet::of(plan.requests.iter().map(|rule| &rule.policy), text));
+                        problems.push(Unmet::of(plan.requests.iter().map(|rule| &rule.policy), text).by_older());
                     }
                 }
                 if let Some(left) = plan.requests.get(MAX_RULES) {
@@ -285,7 +287,7 @@ impl Programmer {
         }
         pods.retain(|_, governed| *governed != Governed::default());
         if let Err(error) = self.write(pods, now) {
-            problems.push(format!("map GOVERNED: {error}; what held before goes on").into());
+            problems.push(Unmet::from(format!("map GOVERNED: {error}; what held before goes on")).by_older());
         }
         self.retire_lists(now);
         problems

@@ -6,12 +6,12 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use sidestep_abi::http::{MAX_ANSWER, MAX_PATH, MAX_RULES};
 
-use super::{compile::list, limit::Limit, pod_peers, requests};
+use super::{compile::list, limit::Limit, pod_peers, requests, window::Window};
 use crate::{config::byte_size, policy::resource::bound_selector};
 
 /// The most entries of a list, of networks and of ports of one policy.
@@ -27,6 +27,10 @@ const MAX_CIDR: usize = 49;
 const MAX_HEADERS: usize = 16;
 /// The longest name of a limit.
 const MAX_NAME: usize = 63;
+/// The port of name servers (RFC 1035, 4.2.1).
+pub const DNS: u16 = 53;
+/// The longest text of a time: with nanoseconds and an offset.
+const MAX_TIME: usize = 35;
 /// The most per second: beyond it a nanosecond is too long.
 const MAX_RATE: u32 = 1_000_000;
 /// The least and the most bytes in a second: 100 Gbit/s, at which a small packet takes some nanoseconds.
@@ -43,12 +47,29 @@ const MAX_BYTES_TEXT: usize = 32;
 pub struct TrafficSettings {
     /// Whether what is not allowed, or too much, is refused, or only counted and reported.
     pub mode: Mode,
+    /// From when on it says something (RFC 3339); from ever when not given.
+    #[serde(deserialize_with = "time", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_TIME))]
+    pub not_before: Option<Time>,
+    /// Until when (RFC 3339); for ever when not given. From then on it is as if it said nothing.
+    #[serde(deserialize_with = "time", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_TIME))]
+    pub not_after: Option<Time>,
     /// Who may be talked to.
     #[serde(skip_serializing_if = "Allow::is_empty")]
     pub allow: Allow,
     /// How much.
     #[serde(skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+}
+
+/// A time, with what to write where it is none.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Time>, D::Error> {
+    let parse = |text: String| {
+        let wrong = |_| D::Error::custom(format_args!("{text:?} is no time of RFC 3339, as `2026-03-01T00:00:00Z`"));
+        text.parse().map(Time).map_err(wrong)
+    };
+    Option::<String>::deserialize(deserializer)?.map(parse).transpose()
 }
 
 /// What becomes of what a policy does not let through.
@@ -163,6 +184,16 @@ pub struct PodPeers {
     #[serde(deserialize_with = "pod_peers::selector", skip_serializing_if = "Option::is_none")]
     #[schemars(transform = bound_selector)]
     pub namespace_selector: Option<LabelSelector>,
+}
+
+impl Peers {
+    fn let_dns_through(&self) -> bool {
+        let lets = |Ports { protocol, port, end_port }: &Ports| {
+            let first = port.unwrap_or(0);
+            *protocol == Protocol::Udp && (first..=end_port.or(*port).unwrap_or(u16::MAX)).contains(&DNS)
+        };
+        self.ports.as_ref().is_none_or(|ports| ports.iter().any(lets))
+    }
 }
 
 /// Ports of a protocol.
@@ -573,6 +604,13 @@ impl Network {
 }
 
 impl TrafficSettings {
+    /// From when until when it says something.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        let date = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+        Window { not_before: date(&self.not_before), not_after: date(&self.not_after) }
+    }
+
     /// All that is wrong with it, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
@@ -582,6 +620,11 @@ impl TrafficSettings {
                 "declares nothing: give at least one of allow.egress, allow.ingress, limits.httpRequests, limits.{}",
                 Limit::ALL.map(Limit::field).join(", limits.")
             ));
+        }
+        if let Window { not_before: Some(begin), not_after: Some(end) } = self.window()
+            && end <= begin
+        {
+            problems.push(format!("notAfter: {end} is not behind notBefore, {begin}"));
         }
         for direction in Direction::ALL {
             self.list_problems(direction, &mut problems);
@@ -603,6 +646,17 @@ impl TrafficSettings {
         }
         self.request_problems(&mut problems);
         problems
+    }
+
+    /// What is right and may not be meant, each with the field's path: an enforced list that lets no DNS through. An empty one says
+    /// so itself.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let enforced = self.allow.egress.iter().filter(|_| self.mode == Mode::Enforce);
+        let without_dns = enforced.filter(|entries| !entries.is_empty() && !entries.iter().any(Peers::let_dns_through));
+        let warning = "allow.egress: lets no DNS through (UDP port 53), so names are not resolved, unless another policy for the \
+                       same Pods does";
+        without_dns.map(|_| warning.to_owned()).collect()
     }
 
     fn list_problems(&self, direction: Direction, problems: &mut Vec<String>) {
@@ -723,15 +777,58 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_cuts_off_dns_is_warned_of() {
+        let is_warned_of = |traffic: serde_json::Value| {
+            let settings: TrafficSettings = serde_json::from_value(traffic).expect("settings");
+            let warnings = settings.warnings();
+            assert!(warnings.iter().all(|warning| warning.starts_with("allow.egress: ")), "{warnings:?}");
+            !warnings.is_empty()
+        };
+        let egress = |ports: serde_json::Value| {
+            serde_json::json!({ "allow": { "egress": [
+                { "cidrs": ["10.0.0.0/8"], "ports": [{ "port": 443 }] }, { "cidrs": ["10.0.0.1"], "ports": ports },
+            ] } })
+        };
+        for ports in [
+            serde_json::json!([{ "protocol": "UDP", "port": 53 }]),
+            serde_json::json!([{ "port": 53 }, { "protocol": "UDP", "port": 1, "endPort": 1023 }]),
+            serde_json::json!([{ "protocol": "UDP" }]),
+            serde_json::json!(null),
+        ] {
+            assert!(!is_warned_of(egress(ports.clone())), "{ports}");
+        }
+        for ports in [
+            serde_json::json!([{ "port": 53 }]),
+            serde_json::json!([{ "protocol": "UDP", "port": 54, "endPort": 1023 }]),
+            serde_json::json!([{ "protocol": "UDP", "port": 5353 }]),
+        ] {
+            assert!(is_warned_of(egress(ports.clone())), "{ports}");
+            let mut observed = egress(ports);
+            observed["mode"] = "observe".into();
+            assert!(!is_warned_of(observed));
+        }
+        assert!(
+            !is_warned_of(serde_json::json!({ "allow": { "egress": [] } })),
+            "it says itself that nothing is let through"
+        );
+        assert!(!is_warned_of(serde_json::json!({ "allow": { "ingress": [{ "cidrs": ["10.0.0.0/8"] }] } })));
+    }
+
+    #[test]
     fn problems_name_the_field() {
         let settings: TrafficSettings = serde_json::from_str(
-            r#"{"allow": {"egress": [{"cidrs": ["10.0.0.0/8"]}, {"cidrs": ["x"], "ports": [{"endPort": 2}]}],
+            r#"{"notBefore": "2026-03-01T00:00:00Z", "notAfter": "2026-03-01T01:00:00+01:00",
+                "allow": {"egress": [{"cidrs": ["10.0.0.0/8"]}, {"cidrs": ["x"], "ports": [{"endPort": 2}]}],
                            "ingress": [{"cidrs": []}]},
                 "limits": {"connectionsOut": {"perSecond": 0}, "connectionsIn": {"perSecond": 1, "burst": 0}}}"#,
         )
         .expect("settings");
         let problems = settings.problems();
-        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert_eq!(problems.len(), 6, "{problems:?}");
+        let problems = match &problems[..] {
+            [dates, others @ ..] if dates.starts_with("notAfter: 2026-03-01T00:00:00Z is not behind") => others,
+            _ => panic!("{problems:?}"),
+        };
         assert!(problems[0].starts_with("allow.egress[1].cidrs[0]: "), "{problems:?}");
         assert_eq!(problems[1], "allow.egress[1].ports[0]: endPort needs port");
         assert!(problems[2].starts_with("allow.ingress[0].cidrs: is empty"), "{problems:?}");
