@@ -1,9 +1,11 @@
-//! What a limit of bytes leaves to those who send: many connections that send as much as they can, and one that asks and waits for
-//! its answer, beside the same limit by a bucket that drops what is too much and nothing before (netfilter's `hashlimit`).
+//! What a limit of bytes leaves to those who send: many connections of another Pod that send as much as they can, and one that asks and
+//! waits for its answer, beside the same limit by a bucket that drops what is too much and nothing before (netfilter's `hashlimit`).
 
 use std::{
-    io::{Read, Write},
+    fs::File,
+    io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::AsFd,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -11,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 use sidestep_tests::{
     Network, Testbed,
@@ -50,7 +53,10 @@ def echo(connection):
         except OSError: pass
 def serve(server, handle):
     while True: threading.Thread(target=handle, args=[server.accept()[0]], daemon=True).start()
-def counted(): return f'bytes={seen} seconds={time.monotonic()}'
+def counted():
+    received, packets = next(line.split()[1:3] for line in open('/proc/net/dev') if 'eth0' in line)
+    passed = int(received) - 14 * int(packets)
+    return f'read={seen} passed={passed} seconds={time.monotonic()}'
 for port, handle in [(7000, sink), (7001, echo)]:
     server = socket.create_server(('', port), backlog=1024)
     threading.Thread(target=serve, args=[server, handle], daemon=True).start()
@@ -60,7 +66,9 @@ for number, line in enumerate(sys.stdin): print(number, globals()[line.strip()](
 
 /// What a window has shown.
 struct Window {
-    /// Bytes in a second that the receiver has read.
+    /// Bytes in a second that have come to the Pod, with the headers of the network.
+    passed: f64,
+    /// Those of them that the receiver has read.
     goodput: f64,
     /// Milliseconds from when a question was to be asked to its answer; of 100 one was slower.
     p99: f64,
@@ -70,15 +78,22 @@ fn start(bed: &Testbed, network: &Network, namespace: &str) -> Result<Peer> {
     Peer::start(bed, network, (namespace, namespace), SERVER)
 }
 
+/// Takes the thread into the network of a Pod.
+fn enter(pod: &Peer) -> Result<()> {
+    let network = File::open(format!("/proc/{}/ns/net", pod.talker.container.pid()))?;
+    Ok(move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
 /// Sends as much as it can.
-fn send(peer: SocketAddr, is_over: &AtomicBool) -> Result<()> {
+fn send(client: &Peer, peer: SocketAddr, is_over: &AtomicBool) -> Result<()> {
+    enter(client)?;
     let mut stream = TcpStream::connect(peer)?;
     stream.set_write_timeout(Some(Duration::from_millis(500)))?;
     let block = vec![b'x'; 1 << 16];
     while !is_over.load(Ordering::Relaxed) {
         match stream.write(&block) {
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -86,7 +101,8 @@ fn send(peer: SocketAddr, is_over: &AtomicBool) -> Result<()> {
 }
 
 /// How long each answer took, in milliseconds.
-fn ask(peer: SocketAddr, begin: Instant, length: Duration) -> Result<Vec<f64>> {
+fn ask(client: &Peer, peer: SocketAddr, begin: Instant, length: Duration) -> Result<Vec<f64>> {
+    enter(client)?;
     let mut stream = TcpStream::connect(peer)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -102,14 +118,14 @@ fn ask(peer: SocketAddr, begin: Instant, length: Duration) -> Result<Vec<f64>> {
     Ok(took)
 }
 
-fn window(pod: &mut Peer, length: Duration) -> Result<Window> {
+fn window(client: &Peer, pod: &mut Peer, length: Duration) -> Result<Window> {
     let host = pod.addresses.four;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let flows: Vec<_> = (0..FLOWS).map(|_| scope.spawn(|| send((host, 7000).into(), &is_over))).collect();
+        let flows: Vec<_> = (0..FLOWS).map(|_| scope.spawn(|| send(client, (host, 7000).into(), &is_over))).collect();
         thread::sleep(SETTLES);
         let begin = Instant::now();
-        let asking = scope.spawn(move || ask((host, 7001).into(), begin, length));
+        let asking = scope.spawn(move || ask(client, (host, 7001).into(), begin, length));
         let before = pod.ask("counted");
         thread::sleep((begin + length).saturating_duration_since(Instant::now()));
         let after = pod.ask("counted");
@@ -121,15 +137,17 @@ fn window(pod: &mut Peer, length: Duration) -> Result<Window> {
         let (before, after) = (before?, after?);
         let of = |name: &str| Ok::<_, anyhow::Error>(figure(&after, name)? - figure(&before, name)?);
         took.sort_unstable_by(f64::total_cmp);
-        Ok(Window { goodput: of("bytes")? / of("seconds")?, p99: quantile(&took, 0.99).context("no answer")? })
+        let seconds = of("seconds")?;
+        let (passed, goodput) = (of("passed")? / seconds, of("read")? / seconds);
+        Ok(Window { passed, goodput, p99: quantile(&took, 0.99).context("no answer")? })
     })
 }
 
-/// The same limit, by a bucket alone, for what this network sends to an address; it goes with the network.
+/// The same limit, by a bucket alone, for what this network passes on to an address; it goes with the network.
 fn bucket(host: Ipv4Addr) -> Result<()> {
     let rate = format!("{LIMIT}kb/s");
     let done = Command::new("iptables")
-        .args(["-A", "OUTPUT", "-d", &host.to_string(), "-m", "hashlimit", "--hashlimit-above", &rate])
+        .args(["-A", "FORWARD", "-d", &host.to_string(), "-m", "hashlimit", "--hashlimit-above", &rate])
         // One packet more than what it takes as the least.
         .args(["--hashlimit-burst", &format!("{}kb", LIMIT + 2)])
         .args(["--hashlimit-name", "bench", "-j", "DROP"])
@@ -143,26 +161,30 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
     session
         .step("bandwidth: 128 connections and one that asks, into 100 Mbit/s, beside netfilter's hashlimit, in turns");
     let network = Network::enter()?;
+    network.forward()?;
     let bed = Testbed::new()?;
     let limit = json!({ "limits": { "bytesIn": { "perSecond": format!("{LIMIT}KiB") } } });
-    // The clients are the node's own.
-    let config = governance::config(&bed, &[policy("bandwidth", &limit)])?.with("/policies/exempt_node", json!(false));
+    let config = governance::config(&bed, &[policy("bandwidth", &limit)])?;
     let agent = session.agent(&bed, &config)?;
     let (mut limited, mut plain) = (start(&bed, &network, "shop")?, start(&bed, &network, "plain")?);
+    let client = start(&bed, &network, "client")?;
     bucket(plain.addresses.four)?;
     wait_shown(&config, LOOKS)?;
     let (rounds, length) = (session.choose(5, 1), Duration::from_secs(session.choose(10, 3)));
-    let (mut goodput, mut plain_goodput) = (Vec::new(), Vec::new());
+    let (mut passed, mut goodput, mut plain_goodput) = (Vec::new(), Vec::new(), Vec::new());
     let (mut p99, mut plain_p99) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         session.check()?;
-        let (of_limited, of_plain) = (window(&mut limited, length)?, window(&mut plain, length)?);
+        let (of_limited, of_plain) = (window(&client, &mut limited, length)?, window(&client, &mut plain, length)?);
+        passed.push(of_limited.passed / f64::from(LIMIT << 10));
         goodput.push(of_limited.goodput / f64::from(LIMIT << 10));
         plain_goodput.push(of_plain.goodput / f64::from(LIMIT << 10));
         p99.push(of_limited.p99);
         plain_p99.push(of_plain.p99);
     }
     agent.stop()?;
+    let what = "bytes that have come to the Pod in a second, with their headers / what the limit says";
+    session.report.add(Figure::of("bandwidth_passed", what, "x", passed)?);
     let what = "bytes that were read in a second / what the limit says";
     session.report.add(Figure::of("bandwidth_goodput", what, "x", goodput)?.target(Target::AtLeast(0.97)));
     let what = "the same with hashlimit";
