@@ -103,7 +103,9 @@ pub(crate) fn replace<T: Serialize + ?Sized>(path: &Path, version: u32, content:
 /// It can't be written.
 pub(crate) fn replace_text(path: &Path, temporary: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(temporary)?;
+        // Whatever lies there, a link of somebody else's too, is not written to.
+        let _ = fs::remove_file(temporary);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temporary)?;
         file.write_all(text)?;
         file.sync_data()?;
         fs::rename(temporary, path)

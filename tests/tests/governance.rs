@@ -176,7 +176,7 @@ fn a_policy_ends_at_its_date_and_begins_at_it() {
         let mut web = Client::start(bed, "shop", "web")?;
         let connect = format!("connect 127.0.0.1 {}", web.ports[0]);
         ensure!(web.ask(&connect)? == "ok", "there is no policy yet");
-        let end = SystemTime::now() + Duration::from_secs(2);
+        let end = SystemTime::now() + Duration::from_secs(8);
         let date = |time: SystemTime| -> Result<String> {
             Ok(jiff::Timestamp::from_nanosecond(time.duration_since(UNIX_EPOCH)?.as_nanos().try_into()?)?.to_string())
         };
@@ -194,7 +194,7 @@ fn a_policy_ends_at_its_date_and_begins_at_it() {
         let said = String::from_utf8(command(&config, &explained)?.stdout)?;
         ensure!(said.contains("ended at ") && said.contains("It is let through."), "{said}");
 
-        let begin = SystemTime::now() + Duration::from_secs(2);
+        let begin = SystemTime::now() + Duration::from_secs(8);
         let new = json!({ "notBefore": date(begin)?, "allow": { "egress": [] } });
         governance::config(bed, &[policy("new", &new)])?;
         agent.reload()?;

@@ -123,9 +123,55 @@ mod on_cluster {
                 cluster.kubectl(&["--namespace", shop.name(), "label", "pod", "client", "app=other", "--overwrite"])?;
                 wait_until("a connection", PATIENCE, || {
                     Ok(connect(cluster, &shop, address, 8081)?.contains("hello").then_some(()))
-                })
+                })?;
+                pods_of_a_workload_share_its_limit(cluster, daemonset, &shop, address)
             })
         });
+    }
+
+    /// What one Pod of a Deployment has taken the other has not, of a limit that the workload has.
+    fn pods_of_a_workload_share_its_limit(
+        cluster: &Cluster,
+        daemonset: &DaemonSet<'_>,
+        shop: &Namespace<'_>,
+        address: &str,
+    ) -> Result<()> {
+        const BURST: usize = 30;
+        let labels = json!({ "app": "pair" });
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": { "name": "pair", "namespace": shop.name() },
+            "spec": {
+                "replicas": 2, "selector": { "matchLabels": labels },
+                "template": { "metadata": { "labels": labels }, "spec": pod(&[Writer::new("pair", 1)]) },
+            },
+        });
+        let policy = json!({
+            "apiVersion": "sidestep.dev/v1alpha1", "kind": "SidestepPolicy",
+            "metadata": { "name": "pair", "namespace": shop.name() },
+            "spec": { "selector": { "matchLabels": labels }, "traffic": { "limits": {
+                "connectionsOut": { "perSecond": 1, "burst": BURST, "per": "Workload" },
+            } } },
+        });
+        cluster.apply(&policy.to_string())?;
+        cluster.apply(&deployment.to_string())?;
+        cluster
+            .wait_for(&["--namespace", shop.name(), "deployment/pair"], |pair| pair["status"]["readyReplicas"] == 2)?;
+        wait_until("both Pods", PATIENCE, || {
+            let shown = daemonset.exec(&["policy", "show"])?;
+            Ok((shown.matches("with all Pods of its workload on this node").count() == 2).then_some(()))
+        })?;
+        let names =
+            cluster.kubectl(&["--namespace", shop.name(), "get", "pods", "--selector=app=pair", "--output=name"])?;
+        let command = format!("for i in $(seq {}); do nc -w 5 {address} 8080 < /dev/null 2>&1; done; true", 2 * BURST);
+        let mut admitted = Vec::new();
+        for name in names.lines() {
+            let answers = cluster.kubectl(&["--namespace", shop.name(), "exec", name, "--", "sh", "-c", &command])?;
+            admitted.push(answers.matches("hello").count());
+        }
+        // The second has what has come again meanwhile, one in a second.
+        ensure!(matches!(admitted[..], [first, second] if first >= BURST && second < BURST / 2), "{admitted:?}");
+        Ok(())
     }
 
     /// Requests of one Pod to another, as busybox' `wget` sees them.

@@ -63,6 +63,9 @@ pub(super) fn validate(raw: &Raw) -> Result<Config, Vec<Problem>> {
     let lines = check.lines("lines", &raw.lines);
     check.identity(&raw.identity);
     check.kubernetes(&raw.kubernetes);
+    for (index, path) in raw.policies.files.iter().enumerate() {
+        check.path(&format!("policies.files[{index}]"), path);
+    }
     check.processors(&raw.processors);
     check.sinks(&raw.sinks, raw.lines.max_line_bytes);
     check.template_labels(&raw.sinks, &raw.kubernetes);

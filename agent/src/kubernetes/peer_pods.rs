@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1;
@@ -42,6 +43,9 @@ const MAX_ADDRESSES: usize = 4;
 /// Memory of all, in bytes, roughly: those of 60,000 Pods with a usual number of labels.
 const MAX_BYTES: usize = 64 << 20;
 
+/// How long the first answer may take before what is known holds without it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How much is known of them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Knowledge {
@@ -49,7 +53,7 @@ pub enum Knowledge {
     Off,
     /// It has not answered yet.
     Starting,
-    /// It never has: the watch of this failed.
+    /// It has not for so long that it may never: the watch of this failed.
     Failed(&'static str),
     /// All that there is, or was when the API server has told last.
     Listed,
@@ -63,6 +67,7 @@ pub struct PeerPods {
     watches_namespaces: bool,
     /// Whether a policy names Pods.
     wanted: Sender<bool>,
+    asked: Mutex<Option<Instant>>,
     table: Mutex<Table>,
     /// That of the table, so that who asks for news rarely takes the lock.
     version: AtomicU64,
@@ -82,20 +87,28 @@ struct Table {
 
 impl PeerPods {
     pub(super) fn new(is_on: bool, watches_namespaces: bool, pods: Arc<Pods>, health: Arc<Health>) -> Self {
-        let (wanted, table, version) = (Sender::new(false), Mutex::default(), AtomicU64::new(0));
-        Self { is_on, watches_namespaces, wanted, table, version, pods, health }
+        let (wanted, asked, table) = (Sender::new(false), Mutex::default(), Mutex::default());
+        Self { is_on, watches_namespaces, wanted, asked, table, version: AtomicU64::new(0), pods, health }
     }
 
     /// Whether they are asked for from now on. What is known of them is forgotten when they are not.
     pub fn want(&self, is_wanted: bool) {
         self.wanted.send_if_modified(|wanted| {
             let is_new = self.is_on && *wanted != is_wanted;
+            if is_new {
+                *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = is_wanted.then(Instant::now);
+            }
             if is_new && is_wanted {
                 self.health.expect(PEERS, None);
             }
             *wanted = is_wanted;
             is_new
         });
+    }
+
+    /// Since when they are asked for.
+    fn asked(&self) -> Option<Instant> {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How much is known.
@@ -108,7 +121,8 @@ impl PeerPods {
         let missing = [PEERS].into_iter().chain(namespaces).find(|resource| !self.health.has_listed(resource));
         match missing {
             None => Knowledge::Listed,
-            Some(resource) if self.health.is_starting(resource) => Knowledge::Starting,
+            // One request that fails is none yet: all nodes ask at the same moment.
+            Some(_) if self.asked().is_none_or(|asked| asked.elapsed() < PATIENCE) => Knowledge::Starting,
             Some(resource) => Knowledge::Failed(resource),
         }
     }
@@ -133,25 +147,25 @@ impl PeerPods {
     }
 
     /// Enters a Pod, or what is new of one.
-    fn apply(&self, (namespace, uid, pod): Read) {
+    fn apply(&self, pod: Read) {
         let mut table = self.lock();
-        table.set(&namespace, &uid, pod);
+        table.enter(pod);
         self.version.store(table.pods.version(), Relaxed);
     }
 
     /// There are these and no others, all at once.
-    fn replace(&self, pods: Vec<Read>) {
+    fn replace(&self, listed: Table) {
         let mut table = self.lock();
-        let here: BTreeSet<_> = pods.iter().map(|(namespace, uid, _)| (&**namespace, &**uid)).collect();
-        let gone = table.pods.keys().filter(|(namespace, uid)| !here.contains(&(&***namespace, &***uid)));
+        let gone = table.pods.keys().filter(|(namespace, uid)| listed.pods.get(namespace, uid).is_none());
         let gone: Vec<_> = gone.map(|(namespace, uid)| (Arc::clone(namespace), Arc::clone(uid))).collect();
-        table.left_out.clear();
         for (namespace, uid) in gone {
             table.set(&namespace, &uid, None);
         }
-        for (namespace, uid, pod) in pods {
-            table.set(&namespace, &uid, pod);
+        for (namespace, uid) in listed.pods.keys() {
+            let pod = listed.pods.get(namespace, uid).map(|pod| PeerPod::clone(pod));
+            table.set(namespace, uid, pod);
         }
+        table.left_out = listed.left_out;
         self.version.store(table.pods.version(), Relaxed);
     }
 
@@ -176,11 +190,15 @@ impl PeerPods {
 
     /// As if it had told of all.
     pub(crate) fn list_is_whole(&self) {
-        self.health.listed(PEERS, std::time::Instant::now());
+        self.health.listed(PEERS, Instant::now());
     }
 }
 
 impl Table {
+    fn enter(&mut self, (namespace, uid, pod): Read) {
+        self.set(&namespace, &uid, pod);
+    }
+
     fn set(&mut self, namespace: &str, uid: &str, pod: Option<PeerPod>) {
         let known = self.pods.get(namespace, uid).map_or(0, |known| memory(known));
         let bytes = self.bytes - known + pod.as_ref().map_or(0, memory);
@@ -211,10 +229,10 @@ pub(super) async fn follow(client: Client, peers: Arc<PeerPods>) {
         // The sender is in `peers`.
         let _ = wanted.wait_for(|wanted| *wanted).await;
         peers.health.expect(PEERS, None);
-        let mut listed = Vec::new();
+        let mut listed = Table::default();
         let take = |event: Event<PodObject>| match event {
-            Event::Init => listed.clear(),
-            Event::InitApply(pod) => listed.push(pod.read()),
+            Event::Init => listed = Table::default(),
+            Event::InitApply(pod) => listed.enter(pod.read()),
             Event::InitDone => peers.replace(std::mem::take(&mut listed)),
             Event::Apply(pod) => peers.apply(pod.read()),
             Event::Delete(pod) => peers.apply(PodObject { addresses: Vec::new(), ..pod }.read()),
@@ -223,8 +241,9 @@ pub(super) async fn follow(client: Client, peers: Arc<PeerPods>) {
             () = watch::follow_always(|| watcher(api.clone(), config.clone()), PEERS, &peers.health, take) => {}
             _ = wanted.wait_for(|wanted| !wanted) => {}
         }
-        peers.replace(Vec::new());
+        // First that nobody takes what is gone for all that there is.
         peers.health.forget(PEERS);
+        peers.replace(Table::default());
     }
 }
 
@@ -353,6 +372,12 @@ mod tests {
         serde_json::from_value::<PodObject>(object).expect("a Pod").read()
     }
 
+    fn table(pods: impl IntoIterator<Item = Read>) -> Table {
+        let mut table = Table::default();
+        pods.into_iter().for_each(|pod| table.enter(pod));
+        table
+    }
+
     #[test]
     fn those_with_addresses_of_their_own_are_peers() {
         let (namespace, uid, pod) = object("1", &json!({}));
@@ -372,14 +397,14 @@ mod tests {
     #[test]
     fn what_is_listed_again_is_no_news() {
         let peers = PeerPods::of_test();
-        peers.replace(vec![object("1", &json!({})), object("2", &json!({}))]);
+        peers.replace(table([object("1", &json!({})), object("2", &json!({}))]));
         let version = peers.version();
         peers.apply(object("1", &json!({ "metadata.annotations": {} })));
-        peers.replace(vec![object("2", &json!({})), object("1", &json!({}))]);
+        peers.replace(table([object("2", &json!({})), object("1", &json!({}))]));
         assert_eq!(peers.version(), version);
         peers.apply(object("1", &json!({ "status.phase": "Succeeded" })));
         assert!(peers.version() != version && peers.there().0.keys().count() == 1);
-        peers.replace(Vec::new());
+        peers.replace(Table::default());
         assert_eq!((peers.there().0.keys().count(), peers.lock().bytes), (0, 0));
     }
 
@@ -407,6 +432,8 @@ mod tests {
         assert_eq!(peers.knowledge(), Knowledge::Starting);
         assert!(peers.health.has_told_all(), "others do not wait for it");
         peers.health.failed(PEERS, "list", false, "refused", Instant::now());
+        assert_eq!(peers.knowledge(), Knowledge::Starting, "one request that fails is nothing");
+        *peers.asked.lock().expect("nobody has panicked") = Instant::now().checked_sub(PATIENCE);
         assert_eq!(peers.knowledge(), Knowledge::Failed(PEERS));
         peers.health.listed(PEERS, Instant::now());
         peers.health.failed(PEERS, "watch", false, "refused", Instant::now());

@@ -45,7 +45,7 @@ use crate::{
             TrafficSettings,
             compile::{ListName, Name, Plan, Tier, Unmet},
             pod_peers::PodsOfList,
-            program::{AtInterface, Desired, Maps, Planned, Programmer},
+            program::{AtInterface, Desired, Maps, Planned, Programmer, Unsettled},
             request_sets::{RequestMaps, Way},
             window::Window,
         },
@@ -531,7 +531,7 @@ impl Governor {
         let names: BTreeSet<_> = plans.flat_map(Plan::lists).collect();
         self.lists.retain(&names);
         let (there, now) = (Arc::clone(self.kubernetes.peer_pods()), Instant::now());
-        let (mut knowledge, mut pods) = (there.knowledge(), BTreeMap::new());
+        let (knowledge, mut pods) = (there.knowledge(), BTreeMap::new());
         for name in names {
             let of = |policy: &Name| match policy.is_file {
                 true => self.files.as_ref()?.traffic(&policy.key),
@@ -553,14 +553,23 @@ impl Governor {
                     continue;
                 }
             };
-            let mut is_used = true;
             if let Some(of_list) = &made.pods {
                 pods.insert(name.clone(), Arc::clone(of_list));
                 // What has been told meanwhile is the next turn's.
-                if !made.knows_pods() && knowledge == Knowledge::Listed {
-                    knowledge = Knowledge::Starting;
+                let knowledge = match &knowledge {
+                    Knowledge::Listed if !made.knows_pods() => &Knowledge::Starting,
+                    knowledge => knowledge,
+                };
+                match knowledge {
+                    Knowledge::Listed | Knowledge::Off => {}
+                    Knowledge::Starting => {
+                        desired.unsettled.insert(name.clone(), Unsettled::Waits);
+                    }
+                    Knowledge::Failed(_) => {
+                        desired.unsettled.insert(name.clone(), Unsettled::HoldsAsKnown);
+                    }
                 }
-                let unknown = lists::unknown_pods(&name, &knowledge);
+                let unknown = lists::unknown_pods(&name, knowledge);
                 let left_out = Some(there.left_out()).filter(|count| *count > 0).map(|count| {
                     format!("{name}: there is no room for {count} of the cluster's Pods, which are not let through by their labels")
                 });
@@ -570,34 +579,10 @@ impl Governor {
                     Knowledge::Starting | Knowledge::Failed(_) | Knowledge::Listed => unmet.by_older(),
                 });
                 unmet.extend(unknown.into_iter().chain([made.problem.clone(), left_out].into_iter().flatten().map(of)));
-                is_used = self.hold_back(&name, desired, &knowledge);
             }
-            if is_used {
-                desired.lists.insert(name, list);
-            }
+            desired.lists.insert(name, list);
         }
         pods
-    }
-
-    /// Where it is not known yet which Pods a list names, lets go on what held in its tier; whether the list shall hold for some Pod
-    /// all the same. Where nothing held nothing does, while it can be told at any moment, and then what is known of the list.
-    fn hold_back(&self, name: &ListName, desired: &mut Desired, knowledge: &Knowledge) -> bool {
-        let held: BTreeSet<u64> = self.programmer.pods().collect();
-        let mut is_used = false;
-        for (cgroup, planned) in &mut desired.pods {
-            let waits = match knowledge {
-                Knowledge::Listed | Knowledge::Off => false,
-                Knowledge::Starting => true,
-                Knowledge::Failed(_) => held.contains(cgroup),
-            };
-            for (plan, keeps) in planned.plans.iter().zip(&mut planned.keeps) {
-                if plan.lists().any(|list| list == *name) {
-                    *keeps |= waits;
-                    is_used |= !*keeps;
-                }
-            }
-        }
-        is_used
     }
 
     /// What is said of a Pod at the time `now`; `None` while too little of it is known.

@@ -20,6 +20,10 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_OF_NETWORK: Duration = Duration::from_micros(100);
 
+/// Addresses of Pods in one list: the kernel's lists have room for 262,144 networks in all, and some copies of each are there while
+/// Pods come and go.
+const MAX_ADDRESSES: usize = 16_384;
+
 /// The entries of a list, each with its policy: asked for when it has to be made.
 type Entries<'a> = dyn Fn() -> Vec<(Name, &'a Peers)> + 'a;
 
@@ -94,8 +98,13 @@ impl Made {
         let entries = entries();
         let peers = entries.iter().map(|(_, peers)| *peers);
         let list = match &self.pods {
-            None => compile::list(peers),
-            Some(pods) => compile::list_with_pods(peers.zip(pods.addresses()), &mut cut),
+            None => compile::list(peers).map_err(|error| error.to_string()),
+            Some(pods) if pods.count() > MAX_ADDRESSES => {
+                Err(format!("it names {} addresses of Pods, and has room for {MAX_ADDRESSES}", pods.count()))
+            }
+            Some(pods) => {
+                compile::list_with_pods(peers.zip(pods.addresses()), &mut cut).map_err(|error| error.to_string())
+            }
         };
         self.list = list.map(Arc::new).map_err(|error| format!("{name}: {error}"));
         self.problem =

@@ -109,7 +109,7 @@ struct Selecting {
     namespaces: Option<Selector>,
     pods: Selector,
     /// By namespace, those without any too: with the version that it was held against.
-    found: BTreeMap<Arc<str>, (u64, BTreeSet<IpAddr>)>,
+    found: BTreeMap<Arc<str>, (u64, Arc<BTreeSet<IpAddr>>)>,
 }
 
 impl PodsOfList {
@@ -195,8 +195,10 @@ impl Selecting {
             }
             let picked = pods.pods.values().filter(|pod| self.pods.matches(&pod.labels));
             let addresses = picked.flat_map(|pod| pod.addresses.iter().map(IpAddr::to_canonical)).collect();
-            is_changed |= *known != addresses;
-            (*version, *known) = (pods.version, addresses);
+            *version = pods.version;
+            if **known != addresses {
+                (*known, is_changed) = (Arc::new(addresses), true);
+            }
         }
         is_changed
     }

@@ -83,6 +83,17 @@ pub struct Desired {
     pub unknown: BTreeSet<u64>,
     /// The lists that the plans name: those of the cluster's come first. One that can't be made is not in it.
     pub lists: BTreeMap<ListName, Arc<List>>,
+    /// Those of which not all is known: where a Pod had another list in their place that goes on.
+    pub unsettled: BTreeMap<ListName, Unsettled>,
+}
+
+/// What becomes of a list of which not all is known, for a Pod that had none in its place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unsettled {
+    /// It has none yet: all may be known in a moment, and connections that it lets through would be cut until then.
+    Waits,
+    /// It has what is known of it.
+    HoldsAsKnown,
 }
 
 /// What is asked for at the interfaces of a Pod.
@@ -283,7 +294,7 @@ impl Programmer {
                     problems.push(Unmet::of(plan.requests[MAX_RULES..].iter().map(|rule| &rule.policy), text));
                 }
             }
-            pods.insert(*cgroup, governed(planned, &numbers, sets, self.pods.get(cgroup)));
+            pods.insert(*cgroup, governed(planned, (&numbers, &desired.unsettled), sets, self.pods.get(cgroup)));
         }
         pods.retain(|_, governed| *governed != Governed::default());
         if let Err(error) = self.write(pods, now) {
@@ -442,7 +453,7 @@ fn allowed(ranges: &BTreeSet<PortRange>) -> Allowed {
 
 fn governed(
     planned: &Planned,
-    numbers: &BTreeMap<ListName, u32>,
+    (numbers, unsettled): (&BTreeMap<ListName, u32>, &BTreeMap<ListName, Unsettled>),
     sets: [Option<u32>; TIERS],
     held: Option<&Governed>,
 ) -> Governed {
@@ -461,12 +472,14 @@ fn governed(
                 Direction::Egress => (LISTS_EGRESS, held.map(|held| (held.flags, held.egress)), &mut slot.egress),
                 Direction::Ingress => (LISTS_INGRESS, held.map(|held| (held.flags, held.ingress)), &mut slot.ingress),
             };
-            slot.flags |= flag;
-            *list = match (numbers.get(&name), held) {
-                (Some(number), _) => *number,
-                (None, Some((flags, held))) if flags & flag != 0 => held,
-                (None, _) => NOTHING,
+            let held = held.filter(|(flags, _)| flags & flag != 0).map(|(_, held)| held);
+            *list = match (unsettled.get(&name), numbers.get(&name), held) {
+                (None, Some(number), _) | (Some(Unsettled::HoldsAsKnown), Some(number), None) => *number,
+                (_, _, Some(held)) => held,
+                (Some(Unsettled::Waits), _, None) => continue,
+                (_, None, None) => NOTHING,
             };
+            slot.flags |= flag;
         }
         if tier.mode == Mode::Observe {
             slot.flags |= OBSERVES;
@@ -480,4 +493,37 @@ fn governed(
             plan.limits.each_ref().map(|limit| limit.as_ref().map_or_else(Default::default, |(rate, _)| *rate));
     }
     governed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{precedence::Key, traffic::compile::Name};
+
+    /// A list of which not all is known takes nothing away from what held in its place, whatever else held for the Pod.
+    #[test]
+    fn what_held_in_the_place_of_an_unsettled_list_goes_on() {
+        let name = Name { key: Key { namespace: Some("shop".into()), name: "web".into() }, is_file: false };
+        let mut planned = Planned::default();
+        planned.plans[1].ingress = Some(BTreeSet::from([name.clone()]));
+        let list = ListName { policies: BTreeSet::from([name]), direction: Direction::Ingress };
+        let numbers = BTreeMap::from([(list.clone(), 7)]);
+        let mut other = Governed::default();
+        (other.tiers[0].flags, other.tiers[1].flags, other.tiers[1].egress) = (LISTS_INGRESS, LISTS_EGRESS, 3);
+        let mut same = Governed::default();
+        (same.tiers[1].flags, same.tiers[1].ingress) = (LISTS_INGRESS, 5);
+        let holds = |unsettled: Option<Unsettled>, held: Option<&Governed>| {
+            let unsettled = unsettled.map(|unsettled| (list.clone(), unsettled)).into_iter().collect();
+            let tier = governed(&planned, (&numbers, &unsettled), [None; TIERS], held).tiers[1];
+            (tier.flags & LISTS_INGRESS != 0).then_some(tier.ingress)
+        };
+        assert_eq!(holds(None, Some(&same)), Some(7));
+        for held in [None, Some(&other)] {
+            assert_eq!(holds(Some(Unsettled::Waits), held), None);
+            assert_eq!(holds(Some(Unsettled::HoldsAsKnown), held), Some(7));
+        }
+        for unsettled in [Unsettled::Waits, Unsettled::HoldsAsKnown] {
+            assert_eq!(holds(Some(unsettled), Some(&same)), Some(5));
+        }
+    }
 }

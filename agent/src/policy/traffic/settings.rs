@@ -20,7 +20,7 @@ const MAX_CIDRS: usize = 100_000;
 const MAX_PORTS: usize = 16;
 /// The most selectors of Pods of one entry, and of one list of a policy: each is held against the Pods of the cluster.
 const MAX_PODS: usize = 16;
-const MAX_PODS_OF_LIST: usize = 256;
+const MAX_PODS_OF_LIST: usize = 64;
 /// The longest text of a network: an IPv6 address, `/` and three digits.
 const MAX_CIDR: usize = 49;
 /// The most headers of an answer.
@@ -849,7 +849,7 @@ mod tests {
         assert_eq!(
             problems[..4],
             [
-                "allow.egress: has 257 selectors of Pods; at most 256",
+                "allow.egress: has 65 selectors of Pods; at most 64",
                 "allow.ingress[0]: names no peers: give cidrs, pods or both",
                 "allow.ingress[1].pods: is empty; `selector: {}` is all Pods of the namespace",
                 "allow.ingress[2].pods[0]: names no Pods: give selector, namespaceSelector or both",
