@@ -12,6 +12,8 @@ use crate::{
     state_file,
 };
 
+/// The longest name of a file (`limits.h`), less `.new`.
+const MAX_FILE_NAME: usize = 255 - 4;
 /// Whose files they are alone.
 const MODE: u32 = 0o600;
 
@@ -39,7 +41,7 @@ pub enum DirectoryError {
     #[error("{0} stands in none of the files that the agent reads")]
     Absent(Key),
     /// Its name has characters that names in Kubernetes have not.
-    #[error("{0}: its name and namespace may have letters, digits, `-` and `.`, and at most 253 of them")]
+    #[error("{0}: its name and namespace may have letters, digits, `-` and `.`, and both together at most 220 of them")]
     Name(Key),
     /// The system refuses.
     #[error("{}: {source}", .file.display())]
@@ -152,10 +154,15 @@ impl PolicyDirectory {
         if !is_plain(name) || namespace.as_deref().is_some_and(|name| !is_plain(name) || name.contains('.')) {
             return Err(DirectoryError::Name(key.clone()));
         }
-        Ok(self.path.join(match namespace {
+        let file = match namespace {
             Some(namespace) => format!("SidestepPolicy.{namespace}.{name}.yaml"),
             None => format!("ClusterSidestepPolicy.{name}.yaml"),
-        }))
+        };
+        // With `.new` behind it, it is `NAME_MAX` at most.
+        if file.len() > MAX_FILE_NAME {
+            return Err(DirectoryError::Name(key.clone()));
+        }
+        Ok(self.path.join(file))
     }
 }
 
@@ -229,7 +236,7 @@ mod tests {
         assert_eq!(itself.0, Change::Unchanged);
         assert!(matches!(open().own_file(&key("shop", "a")), Err(DirectoryError::Elsewhere { .. })));
         assert!(matches!(open().own_file(&key("shop", "c")), Err(DirectoryError::Absent(_))));
-        for name in ["../web", "a/b", "", "web\n"] {
+        for name in ["../web", "a/b", "", "web\n", &"a".repeat(240)] {
             assert!(matches!(open().put(&key("shop", name), "", nowhere), Err(DirectoryError::Name(_))), "{name}");
         }
 

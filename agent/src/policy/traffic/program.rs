@@ -166,7 +166,8 @@ pub struct Programmer {
 /// What is not used any more, since when.
 #[derive(Default)]
 struct Retired {
-    lists: Vec<(u32, usize, Instant)>,
+    /// By their numbers.
+    lists: Vec<(u32, Arc<List>, Instant)>,
     pods: Vec<(GovernedKey, Instant)>,
     /// Limits and counts of Pods, by their cgroups.
     states: Vec<(u64, Instant)>,
@@ -310,7 +311,7 @@ impl Programmer {
             return Ok(*number);
         }
         let used: usize = self.lists.iter().map(|(list, _)| list.len()).sum();
-        let leaving: usize = self.retired.lists.iter().map(|(_, entries, _)| entries).sum();
+        let leaving: usize = self.retired.lists.iter().map(|(_, list, _)| list.len()).sum();
         let free = CAPACITY.saturating_sub(used + leaving);
         if list.len() > free {
             return Err(format!("{} networks, and there is room for {free} of {CAPACITY}", list.len()));
@@ -318,7 +319,7 @@ impl Programmer {
         let number = self.next_list;
         self.next_list += 1;
         if let Err(error) = self.write_list(number, list) {
-            self.retired.lists.push((number, list.len(), now));
+            self.retired.lists.push((number, Arc::clone(list), now));
             return Err(format!("map ALLOWED: {error}"));
         }
         self.lists.push((Arc::clone(list), number));
@@ -350,8 +351,7 @@ impl Programmer {
 
     fn write_list(&mut self, number: u32, list: &List) -> Result<(), MapError> {
         for (network, ranges) in list {
-            let key = Key::new(ALLOWED_BITS + u32::from(network.length), allowed_key(number, network));
-            self.maps.allowed.insert(&key, allowed(ranges), 0)?;
+            self.maps.allowed.insert(&network_key(number, network), allowed(ranges), 0)?;
         }
         Ok(())
     }
@@ -390,7 +390,7 @@ impl Programmer {
         let sets = self.pods.values().flat_map(|governed| governed.tiers.map(|tier| tier.requests)).collect();
         self.requests.retire(&sets, now);
         for (list, number) in self.lists.extract_if(.., |(_, number)| !used.contains(number)) {
-            self.retired.lists.push((number, list.len(), now));
+            self.retired.lists.push((number, list, now));
         }
     }
 
@@ -417,15 +417,10 @@ impl Programmer {
                 self.maps.forget(cgroup);
             }
         }
-        let lists: BTreeSet<u32> =
-            self.retired.lists.extract_if(.., |(_, _, since)| is_over(*since)).map(|(number, ..)| number).collect();
-        if lists.is_empty() {
-            return;
-        }
-        let of_those = |key: &Key<AllowedKey>| lists.contains(&(key.data().list >> 1));
-        let keys: Vec<_> = self.maps.allowed.keys().flatten().filter(of_those).collect();
-        for key in keys {
-            let _ = self.maps.allowed.remove(&key);
+        for (number, list, _) in self.retired.lists.extract_if(.., |(_, _, since)| is_over(*since)) {
+            for network in list.keys() {
+                let _ = self.maps.allowed.remove(&network_key(number, network));
+            }
         }
     }
 }
@@ -439,8 +434,9 @@ const fn key(generation: u32, cgroup: u64) -> GovernedKey {
     GovernedKey { cgroup, generation, _pad: 0 }
 }
 
-const fn allowed_key(number: u32, network: &Network) -> AllowedKey {
-    AllowedKey { list: number << 1 | network.is_ipv4 as u32, address: network.address }
+fn network_key(number: u32, network: &Network) -> Key<AllowedKey> {
+    let key = AllowedKey { list: number << 1 | u32::from(network.is_ipv4), address: network.address };
+    Key::new(ALLOWED_BITS + u32::from(network.length), key)
 }
 
 fn allowed(ranges: &BTreeSet<PortRange>) -> Allowed {
