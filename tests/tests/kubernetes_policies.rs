@@ -38,9 +38,11 @@ mod on_cluster {
             ("coordination.k8s.io", "leases", &["get", "create", "update"]),
         ])?;
         wait_until("the definitions", DEADLINE, || {
-            let established = "--for=condition=Established";
-            let waited =
-                server.kubectl(&["wait", established, "crd/sidesteppolicies.sidestep.dev", "--timeout=1s"], "");
+            let established = ["wait", "--for=condition=Established", "--timeout=1s"];
+            let definitions = ["sidesteppolicies", "clustersidesteppolicies", "sidestepnodes"];
+            let definitions = definitions.map(|plural| format!("crd/{plural}.sidestep.dev"));
+            let arguments: Vec<_> = established.into_iter().chain(definitions.iter().map(String::as_str)).collect();
+            let waited = server.kubectl(&arguments, "");
             Ok(waited.ok())
         })?;
         Ok(server)

@@ -47,8 +47,9 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_secs(10);
 /// How often the statuses are compared with what the API server has when nothing was told: a node may have become silent.
 const COMPARE: Duration = Duration::from_secs(60);
-/// Pause after the node's report has failed; pauses are doubled each time, up to the most.
-const FAILED: Duration = Duration::from_secs(60);
+/// Pause after the node's report has failed; pauses are doubled each time, up to the most. The first one is short: definitions that were
+/// made a moment ago are not served yet.
+const FAILED: Duration = Duration::from_secs(5);
 /// Reports with something new that are written at once. One policy that is changed all the time must not cost the API server a
 /// write for each node and each second.
 const BURST: u32 = 20;
