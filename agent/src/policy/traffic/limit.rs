@@ -7,8 +7,9 @@ use sidestep_abi::govern::{
 };
 
 use super::{
+    byte_limit::ByteLimit,
     compile::Name,
-    settings::{ByteLimit, Direction, Limits, Per, RateLimit},
+    settings::{Direction, Limits, Per, RateLimit},
 };
 use crate::config::byte_size;
 

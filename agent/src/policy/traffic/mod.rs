@@ -1,6 +1,7 @@
 //! What policies say of a Pod's traffic: read ([`settings`]), brought together ([`compile`], with the addresses of the
 //! Pods that they name: [`pod_peers`]), written to the kernel ([`program`]), explained ([`judge`]).
 
+pub mod byte_limit;
 pub mod compile;
 pub mod judge;
 pub mod limit;
